@@ -1,0 +1,39 @@
+"""Reweighted pruning for Keras 3: train with a regularizer, remove what it freed, ship a checked int8 .tflite."""
+
+import importlib
+
+from tf_reweight._version import __version__
+
+# Everything is loaded on first use: `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot.
+_MODULES = (
+    "allocation", "attachment", "callbacks", "config", "constraints", "data", "export", "masking", "models", "penalties",
+    "regularizers", "report", "selection", "structures", "targets", "workflow", "wrappers",
+)  # fmt: skip
+_HOME = {
+    "Masked": "wrappers",
+    "attach": "attachment",
+    "compress": "workflow",
+    "detach": "attachment",
+    "export_tflite": "export",
+    "inspect_tflite": "export",
+    "keep_zeros": "masking",
+    "prune": "masking",
+    "regularize": "attachment",
+    "release": "masking",
+    "sparsity": "masking",
+    "strip": "wrappers",
+}
+
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_HOME)]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,198 @@
+"""What happens between epochs: reweighting, learning-rate restarts, zeros kept to the end."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.attachment import attach, attachments
+from tf_reweight.constraints import Mask
+from tf_reweight.masking import keep_zeros
+
+
+class Reweighting(keras.callbacks.Callback):
+    """Renews the penalty weights of every `Reweighted` regularizer while `fit` runs.
+
+    At the start of `fit` it binds penalties given in layers' constructors. A *round* is the time between two updates:
+    `P <- penalty.weight(norms)` at the start of epochs `start`, `start + every`, ... Everything is decided from the epoch
+    number alone, so a run resumed by `BackupAndRestore` or `initial_epoch` continues exactly.
+
+    Args:
+        every: epochs per round.
+        rounds: number of updates; None goes on to the end of training.
+        start: epoch of the first update. 0 (default) is the warm start for pretrained weights; with a larger one the
+            penalty acts with all weights 1 until then.
+        epsilon: overrides the penalties' own epsilon; a number, or `(first, last)` for one lowered geometrically
+            over the rounds (needs `rounds`).
+        learning_rate: None leaves the optimizer alone; a number restarts the learning rate there in each round and lowers
+            it along half a cosine towards zero, which lets freed groups settle before the next update.
+
+    Attributes:
+        history: one dict per update: `epoch` and, per kernel, the number of groups with a norm above epsilon and all.
+
+    Example:
+        >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10, learning_rate=1e-3)])
+    """
+
+    def __init__(self, every=10, rounds=None, start=0, epsilon=None, learning_rate=None):
+        super().__init__()
+        _check_count("every", every, 1)
+        _check_count("start", start, 0)
+        if rounds is not None:
+            _check_count("rounds", rounds, 1)
+        self.every, self.rounds, self.start = every, rounds, start
+        self.epsilon = _checked_epsilon(epsilon, rounds)
+        if learning_rate is not None and not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
+            raise ValueError(
+                errors.message("`learning_rate` must be a number > 0.", "None leaves the optimizer alone.", learning_rate=learning_rate)
+            )
+        self.learning_rate = learning_rate
+        self.history = []
+        self._epoch = 0
+
+    def is_update(self, epoch):
+        """Whether the weights are renewed at the start of this epoch (counted from 0)."""
+        since = epoch - self.start
+        return since >= 0 and since % self.every == 0 and (self.rounds is None or since // self.every < self.rounds)
+
+    def on_train_begin(self, logs=None):
+        epochs = (self.params or {}).get("epochs")
+        if epochs is not None and self.start >= epochs:
+            raise ValueError(
+                errors.message(
+                    f"The first update must come before training ends after {epochs} epochs.",
+                    "Lower `start`, or train longer.",
+                    start=self.start,
+                )
+            )
+        if self.learning_rate is not None and isinstance(
+            getattr(self.model.optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
+        ):
+            raise ValueError(
+                errors.message(
+                    "Learning-rate restarts need an optimizer with a plain learning rate.",
+                    "Compile with learning_rate=a number, or drop `learning_rate` here.",
+                    learning_rate=self.learning_rate,
+                )
+            )
+        attach(self.model)
+        if not attachments(self.model):
+            raise ValueError(
+                errors.message(
+                    "Expected a model with at least one Reweighted penalty.",
+                    "Call tf_reweight.regularize(model, ...) or pass kernel_regularizer=Reweighted(...).",
+                    model=self.model.name,
+                )
+            )
+        # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
+        self.model.make_train_function(force=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        if self.is_update(epoch):
+            self.update(epoch)
+
+    def update(self, epoch):
+        """Renews all penalty weights from the kernels as they are now."""
+        epsilon = self._epsilon_at(epoch)
+        living = {}
+        for item in attachments(self.model):
+            norms = ops.convert_to_numpy(item.regularizer.update(item.target.variable.value, epsilon))
+            living[item.target.name] = {
+                "living_groups": int(np.sum(norms > item.regularizer.negligible)), "num_groups": int(norms.size)
+            }  # fmt: skip
+        self.history.append({"epoch": epoch, "kernels": living})
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.learning_rate is None:
+            return
+        steps = (self.params or {}).get("steps")
+        inside = self._epoch + (batch / steps if steps else 0.0)
+        self.model.optimizer.learning_rate = self.learning_rate * _half_cosine(self._round_progress(inside))
+
+    def _round_progress(self, epoch):
+        """How far into its round a (fractional) epoch is, in [0, 1); a last round without end stays at 1."""
+        since = epoch - self.start
+        if since < 0:
+            return epoch / self.start
+        if self.rounds is not None and since >= self.rounds * self.every:
+            return 1.0
+        return (since % self.every) / self.every
+
+    def _epsilon_at(self, epoch):
+        if not isinstance(self.epsilon, tuple):
+            return self.epsilon
+        first, last = self.epsilon
+        done = (epoch - self.start) // self.every
+        return first * (last / first) ** (done / max(1, self.rounds - 1))
+
+
+class CosineDecay(keras.callbacks.Callback):
+    """Lowers the learning rate along half a cosine over the whole `fit`, decided from the epoch and batch alone.
+
+    Args:
+        learning_rate: where it starts, > 0.
+        warmup: epochs of linear rise from zero, >= 0.
+    """
+
+    def __init__(self, learning_rate, warmup=0):
+        super().__init__()
+        if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
+            raise ValueError(errors.message("`learning_rate` must be a number > 0.", "Try 1e-3.", learning_rate=learning_rate))
+        self.learning_rate, self.warmup = learning_rate, warmup
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps, epochs = self.params.get("steps"), self.params["epochs"]
+        inside = self._epoch + ((batch + 1) / steps if steps else 0.0)
+        rising = min(1.0, inside / self.warmup) if self.warmup else 1.0
+        progress = max(0.0, inside - self.warmup) / max(1e-9, epochs - self.warmup)
+        self.model.optimizer.learning_rate = self.learning_rate * rising * _half_cosine(progress)
+
+
+class KeepZeros(keras.callbacks.Callback):
+    """Holds a model's exact zeros through this `fit`, whatever optimizer, EMA included.
+
+    `prune` already holds them by constraints; this callback is for a pruned model just loaded, and for optimizers with
+    `use_ema=True`, which overwrite the weights with an average when training ends.
+    """
+
+    def on_train_begin(self, logs=None):
+        keep_zeros(self.model)
+        self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs=None):
+        for variable in self.model.trainable_variables:
+            if isinstance(variable.constraint, Mask):
+                variable.assign(variable.constraint(variable.value))
+            elif keras.backend.backend() == "jax":
+                # Keras leaves donated buffers behind after `fit` with EMA; a fresh copy is safe to save.
+                variable.assign(ops.copy(variable.value))
+
+
+def _half_cosine(progress):
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _check_count(name, value, minimum):
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(errors.message(f"`{name}` must be an integer >= {minimum}.", "It counts epochs or rounds.", **{name: value}))
+
+
+def _checked_epsilon(epsilon, rounds):
+    if epsilon is None:
+        return None
+    values = tuple(epsilon) if isinstance(epsilon, (tuple, list)) else (epsilon,)
+    good = len(values) <= 2 and all(isinstance(v, (int, float)) and v > 0 for v in values)
+    if not good or (len(values) == 2 and rounds is None):
+        raise ValueError(
+            errors.message(
+                "`epsilon` must be a number > 0, or (first, last) together with `rounds`.", "Try 1e-2.", epsilon=epsilon, rounds=rounds
+            )
+        )
+    return values if len(values) == 2 else float(values[0])

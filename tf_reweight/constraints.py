@@ -1,0 +1,31 @@
+"""A constraint that keeps zeros exactly zero under every optimizer."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Mask(keras.constraints.Constraint):
+    """Multiplies a weight by a 0/1 mask after every optimizer step, on top of the constraint it had.
+
+    Not serializable on purpose: the exact zeros in the weights are the mask, and `keep_zeros` reads it from them.
+
+    Args:
+        mask: bool array of the weight's shape; True is kept.
+        inner: the weight's own constraint, applied first, or None.
+    """
+
+    def __init__(self, mask, inner=None):
+        # A variable, not a constant: a traced step would otherwise carry a second copy of the mask. Untracked by the
+        # model, since Keras on JAX donates the buffers of tracked state.
+        self.mask = keras.Variable(np.asarray(mask, "float32"), trainable=False, name="mask", autocast=False)
+        self.inner = inner
+
+    def __call__(self, weight):
+        if self.inner is not None:
+            weight = self.inner(weight)
+        return weight * ops.cast(self.mask.value, weight.dtype)
+
+    def as_numpy(self):
+        """The mask as a bool array."""
+        return ops.convert_to_numpy(self.mask.value) != 0

@@ -1,0 +1,111 @@
+"""The one idea: which weights live and die together."""
+
+import abc
+import dataclasses
+
+import keras
+from keras import ops
+
+from tf_reweight import registry
+
+
+def safe_sqrt(squares):
+    """Square root whose gradient at zero is zero instead of infinite; shapes and dtype are kept."""
+    positive = squares > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, squares, 1.0)), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure(abc.ABC):
+    """Views a kernel as `(scopes, groups, members)`.
+
+    A *member* is one weight, a *group* is removed as a whole, a *scope* is a set of groups that compete for one quota.
+    Kernels come in Keras' own order `(*spatial, in, out)`; `targets.Layout` brings the kernels of other layers there.
+    A structure writes `partition` and its inverse `assemble`; norms, masks and counts follow from these two. All
+    per-group quantities (norms, penalty weights, scores, keep flags) have the shape `(scopes, groups)`.
+
+    Structures are immutable dataclasses: their fields are their config, and two structures with equal fields are equal.
+    """
+
+    @property
+    @abc.abstractmethod
+    def name(self):
+        """The name used in configs and reports."""
+
+    @abc.abstractmethod
+    def partition(self, kernel):
+        """`(*spatial, in, out)` -> `(scopes, groups, members)`; ragged groups are filled up with zeros."""
+
+    @abc.abstractmethod
+    def assemble(self, parts, shape):
+        """The inverse of `partition`: `(scopes, groups, members)` -> a kernel of `shape`."""
+
+    # What a structure may refine.
+
+    def misfit(self, shape):
+        """Why a kernel of `shape` cannot have this structure, as a sentence; None when it can."""
+        return None
+
+    def squared_norms(self, kernel):
+        """Sum of squares of each group, `(scopes, groups)`; override where it is cheaper than `partition`."""
+        return ops.sum(ops.square(self.partition(kernel)), axis=-1)
+
+    def select(self, norms):
+        """Keep flags `(scopes, groups)` where the structure itself decides them (n of m, patterns), else None."""
+        return None
+
+    def penalty_weights(self, penalty, norms, epsilon=None):
+        """Weights `(scopes, groups)` of the linearised penalty at `norms`; override where some groups go free."""
+        return penalty.weight(norms, epsilon)
+
+    def surrogate(self, weights, norms, power=1):
+        """The reweighted penalty, one scalar: `sum(weights * norms ** power)` with `weights` held constant."""
+        return ops.sum(weights * (norms if power == 1 else norms**power))
+
+    # What follows.
+
+    def group_norms(self, kernel):
+        """Euclidean norm of each group, `(scopes, groups)`, with a zero gradient at all-zero groups."""
+        return safe_sqrt(self.squared_norms(kernel))
+
+    def view_shape(self, shape):
+        """`(scopes, groups, members)` of a kernel of `shape`, without computing anything."""
+        return tuple(self.partition(keras.KerasTensor(tuple(shape), dtype="float32")).shape)
+
+    def group_shape(self, shape):
+        """`(scopes, groups)` of a kernel of `shape`."""
+        return self.view_shape(shape)[:2]
+
+    def num_members(self, shape):
+        """How many weights each group really has, int64 `(scopes, groups)`; ragged groups have fewer."""
+        counts = ops.sum(self.partition(ops.ones(tuple(shape), dtype="float32")), axis=-1)
+        return ops.convert_to_numpy(counts).round().astype("int64")
+
+    def expand(self, values, shape):
+        """Repeats `(scopes, groups)` values over the members: a tensor of kernel `shape`."""
+        values = ops.convert_to_tensor(values, dtype="float32")
+        return self.assemble(ops.broadcast_to(values[..., None], self.view_shape(shape)), shape)
+
+    def mask(self, keep, shape):
+        """0/1 float32 mask of kernel `shape` from keep flags `(scopes, groups)`."""
+        return self.expand(ops.cast(keep, "float32"), shape)
+
+    def get_config(self):
+        """The fields, JSON-ready; `structures.get({"name": ..., **config})` builds an equal structure."""
+        return {field.name: _jsonable(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def serialize(self):
+        """The name where there are no fields, else `{"name": ..., **fields}`: what configs and reports hold."""
+        return registry.serialize(self, self.get_config())
+
+
+def _jsonable(value):
+    return [_jsonable(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def num_rows(shape):
+    """Rows of the matrix `(spatial * in, out)` a kernel is multiplied as."""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return rows
