@@ -54,7 +54,9 @@ def check_sparsity(sparsity):
     if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
         hint = f"Did you mean {sparsity / 100:g}? " if isinstance(sparsity, (int, float)) and 1 < sparsity < 100 else ""
         raise ValueError(
-            errors.message("`sparsity` must be in [0, 1).", f"{hint}It is the fraction of the weights removed.", sparsity=sparsity)
+            errors.message(
+                "`sparsity` must be in [0, 1).", f"{hint}It is the fraction of the weights removed.", sparsity=sparsity
+            )
         )
 
 

@@ -66,7 +66,9 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
     if not chosen:
         raise ValueError(
             errors.message(
-                "At least one selected kernel must be trainable.", "Set `layer.trainable = True`.", frozen=[f.name for f in frozen]
+                "At least one selected kernel must be trainable.",
+                "Set `layer.trainable = True`.",
+                frozen=[f.name for f in frozen],
             )
         )
     prices = [price(item.target) if callable(price) else price for item in chosen]
@@ -129,9 +131,7 @@ def attach(model):
 def attachments(model):
     """Every bound `Reweighted` penalty of the model with its kernel, in the model's order."""
     found, _ = targets.find(model)
-    return [
-        Attachment(target, part) for target in found for part in regularizers.parts_of(target.regularizer) if part.bound
-    ]
+    return [Attachment(target, part) for target in found for part in regularizers.parts_of(target.regularizer) if part.bound]
 
 
 def detach(model):

@@ -46,7 +46,9 @@ class Reweighting(keras.callbacks.Callback):
         self.epsilon = _checked_epsilon(epsilon, rounds)
         if learning_rate is not None and not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
             raise ValueError(
-                errors.message("`learning_rate` must be a number > 0.", "None leaves the optimizer alone.", learning_rate=learning_rate)
+                errors.message(
+                    "`learning_rate` must be a number > 0.", "None leaves the optimizer alone.", learning_rate=learning_rate
+                )
             )
         self.learning_rate = learning_rate
         self.history = []
@@ -181,7 +183,9 @@ def _half_cosine(progress):
 
 def _check_count(name, value, minimum):
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(errors.message(f"`{name}` must be an integer >= {minimum}.", "It counts epochs or rounds.", **{name: value}))
+        raise ValueError(
+            errors.message(f"`{name}` must be an integer >= {minimum}.", "It counts epochs or rounds.", **{name: value})
+        )
 
 
 def _checked_epsilon(epsilon, rounds):
@@ -192,7 +196,10 @@ def _checked_epsilon(epsilon, rounds):
     if not good or (len(values) == 2 and rounds is None):
         raise ValueError(
             errors.message(
-                "`epsilon` must be a number > 0, or (first, last) together with `rounds`.", "Try 1e-2.", epsilon=epsilon, rounds=rounds
+                "`epsilon` must be a number > 0, or (first, last) together with `rounds`.",
+                "Try 1e-2.",
+                epsilon=epsilon,
+                rounds=rounds,
             )
         )
     return values if len(values) == 2 else float(values[0])

@@ -13,8 +13,8 @@ class Penalty(abc.ABC):
     """A concave function of the norm `r >= 0`, minimised through weighted norms.
 
     Between two updates the regularizer adds `weight(r_old) * r ** power`, which lies above `value(r)` and touches it at
-    `r_old` up to a constant (majorisation), so each round descends on `sum value(r)`. Candes, Wakin and Boyd 2008; Zhang et al.,
-    arXiv 2004.05531.
+    `r_old` up to a constant (majorisation), so each round descends on `sum value(r)`. Candes, Wakin and Boyd 2008; Zhang et
+    al., arXiv 2004.05531.
     """
 
     power = 1
@@ -55,7 +55,9 @@ class Penalty(abc.ABC):
 def _check_epsilon(epsilon):
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not epsilon > 0:
         raise ValueError(
-            errors.message("`epsilon` must be a number > 0.", "A little below the norm of a group worth keeping.", epsilon=epsilon)
+            errors.message(
+                "`epsilon` must be a number > 0.", "A little below the norm of a group worth keeping.", epsilon=epsilon
+            )
         )
 
 

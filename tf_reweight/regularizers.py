@@ -1,5 +1,7 @@
 """The reweighted penalty as a Keras regularizer that carries its own state."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -75,8 +77,12 @@ class Reweighted(_StatefulRegularizer):
             )
             # The epsilon last used: `Reweighting` may set its own, and pruning asks for it, also after save and load.
             self.epsilon = self.add_weight(
-                name="epsilon", shape=(), initializer=keras.initializers.Constant(getattr(penalty, "epsilon", 0.0)), trainable=False,
-                autocast=False, dtype="float32",
+                name="epsilon",
+                shape=(),
+                initializer=keras.initializers.Constant(getattr(penalty, "epsilon", 0.0)),
+                trainable=False,
+                autocast=False,
+                dtype="float32",
             )
 
     @property
@@ -98,7 +104,11 @@ class Reweighted(_StatefulRegularizer):
         """A fresh copy for a kernel of this `Layout`, with all penalty weights at their price."""
         from tf_reweight.selection import for_kernel
 
-        config = {**self.get_config(), "structure": for_kernel(self.structure, layout).serialize(), "layout": layout.get_config()}
+        config = {
+            **self.get_config(),
+            "structure": for_kernel(self.structure, layout).serialize(),
+            "layout": layout.get_config(),
+        }
         return type(self)(**config)
 
     def norms(self, kernel):
@@ -111,6 +121,11 @@ class Reweighted(_StatefulRegularizer):
     def __call__(self, kernel):
         """The penalty of a kernel: a float32 scalar."""
         if not self.bound:
+            warnings.warn(
+                "This penalty is not attached to a kernel yet: it acts as a static one, all weights 1. Pass "
+                "tf_reweight.callbacks.Reweighting() to fit, or call tf_reweight.attach(model).",
+                stacklevel=2,
+            )
             return self.strength * self.price * ops.sum(self.norms(kernel) ** self.penalty.power)
         if tuple(kernel.shape) != self.layout.shape:
             raise ValueError(
@@ -165,7 +180,9 @@ class Combined(_StatefulRegularizer):
     def __init__(self, regularizers):
         if not isinstance(regularizers, (list, tuple)) or not regularizers:
             raise ValueError(
-                errors.message("`regularizers` must be a non-empty list.", "List what is to be added.", regularizers=regularizers)
+                errors.message(
+                    "`regularizers` must be a non-empty list.", "List what is to be added.", regularizers=regularizers
+                )
             )
         super().__init__()
         self.regularizers = [
@@ -208,5 +225,7 @@ def _check_number(name, value, minimum, exclusive=False):
     if not good or value < minimum or (exclusive and value == minimum):
         relation = ">" if exclusive else ">="
         raise ValueError(
-            errors.message(f"`{name}` must be a finite number {relation} {minimum:g}.", "Typical: 1e-6 to 1e-2.", **{name: value})
+            errors.message(
+                f"`{name}` must be a finite number {relation} {minimum:g}.", "Typical: 1e-6 to 1e-2.", **{name: value}
+            )
         )

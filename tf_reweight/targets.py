@@ -31,9 +31,7 @@ class Layout:
     @property
     def standard_shape(self):
         """Shape of the kernel in standard order; an axis no letter maps to has size 1."""
-        sizes = {
-            role: [size for size, axis in zip(self.shape, self.axes) if axis == role] for role in ("spatial", "in", "out")
-        }
+        sizes = {role: [size for size, axis in zip(self.shape, self.axes) if axis == role] for role in ("spatial", "in", "out")}
         return (*sizes["spatial"], math.prod(sizes["in"]), math.prod(sizes["out"]))
 
     def to_standard(self, kernel):
@@ -221,8 +219,13 @@ def find(model):
         ValueError: when it is not built.
     """
     check_model(model)
+    return walk(model)
+
+
+def walk(layer):
+    """`find` for any layer, without asking whether it is built: what a wrapper sees of its own inside."""
     found, left_out = [], []
-    _walk(model, "", {}, found, left_out, set())
+    _walk(layer, "", {}, found, left_out, set())
     return found, left_out
 
 
@@ -272,9 +275,11 @@ def output_paths(model):
         seen.add(id(operation))
         if operation.name in with_kernel:
             inner = sublayers(operation) if isinstance(operation, keras.Model) else []
-            paths |= {f"{operation.name}/{path}" for path in output_paths(operation)} if inner else {
-                with_kernel[operation.name][-1].path
-            }
+            paths |= (
+                {f"{operation.name}/{path}" for path in output_paths(operation)}
+                if inner
+                else {with_kernel[operation.name][-1].path}
+            )
             continue
         for node in operation._inbound_nodes:
             pending += [t._keras_history.operation for t in keras.tree.flatten(node.input_tensors)]

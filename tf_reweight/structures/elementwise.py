@@ -69,7 +69,8 @@ class NOfM(Structure):
 
     def partition(self, kernel):
         if self.axis == "in":
-            kernel = ops.swapaxes(kernel, -1, -2)
+            rank = len(kernel.shape)
+            kernel = ops.transpose(kernel, (*range(rank - 2), rank - 1, rank - 2))
         return ops.reshape(kernel, (-1, self.m, 1))
 
     def assemble(self, parts, shape):

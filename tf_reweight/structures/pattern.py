@@ -104,7 +104,9 @@ def shipped(name, kernel_size):
         if tuple(kernel_size) != (3, 3):
             raise ValueError(
                 errors.message(
-                    f"The pattern set {name!r} is for 3x3 kernels.", "Use 'circles' or positions of your own.", kernel_size=kernel_size
+                    f"The pattern set {name!r} is for 3x3 kernels.",
+                    "Use 'circles' or positions of your own.",
+                    kernel_size=kernel_size,
                 )
             )
         if name == "four_adjacent":

@@ -1,0 +1,175 @@
+"""What happens between epochs: when weights are renewed, resumed runs, learning-rate restarts."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight.attachment import attachments
+from tf_reweight.callbacks import CosineDecay, Reweighting
+
+L = keras.layers
+
+
+def small_net(seed=0):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.random((64, 6)).astype("float32"), rng.integers(0, 3, 64)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"every": 2}, [0, 2, 4, 6]),
+        ({"every": 3, "start": 1}, [1, 4, 7]),
+        ({"every": 2, "rounds": 2}, [0, 2]),
+        ({"every": 8}, [0]),
+    ],
+)
+def test_schedule(arguments, expected, data):
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-3)
+    callback = Reweighting(**arguments)
+    model.fit(*data, epochs=8, callbacks=[callback], verbose=0)
+    assert [entry["epoch"] for entry in callback.history] == expected
+
+
+def test_weights_are_one_over_norm_plus_epsilon_after_an_update(data):
+    model = small_net()
+    tfr.regularize(model, "filter", 1e-3, layers="dense*")
+
+    class Check(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for item in attachments(self.model):
+                norms = np.sqrt(np.square(ops.convert_to_numpy(item.target.variable.value)).sum(0))
+                weights = ops.convert_to_numpy(item.regularizer.penalty_weights)[0]
+                np.testing.assert_allclose(weights, 1.0 / (norms + 0.5), rtol=1e-5)
+
+    model.fit(*data, epochs=3, callbacks=[Reweighting(every=1, epsilon=0.5), Check()], verbose=0)
+
+
+def test_lasso_is_never_reweighted(data):
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-3, "lasso")
+    model.fit(*data, epochs=2, callbacks=[Reweighting(every=1)], verbose=0)
+    assert all((ops.convert_to_numpy(item.regularizer.penalty_weights) == 1).all() for item in attachments(model))
+
+
+def test_penalties_from_constructors_are_bound_and_act_in_the_first_epoch(data):
+    """Keras traces the step before callbacks run: the callback must make it anew, or the penalty would be missing."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6,)), L.Dense(3, activation="softmax", kernel_regularizer=tfr.regularizers.Reweighted(strength=10.0))]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    history = model.fit(*data, epochs=1, batch_size=64, callbacks=[Reweighting(every=1)], verbose=0)
+    kernel = np.abs(ops.convert_to_numpy(model.layers[-1].kernel))
+    plain = keras.losses.sparse_categorical_crossentropy(data[1], model.predict(data[0], verbose=0))
+    expected = float(ops.mean(plain)) + 10.0 * (kernel / (kernel + 0.01)).sum()
+    assert history.history["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_penalty_opens_a_gap(data):
+    """After a few rounds most weights lie far below epsilon, and the rest far above: that is the method."""
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-2, {"name": "log_sum", "epsilon": 0.05})
+    model.fit(*data, epochs=60, callbacks=[Reweighting(every=15, learning_rate=1e-2)], verbose=0)
+    weights = np.concatenate([np.abs(ops.convert_to_numpy(t.target.variable.value)).ravel() for t in attachments(model)])
+    freed, between = weights < 0.005, (weights >= 0.005) & (weights < 0.05)
+    assert freed.mean() > 0.5 and between.mean() < 0.1 and not freed.all()
+
+
+def test_resume_is_exact(data, tmp_path):
+    """Interrupted after 3 of 6 epochs and continued by BackupAndRestore: the same weights as in one go."""
+
+    def run(model, epochs, backup):
+        callbacks = [Reweighting(every=2, rounds=3, learning_rate=1e-2)]
+        if backup:
+            callbacks.insert(0, keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False))
+        model.fit(*data, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)
+
+    def fresh():
+        model = small_net()
+        tfr.regularize(model, "unstructured", 1e-3)
+        return model
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    whole = fresh()
+    run(whole, 6, backup=False)
+    interrupted = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit(
+            *data,
+            epochs=6,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False),
+                Reweighting(every=2, rounds=3, learning_rate=1e-2),
+                Stop(),
+            ],
+        )
+    resumed = fresh()
+    run(resumed, 6, backup=True)
+    for one, two in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+class Rates(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def test_learning_rate_restarts_in_each_round(data):
+    model, rates = small_net(), Rates()
+    tfr.regularize(model, "unstructured", 1e-3)
+    model.fit(*data, epochs=4, batch_size=16, verbose=0, callbacks=[Reweighting(every=2, learning_rate=0.5), rates])
+    expected = [0.25 * (1 + np.cos(np.pi * step / 8)) for step in range(8)] * 2
+    np.testing.assert_allclose(rates.rates, expected, rtol=1e-5)
+
+
+def test_cosine_decay_rises_and_falls(data):
+    model, rates = small_net(), Rates()
+    model.fit(*data, epochs=4, batch_size=16, verbose=0, callbacks=[CosineDecay(0.5, warmup=1), rates])
+    assert rates.rates[3] == pytest.approx(0.5) and rates.rates[-1] == pytest.approx(0.0, abs=1e-6)
+    assert rates.rates[:4] == sorted(rates.rates[:4]) and rates.rates[4:] == sorted(rates.rates[4:], reverse=True)
+
+
+def test_epsilon_is_annealed_and_remembered(data):
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-3)
+    model.fit(*data, epochs=3, verbose=0, callbacks=[Reweighting(every=1, rounds=3, epsilon=(1e-1, 1e-3))])
+    for item in attachments(model):
+        assert float(item.regularizer.epsilon) == pytest.approx(1e-3, rel=1e-4)
+        assert item.regularizer.negligible == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_bad_input_is_explained(data):
+    model = small_net()
+    with pytest.raises(ValueError, match="at least one Reweighted penalty"):
+        model.fit(*data, epochs=1, callbacks=[Reweighting()], verbose=0)
+    tfr.regularize(model, "unstructured", 1e-3)
+    with pytest.raises(ValueError, match="The first update must come before training ends"):
+        model.fit(*data, epochs=3, callbacks=[Reweighting(start=3)], verbose=0)
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10)), "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="plain learning rate"):
+        model.fit(*data, epochs=3, callbacks=[Reweighting(learning_rate=0.1)], verbose=0)
+    for arguments in ({"every": 0}, {"rounds": 0}, {"start": -1}, {"every": 1.5}, {"epsilon": 0}, {"epsilon": (1, 0.1)}):
+        with pytest.raises(ValueError, match="Received: "):
+            Reweighting(**arguments)

@@ -1,0 +1,262 @@
+"""Pruning removes exactly what was asked for, and what is zero stays zero."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight import allocation, targets
+
+L = keras.layers
+
+
+def small_net():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            L.Conv2D(8, 3, name="conv"),
+            L.BatchNormalization(),
+            L.ReLU(),
+            L.Flatten(),
+            L.Dense(12, name="hidden", activation="relu"),
+            L.Dense(3, name="top", activation="softmax"),
+        ]
+    )
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.random((64, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 64)
+
+
+def zero_sets(model):
+    return {t.name: ops.convert_to_numpy(t.variable.value) == 0 for t in targets.find(model)[0]}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.95])
+@pytest.mark.parametrize("scope", ["model", "layer", "scope"])
+def test_unstructured_counts_are_exact(sparsity, scope):
+    model = small_net()
+    report = tfr.prune(model, sparsity=sparsity, structure="unstructured", scope=scope)
+    zeros = {name: zero for name, (zero, _) in tfr.sparsity(model).items()}
+    sizes = {name: size for name, (_, size) in tfr.sparsity(model).items()}
+    if scope == "model":
+        assert sum(zeros.values()) == int(sparsity * sum(sizes.values()) + 1e-6)
+    else:
+        assert zeros == {name: int(sparsity * size + 1e-6) for name, size in sizes.items()}
+    assert report.sparsity == pytest.approx(sum(zeros.values()) / sum(sizes.values()))
+
+
+@pytest.mark.parametrize("structure", ["filter", "channel", "column", "kernel", {"name": "block", "shape": [4, 4]}, "n_of_m"])
+def test_structured_pruning_leaves_whole_groups(structure):
+    structure = tfr.structures.get(structure)
+    model = small_net()
+    report = tfr.prune(model, sparsity=None if structure.name == "n_of_m" else 0.5, structure=structure)
+    for kernel in report.kernels:
+        (target,) = [t for t in targets.find(model)[0] if t.name == kernel.name]
+        norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
+        assert np.count_nonzero(norms) == kernel.kept_groups
+        values = ops.convert_to_numpy(target.variable.value)
+        assert np.count_nonzero(values) == kernel.kept_weights
+    assert report.sparsity == pytest.approx(0.5, abs=0.08)
+
+
+def test_threshold_removes_groups_at_or_below_it():
+    model = small_net()
+    (conv,) = [t for t in targets.find(model)[0] if t.path == "conv"]
+    norms = np.sort(ops.convert_to_numpy(tfr.structures.Filter().group_norms(conv.standard_kernel()))[0])
+    report = tfr.prune(model, threshold=float(norms[2]), structure="filter", layers="conv")
+    assert report.kernels[0].kept_groups == 5
+
+
+def test_what_the_penalty_freed_goes_and_nothing_else():
+    model = small_net()
+    tfr.regularize(model, "filter", 1e-3, {"name": "log_sum", "epsilon": 0.1}, layers="conv")
+    (conv,) = [t for t in targets.find(model)[0] if t.path == "conv"]
+    kernel = ops.convert_to_numpy(conv.variable.value).copy()
+    kernel[..., :3] *= 1e-4
+    conv.variable.assign(kernel)
+    report = tfr.prune(model)
+    assert report.kernels[0].kept_groups == 5 and report.kernels[0].threshold == pytest.approx(0.01)
+    assert not tfr.attachment.attachments(model)
+    assert {item.name for item in report.left_out} == {"hidden/kernel", "top/kernel"}
+
+
+OPTIMIZERS = {
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01),
+    "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
+    "ema": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_zeros_stay_exactly_zero_and_the_rest_learns(optimizer, batch):
+    x, y = batch
+    model = small_net()
+    model.compile(OPTIMIZERS[optimizer](), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=1, verbose=0)
+    tfr.prune(model, sparsity=0.8, structure="unstructured")
+    before, weights = zero_sets(model), model.get_weights()
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[tfr.callbacks.KeepZeros()])
+    for name, zeros in zero_sets(model).items():
+        np.testing.assert_array_equal(zeros & before[name], before[name], err_msg=name)
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(weights, model.get_weights()))
+
+
+def test_zeros_survive_save_load_and_another_epoch(batch, tmp_path):
+    x, y = batch
+    model = small_net()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=1, verbose=0)
+    tfr.prune(model, sparsity=0.75, structure="unstructured")
+    before = zero_sets(model)
+    model.save(tmp_path / "pruned.keras")
+    loaded = keras.saving.load_model(tmp_path / "pruned.keras")
+    assert tfr.keep_zeros(loaded) == 3
+    loaded.fit(x, y, epochs=1, verbose=0)
+    for name, zeros in zero_sets(loaded).items():
+        np.testing.assert_array_equal(zeros, before[name])
+
+
+def test_release_lets_zeros_grow_back(batch):
+    x, y = batch
+    model = small_net()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    tfr.prune(model, sparsity=0.75, structure="unstructured")
+    assert tfr.release(model) == 3
+    model.fit(x, y, epochs=1, verbose=0)
+    assert sum(zero for zero, _ in tfr.sparsity(model).values()) < 0.5 * sum(size for _, size in tfr.sparsity(model).values())
+
+
+def test_a_constraint_the_layer_had_is_still_applied(batch):
+    x, y = batch
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), L.Flatten(), L.Dense(3, activation="softmax", kernel_constraint=keras.constraints.NonNeg())]
+    )
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    tfr.prune(model, sparsity=0.5, structure="unstructured")
+    model.fit(x, y, epochs=2, verbose=0)
+    kernel = ops.convert_to_numpy(model.layers[-1].kernel)
+    assert (kernel >= 0).all() and (kernel == 0).sum() >= 96
+
+
+def test_two_structures_prune_one_after_the_other():
+    """Filters first, then single weights inside the survivors: both hold at the end."""
+    model = small_net()
+    tfr.prune(model, sparsity=0.5, structure="filter", layers="hidden")
+    tfr.prune(model, sparsity=0.8, structure="unstructured", layers="hidden")
+    kernel = ops.convert_to_numpy(model.get_layer("hidden").kernel)
+    assert (np.abs(kernel).sum(0) == 0).sum() >= 6
+    assert (kernel == 0).mean() == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_layer_is_never_cut_off():
+    model = small_net()
+    with pytest.warns(UserWarning, match="the largest one was kept"):
+        report = tfr.prune(model, threshold=1e9, structure="filter", layers="conv")
+    assert report.kernels[0].kept_groups == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"sparsity": 80, "structure": "filter"}, "Did you mean 0.8"),
+        ({"sparsity": 1.0, "structure": "filter"}, "in \\[0, 1\\)"),
+        ({"sparsity": 0.5, "threshold": 0.1, "structure": "filter"}, "not both"),
+        ({"threshold": -1, "structure": "filter"}, "`threshold` must be"),
+        ({"structure": "filter"}, "pass `sparsity` or `threshold`"),
+        ({}, "a penalty on it, or a `structure`"),
+        ({"sparsity": 0.5, "layers": "conv"}, "`layers` goes with `structure`"),
+        ({"sparsity": 0.5, "structure": "filter", "scope": "world"}, "Valid: layer, model, scope"),
+    ],
+)
+def test_bad_input_is_explained_and_nothing_changes(arguments, words):
+    model = small_net()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=words):
+        tfr.prune(model, **arguments)
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_ranking_takes_the_smallest_first_and_breaks_ties_by_position():
+    scores, members = [np.array([[3.0, 1.0, 1.0, 2.0]])], [np.ones((1, 4), int)]
+    (keep,) = allocation.by_sparsity(scores, members, 0.5)
+    np.testing.assert_array_equal(keep, [[True, False, False, True]])
+    (keep,) = allocation.by_sparsity(scores, members, 0.25)
+    np.testing.assert_array_equal(keep, [[True, False, True, True]])
+
+
+# The wrapper -----------------------------------------------------------------------------------------------------------
+
+
+def masked_net():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            tfr.Masked(L.Conv2D(8, 3, kernel_regularizer="l2"), "filter", name="conv"),
+            L.BatchNormalization(),
+            L.Flatten(),
+            tfr.Masked(L.Dense(12, activation="relu"), {"name": "block", "shape": [4, 4]}, name="hidden"),
+            L.Dense(3, activation="softmax", kernel_regularizer=tfr.regularizers.Reweighted()),
+        ]
+    )
+
+
+def test_the_wrapper_changes_nothing_before_its_first_mask(batch):
+    inner = L.Dense(4)
+    wrapped = tfr.Masked(inner)
+    x = batch[0].reshape(64, 64)
+    np.testing.assert_array_equal(ops.convert_to_numpy(wrapped(x)), ops.convert_to_numpy(inner(x)))
+
+
+def test_the_wrapper_masks_forward_and_backward_under_momentum(batch):
+    x, y = batch
+    model = masked_net()
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[tfr.callbacks.Reweighting(every=1)])
+    model.layers[0].update(sparsity=0.5)
+    model.layers[3].update(threshold=0.3)
+    model.fit(x, y, epochs=1, verbose=0)
+    plain = tfr.strip(model)
+    assert [type(layer).__name__ for layer in plain.layers] == ["Conv2D", "BatchNormalization", "Flatten", "Dense", "Dense"]
+    np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    norms = np.abs(ops.convert_to_numpy(plain.layers[0].kernel)).sum((0, 1, 2))
+    assert (norms == 0).sum() == 4
+    assert not tfr.attachment.attachments(plain)
+
+
+def test_the_wrapper_round_trips_with_its_masks(batch, tmp_path):
+    x, _ = batch
+    model = masked_net()
+    model.layers[0].update(sparsity=0.5)
+    model.save(tmp_path / "masked.keras")
+    loaded = keras.saving.load_model(tmp_path / "masked.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert loaded.layers[0].structure == model.layers[0].structure
+
+
+def test_strip_handles_nested_models(batch):
+    x, _ = batch
+    inner = keras.Sequential([keras.Input((6, 6, 8)), tfr.Masked(L.Conv2D(4, 3))], name="inner")
+    inner.layers[0].update(sparsity=0.7)
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Flatten()(inner(L.Conv2D(8, 3)(inputs))))
+    plain = tfr.strip(model)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    assert tfr.sparsity(plain)["inner/conv2d/kernel"][0] == 201 or any(zero == 201 for zero, _ in tfr.sparsity(plain).values())
+
+
+def test_bad_wrapper_input_is_explained():
+    with pytest.raises(ValueError, match="must have a kernel"):
+        tfr.Masked(L.ReLU()).build((None, 4))
+    layer = tfr.Masked(L.Dense(3))
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match="exactly one"):
+        layer.update()
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        layer.set_mask(np.full((4, 3), 0.5))

@@ -1,0 +1,77 @@
+"""Laws every penalty obeys: it is 0 at 0, its weight is its derivative, its linearisation lies above it."""
+
+import numpy as np
+import pytest
+from keras import ops
+from tables import PENALTIES
+
+from tf_reweight import penalties
+
+NORMS = np.array([0.0, 1e-4, 1e-3, 0.01, 0.1, 0.5, 2.0])
+every = pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+
+
+def value(penalty, norms):
+    return ops.convert_to_numpy(penalty.value(ops.convert_to_tensor(norms, "float64")))
+
+
+def weight(penalty, norms):
+    return ops.convert_to_numpy(penalty.weight(ops.convert_to_tensor(norms, "float64")))
+
+
+def test_every_penalty_is_in_the_table():
+    assert {penalty.name for penalty in PENALTIES} == set(penalties.names())
+
+
+@every
+def test_zero_at_zero_and_growing(penalty):
+    assert value(penalty, NORMS)[0] == 0.0
+    assert (np.diff(value(penalty, NORMS)) > 0).all()
+
+
+@every
+def test_weight_is_the_derivative(penalty):
+    """d value / d (r ** power), by central differences."""
+    measure = NORMS[1:] ** penalty.power
+    step = 1e-5 * measure
+    numeric = (
+        value(penalty, (measure + step) ** (1 / penalty.power)) - value(penalty, (measure - step) ** (1 / penalty.power))
+    ) / (2 * step)
+    np.testing.assert_allclose(weight(penalty, NORMS[1:]), numeric, rtol=1e-5)
+
+
+@every
+def test_weight_is_finite_at_zero_and_never_grows(penalty):
+    weights = weight(penalty, NORMS)
+    assert np.isfinite(weights).all() and (weights > 0).all()
+    assert (np.diff(weights) <= 0).all()
+
+
+@every
+def test_linearisation_majorises(penalty):
+    """value(r) <= value(r0) + weight(r0) * (r ** power - r0 ** power) for all pairs: each round can only descend."""
+    for start in NORMS:
+        line = value(penalty, start) + weight(penalty, start) * (NORMS**penalty.power - start**penalty.power)
+        assert (value(penalty, NORMS) <= line + 1e-12).all()
+
+
+@every
+def test_config_round_trip(penalty):
+    assert penalties.get(penalty.serialize()) == penalty
+
+
+def test_epsilon_can_be_overridden():
+    assert float(penalties.LogSum(0.1).weight(ops.convert_to_tensor(0.0), 0.5)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("epsilon", [0, -1e-3, "small", True])
+def test_bad_epsilon_is_explained(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be a number > 0. Received: epsilon="):
+        penalties.LogSum(epsilon)
+
+
+def test_unknown_names_name_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'log_sum'"):
+        penalties.get("logsum")
+    with pytest.raises(ValueError, match="Did you mean 'epsilon'"):
+        penalties.get({"name": "log_sum", "epsilom": 1})

@@ -1,0 +1,229 @@
+"""Laws every structure obeys, NumPy references in plain loops, and goldens written by hand."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from keras import ops
+from tables import STRUCTURE_CASES, STRUCTURE_IDS, STRUCTURES, random_kernel
+
+from tf_reweight import penalties, structures
+
+cases = pytest.mark.parametrize("structure, shape", STRUCTURE_CASES, ids=STRUCTURE_IDS)
+
+
+def numpy_of(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def test_every_structure_is_in_the_table():
+    assert {structure.name for structure, _ in STRUCTURES.values()} == set(structures.names())
+
+
+@cases
+def test_assemble_inverts_partition(structure, shape):
+    kernel = random_kernel(shape)
+    np.testing.assert_array_equal(numpy_of(structure.assemble(structure.partition(kernel), shape)), kernel)
+
+
+@cases
+def test_squared_norms_add_up_to_the_kernels(structure, shape):
+    kernel = random_kernel(shape)
+    np.testing.assert_allclose(numpy_of(structure.squared_norms(kernel)).sum(), np.square(kernel).sum(), rtol=1e-5)
+
+
+@cases
+def test_norms_agree_with_the_materialised_view(structure, shape):
+    kernel = random_kernel(shape)
+    view = numpy_of(structure.partition(kernel))
+    norms = numpy_of(structure.group_norms(kernel))
+    assert norms.shape == view.shape[:2] == structure.group_shape(shape)
+    for scope in range(view.shape[0]):
+        for group in range(view.shape[1]):
+            assert norms[scope, group] == pytest.approx(sum(float(w) ** 2 for w in view[scope, group]) ** 0.5, rel=1e-4)
+
+
+@cases
+def test_member_counts_cover_every_weight_once(structure, shape):
+    assert structure.num_members(shape).sum() == np.prod(shape)
+
+
+@cases
+def test_masks_are_binary_idempotent_and_remove_exactly_their_groups(structure, shape):
+    kernel = random_kernel(shape) + 3.0
+    keep = np.random.default_rng(1).random(structure.group_shape(shape)) < 0.5
+    mask = numpy_of(structure.mask(keep, shape))
+    assert set(np.unique(mask)) <= {0.0, 1.0}
+    assert mask.sum() == structure.num_members(shape)[keep].sum()
+    norms = numpy_of(structure.group_norms(kernel * mask))
+    np.testing.assert_array_equal(norms > 0, keep & (structure.num_members(shape) > 0))
+    np.testing.assert_array_equal(kernel * mask * mask, kernel * mask)
+
+
+@cases
+def test_norms_scale_with_the_kernel(structure, shape):
+    kernel = random_kernel(shape)
+    np.testing.assert_allclose(
+        numpy_of(structure.group_norms(3.0 * kernel)), 3.0 * numpy_of(structure.group_norms(kernel)), rtol=1e-5
+    )
+
+
+@cases
+def test_config_round_trip(structure, shape):
+    assert structures.get(structure.serialize()) == structure
+
+
+@cases
+def test_surrogate_touches_the_penalty_and_is_zero_where_it_is_free(structure, shape):
+    """With weights taken at a kernel, the linearised penalty there is weight * norm, and 0 on an all-zero kernel."""
+    kernel, penalty = random_kernel(shape), penalties.LogSum(0.1)
+    norms = structure.group_norms(kernel)
+    weights = structure.penalty_weights(penalty, norms)
+    assert numpy_of(weights).shape == structure.group_shape(shape)
+    assert (numpy_of(weights) >= 0).all()
+    assert float(structure.surrogate(weights, norms)) > 0
+    assert float(structure.surrogate(weights, ops.zeros_like(norms))) == 0.0
+
+
+@cases
+def test_structures_that_choose_for_themselves_keep_what_is_largest_and_free_it(structure, shape):
+    norms = structure.group_norms(random_kernel(shape))
+    keep = structure.select(norms)
+    if keep is None:
+        assert structure.name not in ("n_of_m", "pattern")
+        return
+    projected = norms * ops.cast(keep, "float32")
+    np.testing.assert_array_equal(numpy_of(structure.select(projected)), numpy_of(keep))
+    weights = structure.penalty_weights(penalties.LogSum(), norms)
+    np.testing.assert_array_equal(numpy_of(weights)[numpy_of(keep)], 0.0)
+    assert float(structure.surrogate(weights, projected)) == 0.0
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    name=st.sampled_from(["unstructured", "filter", "channel", "column", "kernel", "block", "block_row", "block_column"]),
+    shape=st.lists(st.integers(2, 6), min_size=3, max_size=4),
+    block=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_laws_hold_on_drawn_shapes(name, shape, block):
+    structure = structures.get({"name": name, "shape": block} if name.startswith("block") else name)
+    kernel, shape = random_kernel(shape), tuple(shape)
+    np.testing.assert_array_equal(numpy_of(structure.assemble(structure.partition(kernel), shape)), kernel)
+    assert structure.num_members(shape).sum() == kernel.size
+    np.testing.assert_allclose(numpy_of(structure.squared_norms(kernel)).sum(), np.square(kernel).sum(), rtol=1e-4)
+
+
+KERNEL = np.arange(1, 25, dtype="float32").reshape(2, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "structure, group, expected",
+    [
+        ("filter", 1, KERNEL[..., 1]),
+        ("channel", 1, KERNEL[..., 1, :]),
+        ("column", 3, KERNEL[0, 1, 1]),
+        ("kernel", 4, KERNEL[:, :, 1, 1]),
+        ({"name": "block", "shape": [2, 3]}, 1, KERNEL[0, 1]),
+        ("unstructured", 5, KERNEL[0, 0, 1, 2]),
+    ],
+)
+def test_golden_groups(structure, group, expected):
+    """Which weights form a group, written out by hand."""
+    parts = numpy_of(structures.get(structure).partition(KERNEL))
+    assert sorted(parts[0, group]) == sorted(np.ravel(expected))
+
+
+def test_golden_block_rows_and_columns():
+    matrix = np.arange(1, 17, dtype="float32").reshape(4, 4)
+    rows = numpy_of(structures.BlockRow((2, 2)).partition(matrix))
+    columns = numpy_of(structures.BlockColumn((2, 2)).partition(matrix))
+    np.testing.assert_array_equal(rows[1], [[3, 4], [7, 8]])
+    np.testing.assert_array_equal(columns[1], [[3, 7], [4, 8]])
+
+
+def test_golden_two_of_four():
+    column = np.array([[1.0], [-4.0], [3.0], [2.0], [0.0], [0.0], [5.0], [0.0]], "float32")
+    structure = structures.NOfM(2, 4)
+    keep = structure.select(structure.group_norms(column))
+    kept = column * numpy_of(structure.mask(keep, column.shape))
+    np.testing.assert_array_equal(kept[:4, 0], [0, -4, 3, 0])
+    assert (numpy_of(keep).sum(-1) == 2).all()
+
+
+def test_pattern_sets_have_the_published_sizes():
+    four, five = structures.Pattern("four"), structures.Pattern("five")
+    assert len(four.positions) == 56 and all(len(p) == 4 and 4 in p for p in four.positions)
+    assert len(five.positions) == 70 and all(len(p) == 5 and 4 in p for p in five.positions)
+    assert all(len(p) < 25 for p in structures.Pattern("circles", (5, 5)).positions)
+
+
+def test_pattern_keeps_the_set_with_most_energy():
+    kernel = np.zeros((3, 3, 1, 1), "float32")
+    kernel[0, 0], kernel[0, 1], kernel[1, 0], kernel[1, 1], kernel[2, 2] = 5, 4, 3, 1, 2
+    structure = structures.Pattern("four")
+    mask = numpy_of(structure.mask(structure.select(structure.group_norms(kernel)), kernel.shape))[..., 0, 0]
+    np.testing.assert_array_equal(mask, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_pattern_penalty_is_the_distance_to_the_set():
+    """At the update the surrogate equals penalty'(d) * d with d found by brute force over all patterns."""
+    structure, penalty = structures.Pattern("four"), penalties.LogSum(0.1)
+    kernel = random_kernel((3, 3, 2, 3))
+    norms = structure.group_norms(kernel)
+    value = float(structure.surrogate(structure.penalty_weights(penalty, norms), norms))
+    expected = 0.0
+    for i in range(2):
+        for o in range(3):
+            flat = kernel[:, :, i, o].ravel()
+            outside = [sum(flat[p] ** 2 for p in range(9) if p not in pattern) for pattern in structure.positions]
+            distance = min(outside) ** 0.5
+            expected += distance / (distance + 0.1)
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_natural_patterns_count_what_kernels_choose():
+    kernel = np.zeros((3, 3, 1, 3), "float32")
+    for output, positions in enumerate([(0, 4), (0, 4), (3, 8)]):
+        kernel.reshape(9, 3)[list(positions), output] = 1.0
+    from tf_reweight.structures import pattern
+
+    assert pattern.natural([kernel], entries=2, num_patterns=2) == ((0, 4), (3, 8))
+
+
+@cases
+def test_gradient_of_norms_is_finite_at_zero(structure, shape):
+    """On an all-zero kernel every gradient is zero, not NaN: a group must be able to stay removed."""
+    import tensorflow as tf
+
+    kernel = tf.zeros(shape)
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        value = structure.surrogate(ops.ones(structure.group_shape(shape)), structure.group_norms(kernel))
+    np.testing.assert_array_equal(tape.gradient(value, kernel), 0.0)
+
+
+@pytest.mark.parametrize(
+    "identifier, error, words",
+    [
+        ("filtr", ValueError, "Did you mean 'filter'"),
+        ({"name": "block", "shap": [2, 2]}, ValueError, "Did you mean 'shape'"),
+        ({"name": "block", "shape": [0, 2]}, ValueError, "positive integers"),
+        ({"name": "n_of_m", "n": 4, "m": 4}, ValueError, "counts what is KEPT"),
+        ({"name": "pattern", "positions": "hexagons"}, ValueError, "Valid: circles"),
+        ({"name": "pattern", "positions": [[9]]}, ValueError, "0..8"),
+        (3, TypeError, "must be a name"),
+        ({"shape": [2, 2]}, TypeError, "must be a name"),
+    ],
+)
+def test_bad_structures_are_explained(identifier, error, words):
+    with pytest.raises(error, match="Received: ") as raised:
+        structures.get(identifier)
+    assert words in str(raised.value)
+
+
+def test_misfits_are_named():
+    assert "spatial" in structures.Kernel().misfit((4, 5))
+    assert "multiple of 4" in structures.NOfM(2, 4).misfit((6, 3))
+    assert "3x3" in structures.Pattern().misfit((5, 5, 1, 2))
+    assert "single input" in structures.Channel().misfit((3, 3, 1, 8))
+    assert "filter" in structures.Neuron().misfit((3, 3, 2, 8))

@@ -1,0 +1,155 @@
+"""The table of kernels: every kind is found, reads in standard order, and what is left out has a reason."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tables import KERNEL_KINDS, random_kernel
+
+from tf_reweight import selection, targets
+
+L = keras.layers
+kinds = pytest.mark.parametrize("kind", KERNEL_KINDS)
+
+
+@kinds
+def test_every_kernel_is_found_in_standard_shape(kind):
+    build, expected = KERNEL_KINDS[kind]
+    found, left_out = targets.find(build())
+    assert [target.standard_shape for target in found] == expected
+    assert left_out == []
+
+
+@kinds
+def test_layout_round_trip(kind):
+    for target in targets.find(KERNEL_KINDS[kind][0]())[0]:
+        kernel = random_kernel(target.layout.shape)
+        back = target.layout.from_standard(target.layout.to_standard(kernel))
+        np.testing.assert_array_equal(ops.convert_to_numpy(back), kernel)
+        assert targets.Layout.from_config(target.layout.get_config()) == target.layout
+
+
+def test_filters_are_outputs_whatever_the_layer_stores():
+    """Zeroing one filter in standard order silences exactly one output channel (transposed, depthwise, einsum)."""
+    for kind in ("conv2d_transpose", "depthwise2d", "conv2d groups", "einsum_dense", "dense", "conv1d"):
+        model = KERNEL_KINDS[kind][0]()
+        (target,) = targets.find(model)[0]
+        standard = ops.convert_to_numpy(target.standard_kernel()).copy()
+        standard[..., 1] = 0.0
+        target.variable.assign(target.layout.from_standard(standard))
+        x = random_kernel((2, *model.input_shape[1:]))
+        silent = np.abs(model.predict_on_batch(x)).reshape(-1, standard.shape[-1]).max(axis=0) == 0
+        np.testing.assert_array_equal(silent, np.arange(standard.shape[-1]) == 1, err_msg=kind)
+
+
+def test_a_shared_layer_appears_once_and_nested_models_are_walked():
+    inner = keras.Sequential([keras.Input((4,)), L.Dense(4, name="inside")], name="block")
+    shared = L.Dense(4, name="shared")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(2, name="head")(shared(inner(shared(inputs)))))
+    assert [target.name for target in targets.find(model)[0]] == ["shared/kernel", "block/inside/kernel", "head/kernel"]
+    assert targets.output_paths(model) == {"head"}
+
+
+def test_subclassed_models_are_walked():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.top = L.Dense(5, name="hidden"), L.Dense(2, name="top")
+
+        def call(self, x):
+            return self.top(self.hidden(x))
+
+    model = Net()
+    model(np.zeros((1, 3), "float32"))
+    assert [target.name for target in targets.find(model)[0]] == ["hidden/kernel", "top/kernel"]
+    assert targets.output_paths(model) == {"top"}
+
+
+def test_what_cannot_be_pruned_is_left_out_with_a_reason():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.matrix = self.add_weight(shape=(shape[-1], 3))
+
+        def call(self, x):
+            return x @ self.matrix
+
+    dense = L.Dense(4, name="lora")
+    model = keras.Sequential([keras.Input((6,)), dense, L.SpectralNormalization(L.Dense(4, name="sn")), Odd(name="odd")])
+    dense.enable_lora(2)
+    found, left_out = targets.find(model)
+    reasons = {item.name: item.reason for item in left_out}
+    assert not found
+    assert "LoRA" in reasons["lora/kernel"]
+    assert "SpectralNormalization" in reasons["spectral_normalization/sn/kernel"]
+    assert "register" in reasons["odd"]
+
+
+def test_register_teaches_the_table():
+    class Linear(L.Layer):
+        def build(self, shape):
+            self.weight = self.add_weight(shape=(3, shape[-1]))
+
+        def call(self, x):
+            return x @ ops.transpose(self.weight)
+
+    targets.register(Linear, "weight", axes=("out", "in"))
+    model = keras.Sequential([keras.Input((5,)), Linear()])
+    assert [target.standard_shape for target in targets.find(model)[0]] == [(5, 3)]
+
+
+def test_the_output_is_found_behind_activations():
+    inputs = keras.Input((4,))
+    hidden = L.Dense(4, name="hidden")(inputs)
+    model = keras.Model(inputs, [L.Softmax()(L.Dense(3, name="a")(hidden)), L.Reshape((2, 1))(L.Dense(2, name="b")(hidden))])
+    assert targets.output_paths(model) == {"a", "b"}
+
+
+def two_layers():
+    return keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(4, 3, name="conv"), L.Flatten(), L.Dense(3, name="top")])
+
+
+@pytest.mark.parametrize(
+    "layers, expected",
+    [
+        (None, ["conv"]),
+        ("conv*", ["conv"]),
+        ("top", ["top"]),
+        (["conv", "top"], ["conv", "top"]),
+        (L.Conv2D, ["conv"]),
+        (lambda target: target.standard_shape[-1] == 4, ["conv"]),
+    ],
+)
+def test_selection(layers, expected):
+    selected, left_out = selection.select(two_layers(), "filter", layers)
+    assert [item.target.path for item in selected] == expected
+    assert len(selected) + len(left_out) == 2 and all(item.reason for item in left_out)
+
+
+def test_the_output_layer_is_left_out_of_filter_pruning_by_name():
+    _, left_out = selection.select(two_layers(), "filter")
+    assert left_out[0].name == "top/kernel" and "output layer" in left_out[0].reason
+
+
+def test_bad_selections_are_explained():
+    model = two_layers()
+    with pytest.raises(ValueError, match="Did you mean 'conv'"):
+        selection.select(model, "filter", "cnv")
+    with pytest.raises(ValueError, match="must be able to have the structure 'kernel'"):
+        selection.select(model, "kernel", "top")
+    with pytest.raises(ValueError, match="No kernel of the model can have the structure 'head'"):
+        selection.select(model, "head")
+    with pytest.raises(TypeError, match="must be None, a name"):
+        selection.select(model, "filter", 3)
+    with pytest.raises(TypeError, match="Keras 3 model"):
+        targets.find("model.keras")
+    with pytest.raises(ValueError, match="must be built"):
+        targets.find(keras.Sequential([L.Dense(3)]))
+
+
+def test_heads_are_read_from_the_layer():
+    model = KERNEL_KINDS["grouped_attention"][0]()
+    selected, _ = selection.select(model, "head")
+    assert [(s.structure.num_heads, s.structure.axis) for s in selected] == [
+        (4, "out"), (2, "out"), (2, "out"), (4, "in")
+    ]  # fmt: skip

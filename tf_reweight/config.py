@@ -1,0 +1,224 @@
+"""What a YAML file may say: every key, its type and range, checked before any work starts."""
+
+import pathlib
+import typing
+
+import pydantic
+import yaml
+
+from tf_reweight import errors, penalties, structures
+
+PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True)
+
+
+class Data(_Section):
+    """Where examples come from; see `data.load`."""
+
+    name: str = "digits"
+    data_dir: str | None = None
+    validation: float = pydantic.Field(0.1, gt=0, lt=1)
+    limit: int | None = pydantic.Field(None, ge=10)
+
+
+class Model(_Section):
+    """A name from `models.names()`, or the path of a built `.keras` file."""
+
+    name: str = "small_cnn"
+
+
+class Train(_Section):
+    """Dense training; `epochs: 0` for a model that is trained already."""
+
+    epochs: int = pydantic.Field(10, ge=0)
+    batch_size: int = pydantic.Field(64, ge=1)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+
+class Rule(_Section):
+    """One structure on some layers; several rules on one kernel add up."""
+
+    structure: typing.Any = "unstructured"
+    strength: float = pydantic.Field(1e-5, ge=0)
+    layers: str | list[str] | None = None
+    price: float = pydantic.Field(1.0, gt=0)
+
+    @pydantic.field_validator("structure")
+    @classmethod
+    def _known_structure(cls, value):
+        return structures.get(value).serialize()
+
+
+class Regularize(_Section):
+    """Training with the penalty: `rounds` rounds of `every` epochs."""
+
+    rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
+    penalty: typing.Any = "log_sum"
+    rounds: int = pydantic.Field(5, ge=1)
+    every: int = pydantic.Field(5, ge=1)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    restart: bool = True
+
+    @pydantic.field_validator("penalty")
+    @classmethod
+    def _known_penalty(cls, value):
+        return penalties.get(value).serialize()
+
+    @property
+    def epochs(self):
+        return self.rounds * self.every
+
+
+class Prune(_Section):
+    """What is removed: what the penalty freed, or a threshold, or a fraction of the weights."""
+
+    threshold: float | None = pydantic.Field(None, ge=0)
+    sparsity: float | None = pydantic.Field(None, ge=0, lt=1)
+    scope: typing.Literal["model", "layer", "scope"] = "model"
+
+    @pydantic.model_validator(mode="after")
+    def _one_amount(self):
+        if self.threshold is not None and self.sparsity is not None:
+            raise ValueError("pass `threshold` or `sparsity`, not both")
+        return self
+
+
+class Retrain(_Section):
+    """Training of what is left, zeros fixed."""
+
+    epochs: int = pydantic.Field(10, ge=0)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+
+class Export(_Section):
+    """Which files are written, and how they are checked."""
+
+    precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
+    representative: int = pydantic.Field(256, ge=1)
+    verify: int = pydantic.Field(256, ge=1)
+    latency_runs: int = pydantic.Field(50, ge=1)
+
+
+class Config(_Section):
+    """A whole run: train, regularize, prune, retrain, export, report."""
+
+    name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = pydantic.Field(0, ge=0)
+    data: Data = pydantic.Field(default_factory=Data)
+    model: Model = pydantic.Field(default_factory=Model)
+    train: Train = pydantic.Field(default_factory=Train)
+    regularize: Regularize = pydantic.Field(default_factory=Regularize)
+    prune: Prune = pydantic.Field(default_factory=Prune)
+    retrain: Retrain = pydantic.Field(default_factory=Retrain)
+    export: Export = pydantic.Field(default_factory=Export)
+
+    def to_yaml(self):
+        """The resolved configuration, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load(source, overrides=()):
+    """A checked `Config` from a YAML file, a mapping or a `Config`.
+
+    Args:
+        source: path of a YAML file, mapping, or `Config`.
+        overrides: `"section.key=value"` strings as given to `--set`; values are read as YAML.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: for unreadable YAML, an unknown key (the nearest valid one is named), a wrong type or range.
+
+    Example:
+        >>> load({"regularize": {"rounds": 3}}, ["train.epochs=1"]).train.epochs
+        1
+    """
+    if isinstance(source, Config):
+        values, origin = source.model_dump(mode="json"), "the configuration"
+    elif isinstance(source, dict):
+        values, origin = dict(source), "the configuration"
+    else:
+        values, origin = _read(pathlib.Path(source)), str(source)
+    for override in overrides:
+        values = _overridden(values, override)
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ValueError(_explain(error, origin)) from None
+
+
+def _read(path):
+    if not path.is_file():
+        shipped = sorted(str(p) for p in pathlib.Path("configs").glob("*.yaml"))
+        raise FileNotFoundError(
+            errors.message(
+                "`config` must be an existing YAML file.", f"In configs/: {', '.join(shipped) or 'none'}.", config=str(path)
+            )
+        )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            errors.message("`config` must be readable YAML.", f"The parser says: {error}", config=str(path))
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(errors.message("A config file must hold a mapping.", "See configs/quickstart.yaml.", config=values))
+    return values
+
+
+def _overridden(values, override):
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(errors.message("`--set` takes key=value.", "For example --set train.epochs=3.", set=override))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(errors.message("`--set` takes a YAML value.", f"The parser says: {error}", set=override)) from None
+    # YAML 1.1 reads 1e-3 as text; a user means the number.
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    return _with(values, key.split("."), value)
+
+
+def _with(node, path, value):
+    """A copy of nested mappings and lists with the value at `path` replaced."""
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(node, list) and head.isdigit() and int(head) < len(node):
+        return [_with(item, rest, value) if i == int(head) else item for i, item in enumerate(node)]
+    node = dict(node) if isinstance(node, dict) else {}
+    node[head] = _with(node.get(head), rest, value)
+    return node
+
+
+def _explain(error, origin):
+    """All problems of a configuration, each in three sentences."""
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        key = ".".join(path) or "(top level)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(errors.unknown("key", key, _siblings(problem["loc"])))
+        else:
+            text = problem["msg"].removeprefix("Value error, ").rstrip(".")
+            expected = f"`{key}` in {origin}: {text[:1].lower() + text[1:]}."
+            lines.append(errors.message(expected, "Correct the value.", **{path[-1] if path else "config": problem["input"]}))
+    return "\n".join(lines)
+
+
+def _siblings(location):
+    """The valid keys beside a wrong one, written as full paths."""
+    section, prefix = Config, []
+    for part in location[:-1]:
+        prefix.append(str(part))
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(iter(typing.get_args(annotation)), annotation)
+    return [".".join([*prefix, name]) for name in section.model_fields]

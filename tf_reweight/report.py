@@ -1,0 +1,138 @@
+"""What a model or a run looks like: figures as plain dictionaries, and the same figures as tables."""
+
+import keras
+import numpy as np
+from keras import ops
+from rich.table import Table
+
+from tf_reweight import structures, targets
+from tf_reweight.selection import for_kernel
+
+# The structures whose all-zero groups are worth counting in any model: the first two can be removed physically.
+_COUNTED = ("filter", "channel", "column", "kernel")
+
+
+def model_report(model):
+    """Weights, zeros and all-zero groups of every kernel of a model.
+
+    Returns:
+        Dict with `num_parameters`, `num_kernel_weights`, `num_nonzero`, `sparsity`, `kernels` (one dict each: name, shape,
+        `num_weights`, `num_nonzero`, and `[kept, all]` groups per structure that fits) and `left_out`.
+    """
+    found, left_out = targets.find(model)
+    kernels = []
+    for target in found:
+        values = ops.convert_to_numpy(target.variable.value)
+        kernels.append(
+            {
+                "name": target.name,
+                "shape": list(target.layout.shape),
+                "num_weights": int(values.size),
+                "num_nonzero": int(np.count_nonzero(values)),
+                "groups": {name: _living(target, structures.get(name)) for name in _COUNTED if _fits(target, name)},
+            }
+        )
+    total = sum(kernel["num_weights"] for kernel in kernels)
+    nonzero = sum(kernel["num_nonzero"] for kernel in kernels)
+    return {
+        "model": model.name,
+        "num_parameters": int(sum(np.prod(w.shape, dtype="int64") for w in _own_weights(model))),
+        "num_kernel_weights": total,
+        "num_nonzero": nonzero,
+        "sparsity": 1.0 - nonzero / total if total else 0.0,
+        "kernels": kernels,
+        "left_out": [{"name": item.name, "reason": item.reason} for item in left_out],
+    }
+
+
+def _own_weights(model):
+    """The model's weights without the state of our penalties."""
+    penalties = [part for part in model._flatten_layers() if isinstance(part, keras.regularizers.Regularizer)]
+    state = {id(w) for part in penalties for w in part.weights}
+    return [w for w in model.weights if id(w) not in state]
+
+
+def _fits(target, name):
+    return structures.get(name).misfit(target.standard_shape) is None
+
+
+def _living(target, structure):
+    structure = for_kernel(structure, target.layout)
+    norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
+    return [int(np.count_nonzero(norms)), int(norms.size)]
+
+
+def model_tables(report):
+    """The tables of `model_report` for the terminal."""
+    table = Table(title=f"{report['model']}: {report['num_parameters']:,} parameters, kernels {report['sparsity']:.2%} zero")
+    for heading in ("kernel", "shape", "nonzero / all", "zero", *_COUNTED):
+        table.add_column(heading, justify="left" if heading in ("kernel", "shape") else "right")
+    for kernel in report["kernels"]:
+        groups = [kernel["groups"].get(name) for name in _COUNTED]
+        table.add_row(
+            kernel["name"],
+            "x".join(map(str, kernel["shape"])),
+            f"{kernel['num_nonzero']:,} / {kernel['num_weights']:,}",
+            f"{1 - kernel['num_nonzero'] / kernel['num_weights']:.1%}",
+            *[f"{pair[0]:,} / {pair[1]:,}" if pair else "-" for pair in groups],
+        )
+    return [table, *left_out_tables(report["left_out"])]
+
+
+def left_out_tables(left_out):
+    """One table of what was not touched and why; none when nothing was left out."""
+    if not left_out:
+        return []
+    table = Table("left out", "reason", title="Not touched")
+    for item in left_out:
+        table.add_row(item["name"], item["reason"])
+    return [table]
+
+
+def run_tables(report):
+    """The tables of a run's `report.json` for the terminal: accuracy, layers, files."""
+    accuracy = Table(title="Accuracy (test split, last epoch)")
+    for heading in ("stage", "validation", "test", "nonzero weights", "rate"):
+        accuracy.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in report["stages"]:
+        accuracy.add_row(
+            stage["name"],
+            f"{stage['validation_accuracy']:.2%}",
+            f"{stage['test_accuracy']:.2%}",
+            f"{stage['num_nonzero']:,}" if stage["name"] in ("dense", "pruned", "retrained") else "",
+            f"{stage['num_weights'] / stage['num_nonzero']:.1f}x" if stage["name"] in ("pruned", "retrained") else "",
+        )
+    return [accuracy, _layer_table(report), _file_table(report), *left_out_tables(report["left_out"])]
+
+
+def _layer_table(report):
+    table = Table(title=f"Kernels: {report['num_nonzero']:,} of {report['num_weights']:,} weights kept")
+    for heading in ("kernel", "structure", "weights kept / all", "zero", "groups kept / all"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "structure") else "right")
+    for kernel in report["kernels"]:
+        table.add_row(
+            kernel["name"],
+            kernel["structure"],
+            f"{kernel['kept_weights']:,} / {kernel['num_weights']:,}",
+            f"{kernel['sparsity']:.2%}",
+            f"{kernel['kept_groups']:,} / {kernel['num_groups']:,}",
+        )
+    return table
+
+
+def _file_table(report):
+    table = Table(title="Files, each executed and compared with its Keras model")
+    for heading in ("file", "test accuracy", "agreement", "raw bytes", "gzip bytes", "gzip vs dense", "latency vs dense"):
+        table.add_column(heading, justify="left" if heading == "file" else "right")
+    dense = report["files"][0]
+    for file in report["files"]:
+        table.add_row(
+            file["name"],
+            f"{file['test_accuracy']:.2%}",
+            f"{file['top1_agreement']:.2%}",
+            f"{file['num_bytes']:,}",
+            f"{file['gzip_bytes']:,}",
+            f"{dense['gzip_bytes'] / file['gzip_bytes']:.1f}x smaller",
+            f"{file['latency_ms']:.3f} ms, {dense['latency_ms'] / file['latency_ms']:.2f}x faster",
+        )
+    return table
