@@ -113,9 +113,7 @@ def test_three_ways_in_give_the_same_penalty(batch):
 
 def test_one_instance_given_to_two_layers_becomes_two():
     shared = Reweighted("unstructured", 1e-3)
-    model = keras.Sequential(
-        [keras.Input((4,)), L.Dense(4, kernel_regularizer=shared), L.Dense(2, kernel_regularizer=shared)]
-    )
+    model = keras.Sequential([keras.Input((4,)), L.Dense(4, kernel_regularizer=shared), L.Dense(2, kernel_regularizer=shared)])
     assert attach(model) == 2 and attach(model) == 0
     first, second = attachments(model)
     assert first.regularizer is not second.regularizer

@@ -80,9 +80,9 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
         existing = item.target.regularizer
         if existing is not None:
             existing = regularizers.bind(existing, item.target.layout) if not _is_bound(existing) else existing
-            _put(item.target, regularizers.Combined([existing, regularizer]))
+            put(item.target, regularizers.Combined([existing, regularizer]))
         else:
-            _put(item.target, regularizer)
+            put(item.target, regularizer)
     drop_compiled_steps(model)
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
 
@@ -110,7 +110,7 @@ def attach(model):
             continue
         bound = regularizers.bind(target.regularizer, target.layout)
         for part in bound.parts():
-            reason = part.structure.misfit(target.standard_shape)
+            reason = part.misfit(target.standard_shape)
             if reason is not None:
                 raise ValueError(
                     errors.message(
@@ -122,9 +122,11 @@ def attach(model):
                 )
         pending.append((target, bound))
     for target, bound in pending:
-        _put(target, bound)
+        put(target, bound)
     if pending:
         drop_compiled_steps(model)
+    for item in attachments(model):
+        item.regularizer.connect(model, item.target)
     return len(pending)
 
 
@@ -144,7 +146,7 @@ def detach(model):
     count = 0
     for target in found:
         if regularizers.parts_of(target.regularizer):
-            _put(target, _others(target.regularizer))
+            put(target, _others(target.regularizer))
             count += 1
     if count:
         drop_compiled_steps(model)
@@ -171,7 +173,7 @@ def _others(regularizer):
     return None if regularizers.parts_of(regularizer) else regularizer
 
 
-def _put(target, regularizer):
+def put(target, regularizer):
     """Sets a regularizer on a built layer: as attribute, so that it is saved, and on the variable, so that it acts."""
     tracker = target.layer._tracker
     tracker.unlock()

@@ -91,6 +91,14 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
                     structure=None,
                 )
             )
+        if any(a.regularizer.structure is None for a in parts):
+            raise ValueError(
+                errors.message(
+                    "Coupled penalties span several kernels and are pruned by `prune_groups(model)`.",
+                    "Call it first; it takes them off.",
+                    kernels=[a.target.name for a in parts if a.regularizer.structure is None][:5],
+                )
+            )
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
         names = {target.name for target, _, _ in chosen}
         left_out = [targets.LeftOut(t.name, "carries no penalty") for t in targets.find(model)[0] if t.name not in names]

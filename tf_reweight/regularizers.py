@@ -5,34 +5,12 @@ import warnings
 import keras
 from keras import ops
 
-from tf_reweight import errors, penalties, structures
+from tf_reweight import errors, penalties, stateful, structures
 from tf_reweight.targets import Layout
 
 
-class _StatefulRegularizer(keras.layers.Layer, keras.regularizers.Regularizer):
-    """A regularizer whose state Keras saves, restores and traces, because it is a layer as well.
-
-    A variable inside a plain `Regularizer` is baked into the compiled step on JAX and lost on save; one added to the host
-    layer breaks loading, since Dense and Conv save a fixed list of weights.
-    """
-
-    def __init__(self):
-        super().__init__(dtype="float32")
-        self.built = True
-
-    def build(self, *args, **kwargs):
-        self.built = True
-
-    def get_build_config(self):
-        return None
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Reweighted(_StatefulRegularizer):
+class Reweighted(stateful.StatefulRegularizer):
     """Penalises the groups of one kernel, each with a weight that follows its norm.
 
     Adds `strength * sum_g P_g * r_g` to the loss, where `r_g` is the norm of group g and the penalty weights `P` are
@@ -57,8 +35,8 @@ class Reweighted(_StatefulRegularizer):
     def __init__(self, structure="unstructured", strength=1e-5, penalty="log_sum", price=1.0, layout=None):
         structure = structures.get(structure)
         penalty = penalties.get(penalty)
-        _check_number("strength", strength, minimum=0.0)
-        _check_number("price", price, minimum=0.0, exclusive=True)
+        check_number("strength", strength, minimum=0.0)
+        check_number("price", price, minimum=0.0, exclusive=True)
         super().__init__()
         self.structure = structure
         self.strength = float(strength)
@@ -110,6 +88,13 @@ class Reweighted(_StatefulRegularizer):
             "layout": layout.get_config(),
         }
         return type(self)(**config)
+
+    def misfit(self, shape):
+        """Why a kernel of standard `shape` cannot carry this penalty, or None."""
+        return self.structure.misfit(shape)
+
+    def connect(self, model, target):
+        """Nothing to find in the model: all it needs is its own kernel (a coupled penalty needs others)."""
 
     def norms(self, kernel):
         """Group norms `(scopes, groups)`, float32, of the kernel in the layer's own order."""
@@ -167,7 +152,7 @@ class Reweighted(_StatefulRegularizer):
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Combined(_StatefulRegularizer):
+class Combined(stateful.StatefulRegularizer):
     """The sum of several regularizers on one kernel: two structures, or a structure and the layer's own L2.
 
     Args:
@@ -212,15 +197,16 @@ class Combined(_StatefulRegularizer):
 
 def parts_of(regularizer):
     """The `Reweighted` penalties inside any Keras regularizer; empty for those that are not ours."""
-    return regularizer.parts() if isinstance(regularizer, _StatefulRegularizer) else ()
+    return regularizer.parts() if isinstance(regularizer, stateful.StatefulRegularizer) else ()
 
 
 def bind(regularizer, layout):
     """A copy for one kernel of anything of ours; other regularizers are stateless and returned as they are."""
-    return regularizer.bind(layout) if isinstance(regularizer, _StatefulRegularizer) else regularizer
+    return regularizer.bind(layout) if isinstance(regularizer, stateful.StatefulRegularizer) else regularizer
 
 
-def _check_number(name, value, minimum, exclusive=False):
+def check_number(name, value, minimum, exclusive=False):
+    """Raises unless `value` is a finite number at or above (`exclusive`: above) `minimum`."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and value != float("inf")
     if not good or value < minimum or (exclusive and value == minimum):
         relation = ">" if exclusive else ">="

@@ -1,0 +1,228 @@
+"""The coupled penalty: one vector of penalty weights per coupled set, so that what it frees is what can be removed."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from tf_reweight import errors, penalties, regularizers, stateful, targets
+from tf_reweight.attachment import attachments, drop_compiled_steps, put
+from tf_reweight.coupling.pruning import removable
+from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
+from tf_reweight.coupling.sets import groups
+from tf_reweight.structures.base import safe_sqrt
+
+
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class Coupled(stateful.StatefulRegularizer):
+    """Penalises the groups of one coupled set, each with a weight that follows its norm over several variables.
+
+    Adds `strength * sum_g P_g * r_g` to the loss, with `r_g = sqrt(sum of squares of group g over the counted slices)`. It
+    sits on one kernel of the set, its anchor, and looks at the others. `regularize_coupled` makes it,
+    `callbacks.Reweighting` renews its weights, `prune_groups(model)` removes what it freed.
+
+    Args:
+        num_groups: groups in the set.
+        strength: the coefficient, >= 0; about the price of one surviving group in units of the loss.
+        penalty: name, config or `Penalty`.
+        criterion: which slices count; see `scores.counted_slices`.
+        price: factor on every penalty weight of this set, > 0.
+        position: which of the sets anchored at the kernel this is, counted from 0.
+    """
+
+    # Structures view one kernel; coupled groups span several, so `prune` leaves them to `prune_groups`.
+    structure = None
+    bound = True
+
+    def __init__(self, num_groups, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, position=0):
+        penalty = penalties.get(penalty)
+        check_criterion(criterion)
+        regularizers.check_number("strength", strength, minimum=0.0)
+        regularizers.check_number("price", price, minimum=0.0, exclusive=True)
+        super().__init__()
+        self.num_groups, self.position = num_groups, position
+        self.strength, self.price = float(strength), float(price)
+        self.penalty, self.criterion = penalty, criterion
+        # A plain object, so that Keras does not track the variables in it a second time.
+        self.item = self.anchor = None
+        self.penalty_weights = self.add_weight(
+            name="penalty_weights",
+            shape=(num_groups,),
+            initializer=keras.initializers.Constant(self.price),
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+        )
+        # The epsilon last used: `Reweighting` may set its own, and pruning asks for it, also after save and load.
+        self.epsilon = self.add_weight(
+            name="epsilon",
+            shape=(),
+            initializer=keras.initializers.Constant(getattr(penalty, "epsilon", 0.0)),
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+        )
+
+    @property
+    def negligible(self):
+        """Norm below which `prune_groups` removes a group of this set."""
+        return float(self.penalty.negligible(float(self.epsilon) if self.penalty.reweighted else None))
+
+    def parts(self):
+        """The reweighted penalties in here: itself."""
+        return (self,)
+
+    def bind(self, layout):
+        """Itself: it belongs to a set already."""
+        return self
+
+    def misfit(self, shape):
+        """None: it was made for its set."""
+
+    def connect(self, model, target):
+        """Finds its set again in a model that was loaded; `attach` and `callbacks.Reweighting` do it."""
+        if self.item is None:
+            anchored = _anchored(groups(model).sets, [target], trainable=False)
+            found = [item for item, anchor in anchored if anchor is not None]
+            if self.position >= len(found) or found[self.position].num_groups != self.num_groups:
+                raise ValueError(
+                    errors.message(
+                        f"The coupled penalty on {target.name} must find its {self.num_groups} groups in the model again.",
+                        "The model changed: `detach` it, and call `regularize_coupled` anew.",
+                        groups=[item.num_groups for item in found],
+                    )
+                )
+            self.join(found[self.position], target.variable)
+
+    def join(self, item, anchor):
+        """Sets the `CoupledSet` and the variable it sits on."""
+        self.item, self.anchor = item, _Reference(anchor)
+        return self
+
+    def norms(self, kernel):
+        """Group norms `(num_groups,)`, float32; `kernel` is the anchor's value."""
+        if self.item is None:
+            raise ValueError(
+                errors.message(
+                    "This coupled penalty must be connected to its model.",
+                    "After loading call `tf_reweight.attach(model)`, or fit with callbacks.Reweighting.",
+                    item=None,
+                )
+            )
+        squares = [
+            part.squared_norms(self.num_groups, kernel if part.variable is self.anchor.variable else None)
+            for part in counted_slices(self.item, self.criterion)
+        ]
+        return safe_sqrt(sum(squares))
+
+    def __call__(self, kernel):
+        """The penalty of the whole set: a float32 scalar."""
+        return self.strength * ops.sum(self.penalty_weights * self.norms(kernel) ** self.penalty.power)
+
+    def update(self, kernel, epsilon=None):
+        """Sets the penalty weights from the weights as they are now; a no-op for penalties that are never reweighted."""
+        norms = self.norms(kernel)
+        if self.penalty.reweighted:
+            if epsilon is not None:
+                self.epsilon.assign(epsilon)
+            self.penalty_weights.assign(self.price * self.penalty.weight(norms, epsilon))
+        return norms
+
+    def get_config(self):
+        return {
+            "num_groups": self.num_groups,
+            "strength": self.strength,
+            "penalty": self.penalty.serialize(),
+            "criterion": self.criterion,
+            "price": self.price,
+            "position": self.position,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reference:
+    """Hides a variable from Keras' tracking."""
+
+    variable: keras.Variable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CoupledPenalties:
+    """What `regularize_coupled` did: the penalties in force now, and what was left out with its reason."""
+
+    penalties: tuple[Coupled, ...]
+    left_out: tuple[targets.LeftOut, ...]
+
+    def __str__(self):
+        lines = [f"{penalty.item.name}: {penalty.num_groups} groups" for penalty in self.penalties]
+        lines += [f"{item.name}: left out, {item.reason}" for item in self.left_out]
+        return "\n".join(lines)
+
+
+def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0):
+    """Puts one reweighted penalty on each set of channels that go together, in place; outputs stay as they are.
+
+    Use it to get whole filters, heads and units to vanish. A filter's own norm is free before a BatchNorm, so a penalty on
+    it can shrink numbers without freeing anything; the default counts the kernels that make a channel, the gammas that
+    scale it and the kernels that read it.
+
+    Args:
+        model: a built Sequential or functional model.
+        strength: the coefficient, about the price of one surviving group in units of the loss.
+        penalty: name, config or `Penalty`.
+        criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights that make up a group's norm.
+        price: a number, or a function `CoupledSet -> number`: what a group costs relative to those of other sets.
+
+    Returns:
+        `CoupledPenalties`.
+
+    Raises:
+        TypeError, ValueError: for a subclassed model, one where nothing can be removed, a value out of range; the
+            model is then unchanged.
+
+    Example:
+        >>> regularize_coupled(model, strength=1e-3)
+        >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10)])
+        >>> prune_groups(model)
+        >>> model.fit(x, y, epochs=10)
+        >>> small = shrink(model)
+    """
+    coupled = removable(model)
+    made, left_out, positions = [], [], {}
+    for item, target in _anchored(coupled.sets, targets.find(model)[0], trainable=True):
+        if target is None:
+            left_out.append(targets.LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
+            continue
+        position = positions.get(target.name, 0)
+        positions[target.name] = position + 1
+        cost = price(item) if callable(price) else price
+        regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, position)
+        made.append((target, regularizer.join(item, target.variable)))
+    left_out += [targets.LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
+    if not made:
+        raise ValueError(
+            errors.message(
+                "At least one kernel must be trainable.", "Set `layer.trainable = True`.", left_out=[i.name for i in left_out]
+            )
+        )
+    for target, regularizer in made:
+        existing = target.regularizer
+        put(target, regularizer if existing is None else regularizers.Combined([existing, regularizer]))
+    drop_compiled_steps(model)
+    return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
+
+
+def coupled_penalties(model):
+    """The coupled penalties of a model."""
+    return [item.regularizer for item in attachments(model) if item.regularizer.structure is None]
+
+
+def _anchored(sets, found, trainable):
+    """Each set with the first of its kernels, among the targets given, that can carry a regularizer, or None."""
+    by_variable = {id(target.variable): target for target in found}
+    pairs = []
+    for item in sets:
+        makers = [s for s in item.slices if s.role in ("out", "scale") and id(s.variable) in by_variable]
+        anchors = [by_variable[id(s.variable)] for s in makers if s.variable.trainable or not trainable]
+        pairs.append((item, anchors[0] if anchors else None))
+    return pairs

@@ -1,0 +1,204 @@
+"""Zeroing whole coupled groups in place, and keeping them at zero through retraining."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from keras import ops
+
+from tf_reweight import allocation, errors
+from tf_reweight.attachment import attach, attachments, detach, drop_compiled_steps
+from tf_reweight.constraints import Mask
+from tf_reweight.coupling.scores import CRITERIA, check_criterion, group_norms, relative_scores
+from tf_reweight.coupling.sets import FrozenChannels, groups
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedSet:
+    """What was done to one coupled set; `rescued` counts groups kept only so that the set is not empty."""
+
+    name: str
+    kept_groups: int
+    num_groups: int
+    rescued: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupPruneReport:
+    """What `prune_groups` did: one entry per coupled set, and the channels that could not be touched with the reasons."""
+
+    sets: tuple[PrunedSet, ...]
+    frozen: tuple[FrozenChannels, ...]
+
+    @property
+    def kept_groups(self):
+        return sum(item.kept_groups for item in self.sets)
+
+    @property
+    def num_groups(self):
+        return sum(item.num_groups for item in self.sets)
+
+    @property
+    def sparsity(self):
+        """Fraction of the removable groups that are zero now."""
+        return 1.0 - self.kept_groups / self.num_groups
+
+    def to_dict(self):
+        return {
+            "sparsity": self.sparsity,
+            "sets": [dataclasses.asdict(item) for item in self.sets],
+            "frozen": [dataclasses.asdict(item) for item in self.frozen],
+        }
+
+    def __str__(self):
+        lines = [f"{self.kept_groups} of {self.num_groups} removable groups kept."]
+        for item in self.sets:
+            rescued = f", {item.rescued} of them only so that the set is not empty" if item.rescued else ""
+            lines.append(f"      {item.name}: {item.kept_groups} of {item.num_groups} kept{rescued}")
+        lines += [f"      {item.name}: frozen, {'; '.join(item.reasons[:3])}" for item in self.frozen]
+        return "\n".join(lines)
+
+
+def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=1):
+    """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
+
+    After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm
+    became negligible. The zeros are held by constraints through any further training, and penalties are taken off. At least
+    `minimum` groups of each set stay.
+
+    Args:
+        model: a built Sequential or functional model.
+        sparsity: fraction of the removable groups to zero, in [0, 1); None asks the penalties.
+        scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
+        criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups.
+        minimum: groups every set keeps, >= 1.
+
+    Returns:
+        `GroupPruneReport`.
+
+    Raises:
+        ValueError, TypeError: for a value out of range, a subclassed model, or a model where nothing can be removed; the
+            model is then unchanged.
+
+    Example:
+        >>> prune_groups(model, sparsity=0.5)
+        >>> model.fit(x, y, epochs=5)
+        >>> small = shrink(model)
+    """
+    if sparsity is not None:
+        allocation.check_sparsity(sparsity)
+    check_criterion(criterion)
+    if scope not in ("model", "set"):
+        raise ValueError(errors.unknown("scope", scope, ("model", "set")))
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 1:
+        raise ValueError(errors.message("`minimum` must be an integer >= 1.", "A layer needs a channel.", minimum=minimum))
+    coupled = removable(model)
+    if sparsity is None:
+        scores, keeps = _freed(model, coupled)
+    else:
+        scores = [relative_scores(item, criterion) for item in coupled.sets]
+        rows = [score[None] for score in scores]
+        ones = [np.ones(row.shape, "int64") for row in rows]
+        keeps = [k[0] for k in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
+    report = zero_groups(model, coupled, keeps, scores, minimum)
+    detach(model)
+    return report
+
+
+def _freed(model, coupled):
+    """Norms as the penalties see them, and keep flags: False where a norm became negligible. Sets without one stay whole."""
+    attach(model)
+    penalties = [item.regularizer for item in attachments(model) if item.regularizer.structure is None]
+    if not penalties:
+        raise ValueError(
+            errors.message(
+                "Expected a model with a coupled penalty on it, or a `sparsity`.",
+                "Call `regularize_coupled` and train first, or pass sparsity= for magnitude pruning.",
+                sparsity=None,
+            )
+        )
+    # The analysis is deterministic: a set has the same labels each time.
+    by_labels = {tuple(penalty.item.labels): penalty for penalty in penalties}
+    scores, keeps = [], []
+    for item in coupled.sets:
+        penalty = by_labels.get(tuple(item.labels))
+        norms = group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion)
+        scores.append(np.asarray(ops.convert_to_numpy(norms), "float64"))
+        keeps.append(np.ones(item.num_groups, bool) if penalty is None else scores[-1] > penalty.negligible)
+    return scores, keeps
+
+
+def removable(model):
+    """`groups(model)`, refusing a model where nothing can be removed."""
+    coupled = groups(model)
+    if not coupled.sets:
+        raise ValueError(
+            errors.message(
+                "Expected a model with channels that can be removed.",
+                "; ".join(f"{item.name}: {item.reasons[0]}" for item in coupled.frozen[:5]) or "It has no hidden channels.",
+                model=model.name,
+            )
+        )
+    return coupled
+
+
+def zero_groups(model, coupled, keeps, scores, minimum=1):
+    """Zeroes the groups with `keep == False` and holds them; sets that would be emptied keep their best groups.
+
+    Args:
+        coupled: `groups(model)`.
+        keeps: one bool array `(num_groups,)` per set.
+        scores: one array `(num_groups,)` per set, by which the best are found.
+    """
+    done, masks = [], {}
+    for item, keep, score in zip(coupled.sets, keeps, scores):
+        keep, rescued = allocation.keep_at_least(keep, score, np.ones(len(score), "int64"), minimum)
+        if rescued:
+            warnings.warn(
+                f"Too many groups of {item.name} were to be removed; the best {int(keep.sum())} were kept.", stacklevel=3
+            )
+        done.append(PrunedSet(item.name, int(keep.sum()), item.num_groups, rescued))
+        _add_masks(masks, item, keep)
+    for variable, mask in masks.values():
+        hold(variable, mask)
+    drop_compiled_steps(model)
+    return GroupPruneReport(tuple(done), coupled.frozen)
+
+
+def hold_groups(model):
+    """Holds the groups that are wholly zero now through further training, for example after loading a pruned model.
+
+    Returns:
+        The number of groups held.
+    """
+    coupled = groups(model)
+    count, masks = 0, {}
+    for item in coupled.sets:
+        squares = sum(s.squared_norms(item.num_groups) for s in item.slices if s.role != "state")
+        keep = ops.convert_to_numpy(squares) > 0
+        count += int((~keep).sum())
+        _add_masks(masks, item, keep)
+    for variable, mask in masks.values():
+        hold(variable, mask)
+    drop_compiled_steps(model)
+    return count
+
+
+def hold(variable, mask):
+    """Sets a variable to zero where `mask` is False, and keeps it there by a constraint."""
+    inner = variable.constraint
+    if isinstance(inner, Mask):
+        mask = mask & inner.as_numpy()
+        inner = inner.inner
+    variable.constraint = Mask(mask, inner)
+    variable.assign(variable.constraint(variable.value))
+
+
+def _add_masks(masks, item, keep):
+    if keep.all():
+        return
+    for part in item.slices:
+        if part.role == "state":
+            continue
+        variable, mask = masks.get(id(part.variable), (part.variable, np.ones(tuple(part.variable.shape), bool)))
+        masks[id(part.variable)] = (variable, mask & part.mask(keep))

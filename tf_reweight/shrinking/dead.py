@@ -1,0 +1,165 @@
+"""Which groups can go without changing what the model computes, by proof from the weights and not by sampling."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight.coupling.graph import is_graph, walk
+
+# Relative spread below which a constant channel is the same number everywhere; float noise between positions.
+_SAME = 1e-6
+
+
+@dataclasses.dataclass(eq=False)
+class Verdict:
+    """What is dead.
+
+    Attributes:
+        roots: labels of the groups that can go.
+        folds: mapping `(id(layer), root)` to what the constant of that group adds to the layer's bias, float64 `(out,)`.
+        kept: mapping of root to the reason why a group that no longer depends on the input stays.
+    """
+
+    roots: set
+    folds: dict
+    kept: dict
+
+
+def dead_groups(coupled, inputs):
+    """Finds the groups that are dead.
+
+    A group is dead if every kernel that reads it has zeros there, or reads a constant: one that no longer depends on the
+    model's input, because the slices that make it are zero and everything after acts on each channel alone. A constant
+    zero can go as it is, another is folded into the bias of the layer that reads it where that is exact.
+
+    Args:
+        coupled: `coupling.groups(model)`.
+        inputs: list of arrays, one per input tensor, on which the constants are read off.
+    """
+    examiner = _Examiner(coupled)
+    walk(coupled.model, inputs, examiner.visit)
+    return examiner.verdict()
+
+
+class _Examiner:
+    """Runs the model operation by operation and follows which channels are independent of its input."""
+
+    def __init__(self, coupled):
+        self.labels = coupled.trace.labels
+        self.steps = iter(coupled.trace.steps)
+        self.candidates = {int(root) for item in coupled.sets for root in item.labels}
+        self.mixed = self.labels.mixed()
+        self.known = {}
+        self.roots = {}
+        self.zeros = {}
+        self.alive = set()
+        self.folds = {}
+        self.kept = {}
+
+    def visit(self, path, node, args, kwargs):
+        if is_graph(node.operation):
+            return walk(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self.visit, path + "/")
+        outputs = node.operation(*args, **kwargs)
+        step = next(self.steps)
+        values = [item for item, symbol in zip(
+            keras.tree.flatten((args, kwargs)), keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+        ) if isinstance(symbol, keras.KerasTensor)]  # fmt: skip
+        ranges = {}
+        for signal, value in zip(step.inputs, values):
+            ranges[id(signal)] = (signal, value)
+        for read in step.reads:
+            self._examine(read, ranges)
+        for signal in step.outputs:
+            self.known[id(signal)] = self._known_of(step, signal, ranges)
+        return outputs
+
+    def verdict(self):
+        dead = self.candidates - self.alive
+        folds = {key: delta for key, delta in self.folds.items() if key[1] in dead}
+        return Verdict(dead, folds, {root: reason for root, reason in self.kept.items() if root in self.alive})
+
+    def _known_of(self, step, signal, ranges):
+        """Roots of a tensor that do not depend on the model's input."""
+        roots = self._roots(signal.labels)
+        inputs = [(s, self._roots(s.labels), self.known.get(id(s), set())) for s in step.inputs]
+        known = roots & _everywhere([(held, constant) for _, held, constant in inputs]) if not step.mixes else set()
+        known |= roots & _everywhere([(self._roots(entry.labels), self._zero_roots(entry)) for entry in step.makers])
+        if step.product:
+            for source, _, constant in inputs:
+                known |= {root for root in constant & roots - known if self._bounds(root, *ranges[id(source)])[2] == 0}
+        return known
+
+    def _examine(self, read, ranges):
+        for root in self._roots(read.entry.labels) - self.alive - self._zero_roots(read.entry):
+            if read.source is None:
+                ok = bool(read.zero_if) and root in _everywhere(
+                    [(self._roots(entry.labels), self._zero_roots(entry)) for entry in read.zero_if]
+                )
+            elif root in self.mixed or root not in self.known.get(id(read.source), ()):
+                ok = False
+            else:
+                ok = self._is_constant_removable(read, root, ranges)
+            if not ok:
+                self.alive.add(root)
+
+    def _is_constant_removable(self, read, root, ranges):
+        signal, value = ranges[id(read.source)]
+        low, high, largest = self._bounds(root, signal, value)
+        if largest == 0:
+            return True
+        if not read.foldable or signal.varying_axis is None:
+            self.kept[root] = f"{read.entry.name} reads a constant that cannot be folded into its bias exactly"
+            return False
+        if np.any(high - low > _SAME * np.maximum(1.0, np.abs(high))):
+            self.kept[root] = f"{read.entry.name} reads a constant that varies over positions (a border of zeros)"
+            return False
+        delta = _contribution(read, self._places(read.entry.labels, root), low)
+        previous = self.folds.setdefault((id(read.layer), root), delta)
+        if not np.allclose(previous, delta, rtol=1e-5, atol=1e-7):
+            self.kept[root] = f"{read.layer.name} is shared and reads different constants"
+            return False
+        return True
+
+    def _bounds(self, root, signal, value):
+        """Smallest and largest value of each channel of a root, `(channels,)`, and the largest magnitude of all."""
+        value = np.asarray(ops.convert_to_numpy(value), "float64")
+        axis = signal.varying_axis
+        if axis is not None:
+            value = np.take(value, self._places(signal.labels, root), axis=axis + 1)
+            value = np.moveaxis(value, axis + 1, 0).reshape(value.shape[axis + 1], -1)
+        else:
+            value = value.reshape(1, -1)
+        return value.min(axis=1), value.max(axis=1), float(np.abs(value).max(initial=0.0))
+
+    def _places(self, labels, root):
+        return np.flatnonzero(self.labels.roots(labels).ravel() == root)
+
+    def _roots(self, labels):
+        """The candidates among labels; arrays of the trace live as long as it does, so their ids are keys."""
+        if id(labels) not in self.roots:
+            self.roots[id(labels)] = set(np.unique(self.labels.roots(labels)).tolist()) & self.candidates
+        return self.roots[id(labels)]
+
+    def _zero_roots(self, entry):
+        """The candidates whose slices along this axis of the variable are all zero."""
+        if id(entry) not in self.zeros:
+            values = np.abs(np.asarray(ops.convert_to_numpy(ops.cast(entry.variable.value, "float32"))))
+            others = tuple(axis for axis in range(values.ndim) if axis != entry.axis)
+            living = values.max(axis=others, initial=0.0) > 0
+            self.zeros[id(entry)] = self._roots(entry.labels) - set(self.labels.roots(entry.labels)[living].tolist())
+        return self.zeros[id(entry)]
+
+
+def _everywhere(pairs):
+    """What is in the second set of a pair wherever it is in the first, and is in one at least."""
+    held = set().union(*(some for some, _ in pairs))
+    return held - set().union(*(some - good for some, good in pairs))
+
+
+def _contribution(read, places, constants):
+    """What constant input channels add to each output of a dense or convolution kernel, float64 `(out,)`."""
+    kernel = np.asarray(ops.convert_to_numpy(ops.cast(read.entry.variable.value, "float32")), "float64")
+    kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)  # over the spatial axes; (in, out)
+    return constants @ kernel[places]

@@ -1,0 +1,143 @@
+"""From a pruned model to a smaller one."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.coupling.scores import CRITERIA, group_norms
+from tf_reweight.coupling.sets import FrozenChannels, groups
+from tf_reweight.shrinking import verify
+from tf_reweight.shrinking.dead import dead_groups
+from tf_reweight.shrinking.rebuild import Rebuilder, own_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrunkSet:
+    """One coupled set: how many groups it had and has, and why dead ones stayed."""
+
+    name: str
+    kept_groups: int
+    num_groups: int
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkReport:
+    """What `shrink` did.
+
+    Attributes:
+        parameters_before: weights of the large model.
+        parameters_after: weights of the small one.
+        sets: one entry per coupled set.
+        frozen: channels that can never be removed, with the reasons.
+        difference: largest difference of the outputs, in units of their scale.
+    """
+
+    parameters_before: int
+    parameters_after: int
+    sets: tuple[ShrunkSet, ...]
+    frozen: tuple[FrozenChannels, ...]
+    difference: float
+
+    @property
+    def removed_groups(self):
+        return sum(item.num_groups - item.kept_groups for item in self.sets)
+
+    def to_dict(self):
+        return {
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "removed_groups": self.removed_groups,
+            "difference": self.difference,
+            "sets": [dataclasses.asdict(item) for item in self.sets],
+            "frozen": [dataclasses.asdict(item) for item in self.frozen],
+        }
+
+    def __str__(self):
+        lines = [
+            f"{self.parameters_before:,} -> {self.parameters_after:,} parameters; {self.removed_groups} groups removed; "
+            f"outputs differ by {self.difference:.1e} of their scale."
+        ]
+        for item in self.sets:
+            notes = f" ({'; '.join(item.notes)})" if item.notes else ""
+            lines.append(f"      {item.name}: {item.num_groups} -> {item.kept_groups}{notes}")
+        lines += [f"      {item.name}: frozen, {'; '.join(item.reasons[:3])}" for item in self.frozen]
+        return "\n".join(lines)
+
+
+def shrink(model, multiple_of=1, inputs=None, return_report=False):
+    """A plain, smaller Keras model without the groups that are dead, with the same outputs.
+
+    A group is dead when every kernel that reads it holds zeros there, or when what makes it is zero: `prune_groups` leaves
+    both, filter pruning the second. A constant that such a channel still emits (relu of a BatchNorm's beta) is folded
+    into the next bias where that is exact; elsewhere the group stays and the report says so. The outputs of both models
+    are always compared. The large model is unchanged.
+
+    Args:
+        model: a built Sequential or functional model, masked or with penalties; these are left behind.
+        multiple_of: keep the best of the dead groups, so that the number of channels is a multiple; int8 kernels like 16.
+        inputs: a real batch to compare on, in the structure the model is called with; by default random numbers of
+            the inputs' shapes.
+        return_report: whether to return `(model, ShrinkReport)`.
+
+    Returns:
+        A new `keras.Model` with the layers' names kept, compiled like the large one (with a fresh optimizer).
+
+    Raises:
+        ShrinkError: when the outputs differ by more than float noise.
+        TypeError: for a subclassed model.
+        ValueError: for a model that is not built, or a value out of range.
+
+    Example:
+        >>> prune_groups(model, sparsity=0.5)
+        >>> small = shrink(model, multiple_of=8)
+    """
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+        raise ValueError(errors.message("`multiple_of` must be an integer >= 1.", "1, 8 or 16.", multiple_of=multiple_of))
+    coupled = groups(model)
+    batch = verify.random_inputs(coupled) if inputs is None else [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+    verdict = dead_groups(coupled, batch)
+    dead, done = set(verdict.roots), []
+    for item in coupled.sets:
+        kept, notes = _revive(item, dead, multiple_of)
+        stayed = sorted({reason for root, reason in verdict.kept.items() if root in set(item.labels.tolist())})
+        done.append(ShrunkSet(item.name, kept, item.num_groups, tuple(notes + stayed)))
+    folds = {key: delta for key, delta in verdict.folds.items() if key[1] in dead}
+    small = Rebuilder(coupled.trace, dead, folds).model(model)
+    result = verify.check(model, small, batch)
+    _compile_like(small, model)
+    report = ShrinkReport(_count(model), _count(small), tuple(done), coupled.frozen, result.relative)
+    return (small, report) if return_report else small
+
+
+def _revive(item, dead, multiple_of):
+    """Takes back the best dead groups of a set, so that one stays and the counts are multiples; changes `dead`."""
+    gone = np.isin(item.labels, list(dead))
+    kept, notes = int((~gone).sum()), []
+    step = multiple_of // math.gcd(multiple_of, item.channels_per_group)
+    wanted = min(item.num_groups, max(1, math.ceil(kept / step)) * step if kept else 1)
+    if not kept:
+        notes.append("every group was dead: the best one is kept")
+        wanted = min(item.num_groups, step)
+    if wanted > kept:
+        norms = np.where(gone, ops.convert_to_numpy(group_norms(item, CRITERIA[0])), -1.0)
+        best = np.argsort(-norms, kind="stable")[: wanted - kept]
+        dead.difference_update(item.labels[best].tolist())
+        if kept:
+            notes.append(f"{wanted - kept} dead groups kept for a multiple of {multiple_of}")
+    return wanted, notes
+
+
+def _count(model):
+    """Weights of a model, each variable once, without those of penalties."""
+    return sum(int(np.prod(variable.shape)) for variable in own_weights(model))
+
+
+def _compile_like(small, model):
+    config = model.get_compile_config() if model.compiled else None
+    if config:
+        small.compile_from_config(config)

@@ -1,0 +1,96 @@
+"""Comparing two models on inputs of the real shape."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.coupling.graph import graph_of
+from tf_reweight.shrinking.rebuild import ShrinkError
+
+# Size taken for an axis of unknown length, and examples per batch.
+_UNKNOWN_SIZE = 32
+_BATCH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Largest difference of two models' outputs, and the largest output, on the same inputs."""
+
+    difference: float
+    scale: float
+
+    @property
+    def relative(self):
+        """The difference in units of the outputs' scale."""
+        return self.difference / self.scale if self.scale > 0 else self.difference
+
+
+def random_inputs(coupled, seed=0):
+    """One random batch per input tensor: standard normal numbers, or integers every embedding knows.
+
+    Raises:
+        ValueError: for inputs that cannot be made up, such as strings.
+    """
+    rng = np.random.default_rng(seed)
+    tables = [
+        step.operation.input_dim for step in coupled.trace.steps if isinstance(step.operation, keras.layers.Embedding)
+    ]
+    arrays = []
+    for tensor in keras.tree.flatten(graph_of(coupled.model).inputs):
+        shape = [_BATCH] + [_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if "int" in dtype:
+            arrays.append(rng.integers(0, min(tables, default=2), shape).astype(dtype))
+        elif dtype == "bool":
+            arrays.append(rng.random(shape) < 0.5)
+        elif "float" in dtype:
+            arrays.append(ops.cast(rng.normal(size=shape).astype("float32"), dtype))
+        else:
+            raise ValueError(
+                errors.message("Inputs of numbers can be made up, others not.", "Pass `inputs`, a real batch.", dtype=dtype)
+            )
+    return arrays
+
+
+def compare(model, other, inputs):
+    """Runs both models on the same inputs.
+
+    Args:
+        inputs: list of arrays, one per input tensor.
+    """
+    outputs = [
+        keras.tree.flatten(m(keras.tree.pack_sequence_as(graph_of(m).input, inputs), training=False)) for m in (model, other)
+    ]
+    difference = scale = 0.0
+    for first, second in zip(*outputs):
+        first, second = (np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64") for x in (first, second))
+        if first.shape != second.shape:
+            return Comparison(float("inf"), float(np.abs(first).max(initial=0.0)))
+        # np.maximum, since Python's max drops a NaN.
+        difference = float(np.maximum(difference, np.abs(first - second).max(initial=0.0)))
+        scale = float(np.maximum(scale, np.abs(first).max(initial=0.0)))
+    return Comparison(difference if np.isfinite(difference + scale) else float("inf"), scale)
+
+
+def tolerance_of(model):
+    """Largest relative difference that is float noise at the model's precision."""
+    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
+    return 2e-2 if policies & {"float16", "bfloat16"} else 1e-4
+
+
+def check(model, other, inputs):
+    """`compare`, raising `ShrinkError` with both figures when the models differ by more than float noise."""
+    result, limit = compare(model, other, inputs), tolerance_of(model)
+    if not result.relative <= limit:
+        raise ShrinkError(
+            errors.message(
+                f"Both models must give the same outputs within {limit:g} of the outputs' scale.",
+                "The model is refused; the large one is unchanged.",
+                difference=result.difference,
+                scale=result.scale,
+            )
+        )
+    return result
