@@ -141,8 +141,17 @@ def load(source, overrides=()):
         values, origin = dict(source), "the configuration"
     else:
         values, origin = _read(pathlib.Path(source)), str(source)
+    config = _validated(values, origin)
+    if not overrides:
+        return config
+    # Overrides act on the resolved configuration, so that they reach into defaults the file does not spell out.
+    values = config.model_dump(mode="json")
     for override in overrides:
         values = _overridden(values, override)
+    return _validated(values, "--set")
+
+
+def _validated(values, origin):
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:

@@ -1,0 +1,76 @@
+"""Every key is checked before work starts, and every message says what to type instead."""
+
+import pathlib
+
+import pytest
+import yaml
+
+from tf_reweight import config
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_named_after_their_file(path):
+    assert config.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_resolved_yaml_reads_back_equal(path):
+    resolved = config.load(path)
+    assert config.load(yaml.safe_load(resolved.to_yaml())) == resolved
+
+
+def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
+    resolved = config.load(
+        {"name": "a"}, ["train.epochs=3", "regularize.rules.0.strength=1e-3", "data.name=mnist", "export.precisions=[int8]"]
+    )
+    assert resolved.train.epochs == 3 and resolved.data.name == "mnist"
+    assert resolved.export.precisions == ["int8"]
+    assert resolved.regularize.rules[0].strength == 1e-3 and resolved.regularize.rules[0].structure == "unstructured"
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"trian": {}}, "Did you mean 'train'"),
+        ({"train": {"epoch": 3}}, "Did you mean 'train.epochs'"),
+        ({"regularize": {"rules": [{"strenght": 1}]}}, "Did you mean 'regularize.rules.0.strength'"),
+        ({"train": {"epochs": -1}}, "greater than or equal to 0"),
+        ({"train": {"epochs": "many"}}, "`train.epochs`"),
+        ({"train": {"learning_rate": 0}}, "greater than 0"),
+        ({"regularize": {"rules": []}}, "at least 1 item"),
+        ({"regularize": {"rules": [{"structure": "filtr"}]}}, "Did you mean 'filter'"),
+        ({"regularize": {"penalty": {"name": "log_sum", "epsilon": -1}}}, "`epsilon` must be a number > 0"),
+        ({"prune": {"sparsity": 80}}, "less than 1"),
+        ({"prune": {"sparsity": 0.5, "threshold": 0.1}}, "not both"),
+        ({"export": {"precisions": ["int7"]}}, "'int8'"),
+        ({"data": {"validation": 0}}, "greater than 0"),
+        ({"name": "no/slashes"}, "pattern"),
+    ],
+)
+def test_bad_values_are_explained(values, words):
+    with pytest.raises(ValueError, match="Received: ") as raised:
+        config.load(values)
+    assert words in str(raised.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ValueError) as raised:
+        config.load({"trian": {}, "train": {"epochs": -1}})
+    assert "trian" in str(raised.value) and "train.epochs" in str(raised.value)
+
+
+@pytest.mark.parametrize("text, words", [("a: [", "readable YAML"), ("- 1\n- 2", "hold a mapping"), ("", "hold a mapping")])
+def test_bad_files_are_explained(text, words, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        config.load(path)
+
+
+def test_missing_file_and_bad_override_are_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="must be an existing YAML file"):
+        config.load(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="key=value"):
+        config.load({}, ["train.epochs"])

@@ -1,0 +1,148 @@
+"""The main job on embedded data, small enough for a test: every stage, every figure, resumed and refused."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tf_reweight as tfr
+from tf_reweight import main, workflow
+
+TINY = {
+    "name": "tiny",
+    "train": {"epochs": 3},
+    "regularize": {"rules": [{"structure": "unstructured", "strength": 1e-4}], "rounds": 2, "every": 2},
+    "retrain": {"epochs": 2},
+    "export": {"precisions": ["float32", "int8"], "latency_runs": 3, "representative": 64, "verify": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole run, shared by the tests that look at it."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    console = Console(record=True, width=160, quiet=True)
+    return workflow.compress(TINY, out=out, console=console, command="tf-reweight compress"), out
+
+
+def test_the_run_folder_holds_everything(finished):
+    figures, out = finished
+    for name in ("config.yaml", "environment.json", "report.json", "dense.keras", "retrained.keras"):
+        assert (out / name).is_file(), name
+    assert {file["name"] for file in figures["files"]} == {
+        "dense_float32.tflite", "dense_int8.tflite", "pruned_float32.tflite", "pruned_int8.tflite"
+    }  # fmt: skip
+    assert all((out / file["name"]).stat().st_size == file["num_bytes"] for file in figures["files"])
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(figures))
+
+
+def test_parity_of_the_chain(finished):
+    """Report == Keras model == file: accuracy and zeros are the same figure wherever they are counted."""
+    figures, out = finished
+    model = keras.saving.load_model(out / "retrained.keras")
+    data = tfr.data.load("digits")
+    retrained = figures["stages"][-1]
+    assert workflow.accuracy(model, *data.test) == pytest.approx(retrained["test_accuracy"])
+    zeros = sum(zero for zero, _ in tfr.sparsity(model).values())
+    assert figures["num_weights"] - figures["num_nonzero"] == zeros
+    by_name = {file["name"]: file for file in figures["files"]}
+    assert by_name["pruned_float32.tflite"]["test_accuracy"] == pytest.approx(retrained["test_accuracy"], abs=1e-6)
+    assert by_name["pruned_int8.tflite"]["test_accuracy"] == pytest.approx(retrained["test_accuracy"], abs=0.02)
+    assert by_name["pruned_int8.tflite"]["num_bytes"] < by_name["pruned_float32.tflite"]["num_bytes"]
+
+
+def test_every_figure_of_the_table_is_in_the_report(finished):
+    figures, _ = finished
+    assert [stage["name"] for stage in figures["stages"]] == ["dense", "regularized", "pruned", "retrained"]
+    for stage in figures["stages"]:
+        assert 0 <= stage["validation_accuracy"] <= 1 and stage["num_nonzero"] <= stage["num_weights"]
+    for file in figures["files"]:
+        assert {"test_accuracy", "num_bytes", "gzip_bytes", "latency_ms", "top1_agreement"} <= file.keys()
+    tables = tfr.report.run_tables(figures)
+    console = Console(record=True, width=160, quiet=True)
+    for table in tables:
+        console.print(table)
+    text = console.export_text()
+    assert f"{figures['num_nonzero']:,}" in text and "pruned_int8.tflite" in text
+
+
+def test_the_same_call_continues_and_another_run_is_refused(finished):
+    figures, out = finished
+    console = Console(record=True, width=160, quiet=True)
+    again = workflow.compress(TINY, out=out, console=console)
+    assert "done before" in console.export_text()
+    assert again["stages"] == figures["stages"]
+    with pytest.raises(ValueError, match="run folder must be new"):
+        workflow.compress({**TINY, "seed": 1}, out=out, console=Console(quiet=True))
+
+
+def test_dry_run_names_kernels_and_reasons(capsys):
+    plan = workflow.plan({"regularize": {"rules": [{"structure": "filter"}]}})
+    assert plan["kernels"] and any("output layer" in item["reason"] for item in plan["left_out"])
+    overrides = ["--set", "regularize.rules=[{structure: filter}]"]
+    assert main.console(["compress", "--config", "configs/quickstart.yaml", "--dry_run", *overrides]) == 0
+    assert "output layer" in capsys.readouterr().out
+
+
+def test_command_line_on_a_finished_run(finished, capsys):
+    _, out = finished
+    assert main.console(["report", str(out / "retrained.keras")]) == 0
+    assert "kernels" in capsys.readouterr().out
+    assert main.console(["report", str(out / "retrained.keras"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_nonzero"] > 0
+    assert main.console(["inspect", str(out / "pruned_int8.tflite")]) == 0
+    assert "CONV_2D" in capsys.readouterr().out
+    assert main.console(["benchmark", str(out / "dense_float32.tflite"), str(out / "pruned_int8.tflite"), "--runs", "3"]) == 0
+    assert "pruned_int8" in capsys.readouterr().out
+
+
+def test_your_own_model_and_data(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.random((120, 5)).astype("float32")
+    y = (x.sum(1) > 2.5).astype("int32")
+    data = tfr.data.Dataset("mine", (x[:80], y[:80]), (x[80:100], y[80:100]), (x[100:], y[100:]), 2, ("low", "high"))
+    layers = [keras.Input((5,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(2)]
+    figures = workflow.compress(
+        {**TINY, "name": "mine", "regularize": {"rules": [{"structure": "neuron"}], "rounds": 1, "every": 2}},
+        model=keras.Sequential(layers), data=data, out=tmp_path / "mine", console=Console(quiet=True),
+    )  # fmt: skip
+    assert [kernel["structure"] for kernel in figures["kernels"]] == ["neuron"]
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (["comprss"], 2, "Did you mean 'compress'"),
+        (["compress"], 1, "needs --config FILE"),
+        (["compress", "--config", "none.yaml"], 1, "existing YAML file"),
+        (["compress", "--config", "configs/quickstart.yaml", "--set", "train.epoch=1"], 1, "Did you mean 'train.epochs'"),
+        (["compress", "--config", "configs/quickstart.yaml", "--set", "data.name=none.npz"], 1, "Received: "),
+        (["compress", "--config", "configs/quickstart.yaml", "--set", "model.name=none.keras"], 1, "Received: "),
+        (["compress", "--config", "configs/quickstart.yaml", "--set", "regularize.rules=[{layers: cnv}]"], 1, "Received: "),
+        (["compress", "--confg", "a"], 2, "confg"),
+        (["report"], 1, "Expected one MODEL.keras"),
+        (["report", "none.keras"], 1, "none.keras"),
+        (["inspect", "none.tflite"], 1, "none.tflite"),
+        (["benchmark"], 1, "at least one FILE.tflite"),
+    ],
+)
+def test_bad_input_is_explained_before_any_training(arguments, status, words, capsys, monkeypatch, tmp_path):
+    import pathlib
+
+    (tmp_path / "configs").symlink_to(pathlib.Path(__file__).parent.parent / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert main.console(arguments) == status
+    assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
+def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="one output per class, 10 for digits"):
+        workflow.compress(TINY, model=model, out=tmp_path / "a", console=Console(quiet=True))
+    wrong = keras.Sequential([keras.Input((9,)), keras.layers.Dense(10)])
+    with pytest.raises(ValueError, match="must take the data's inputs"):
+        workflow.compress(TINY, model=wrong, out=tmp_path / "a", console=Console(quiet=True))
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,139 @@
+"""Labelled arrays in three splits, from an embedded set, tensorflow-datasets, an .npz file or a folder of images."""
+
+import dataclasses
+
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.data import sources, splits
+
+# A test split carved out of one lump of data must be the same in every run, so it depends on neither `seed` nor `validation`.
+_TEST_FRACTION = 0.2
+_TEST_SEED = 20200413
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training, validation and test examples of one classification problem.
+
+    `validation` is for decisions (strength, stopping, which model), `test` for the final figures only.
+
+    Args:
+        name: where it came from.
+        train: pair `(x, y)`; `x` float32 `(batch, *input_shape)`, in [0, 1] for images, `y` int32 `(batch,)` in 0..num_classes - 1.
+        validation: the same, held out from training.
+        test: the same.
+        num_classes: number of classes.
+        class_names: one name per class.
+    """
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+    validation: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+    test: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+    num_classes: int
+    class_names: tuple[str, ...] = dataclasses.field(repr=False)
+
+    @property
+    def input_shape(self):
+        """Shape of one example, without the batch axis."""
+        return self.train[0].shape[1:]
+
+    def representative(self, num=256):
+        """Training inputs that stand for all of them, to calibrate int8 ranges.
+
+        Every class is in it, in proportion; the same examples at each call.
+
+        Args:
+            num: how many; all of the training inputs where there are fewer.
+
+        Returns:
+            float32 `(num, *input_shape)`.
+
+        Example:
+            >>> load("digits").representative(100).shape
+            (100, 8, 8, 1)
+        """
+        _check_count("num", num)
+        x, y = self.train
+        return x[splits.stratified_order(y, seed=0)[:num]]
+
+
+def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image_size=None):
+    """Reads a data set into memory and splits it for training, decisions and the final figures.
+
+    A validation split that the source brings along is used as it is; otherwise one is held out from training. So is a test split
+    (a fixed 20 % that no argument changes), and it never reaches training or validation. Splits keep each class's share.
+
+    Args:
+        name: `"digits"` (8x8, embedded in scikit-learn); a tensorflow-datasets name such as `"mnist"` or `"emnist/letters"`; an `.npz`
+            file with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`, `y_test`, or `x`, `y` alone; or a folder
+            of images, `train/<class>/*.png` with optional `validation/` and `test/`, or `<class>/*.png`.
+            uint8 and uint16 are scaled to [0, 1], other dtypes are taken as they are; grey images get a channel axis.
+        data_dir: where tensorflow-datasets keeps its data, an existing folder; what is prepared there is not downloaded again.
+            Other sources do not use it.
+        validation: fraction of the training examples held out, in (0, 1).
+        seed: which examples are held out, and which `limit` keeps.
+        limit: at most this many training examples, every class included; validation and test stay whole.
+        image_size: `(height, width)`, or one int for both, to which a folder's or tensorflow-datasets' images are resized.
+            Needed only where their sizes differ.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        ValueError: for an unknown name, labels that are missing or not 0..n-1, NaN or infinite inputs, arrays that do not
+            fit together, a class without examples, fewer than two classes, or an argument out of range.
+        FileNotFoundError: for a path, or a `data_dir`, that does not exist.
+
+    Example:
+        >>> data = load("digits")
+        >>> data.input_shape, data.num_classes, [len(y) for _, y in (data.train, data.validation, data.test)]
+        ((8, 8, 1), 10, [1293, 144, 360])
+    """
+    _check_arguments(validation, seed, limit)
+    image_size = _image_size(image_size)
+    found, class_names = sources.reader(name, data_dir, image_size)()
+    found = {split: splits.arrays(split, *found[split]) for split in sources.SPLITS if split in found}
+    class_names = class_names or splits.names_from_labels(found["train"][1])
+    if len(class_names) < 2:
+        raise ValueError(
+            errors.message(
+                "Expected at least two classes.", "There is nothing to tell apart in one.", name=name, classes=class_names
+            )
+        )
+    splits.check_splits(found, len(class_names))
+    if "test" not in found:
+        found["train"], found["test"] = splits.hold_out(*found["train"], _TEST_FRACTION, _TEST_SEED)
+    if "validation" not in found:
+        found["train"], found["validation"] = splits.hold_out(*found["train"], validation, seed)
+    if limit is not None:
+        found["train"] = splits.limited(*found["train"], limit, seed)
+    return Dataset(str(name), num_classes=len(class_names), class_names=tuple(class_names), **found)
+
+
+def _check_arguments(validation, seed, limit):
+    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
+        fix = "It is the fraction of the training examples held out, for example 0.1."
+        raise ValueError(errors.message("`validation` must be in (0, 1).", fix, validation=validation))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(errors.message("`seed` must be an int >= 0.", "For example 0.", seed=seed))
+    if limit is not None:
+        _check_count("limit", limit)
+
+
+def _check_count(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(errors.message(f"`{name}` must be an int >= 1.", "It counts examples.", **{name: value}))
+
+
+def _image_size(image_size):
+    """`(height, width)` or None."""
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+        raise ValueError(
+            errors.message("`image_size` must be an int or [height, width].", "For example [96, 96].", image_size=image_size)
+        )
+    return tuple(size)

@@ -1,0 +1,176 @@
+"""Small classifiers to start from, and the user's own `.keras` file."""
+
+import pathlib
+
+import keras
+
+from tf_reweight import errors
+
+L = keras.layers
+
+
+def names():
+    """Names `build` and `load` know.
+
+    Example:
+        >>> names()
+        ['ds_cnn', 'lenet300_100', 'lenet5', 'resnet20', 'small_cnn']
+    """
+    return sorted(_BUILDERS)
+
+
+def build(name, input_shape=None, num_classes=10):
+    """A new classifier with random weights; its output are logits `(batch, num_classes)`.
+
+    Logits rather than probabilities: an int8 file spends its 256 steps on what tells classes apart.
+
+    Args:
+        name: `"lenet5"` (Caffe's: 20-50-500-10, 430,500 weights on MNIST), `"lenet300_100"` (266,200 on MNIST), `"resnet20"`
+            (CIFAR's), `"ds_cnn"` (depthwise separable, for phones) or `"small_cnn"` (8x8 images and up).
+        input_shape: `(height, width, channels)`; default: what the name was made for.
+        num_classes: number of classes, >= 2.
+
+    Returns:
+        A functional `keras.Model` with named layers, not compiled.
+
+    Raises:
+        ValueError: for an unknown name, or an input that is no image or too small.
+
+    Example:
+        >>> build("lenet5").count_params()
+        431080
+    """
+    if name not in _BUILDERS:
+        raise ValueError(errors.unknown("model", name, names()))
+    make, default, smallest = _BUILDERS[name]
+    shape = tuple(default if input_shape is None else input_shape)
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape) or min(shape[:2]) < smallest:
+        raise ValueError(
+            errors.message(
+                f"{name!r} takes images (height, width, channels) of at least {smallest} x {smallest}.",
+                f"It was made for {default}; choose another of {names()}, or resize the images.",
+                input_shape=shape,
+            )
+        )
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
+        raise ValueError(errors.message("`num_classes` must be an int >= 2.", "Count the classes.", num_classes=num_classes))
+    inputs = keras.Input(shape, name="image")
+    return keras.Model(inputs, L.Dense(num_classes, name="logits")(make(inputs)), name=name)
+
+
+def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
+    """A model of `build` by its name, or a `.keras` file by its path.
+
+    Args:
+        name_or_path: a name, or the path of a file that ends in `.keras`.
+        input_shape: for a name: the shape to build for. Of a file it is what must fit.
+        num_classes: the same, for the outputs.
+        custom_objects: of a file: its own classes and functions by name, as `keras.saving.load_model` takes them.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for an unknown name, a file that cannot be read, or a model that does not fit.
+    """
+    text = str(name_or_path)
+    if not isinstance(name_or_path, pathlib.Path) and pathlib.Path(text).suffix == "" and "/" not in text:
+        return build(text, input_shape, 10 if num_classes is None else num_classes)
+    path = pathlib.Path(text).expanduser()
+    if path.suffix != ".keras":
+        fix = f"Save it with model.save('model.keras'), or use one of {names()}."
+        raise ValueError(errors.message("A model file must end in .keras.", fix, model=text))
+    if not path.is_file():
+        raise FileNotFoundError(errors.message("The model file must exist.", "Check the path.", model=text))
+    model = _read(path, custom_objects)
+    _check_fit(model, text, input_shape, num_classes)
+    return model
+
+
+def _read(path, custom_objects):
+    try:
+        return keras.saving.load_model(path, custom_objects=custom_objects)
+    except Exception as error:  # Keras raises whatever its parts raise: zip, JSON, shape and type errors alike.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        fix = "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first."
+        expected = (
+            f"The model file must load with keras.saving.load_model; it says: {(lines or [type(error).__name__])[0][:300]}"
+        )
+        raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=str(path))) from error
+
+
+def _check_fit(model, text, input_shape, num_classes):
+    for what, tensors, wanted in (("input", model.inputs, input_shape), ("output", model.outputs, num_classes)):
+        if wanted is None or tensors is None or len(tensors) != 1:
+            continue
+        shape = tuple(tensors[0].shape[1:])
+        wanted = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+        if len(shape) != len(wanted) or any(have not in (None, want) for have, want in zip(shape, wanted)):
+            raise ValueError(
+                errors.message(
+                    f"The model's {what} must have the data's shape {wanted}.", "Choose data or model to match.",
+                    model=text, shape=shape,
+                )
+            )  # fmt: skip
+
+
+def _lenet5(x):
+    for number, filters in enumerate((20, 50), 1):
+        x = L.Conv2D(filters, 5, activation="relu", name=f"conv{number}")(x)
+        x = L.MaxPooling2D(name=f"pool{number}")(x)
+    return L.Dense(500, activation="relu", name="dense1")(L.Flatten(name="flatten")(x))
+
+
+def _lenet300_100(x):
+    x = L.Flatten(name="flatten")(x)
+    for number, units in enumerate((300, 100), 1):
+        x = L.Dense(units, activation="relu", name=f"dense{number}")(x)
+    return x
+
+
+def _small_cnn(x):
+    for number, filters in enumerate((24, 32), 1):
+        x = L.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(x)
+    x = L.MaxPooling2D(name="pool")(x)
+    return L.Dense(64, activation="relu", name="dense1")(L.Flatten(name="flatten")(x))
+
+
+def _normalized(x, name, activate=True):
+    x = L.BatchNormalization(name=f"{name}_bn")(x)
+    return L.ReLU(name=f"{name}_relu")(x) if activate else x
+
+
+def _conv(x, filters, size, name, strides=1, activate=True):
+    x = L.Conv2D(filters, size, strides, padding="same", use_bias=False, name=name)(x)
+    return _normalized(x, name, activate)
+
+
+def _resnet20(x):
+    """He et al. 2016 (arXiv 1512.03385), section 4.2, with 1x1 convolutions where the shape changes."""
+    x = _conv(x, 16, 3, "stem")
+    for stage, filters in enumerate((16, 32, 64), 1):
+        for block in range(1, 4):
+            name, strides = f"stage{stage}_block{block}", 2 if stage > 1 and block == 1 else 1
+            y = _conv(x, filters, 3, f"{name}_conv1", strides)
+            y = _conv(y, filters, 3, f"{name}_conv2", activate=False)
+            if strides > 1:
+                x = _conv(x, filters, 1, f"{name}_shortcut", strides, activate=False)
+            x = L.ReLU(name=f"{name}_out")(L.Add(name=f"{name}_add")([x, y]))
+    return L.GlobalAveragePooling2D(name="pool")(x)
+
+
+def _ds_cnn(x):
+    """A strided convolution and six depthwise separable ones, after MobileNet (arXiv 1704.04861)."""
+    x = _conv(x, 32, 3, "stem", 2)
+    for number, (filters, strides) in enumerate(((64, 1), (64, 1), (96, 2), (96, 1), (128, 1), (128, 1)), 1):
+        x = L.DepthwiseConv2D(3, strides, padding="same", use_bias=False, name=f"depthwise{number}")(x)
+        x = _conv(_normalized(x, f"depthwise{number}"), filters, 1, f"pointwise{number}")
+    return L.GlobalAveragePooling2D(name="pool")(x)
+
+
+# name -> function from image to features, the input it was made for, the smallest side it takes
+_BUILDERS = {
+    "lenet5": (_lenet5, (28, 28, 1), 16),
+    "lenet300_100": (_lenet300_100, (28, 28, 1), 1),
+    "resnet20": (_resnet20, (32, 32, 3), 8),
+    "ds_cnn": (_ds_cnn, (28, 28, 1), 8),
+    "small_cnn": (_small_cnn, (8, 8, 1), 2),
+}
