@@ -1,0 +1,95 @@
+"""The converter, with a graph phones like: one example at a time, named inputs and outputs, built-in operations only."""
+
+import tempfile
+import warnings
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.export.samples import identifiers
+
+
+def output_names(model, num_outputs):
+    """The names of the outputs in the file's signature."""
+    names = getattr(model, "output_names", None) or []
+    names = names if len(names) == num_outputs else [f"output_{i}" for i in range(num_outputs)]
+    return identifiers(names)
+
+
+def call(model, arrays):
+    """Runs a Keras model on a list of input tensors and returns a list of outputs, in the order of its structure."""
+    if getattr(model, "inputs", None) and hasattr(model, "_inputs_struct"):
+        arrays = keras.tree.pack_sequence_as(model._inputs_struct, list(arrays))
+    elif len(arrays) == 1:
+        arrays = arrays[0]
+    return keras.tree.flatten(model(arrays, training=False))
+
+
+def convert(model, precision, specs, representative=None, quantized_io=False):
+    """The bytes of a `.tflite`.
+
+    Args:
+        model: a built Keras model on the TensorFlow backend.
+        precision: one of `tflite.PRECISIONS`.
+        specs: its inputs, from `samples.input_specs`.
+        representative: list of arrays, one per input, for `"int8"`.
+        quantized_io: whether an int8 file takes and gives int8 instead of float32.
+
+    Raises:
+        ValueError: when an operation of the model has no TFLite kernel.
+    """
+    import tensorflow as tf
+
+    names = identifiers([spec.name for spec in specs])
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for spec, name in zip(specs, names)]
+
+    module = tf.Module()
+    # The variables must hang on what is saved, or the converter finds none.
+    module.weights = [variable.value for variable in model.variables]
+
+    @tf.function(input_signature=signature)
+    def serve(*inputs):
+        outputs = call(model, inputs)
+        return dict(zip(output_names(model, len(outputs)), outputs))
+
+    module.serve = serve
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": serve.get_concrete_function()})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        _set_precision(converter, precision, names, representative, quantized_io)
+        try:
+            with warnings.catch_warnings():
+                # The converter calibrates with TensorFlow's own interpreter; we run files in LiteRT.
+                warnings.filterwarnings("ignore", message=r"[\s\S]*tf\.lite\.Interpreter is deprecated")
+                warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
+                return converter.convert()
+        except Exception as error:  # The converter raises types of its own that cannot be imported.
+            raise ValueError(_explain(error, precision)) from error
+
+
+def _set_precision(converter, precision, names, representative, quantized_io):
+    import tensorflow as tf
+
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        # Operations without an int8 kernel stay float; the export record names them.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+        if representative is not None:
+            converter.representative_dataset = lambda: (
+                {name: array[i : i + 1] for name, array in zip(names, representative)} for i in range(len(representative[0]))
+            )
+        if quantized_io:
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+def _explain(error, precision):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines
+    return errors.message(
+        f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
+        "Replace that operation; for recurrent layers set unroll=True.",
+        precision=precision,
+    )

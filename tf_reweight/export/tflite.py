@@ -1,0 +1,159 @@
+"""`export_tflite`: convert, execute, compare, and only then write."""
+
+import dataclasses
+import gzip
+import os
+import pathlib
+
+import keras
+
+from tf_reweight import errors, targets
+from tf_reweight.export import samples, verification
+from tf_reweight.export.conversion import convert
+from tf_reweight.export.inspection import summarize
+
+PRECISIONS = tuple(verification.TOLERANCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRecord:
+    """A written file and what is known of it.
+
+    Attributes:
+        path: the file.
+        precision: how weights and activations are stored.
+        num_bytes: its size.
+        gzip_bytes: its size in a compressed download.
+        sparsity: fraction of zeros among the file's kernels, in [0, 1).
+        num_ops: operations in the graph.
+        float_ops: operations that compute in floating point although the precision is int8; a tuple of names.
+        verification: how far it is from the Keras model.
+    """
+
+    path: pathlib.Path
+    precision: str
+    num_bytes: int
+    gzip_bytes: int
+    sparsity: float
+    num_ops: int
+    float_ops: tuple[str, ...]
+    verification: verification.Verification
+
+    def to_dict(self):
+        """All figures in one flat dict, those of the verification included."""
+        flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "verification"}
+        return {**flat, "path": str(self.path), "float_ops": list(self.float_ops), **dataclasses.asdict(self.verification)}
+
+
+def export_tflite(
+    model, path, precision="float32", representative_data=None, verify_data=None, tolerance=None, quantized_io=False
+):
+    """Writes a Keras model as a `.tflite` that was run in LiteRT and gives the model's outputs.
+
+    The very bytes that are written were executed before, with and without the default delegate, on `verify_data`, and compared
+    with the Keras model. The file is written whole or not at all. It takes one example at a time and has a signature
+    `serving_default` with the names of the model's inputs and outputs.
+
+    Args:
+        model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in.
+        path: where to write; must end in `.tflite`, in an existing folder.
+        precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
+            `"int8"` (all int8, the fastest on phones; needs `representative_data`).
+        representative_data: inputs `(num, ...)` that stand for real ones, to set the int8 ranges; a list of arrays for several
+            inputs. 100 to 500 examples do.
+        verify_data: held-out inputs to compare on; default `representative_data`, or random numbers for float files.
+        tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
+        quantized_io: whether an int8 file takes and gives int8 instead of float32.
+
+    Returns:
+        `ExportRecord`.
+
+    Raises:
+        ValueError: for bad arguments, before any work; or when an operation has no TFLite kernel.
+        VerificationError: when the file would not compute what the model does. Nothing is written then.
+        OSError: when it cannot be written.
+
+    Example:
+        >>> record = export_tflite(model, "model.tflite", "int8", representative_data=data.representative(256))
+        >>> record.num_bytes, record.verification.top1_agreement
+    """
+    path = _checked_path(path)
+    _check_arguments(model, precision, representative_data, tolerance, quantized_io)
+    specs = samples.input_specs(model, verify_data if verify_data is not None else representative_data)
+    representative = None
+    if representative_data is not None:
+        representative = samples.checked(representative_data, specs, "representative_data")
+    if verify_data is not None:
+        held_out = samples.checked(verify_data, specs, "verify_data")
+    else:
+        held_out = representative if representative is not None else samples.made_up(model, specs)
+    content = convert(model, precision, specs, representative if precision == "int8" else None, quantized_io)
+    checked = verification.verify(content, model, specs, held_out, precision, tolerance)
+    summary = summarize(content, path)
+    write_whole(path, content)
+    return ExportRecord(
+        path=path,
+        precision=precision,
+        num_bytes=len(content),
+        gzip_bytes=gzip_size(content),
+        sparsity=summary.sparsity,
+        num_ops=summary.num_ops,
+        float_ops=summary.float_ops if precision == "int8" else (),
+        verification=checked,
+    )
+
+
+def gzip_size(content):
+    """Size in bytes after gzip at its highest level."""
+    return len(gzip.compress(content, 9, mtime=0))
+
+
+def write_whole(path, content):
+    """Writes all of a file or nothing, also when the disk is full half-way."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        expected = f"The file must be writable; the system says: {error.strerror or error}."
+        raise OSError(errors.message(expected, "Nothing was left behind.", path=str(path))) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checked_path(path):
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != ".tflite":
+        raise ValueError(errors.message("`path` must end in .tflite.", "Phones' tools go by it.", path=str(path)))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errors.message("The folder of `path` must exist.", "Create it first.", path=str(path)))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OSError(errors.message("`path` must be a file in a writable folder.", "Choose another.", path=str(path)))
+    return path
+
+
+def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
+    if precision not in PRECISIONS:
+        raise ValueError(errors.unknown("precision", precision, PRECISIONS))
+    if keras.backend.backend() != "tensorflow":
+        fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
+        raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
+    targets.check_model(model)
+    if precision == "int8" and representative_data is None:
+        fix = "Pass some hundred real inputs, for example data.representative(256)."
+        raise ValueError(errors.message("int8 needs `representative_data`.", fix, representative_data=None))
+    if quantized_io and precision != "int8":
+        raise ValueError(errors.message("`quantized_io` is for int8 files.", "Leave it out.", precision=precision))
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < float("inf")):
+        raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
+    rolled = [
+        layer.name for layer in model._flatten_layers()
+        if isinstance(layer, (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)) and not layer.unroll
+    ]  # fmt: skip
+    if rolled:
+        # A loop becomes TensorFlow's own list operations, which LiteRT does not have; the int8 converter crashes on it.
+        fix = "Rebuild it with unroll=True; the weights fit as they are."
+        raise ValueError(errors.message("Recurrent layers must be unrolled to be exported.", fix, layers=rolled[:5]))

@@ -1,0 +1,135 @@
+"""Proof that a file computes what the Keras model does: it is run, with and without the delegate, and compared."""
+
+import dataclasses
+
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.export.conversion import call, output_names
+from tf_reweight.export.execution import Runner
+from tf_reweight.export.samples import identifiers
+
+# Largest accepted error, as root mean square relative to the root mean square of the Keras outputs. Float files differ by
+# rounding alone; for int8 the bound tells a quantized model from a broken one, accuracy tells how good it is.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "dynamic_int8": 1e-1, "int8": 2.5e-1}
+_MIXED = 2e-2
+_BATCH = 64
+
+
+class VerificationError(RuntimeError):
+    """A file was made that does not compute what its model does; it was not kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """How far a file is from its Keras model, over `num_examples` inputs.
+
+    Attributes:
+        num_examples: inputs compared.
+        max_abs_error: largest difference of any output.
+        relative_error: root mean square of the differences over that of the Keras outputs.
+        top1_agreement: share of examples (positions) with the same largest output; None where the last axis has one entry.
+        delegate_difference: largest difference between the runs with and without the default delegate.
+        tolerance: the bound that `relative_error` had to meet.
+    """
+
+    num_examples: int
+    max_abs_error: float
+    relative_error: float
+    top1_agreement: float | None
+    delegate_difference: float
+    tolerance: float
+
+
+def verify(content, model, specs, arrays, precision, tolerance=None):
+    """Runs a file's bytes and its Keras model on the same inputs.
+
+    Args:
+        content: the bytes.
+        model: the Keras model.
+        specs: its inputs, from `samples.input_specs`.
+        arrays: list of arrays `(num, ...)`, one per input.
+        precision: of the file, which sets the bound.
+        tolerance: another bound on the relative error.
+
+    Returns:
+        `Verification`.
+
+    Raises:
+        VerificationError: when the file does not load, gives NaN, or is too far from the model.
+    """
+    limit = tolerance_of(model, precision) if tolerance is None else tolerance
+    expected = keras_outputs(model, arrays)
+    names = output_names(model, len(expected))
+    inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
+    runs = []
+    for delegate in (True, False):
+        try:
+            runs.append(Runner(content, delegate=delegate)(inputs, names))
+        except (ValueError, RuntimeError, KeyError) as error:
+            how = "with" if delegate else "without"
+            raise VerificationError(
+                errors.message(
+                    f"The {precision} file must run in LiteRT {how} its default delegate; it says: {error}",
+                    "Nothing was written. Try another precision.",
+                    num_bytes=len(content),
+                )
+            ) from error
+    results = [compare(expected, run) for run in runs]
+    worst = max(results, key=lambda result: result[1])
+    difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(_floats(runs[0]), _floats(runs[1])))
+    made = Verification(len(arrays[0]), worst[0], worst[1], _agreement(expected[0], runs[0][0]), difference, limit)
+    # Written so that NaN fails.
+    if not made.relative_error <= limit:
+        raise VerificationError(
+            errors.message(
+                f"The {precision} file must compute what the model does, within {limit:g} of the outputs' scale.",
+                "Nothing was written. More representative data, quantization-aware training or a finer precision help; "
+                "tolerance= moves the bound.",
+                relative_error=made.relative_error,
+                max_abs_error=made.max_abs_error,
+                top1_agreement=made.top1_agreement,
+            )
+        )
+    return made
+
+
+def tolerance_of(model, precision):
+    """The bound for a model: half-precision Keras models are no more exact than their own arithmetic."""
+    half = {"float16", "bfloat16"} & {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
+    return max(TOLERANCES[precision], _MIXED if half else 0.0)
+
+
+def keras_outputs(model, arrays):
+    """List of the Keras model's outputs `(num, ...)`, float32 where they are floats."""
+    batches = []
+    for start in range(0, len(arrays[0]), _BATCH):
+        outputs = call(model, [array[start : start + _BATCH] for array in arrays])
+        batches.append([np.asarray(output) for output in outputs])
+    made = [np.concatenate(parts) for parts in zip(*batches)]
+    return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]
+
+
+def compare(expected, given):
+    """`(max_abs_error, relative_error)` over all outputs; infinite where shapes differ or a number is not finite."""
+    squares = scale = largest = 0.0
+    count = 0
+    for first, second in zip(_floats(expected), _floats(given)):
+        if first.shape != second.shape or not np.isfinite(second).all():
+            return float("inf"), float("inf")
+        error = first - second
+        largest = max(largest, float(np.abs(error).max(initial=0.0)))
+        squares, scale, count = squares + float((error**2).sum()), scale + float((first**2).sum()), count + error.size
+    if not np.isfinite(scale) or not count:
+        return float("inf"), float("inf")
+    return largest, float(np.sqrt(squares / scale)) if scale > 0 else float(np.sqrt(squares / count))
+
+
+def _agreement(expected, given):
+    if expected.ndim < 2 or expected.shape[-1] < 2 or expected.shape != given.shape:
+        return None
+    return float(np.mean(expected.argmax(-1) == given.argmax(-1)))
+
+
+def _floats(arrays):
+    return [np.asarray(array, "float64") for array in arrays]
