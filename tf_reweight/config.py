@@ -7,6 +7,7 @@ import pydantic
 import yaml
 
 from tf_reweight import errors, penalties, structures
+from tf_reweight.coupling.scores import CRITERIA
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 
@@ -52,10 +53,19 @@ class Rule(_Section):
         return structures.get(value).serialize()
 
 
+class Coupled(_Section):
+    """Channels that go together over the whole graph; what the penalty frees, `shrink` removes."""
+
+    strength: float = pydantic.Field(1e-3, ge=0)
+    criterion: typing.Literal[CRITERIA] = CRITERIA[0]
+    price: typing.Literal["equal", "weights"] = "equal"
+
+
 class Regularize(_Section):
-    """Training with the penalty: `rounds` rounds of `every` epochs."""
+    """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`."""
 
     rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
+    coupled: Coupled | None = None
     penalty: typing.Any = "log_sum"
     rounds: int = pydantic.Field(5, ge=1)
     every: int = pydantic.Field(5, ge=1)
@@ -93,6 +103,12 @@ class Retrain(_Section):
     learning_rate: float = pydantic.Field(1e-3, gt=0)
 
 
+class Shrink(_Section):
+    """Physical removal of dead channels; `multiple_of` keeps the best of them for the hardware's sake."""
+
+    multiple_of: int = pydantic.Field(1, ge=1)
+
+
 class Export(_Section):
     """Which files are written, and how they are checked."""
 
@@ -103,7 +119,7 @@ class Export(_Section):
 
 
 class Config(_Section):
-    """A whole run: train, regularize, prune, retrain, export, report."""
+    """A whole run: train, regularize, prune, retrain, shrink if asked for, export, report."""
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = pydantic.Field(0, ge=0)
@@ -113,6 +129,7 @@ class Config(_Section):
     regularize: Regularize = pydantic.Field(default_factory=Regularize)
     prune: Prune = pydantic.Field(default_factory=Prune)
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
+    shrink: Shrink | None = None
     export: Export = pydantic.Field(default_factory=Export)
 
     def to_yaml(self):

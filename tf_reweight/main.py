@@ -64,10 +64,10 @@ def _show(values, figures, tables):
     if values.json:
         print(json.dumps(figures, indent=1, default=str))
         return
-    from rich.console import Console
+    from tf_reweight.progress import terminal
 
     for table in tables:
-        Console().print(table)
+        terminal().print(table)
 
 
 def _one(positional, what):
@@ -103,9 +103,9 @@ def _compress(values, positional):
         figures = workflow.plan(values.config, overrides=overrides)
         _show(values, figures, _plan_tables(figures))
         return 0
-    from rich.console import Console
+    from tf_reweight.progress import terminal
 
-    progress = Console(stderr=values.json)
+    progress = terminal(stderr=values.json)
     figures = workflow.compress(values.config, out=values.out, overrides=overrides, console=progress, command=_command(values))
     if values.json:
         print(json.dumps(figures, indent=1, default=str))

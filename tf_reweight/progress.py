@@ -1,8 +1,26 @@
-"""One line per epoch: what a long step is doing and when it will be done."""
+"""What is said while a long step runs, to a terminal or a log file alike."""
 
+import sys
 import time
 
 import keras
+from rich.console import Console
+
+# In a log file there is no terminal to ask for its width.
+_FILE_WIDTH = 110
+
+QUIET = Console(quiet=True)
+
+
+def terminal(stderr=False):
+    """A console for progress and tables."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _FILE_WIDTH)
+
+
+def say(console, text):
+    """Prints one line, never broken, so that logs can be searched."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 class EpochLines(keras.callbacks.Callback):
@@ -27,4 +45,4 @@ class EpochLines(keras.callbacks.Callback):
         epochs = self.params["epochs"]
         left = (epochs - epoch - 1) * sum(self._seconds[-3:]) / len(self._seconds[-3:])
         figures = ", ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items() if name != "learning_rate")
-        self.console.print(f"{self.stage} {epoch + 1}/{epochs}: {figures}, {left:.0f} s left", highlight=False)
+        say(self.console, f"{self.stage} {epoch + 1}/{epochs}: {figures}, {left:.0f} s left")

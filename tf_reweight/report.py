@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
+from rich import box
 from rich.table import Table
 
 from tf_reweight import structures, targets
@@ -36,7 +37,8 @@ def model_report(model):
     nonzero = sum(kernel["num_nonzero"] for kernel in kernels)
     return {
         "model": model.name,
-        "num_parameters": int(sum(np.prod(w.shape, dtype="int64") for w in _own_weights(model))),
+        "num_parameters": count_parameters(model),
+        "num_macs": count_macs(model),
         "num_kernel_weights": total,
         "num_nonzero": nonzero,
         "sparsity": 1.0 - nonzero / total if total else 0.0,
@@ -45,11 +47,39 @@ def model_report(model):
     }
 
 
-def _own_weights(model):
-    """The model's weights without the state of our penalties."""
+def count_parameters(model):
+    """Weights of a model, int, without the state of our penalties."""
     penalties = [part for part in model._flatten_layers() if isinstance(part, keras.regularizers.Regularizer)]
     state = {id(w) for part in penalties for w in part.weights}
-    return [w for w in model.weights if id(w) not in state]
+    return int(sum(np.prod(w.shape, dtype="int64") for w in model.weights if id(w) not in state))
+
+
+def count_macs(model):
+    """Multiply-accumulates of dense and convolution kernels for one example, int; unknown sizes count as 1.
+
+    Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long.
+    """
+    total = 0
+    for layer in model._flatten_layers(include_self=False):
+        kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name]
+        if isinstance(layer, keras.Model) or not kernels:
+            continue
+        for node in layer._inbound_nodes:
+            positions = np.prod([size or 1 for size in node.outputs[0].shape[1:-1]], dtype="int64")
+            total += int(positions) * sum(int(np.prod(kernel.shape)) for kernel in kernels)
+    return total
+
+
+def pruned_figures(details):
+    """What pruning did, kernel by kernel or coupled set by coupled set, and what it left out.
+
+    Returns:
+        Dict with `kernels` (name, structure, kept and all weights and groups; empty for coupled runs), `sets` and `left_out`.
+    """
+    kernels, sets = details.get("kernels", []), details.get("sets", [])
+    touched = {entry["name"] for entry in [*kernels, *sets]}
+    left_out = [{"name": name, "reason": why} for name, why in details["left_out"].items() if name not in touched]
+    return {"kernels": kernels, "sets": sets, "left_out": left_out}
 
 
 def _fits(target, name):
@@ -91,22 +121,31 @@ def left_out_tables(left_out):
 
 def run_tables(report):
     """The tables of a run's `report.json` for the terminal: accuracy, layers, files."""
-    accuracy = Table(title="Accuracy (test split, last epoch)")
-    for heading in ("stage", "validation", "test", "nonzero weights", "rate"):
-        accuracy.add_column(heading, justify="left" if heading == "stage" else "right")
+    layers = _layer_table(report) if report["kernels"] else _set_table(report)
+    return [_stage_table(report), layers, _file_table(report), *left_out_tables(report["left_out"])]
+
+
+def _stage_table(report):
+    table = Table(title="Accuracy (test split, last epoch)", box=box.SIMPLE_HEAD)
+    for heading in ("stage", "validation", "test", "nonzero weights", "rate", "parameters", "MACs"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage in report["stages"]:
-        accuracy.add_row(
+        counted = stage["keeps_zeros"] or stage["name"] == "dense"
+        table.add_row(
             stage["name"],
             f"{stage['validation_accuracy']:.2%}",
             f"{stage['test_accuracy']:.2%}",
-            f"{stage['num_nonzero']:,}" if stage["name"] in ("dense", "pruned", "retrained") else "",
-            f"{stage['num_weights'] / stage['num_nonzero']:.1f}x" if stage["name"] in ("pruned", "retrained") else "",
+            f"{stage['num_nonzero']:,}" if counted else "",
+            f"{report['num_weights'] / stage['num_nonzero']:.1f}x" if stage["keeps_zeros"] else "",
+            f"{stage['num_parameters']:,}",
+            f"{stage['num_macs']:,}",
         )
-    return [accuracy, _layer_table(report), _file_table(report), *left_out_tables(report["left_out"])]
+    return table
 
 
 def _layer_table(report):
-    table = Table(title=f"Kernels: {report['num_nonzero']:,} of {report['num_weights']:,} weights kept")
+    title = f"Kernels: {report['num_nonzero']:,} of {report['num_weights']:,} weights kept"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     for heading in ("kernel", "structure", "weights kept / all", "zero", "groups kept / all"):
         table.add_column(heading, justify="left" if heading in ("kernel", "structure") else "right")
     for kernel in report["kernels"]:
@@ -120,19 +159,32 @@ def _layer_table(report):
     return table
 
 
+def _set_table(report):
+    kept, every = (sum(item[field] for item in report["sets"]) for field in ("kept_groups", "num_groups"))
+    table = Table(title=f"Channels that go together: {kept:,} of {every:,} groups kept", box=box.SIMPLE_HEAD)
+    for heading in ("made by", "groups kept / all", "zero"):
+        table.add_column(heading, justify="left" if heading == "made by" else "right")
+    for item in report["sets"]:
+        share = 1 - item["kept_groups"] / item["num_groups"]
+        table.add_row(item["name"], f"{item['kept_groups']:,} / {item['num_groups']:,}", f"{share:.1%}")
+    return table
+
+
 def _file_table(report):
-    table = Table(title="Files, each executed and compared with its Keras model")
-    for heading in ("file", "test accuracy", "agreement", "raw bytes", "gzip bytes", "gzip vs dense", "latency vs dense"):
-        table.add_column(heading, justify="left" if heading == "file" else "right")
+    """Eight short columns, so that it fits a terminal; ratios are against the dense float file."""
+    table = Table(title="Files, each executed and compared with its Keras model", box=box.SIMPLE_HEAD)
+    for heading in ("file", "test", "agrees", "bytes", "gzip", "smaller", "ms", "faster"):
+        table.add_column(heading, justify="left" if heading == "file" else "right", no_wrap=True)
     dense = report["files"][0]
     for file in report["files"]:
         table.add_row(
-            file["name"],
+            file["name"].removesuffix(".tflite"),
             f"{file['test_accuracy']:.2%}",
-            f"{file['top1_agreement']:.2%}",
+            f"{file['top1_agreement']:.1%}",
             f"{file['num_bytes']:,}",
             f"{file['gzip_bytes']:,}",
-            f"{dense['gzip_bytes'] / file['gzip_bytes']:.1f}x smaller",
-            f"{file['latency_ms']:.3f} ms, {dense['latency_ms'] / file['latency_ms']:.2f}x faster",
+            f"{dense['gzip_bytes'] / file['gzip_bytes']:.1f}x",
+            f"{file['latency_ms']:.3f}",
+            f"{dense['latency_ms'] / file['latency_ms']:.2f}x",
         )
     return table

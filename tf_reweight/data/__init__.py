@@ -20,7 +20,8 @@ class Dataset:
 
     Args:
         name: where it came from.
-        train: pair `(x, y)`; `x` float32 `(batch, *input_shape)`, in [0, 1] for images, `y` int32 `(batch,)` in 0..num_classes - 1.
+        train: pair `(x, y)`; `x` float32 `(batch, *input_shape)`, in [0, 1] for images, `y` int32 `(batch,)` in
+            0..num_classes - 1.
         validation: the same, held out from training.
         test: the same.
         num_classes: number of classes.
@@ -62,13 +63,13 @@ class Dataset:
 def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image_size=None):
     """Reads a data set into memory and splits it for training, decisions and the final figures.
 
-    A validation split that the source brings along is used as it is; otherwise one is held out from training. So is a test split
-    (a fixed 20 % that no argument changes), and it never reaches training or validation. Splits keep each class's share.
+    A validation split that the source brings along is used as it is; otherwise one is held out from training. So is a test
+    split (a fixed 20 % that no argument changes), and it never reaches training or validation. Splits keep each class's share.
 
     Args:
-        name: `"digits"` (8x8, embedded in scikit-learn); a tensorflow-datasets name such as `"mnist"` or `"emnist/letters"`; an `.npz`
-            file with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`, `y_test`, or `x`, `y` alone; or a folder
-            of images, `train/<class>/*.png` with optional `validation/` and `test/`, or `<class>/*.png`.
+        name: `"digits"` (8x8, embedded in scikit-learn); a tensorflow-datasets name such as `"mnist"` or `"emnist/letters"`;
+            an `.npz` file with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`, `y_test`, or `x`, `y` alone;
+            or a folder of images, `train/<class>/*.png` with optional `validation/` and `test/`, or `<class>/*.png`.
             uint8 and uint16 are scaled to [0, 1], other dtypes are taken as they are; grey images get a channel axis.
         data_dir: where tensorflow-datasets keeps its data, an existing folder; what is prepared there is not downloaded again.
             Other sources do not use it.

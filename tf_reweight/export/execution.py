@@ -86,7 +86,7 @@ class Runner:
             if wanted[:1] != (1,) or np.shape(array)[1:] != wanted[1:]:
                 raise ValueError(
                     errors.message(
-                        f"Input {name!r} takes examples of shape {wanted[1:]}, one at a time.", "Choose data to match the file.",
+                        f"Input {name!r} takes examples of shape {wanted[1:]}, one at a time.", "Choose matching data.",
                         shape=np.shape(array), batch=wanted[0] if wanted else None,
                     )
                 )  # fmt: skip

@@ -16,7 +16,8 @@ class Latencies:
     """Times of several files, measured in turns in one process; only their ratios carry over to other machines.
 
     Attributes:
-        rows: one dict per file: `name`, `median_ms`, `low_ms` and `high_ms` (10th and 90th percentile), `speedup` against the first.
+        rows: one dict per file: `name`, `median_ms`, `low_ms` and `high_ms` (10th and 90th percentile), `speedup` against
+            the first.
         num_runs: measured runs of each file.
         num_threads: threads of each interpreter.
     """

@@ -80,7 +80,7 @@ def checked(data, specs, argument):
         if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or not len(array):
             raise ValueError(
                 errors.message(
-                    f"`{argument}` must have the shape (num >= 1, {', '.join(map(str, spec.shape[1:]))}) of input {spec.name!r}.",
+                    f"`{argument}` must have the shape (num >= 1, {', '.join(map(str, spec.shape[1:]))}), for {spec.name!r}.",
                     "Stack examples as the model takes them.",
                     shape=array.shape,
                 )

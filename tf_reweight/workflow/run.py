@@ -1,0 +1,168 @@
+"""One run: its configuration, data, model and folder, and what all stages share."""
+
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+from tf_reweight import config as configs
+from tf_reweight import data as datasets
+from tf_reweight import errors, models, report, targets
+from tf_reweight.progress import EpochLines, say
+from tf_reweight.selection import select
+from tf_reweight.workflow.folder import Folder
+from tf_reweight.workflow.measures import environment, stage_figures
+from tf_reweight.workflow.stages import stages_of
+
+
+class Run:
+    """Everything that can be wrong is found when it is made, before any work.
+
+    Args:
+        config: path, mapping or `Config`.
+        model: a built model to use instead of the config's, or None.
+        data: a `Dataset` to use instead of the config's, or None.
+        overrides: `"section.key=value"` strings.
+        console: a rich console.
+        command: what the user typed, or None.
+    """
+
+    def __init__(self, config, model, data, overrides, console, command):
+        self.config = configs.load(config, overrides)
+        self.console, self.command = console, command
+        keras.utils.set_random_seed(self.config.seed)
+        given = self.config.data
+        self.data = data or datasets.load(given.name, given.data_dir, given.validation, self.config.seed, given.limit)
+        self.model = model or models.load(self.config.model.name, self.data.input_shape, self.data.num_classes)
+        targets.check_model(self.model)
+        _check_fit(self.model, self.data)
+        if self.config.regularize.coupled is None:
+            for rule in self.config.regularize.rules:
+                select(self.model, rule.structure, rule.layers)
+        self.folder = self.reached = None
+        self.files = []
+
+    def open(self, out):
+        """Makes the run folder, or finds the same run in it."""
+        path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
+        self.folder = Folder(path, self.config.to_yaml())
+        self.folder.write_json("environment.json", environment())
+
+    def do(self, stage):
+        """Runs a stage, or finds it done; measures the model after it and keeps both."""
+        if self.folder.figures(stage.name) is not None:
+            say(self.console, f"[bold]{stage.name}[/bold]: done before, in {self.folder / stage.name}.keras")
+            self.reached = stage.name
+            return
+        self._catch_up()
+        started = time.monotonic()
+        details = stage.apply(self)
+        figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **stage_figures(self.model, self.data)}
+        self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
+        validation, seconds = figures["validation_accuracy"], figures["seconds"]
+        say(self.console, f"[bold]{stage.name}[/bold]: validation {validation:.2%}, {seconds:.0f} s")
+
+    def _catch_up(self):
+        """Loads the model of the last stage that was found done."""
+        if self.reached is not None:
+            self.model = self.folder.load(self.reached)
+            self.reached = None
+
+    def fit(self, stage, epochs, learning_rate, callbacks):
+        """`model.fit` with a backup after each epoch, from which an interrupted run goes on."""
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not _gives_probabilities(self.model, self.data))
+        self.model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+        backup = keras.callbacks.BackupAndRestore(self.folder / ".backup" / stage, delete_checkpoint=True)
+        x, y = self.data.train
+        self.model.fit(
+            x, y,
+            batch_size=self.config.train.batch_size,
+            epochs=epochs,
+            validation_data=self.data.validation,
+            validation_batch_size=512,
+            callbacks=[backup, *callbacks, EpochLines(stage, self.console)],
+            verbose=0,
+        )  # fmt: skip
+
+    def export(self):
+        """Every precision, dense and pruned, written and executed."""
+        from tf_reweight import export
+
+        self._catch_up()
+        dense = self.folder.load("dense")
+        kind = "shrunk" if self.config.shrink is not None else "pruned"
+        representative = self.data.representative(self.config.export.representative)
+        held_out = self.data.validation[0][: self.config.export.verify]
+        precisions = self.config.export.precisions
+        wanted = [("dense", dense, p) for p in dict.fromkeys(("float32", *precisions))]
+        wanted += [(kind, self.model, p) for p in precisions]
+        for name, model, precision in wanted:
+            path = self.folder / f"{name}_{precision}.tflite"
+            record = export.export_tflite(model, path, precision, representative_data=representative, verify_data=held_out)
+            accuracy = export.evaluate_tflite(path, *self.data.test)
+            self.files.append({**record.to_dict(), "name": path.name, "test_accuracy": accuracy})
+            say(self.console, f"[bold]export[/bold]: {path.name}, {record.num_bytes:,} bytes, executed: {accuracy:.2%}")
+        timed = export.benchmark([self.folder / file["name"] for file in self.files], self.config.export.latency_runs)
+        for file, row in zip(self.files, timed.rows):
+            file["latency_ms"] = row["median_ms"]
+
+    def report(self):
+        """Everything known about the run, as `report.json` and on the terminal."""
+        stages = [self.folder.figures(stage.name) for stage in stages_of(self.config)]
+        details = {name: value for stage in stages for name, value in stage["details"].items()}
+        figures = {
+            "name": self.config.name,
+            "command": self.command,
+            "config": self.config.model_dump(mode="json"),
+            "environment": environment(),
+            "data": {
+                "name": self.data.name,
+                **{f"num_{split}": len(getattr(self.data, split)[1]) for split in ("train", "validation", "test")},
+            },
+            "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
+            **report.pruned_figures(details),
+            "rounds": details["rounds"],
+            "shrunk": details.get("shrunk"),
+            "num_weights": stages[0]["num_weights"],
+            "num_nonzero": stages[-1]["num_nonzero"],
+            "model": report.model_report(self.model),
+            "files": self.files,
+        }
+        self.folder.write_json("report.json", figures)
+        for table in report.run_tables(figures):
+            self.console.print(table)
+        say(self.console, f"Everything is in {self.folder.path}, every figure in {self.folder / 'report.json'}.")
+        return figures
+
+
+def _check_fit(model, data):
+    """Raises unless the model takes these inputs and has one output per class."""
+    if len(model.inputs or [0]) != 1 or len(model.outputs or [0]) != 1:
+        raise ValueError(
+            errors.message(
+                "`compress` takes a classifier with one input and one output.", "Use the single functions.", model=model.name
+            )
+        )
+    try:
+        outputs = model.predict_on_batch(data.train[0][:2])
+    except ValueError as error:
+        raise ValueError(
+            errors.message(
+                f"The model must take the data's inputs: {str(error).splitlines()[0]}", "Choose data or model to match.",
+                input_shape=data.input_shape,
+            )
+        ) from None  # fmt: skip
+    if outputs.ndim != 2 or outputs.shape[1] != data.num_classes:
+        raise ValueError(
+            errors.message(
+                f"The model must have one output per class, {data.num_classes} for {data.name}.",
+                "Choose data or model to match.",
+                output_shape=outputs.shape[1:],
+            )
+        )
+
+
+def _gives_probabilities(model, data):
+    outputs = model.predict_on_batch(data.train[0][:8])
+    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))

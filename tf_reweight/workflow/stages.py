@@ -1,0 +1,98 @@
+"""The stages between a model and its files, each a function that changes the run's model and returns figures of its own."""
+
+import dataclasses
+import typing
+
+from tf_reweight import coupling, shrinking
+from tf_reweight.attachment import regularize
+from tf_reweight.callbacks import CosineDecay, Reweighting
+from tf_reweight.masking import keep_zeros, prune
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: what the model is after it; its file is `<name>.keras`.
+        apply: function `run -> dict`; sets `run.model`.
+        wanted: function `config -> bool`.
+        keeps_zeros: whether the zeros of this stage's model count as pruned.
+    """
+
+    name: str
+    apply: typing.Callable
+    wanted: typing.Callable
+    keeps_zeros: bool
+
+
+def stages_of(config):
+    """The stages a configuration asks for, in order."""
+    return [stage for stage in STAGES if stage.wanted(config)]
+
+
+def _train(run):
+    settings = run.config.train
+    if settings.epochs:
+        run.fit("train", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
+    return {}
+
+
+def _regularize(run):
+    settings, left_out = run.config.regularize, {}
+    if settings.coupled is not None:
+        coupled = settings.coupled
+        price = _weights_price(run.model) if coupled.price == "weights" else 1.0
+        attached = coupling.regularize_coupled(run.model, coupled.strength, settings.penalty, coupled.criterion, price)
+        left_out.update({item.name: item.reason for item in attached.left_out})
+    else:
+        for rule in settings.rules:
+            attached = regularize(run.model, rule.structure, rule.strength, settings.penalty, rule.layers, rule.price)
+            left_out.update({item.name: item.reason for item in attached.left_out})
+    learning_rate = settings.learning_rate if settings.restart else None
+    reweighting = Reweighting(settings.every, settings.rounds, learning_rate=learning_rate)
+    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting])
+    return {"rounds": reweighting.history, "left_out": left_out}
+
+
+def _prune(run):
+    settings = run.config.prune
+    if run.config.regularize.coupled is not None:
+        scope = "model" if settings.scope == "model" else "set"
+        report = coupling.prune_groups(run.model, settings.sparsity, scope, run.config.regularize.coupled.criterion)
+        return {"sets": report.to_dict()["sets"]}
+    pruned = prune(run.model, sparsity=settings.sparsity, threshold=settings.threshold, scope=settings.scope)
+    return {"kernels": pruned.to_dict()["kernels"]}
+
+
+def _retrain(run):
+    settings = run.config.retrain
+    if run.config.regularize.coupled is not None:
+        coupling.hold_groups(run.model)
+    keep_zeros(run.model)
+    if settings.epochs:
+        run.fit("retrain", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
+    return {}
+
+
+def _shrink(run):
+    settings = run.config.shrink
+    batch = run.data.validation[0][:16]
+    run.model, report = shrinking.shrink(run.model, settings.multiple_of, inputs=batch, return_report=True)
+    return {"shrunk": report.to_dict()}
+
+
+def _weights_price(model):
+    """Price of a group: its weights relative to the mean over the sets, so that costly layers pay more."""
+    sets = coupling.groups(model).sets
+    mean = sum(item.weights_per_group for item in sets) / len(sets)
+    return lambda item: max(0.25, min(4.0, item.weights_per_group / mean))
+
+
+STAGES = (
+    Stage("dense", _train, lambda config: True, False),
+    Stage("regularized", _regularize, lambda config: True, False),
+    Stage("pruned", _prune, lambda config: True, True),
+    Stage("retrained", _retrain, lambda config: True, True),
+    Stage("shrunk", _shrink, lambda config: config.shrink is not None, True),
+)
