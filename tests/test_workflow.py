@@ -10,6 +10,7 @@ from rich.console import Console
 
 import tf_reweight as tfr
 from tf_reweight import main, workflow
+from tf_reweight.progress import QUIET, EpochLines
 
 TINY = {
     "name": "tiny",
@@ -76,7 +77,60 @@ def test_the_same_call_continues_and_another_run_is_refused(finished):
     assert "done before" in console.export_text()
     assert again["stages"] == figures["stages"]
     with pytest.raises(ValueError, match="run folder must be new"):
-        workflow.compress({**TINY, "seed": 1}, out=out, console=Console(quiet=True))
+        workflow.compress({**TINY, "seed": 1}, out=out, console=QUIET)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, tmp_path, monkeypatch):
+    """Cut in the middle of a stage, after its second epoch; the moved images of each epoch come again as well."""
+    moving = {**TINY, "data": {"shift": 1}}
+    whole = workflow.compress(moving, out=tmp_path / "whole", console=QUIET)
+    spoken, start = EpochLines.on_epoch_end, EpochLines.on_epoch_begin
+
+    def cut(self, epoch, logs=None):
+        if self.stage == "regularize" and epoch == 2:
+            raise KeyboardInterrupt
+        start(self, epoch, logs)
+
+    monkeypatch.setattr(EpochLines, "on_epoch_begin", cut)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.compress(moving, out=tmp_path / "cut", console=QUIET)
+    monkeypatch.setattr(EpochLines, "on_epoch_begin", start)
+    epochs = []
+    monkeypatch.setattr(
+        EpochLines,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: (epochs.append((self.stage, epoch)), spoken(self, epoch, logs)),
+    )
+    again = workflow.compress(moving, out=tmp_path / "cut", console=QUIET)
+    assert epochs == [("regularize", 2), ("regularize", 3), ("retrain", 0), ("retrain", 1)]
+    first, second = (keras.saving.load_model(tmp_path / name / "retrained.keras") for name in ("whole", "cut"))
+    for one, two in zip(first.weights, second.weights):
+        np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-6)
+    assert again["num_nonzero"] == whole["num_nonzero"]
+
+
+def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path):
+    """The small model's files are smaller in bytes, parameters and MACs, and their figures are the report's."""
+    config = {
+        **TINY,
+        "regularize": {"coupled": {"strength": 5e-3, "price": "weights"}, "rounds": 2, "every": 2},
+        "prune": {"sparsity": 0.5},
+        "shrink": {"multiple_of": 4},
+    }
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    stages = {stage["name"]: stage for stage in figures["stages"]}
+    assert list(stages) == ["dense", "regularized", "pruned", "retrained", "shrunk"]
+    assert stages["shrunk"]["num_parameters"] < 0.6 * stages["dense"]["num_parameters"]
+    assert stages["shrunk"]["num_macs"] < 0.6 * stages["dense"]["num_macs"]
+    assert stages["shrunk"]["test_accuracy"] == pytest.approx(stages["retrained"]["test_accuracy"], abs=0.003)
+    assert figures["sets"] and sum(item["kept_groups"] for item in figures["sets"]) < 0.6 * sum(
+        item["num_groups"] for item in figures["sets"]
+    )
+    small = keras.saving.load_model(tmp_path / "run" / "shrunk.keras")
+    assert all(layer.filters % 4 == 0 for layer in small.layers if isinstance(layer, keras.layers.Conv2D))
+    sizes = {file["name"]: file["num_bytes"] for file in figures["files"]}
+    assert sizes["shrunk_float32.tflite"] < 0.6 * sizes["dense_float32.tflite"]
+    assert sizes["shrunk_int8.tflite"] < 0.7 * sizes["dense_int8.tflite"]
 
 
 def test_dry_run_names_kernels_and_reasons(capsys):
@@ -107,7 +161,7 @@ def test_your_own_model_and_data(tmp_path):
     layers = [keras.Input((5,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(2)]
     figures = workflow.compress(
         {**TINY, "name": "mine", "regularize": {"rules": [{"structure": "neuron"}], "rounds": 1, "every": 2}},
-        model=keras.Sequential(layers), data=data, out=tmp_path / "mine", console=Console(quiet=True),
+        model=keras.Sequential(layers), data=data, out=tmp_path / "mine", console=QUIET,
     )  # fmt: skip
     assert [kernel["structure"] for kernel in figures["kernels"]] == ["neuron"]
 
@@ -142,8 +196,8 @@ def test_bad_input_is_explained_before_any_training(arguments, status, words, ca
 def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="one output per class, 10 for digits"):
-        workflow.compress(TINY, model=model, out=tmp_path / "a", console=Console(quiet=True))
+        workflow.compress(TINY, model=model, out=tmp_path / "a", console=QUIET)
     wrong = keras.Sequential([keras.Input((9,)), keras.layers.Dense(10)])
     with pytest.raises(ValueError, match="must take the data's inputs"):
-        workflow.compress(TINY, model=wrong, out=tmp_path / "a", console=Console(quiet=True))
+        workflow.compress(TINY, model=wrong, out=tmp_path / "a", console=QUIET)
     assert not (tmp_path / "a").exists()

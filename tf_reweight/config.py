@@ -17,12 +17,13 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """Where examples come from; see `data.load`."""
+    """Where examples come from, see `data.load`; training images move by up to `shift` pixels."""
 
     name: str = "digits"
     data_dir: str | None = None
     validation: float = pydantic.Field(0.1, gt=0, lt=1)
     limit: int | None = pydantic.Field(None, ge=10)
+    shift: int = pydantic.Field(0, ge=0)
 
 
 class Model(_Section):

@@ -10,6 +10,7 @@ from tf_reweight import config as configs
 from tf_reweight import data as datasets
 from tf_reweight import errors, models, report, targets
 from tf_reweight.progress import EpochLines, say
+from tf_reweight.data.augment import Shifted
 from tf_reweight.selection import select
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, stage_figures
@@ -37,6 +38,9 @@ class Run:
         self.model = model or models.load(self.config.model.name, self.data.input_shape, self.data.num_classes)
         targets.check_model(self.model)
         _check_fit(self.model, self.data)
+        if self.config.data.shift and len(self.data.input_shape) != 3:
+            fix = "Set data.shift to 0."
+            raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=self.data.input_shape))
         if self.config.regularize.coupled is None:
             for rule in self.config.regularize.rules:
                 select(self.model, rule.structure, rule.layers)
@@ -74,16 +78,17 @@ class Run:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not _gives_probabilities(self.model, self.data))
         self.model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder / ".backup" / stage, delete_checkpoint=True)
-        x, y = self.data.train
+        batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         self.model.fit(
-            x, y,
-            batch_size=self.config.train.batch_size,
+            batches,
             epochs=epochs,
             validation_data=self.data.validation,
             validation_batch_size=512,
-            callbacks=[backup, *callbacks, EpochLines(stage, self.console)],
+            callbacks=[backup, batches.epochs_in_order(), *callbacks, EpochLines(stage, self.console)],
             verbose=0,
-        )  # fmt: skip
+        )
+        # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
+        self.model._initial_epoch = None
 
     def export(self):
         """Every precision, dense and pruned, written and executed."""

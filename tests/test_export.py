@@ -1,0 +1,319 @@
+"""Files: executed, compared, whole or not there at all; and what is said of them is what is in them."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import nets
+from tf_reweight import data, export, models, wrappers
+from tf_reweight.export import samples, verification
+from tf_reweight.masking import prune
+
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    keras.utils.set_random_seed(0)
+    model = models.build("small_cnn", digits.input_shape, digits.num_classes)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*digits.train, epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture
+def small():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.Input((6, 6, 2), name="pixels"), L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(3)])
+
+
+def inputs(num=16, shape=(6, 6, 2), seed=0):
+    return np.random.default_rng(seed).normal(size=(num, *shape)).astype("float32")
+
+
+@pytest.mark.parametrize("precision", export.PRECISIONS)
+def test_every_precision_agrees_with_keras(trained, digits, precision, tmp_path):
+    """The record's figures are those of an independent run of the file on disk."""
+    path = tmp_path / "model.tflite"
+    held_out = digits.validation[0]
+    record = export.export_tflite(trained, path, precision, digits.representative(100), held_out)
+    assert path.stat().st_size == record.num_bytes and record.gzip_bytes < record.num_bytes
+    expected = np.asarray(trained(held_out))
+    given = export.Runner(path)([held_out])[0]
+    assert record.verification.max_abs_error >= np.abs(expected - given).max() - 1e-6
+    assert record.verification.top1_agreement == np.mean(expected.argmax(-1) == given.argmax(-1)) >= 0.97
+    assert record.verification.relative_error <= verification.TOLERANCES[precision]
+    assert record.verification.num_examples == len(held_out)
+    assert export.evaluate_tflite(path, *digits.test) == pytest.approx(
+        np.mean(np.asarray(trained(digits.test[0])).argmax(-1) == digits.test[1]), abs=0.02
+    )
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_precisions_shrink_the_file_in_order(trained, digits, tmp_path):
+    sizes = {}
+    for precision in export.PRECISIONS:
+        record = export.export_tflite(trained, tmp_path / f"{precision}.tflite", precision, digits.representative(50))
+        sizes[precision] = record.num_bytes
+    assert sizes["float32"] > 1.8 * sizes["float16"] > 1.5 * sizes["int8"]
+    assert sizes["dynamic_int8"] < 0.4 * sizes["float32"]
+
+
+@pytest.mark.parametrize("build", [nets.plain, nets.residual, nets.squeeze_excite, nets.dense_block, nets.unet, nets.grouped])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_float_files_of_every_kind_of_net(build, precision, tmp_path):
+    keras.utils.set_random_seed(0)
+    record = export.export_tflite(build(), tmp_path / "a.tflite", precision)
+    assert record.verification.relative_error <= verification.TOLERANCES[precision] and record.num_ops > 0
+
+
+def test_zeros_in_the_file_are_those_of_the_model(trained, digits, tmp_path):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    prune(model, sparsity=0.8, structure="unstructured")
+    kernels = [w.numpy() for w in model.weights if w.name == "kernel"]
+    share = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+    exact = export.export_tflite(model, tmp_path / "a.tflite", "float32", verify_data=digits.validation[0])
+    assert exact.sparsity == pytest.approx(share)
+    # Rounding to int8 can make zeros of small weights, and unmakes none.
+    rounded = export.export_tflite(model, tmp_path / "b.tflite", "int8", digits.representative(50))
+    assert share <= rounded.sparsity < share + 0.02
+    assert rounded.gzip_bytes < 0.6 * rounded.num_bytes
+
+
+def test_a_masked_wrapper_is_baked_in(small, tmp_path):
+    inner = L.Dense(3)
+    inputs_ = keras.Input((5,))
+    model = keras.Model(inputs_, wrappers.Masked(inner)(inputs_))
+    prune(model, sparsity=0.5, structure="unstructured")
+    record = export.export_tflite(model, tmp_path / "a.tflite", "float32")
+    assert record.sparsity == pytest.approx(7 / 15)
+
+
+def test_names_of_inputs_and_outputs_and_batch_of_one(tmp_path):
+    first, second = keras.Input((4,), name="left side"), keras.Input((3,), name="right")
+    outputs = {"sum": L.Dense(2, name="a")(first), "product": L.Dense(5, name="b")(second)}
+    model = keras.Model([first, second], outputs)
+    export.export_tflite(model, tmp_path / "a.tflite", verify_data=[inputs(8, (4,)), inputs(8, (3,), 1)])
+    runner = export.Runner(tmp_path / "a.tflite")
+    assert set(runner.inputs) == {"left_side", "right"} and len(runner.outputs) == 2
+    assert all(detail["shape"][0] == 1 for detail in runner.inputs.values())
+    assert export.inspect_tflite(tmp_path / "a.tflite").signatures == ("serving_default",)
+    # A dict of arrays goes by the order of the inputs, as Keras flattens it.
+    assert {out.shape for out in runner([inputs(2, (4,)), inputs(2, (3,))])} == {(2, 2), (2, 5)}
+
+
+def test_quantized_io_takes_and_gives_int8(trained, digits, tmp_path):
+    record = export.export_tflite(trained, tmp_path / "a.tflite", "int8", digits.representative(50), quantized_io=True)
+    runner = export.Runner(tmp_path / "a.tflite")
+    ends = [*runner.inputs.values(), *runner.outputs.values()]
+    assert all(detail["dtype"] == np.int8 for detail in ends)
+    assert record.verification.top1_agreement >= 0.95
+
+
+def test_open_sizes_are_read_off_the_data(tmp_path):
+    model = keras.Sequential([keras.Input((None, None, 2)), L.Conv2D(3, 3), L.GlobalAveragePooling2D(), L.Dense(2)])
+    with pytest.raises(ValueError, match="inputs of one size"):
+        export.export_tflite(model, tmp_path / "a.tflite")
+    export.export_tflite(model, tmp_path / "a.tflite", verify_data=inputs(4, (7, 9, 2)))
+    assert tuple(next(iter(export.Runner(tmp_path / "a.tflite").inputs.values()))["shape"]) == (1, 7, 9, 2)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_subclassed_and_integer_inputs(tmp_path):
+    model = Subclassed()
+    model(inputs(2, (4,)))
+    with pytest.raises(ValueError, match="must be known"):
+        export.export_tflite(model, tmp_path / "a.tflite")
+    export.export_tflite(model, tmp_path / "a.tflite", verify_data=inputs(8, (4,)))
+    words = keras.Sequential([keras.Input((5,), dtype="int32"), L.Embedding(20, 4), L.Flatten(), L.Dense(2)])
+    assert export.export_tflite(words, tmp_path / "b.tflite").verification.relative_error < 1e-4
+
+
+def test_operations_left_in_float_are_named(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), L.Dense(8), L.Lambda(lambda x: keras.ops.sin(x) + x), L.Dense(3)])
+    record = export.export_tflite(model, tmp_path / "a.tflite", "int8", inputs(64, (8,)), tolerance=0.5)
+    assert "SIN" in record.float_ops
+    quantized = keras.Sequential([keras.Input((8,)), L.Dense(8, activation="relu"), L.Dense(3)])
+    assert export.export_tflite(quantized, tmp_path / "b.tflite", "int8", inputs(64, (8,))).float_ops == ()
+
+
+# Refusals --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"precision": "int4"}, "Valid: "),
+        ({"precision": "int8"}, "needs `representative_data`"),
+        ({"precision": "int8", "representative_data": inputs(4, (5, 6, 2))}, "must have the shape"),
+        ({"precision": "int8", "representative_data": inputs(0)}, "must have the shape"),
+        ({"precision": "int8", "representative_data": np.full((4, 6, 6, 2), np.nan)}, "must be finite"),
+        ({"precision": "int8", "representative_data": np.full((4, 6, 6, 2), "a")}, "must hold numbers"),
+        ({"precision": "int8", "representative_data": [inputs(4), inputs(4)]}, "one array per input"),
+        ({"verify_data": inputs(4, (6, 6))}, "must have the shape"),
+        ({"tolerance": 0}, "must be a number > 0"),
+        ({"quantized_io": True}, "is for int8 files"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(small, arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words) as caught:
+        export.export_tflite(small, tmp_path / "a.tflite", **arguments)
+    assert "Received: " in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_paths_and_models(small, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="end in .tflite"):
+        export.export_tflite(small, tmp_path / "a.lite")
+    with pytest.raises(FileNotFoundError, match="folder of `path` must exist"):
+        export.export_tflite(small, tmp_path / "none" / "a.tflite")
+    unbuilt = keras.Sequential([L.Dense(3)])
+    with pytest.raises(ValueError, match="built"):
+        export.export_tflite(unbuilt, tmp_path / "a.tflite")
+    rolled = keras.Sequential([keras.Input((4, 3)), L.LSTM(4), L.Dense(2)])
+    with pytest.raises(ValueError, match="unroll=True"):
+        export.export_tflite(rolled, tmp_path / "a.tflite")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
+        export.export_tflite(small, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unrolled_recurrent_layers_go_through(tmp_path):
+    model = keras.Sequential([keras.Input((4, 3)), L.LSTM(4, unroll=True), L.Dense(2)])
+    assert export.export_tflite(model, tmp_path / "a.tflite").verification.relative_error < 1e-4
+
+
+def test_a_wrong_file_is_not_kept(small, tmp_path, monkeypatch):
+    """The verifier must notice a file of another model, and of one with NaN in it."""
+    from tf_reweight.export import tflite
+
+    other = keras.models.clone_model(small)
+    convert = tflite.convert
+    monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(other, *rest))
+    with pytest.raises(export.VerificationError, match="must compute what the model does"):
+        export.export_tflite(small, tmp_path / "a.tflite")
+    broken = keras.models.clone_model(small)
+    broken.layers[-1].bias.assign([np.nan, 0, 0])
+    monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(broken, *rest))
+    with pytest.raises(export.VerificationError, match="relative_error=inf"):
+        export.export_tflite(small, tmp_path / "a.tflite")
+    monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(model, *rest)[:-200] + b"\0" * 200)
+    with pytest.raises((export.VerificationError, ValueError)):
+        export.export_tflite(small, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tight_tolerance_refuses_int8(trained, digits, tmp_path):
+    with pytest.raises(export.VerificationError, match="tolerance= moves the bound"):
+        export.export_tflite(trained, tmp_path / "a.tflite", "int8", digits.representative(20), tolerance=1e-6)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file(small, tmp_path, monkeypatch):
+    path = tmp_path / "a.tflite"
+    export.export_tflite(small, path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    small.layers[-1].bias.assign([1.0, 2.0, 3.0])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export.export_tflite(small, path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.tflite"]
+
+
+def test_a_read_only_folder_is_refused_before_any_work(small, tmp_path, monkeypatch):
+    # Root may write everywhere, so the answer is the system's only for others.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(OSError, match="writable folder"):
+        export.export_tflite(small, tmp_path / "a.tflite")
+
+
+# Looking ---------------------------------------------------------------------------------------------------------------
+
+
+def test_inspection_counts_what_is_there(trained, digits, tmp_path):
+    export.export_tflite(trained, tmp_path / "a.tflite", "int8", digits.representative(50))
+    summary = export.inspect_tflite(tmp_path / "a.tflite")
+    shapes = sorted(kernel.num_weights for kernel in summary.kernels)
+    assert shapes == sorted(int(np.prod(w.shape)) for w in trained.weights if w.name == "kernel")
+    assert summary.ops["CONV_2D"] == 2 and summary.ops["FULLY_CONNECTED"] == 2 and summary.num_ops == sum(summary.ops.values())
+    assert all(kernel.dtype == "INT8" for kernel in summary.kernels)
+    assert summary.to_dict()["sparsity"] == summary.sparsity and len(summary.to_tables()) == 3
+
+
+def test_foreign_and_cut_files_are_refused(small, tmp_path):
+    export.export_tflite(small, tmp_path / "a.tflite")
+    content = (tmp_path / "a.tflite").read_bytes()
+    (tmp_path / "foreign.tflite").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "empty.tflite").write_bytes(b"")
+    (tmp_path / "cut.tflite").write_bytes(content[: len(content) // 8])
+    for name in ("foreign", "empty", "cut"):
+        for look in (export.inspect_tflite, export.Runner, lambda path: export.benchmark([path])):
+            with pytest.raises(ValueError, match="Received: "):
+                look(tmp_path / f"{name}.tflite")
+    with pytest.raises(FileNotFoundError):
+        export.inspect_tflite(tmp_path / "none.tflite")
+
+
+def test_latency_is_measured_in_turns(small, tmp_path, monkeypatch):
+    for name in "ab":
+        export.export_tflite(small, tmp_path / f"{name}.tflite")
+    calls = []
+    invoke = export.Runner.invoke
+    monkeypatch.setattr(export.Runner, "invoke", lambda self: (calls.append(id(self)), invoke(self)))
+    timed = export.benchmark([tmp_path / "a.tflite", tmp_path / "b.tflite"], num_runs=4, warmup=0)
+    first, second = dict.fromkeys(calls)
+    assert calls == [first, second, second, first] * 2
+    rows = timed.to_dict()["rows"]
+    assert [row["name"] for row in rows] == ["a.tflite", "b.tflite"] and rows[0]["speedup"] == 1.0
+    assert all(row["low_ms"] <= row["median_ms"] <= row["high_ms"] for row in rows)
+    with pytest.raises(ValueError, match="at least one"):
+        export.benchmark([])
+    with pytest.raises(ValueError, match="`num_runs`"):
+        export.benchmark([tmp_path / "a.tflite"], num_runs=0)
+
+
+def test_running_refuses_what_does_not_fit(small, tmp_path):
+    export.export_tflite(small, tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match="one at a time"):
+        export.Runner(tmp_path / "a.tflite")([inputs(4, (5, 5, 2))])
+    with pytest.raises(ValueError, match="Pass one array for each"):
+        export.Runner(tmp_path / "a.tflite")({"other": inputs(4)})
+    with pytest.raises(ValueError, match="as many inputs as labels"):
+        export.evaluate_tflite(tmp_path / "a.tflite", inputs(4), np.zeros(3))
+
+
+def test_names_become_identifiers():
+    assert samples.identifiers(["a", "a b", "a_b", "1x", ""]) == ["a", "a_b", "a_b_", "_1x", "_"]
+
+
+def test_comparison_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    largest, relative = verification.compare([first], [second])
+    errors = [first[i, j] - second[i, j] for i in range(5) for j in range(3)]
+    assert largest == pytest.approx(max(map(abs, errors)))
+    assert relative == pytest.approx((sum(e * e for e in errors) / sum(x * x for x in first.ravel())) ** 0.5)
+    assert verification.compare([first], [first]) == (0.0, 0.0)
+    assert verification.compare([first], [second[:4]])[1] == np.inf
