@@ -81,6 +81,7 @@ class Run:
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         self.model.fit(
             batches,
+            shuffle=False,  # they are shuffled in an order of their own, that a resumed run finds again
             epochs=epochs,
             validation_data=self.data.validation,
             validation_batch_size=512,
