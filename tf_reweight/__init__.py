@@ -6,8 +6,8 @@ from tf_reweight._version import __version__
 
 # Everything is loaded on first use: `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot.
 _MODULES = (
-    "allocation", "attachment", "callbacks", "config", "constraints", "data", "export", "masking", "models", "penalties",
-    "regularizers", "report", "selection", "structures", "targets", "workflow", "wrappers",
+    "allocation", "attachment", "callbacks", "config", "constraints", "coupling", "data", "export", "masking", "models",
+    "penalties", "regularizers", "report", "selection", "shrinking", "structures", "targets", "workflow", "wrappers",
 )  # fmt: skip
 _HOME = {
     "Masked": "wrappers",
@@ -15,11 +15,16 @@ _HOME = {
     "compress": "workflow",
     "detach": "attachment",
     "export_tflite": "export",
+    "groups": "coupling",
+    "hold_groups": "coupling",
     "inspect_tflite": "export",
     "keep_zeros": "masking",
     "prune": "masking",
+    "prune_groups": "coupling",
     "regularize": "attachment",
+    "regularize_coupled": "coupling",
     "release": "masking",
+    "shrink": "shrinking",
     "sparsity": "masking",
     "strip": "wrappers",
 }

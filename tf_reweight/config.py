@@ -72,6 +72,7 @@ class Regularize(_Section):
     every: int = pydantic.Field(5, ge=1)
     learning_rate: float = pydantic.Field(1e-3, gt=0)
     restart: bool = True
+    tensorboard: bool = False
 
     @pydantic.field_validator("penalty")
     @classmethod

@@ -113,6 +113,23 @@ class CoupledSets:
         """Number of removable groups in all sets."""
         return sum(item.num_groups for item in self.sets)
 
+    def to_dict(self):
+        """The same figures as plain types."""
+        return {
+            "model": self.model.name,
+            "num_groups": self.num_groups,
+            "sets": [
+                {
+                    "name": item.name,
+                    "num_groups": item.num_groups,
+                    "weights_per_group": item.weights_per_group,
+                    **{role: item.paths(role) for role in ("out", "scale", "read")},
+                }
+                for item in self.sets
+            ],
+            "frozen": [dataclasses.asdict(item) for item in self.frozen],
+        }
+
     def find(self, path):
         """The sets whose channels the layer at `path` makes."""
         return [item for item in self.sets if path in item.paths("out") or path in item.name.split(" + ")]

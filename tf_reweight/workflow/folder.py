@@ -59,7 +59,11 @@ class Folder:
 
     def write_json(self, name, value):
         """Writes a JSON file, whole or not at all."""
-        write_text(self.path / name, json.dumps(value, indent=1, default=_plain) + "\n")
+        self.write_text(name, json.dumps(value, indent=1, default=_plain) + "\n")
+
+    def write_text(self, name, text):
+        """Writes a text file, whole or not at all."""
+        write_text(self.path / name, text)
 
 
 def write_text(path, text):

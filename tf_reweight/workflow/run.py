@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_reweight import config as configs
 from tf_reweight import data as datasets
-from tf_reweight import errors, models, report, targets
+from tf_reweight import errors, models, page, report, targets
 from tf_reweight.progress import EpochLines, say
 from tf_reweight.data.augment import Shifted
 from tf_reweight.selection import select
@@ -129,6 +129,7 @@ class Run:
             "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
             **report.pruned_figures(details),
             "rounds": details["rounds"],
+            "norms": details["norms"],
             "shrunk": details.get("shrunk"),
             "num_weights": stages[0]["num_weights"],
             "num_nonzero": stages[-1]["num_nonzero"],
@@ -136,9 +137,10 @@ class Run:
             "files": self.files,
         }
         self.folder.write_json("report.json", figures)
+        self.folder.write_text("report.html", page.render(figures, self.model))
         for table in report.run_tables(figures):
             self.console.print(table)
-        say(self.console, f"Everything is in {self.folder.path}, every figure in {self.folder / 'report.json'}.")
+        say(self.console, f"Everything is in {self.folder.path}, figures in report.json, pictures in report.html.")
         return figures
 
 

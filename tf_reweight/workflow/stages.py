@@ -7,6 +7,7 @@ from tf_reweight import coupling, shrinking
 from tf_reweight.attachment import regularize
 from tf_reweight.callbacks import CosineDecay, Reweighting
 from tf_reweight.masking import keep_zeros, prune
+from tf_reweight.summaries import NormSummaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,9 @@ def _regularize(run):
             left_out.update({item.name: item.reason for item in attached.left_out})
     learning_rate = settings.learning_rate if settings.restart else None
     reweighting = Reweighting(settings.every, settings.rounds, learning_rate=learning_rate)
-    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting])
-    return {"rounds": reweighting.history, "left_out": left_out}
+    norms = NormSummaries(settings.every, log_dir=run.folder / "logs" if settings.tensorboard else None)
+    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, norms])
+    return {"rounds": reweighting.history, "norms": norms.history, "left_out": left_out}
 
 
 def _prune(run):

@@ -1,0 +1,173 @@
+"""What each command of `tf-reweight` does: its flags, and a function `(flag values, arguments) -> exit status`.
+
+Everything heavy is imported inside, so that `--help` is there at once.
+"""
+
+import json
+import os
+import pathlib
+
+from absl import flags
+
+
+def _show(values, figures, tables):
+    if values.json:
+        print(json.dumps(figures, indent=1, default=str))
+        return
+    from tf_reweight.progress import terminal
+
+    for table in tables:
+        terminal().print(table)
+
+
+def _one(positional, what):
+    from tf_reweight import errors
+
+    if len(positional) != 1:
+        raise ValueError(errors.message(f"Expected one {what}.", "See tf-reweight --help.", arguments=positional))
+    return pathlib.Path(positional[0])
+
+
+def _define_compress(values):
+    flags.DEFINE_string("config", None, "YAML file of the run", flag_values=values)
+    flags.DEFINE_multi_string("set", [], "section.key=value; overrides the file; may be repeated", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
+    flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
+
+
+def _compress(values, positional):
+    from tf_reweight import errors, workflow
+
+    if values.config is None or positional:
+        raise ValueError(
+            errors.message(
+                "`compress` needs --config FILE and no other arguments.", "For example --config configs/quickstart.yaml.",
+                config=values.config, arguments=positional,
+            )
+        )  # fmt: skip
+    overrides = list(values.set)
+    if values.data_dir is not None:
+        overrides.append(f"data.data_dir={values.data_dir}")
+    if values.dry_run:
+        figures = workflow.plan(values.config, overrides=overrides)
+        _show(values, figures, _plan_tables(figures))
+        return 0
+    from tf_reweight.progress import terminal
+
+    progress = terminal(stderr=values.json)
+    figures = workflow.compress(values.config, out=values.out, overrides=overrides, console=progress, command=_command(values))
+    if values.json:
+        print(json.dumps(figures, indent=1, default=str))
+    return 0
+
+
+def _command(values):
+    import shlex
+
+    parts = ["tf-reweight", "compress", "--config", values.config]
+    for item in values.set:
+        parts += ["--set", item]
+    return shlex.join(parts + (["--data_dir", values.data_dir] if values.data_dir else []))
+
+
+def _plan_tables(figures):
+    from rich.table import Table
+
+    from tf_reweight.report import left_out_tables
+
+    epochs = ", ".join(f"{stage} {count}" for stage, count in figures["epochs"].items())
+    table = Table(title=f"Plan of {figures['config']['name']} (epochs: {epochs})")
+    for heading in ("kernel", "structure", "strength", "groups", "weights"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "structure") else "right")
+    for kernel in figures["kernels"]:
+        table.add_row(
+            kernel["name"],
+            kernel["structure"],
+            f"{kernel['strength']:g}",
+            f"{kernel['num_groups']:,}",
+            f"{kernel['num_weights']:,}",
+        )
+    return [table, *left_out_tables(figures["left_out"])]
+
+
+def _report(values, positional):
+    from tf_reweight import models
+    from tf_reweight import report as reports
+
+    figures = reports.model_report(models.load(str(_one(positional, "MODEL.keras"))))
+    _show(values, figures, reports.model_tables(figures))
+    return 0
+
+
+def _groups(values, positional):
+    from tf_reweight import coupling, models
+
+    coupled = coupling.groups(models.load(str(_one(positional, "MODEL.keras"))))
+    if values.json:
+        print(json.dumps(coupled.to_dict(), indent=1))
+    else:
+        print(coupled)
+    return 0
+
+
+def _define_shrink(values):
+    flags.DEFINE_integer("multiple_of", 1, "keep channel counts at multiples of this", lower_bound=1, flag_values=values)
+
+
+def _shrink(values, positional):
+    from tf_reweight import errors, models, shrinking
+
+    if len(positional) != 2 or not positional[1].endswith(".keras"):
+        fix = "For example: tf-reweight shrink pruned.keras small.keras."
+        raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
+    target = pathlib.Path(positional[1])
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errors.message("The folder of OUT.keras must exist.", "Create it first.", path=str(target)))
+    small, report = shrinking.shrink(models.load(positional[0]), values.multiple_of, return_report=True)
+    temporary = target.with_name(f".{target.name}")
+    try:
+        small.save(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    return 0
+
+
+def _inspect(values, positional):
+    from tf_reweight.export import inspect_tflite
+
+    summary = inspect_tflite(_one(positional, "FILE.tflite"))
+    _show(values, summary.to_dict(), summary.to_tables() if not values.json else [])
+    return 0
+
+
+def _define_benchmark(values):
+    flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
+
+
+def _benchmark(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import benchmark
+
+    if not positional:
+        raise ValueError(errors.message("Expected at least one FILE.tflite.", "See tf-reweight --help.", arguments=positional))
+    timed = benchmark([pathlib.Path(p) for p in positional], num_runs=values.runs, num_threads=values.threads)
+    _show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
+    return 0
+
+
+def _no_flags(values):
+    """A command without flags of its own."""
+
+
+COMMANDS = {
+    "compress": (_define_compress, _compress),
+    "report": (_no_flags, _report),
+    "groups": (_no_flags, _groups),
+    "shrink": (_define_shrink, _shrink),
+    "inspect": (_no_flags, _inspect),
+    "benchmark": (_define_benchmark, _benchmark),
+}
