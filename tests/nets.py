@@ -130,18 +130,18 @@ def grouped_query():
 def lstm():
     return keras.Sequential([
         keras.Input((7, 4)), L.TimeDistributed(L.Dense(6, activation="relu"), name="each"),
-        L.LSTM(8, return_sequences=True, name="first"),
-        L.Bidirectional(L.LSTM(5), name="both"), L.Dense(3),
+        L.LSTM(8, return_sequences=True, unroll=True, name="first"),
+        L.Bidirectional(L.LSTM(5, unroll=True), name="both"), L.Dense(3),
     ])  # fmt: skip
 
 
 def gru():
     x = keras.Input((7,), dtype="int32")
     h = L.Embedding(11, 8, mask_zero=True, name="embedding")(x)
-    h, state = L.GRU(6, return_sequences=True, return_state=True, name="encoder")(h)
-    h = L.GRU(6, name="decoder")(h, initial_state=state)
+    h, state = L.GRU(6, return_sequences=True, return_state=True, unroll=True, name="encoder")(h)
+    h = L.GRU(6, unroll=True, name="decoder")(h, initial_state=state)
     h = L.RepeatVector(3)(h)
-    return keras.Model(x, L.Dense(4)(L.SimpleRNN(5, name="simple")(h)))
+    return keras.Model(x, L.Dense(4)(L.SimpleRNN(5, unroll=True, name="simple")(h)))
 
 
 NETS = [

@@ -85,16 +85,20 @@ class Regularize(_Section):
 
 
 class Prune(_Section):
-    """What is removed: what the penalty freed, or a threshold, or a fraction of the weights."""
+    """What is removed: what the penalty freed, or a threshold, or a fraction of the weights (coupled: of the groups).
+
+    `macs`, for coupled runs, is the fraction of the multiply-accumulates.
+    """
 
     threshold: float | None = pydantic.Field(None, ge=0)
     sparsity: float | None = pydantic.Field(None, ge=0, lt=1)
+    macs: float | None = pydantic.Field(None, ge=0, lt=1)
     scope: typing.Literal["model", "layer", "scope"] = "model"
 
     @pydantic.model_validator(mode="after")
     def _one_amount(self):
-        if self.threshold is not None and self.sparsity is not None:
-            raise ValueError("pass `threshold` or `sparsity`, not both")
+        if sum(value is not None for value in (self.threshold, self.sparsity, self.macs)) > 1:
+            raise ValueError("pass one of `threshold`, `sparsity` and `macs`")
         return self
 
 
@@ -133,6 +137,15 @@ class Config(_Section):
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
     shrink: Shrink | None = None
     export: Export = pydantic.Field(default_factory=Export)
+
+    @pydantic.model_validator(mode="after")
+    def _amounts_fit_the_penalty(self):
+        coupled = self.regularize.coupled is not None
+        if self.prune.macs is not None and not coupled:
+            raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
+        if self.prune.threshold is not None and coupled:
+            raise ValueError("prune.threshold is for single kernels; a coupled penalty knows what it freed")
+        return self
 
     def to_yaml(self):
         """The resolved configuration, every default written out."""

@@ -9,6 +9,7 @@ from keras import ops
 from tf_reweight import allocation, errors
 from tf_reweight.attachment import attach, attachments, detach, drop_compiled_steps
 from tf_reweight.constraints import Mask
+from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, group_norms, relative_scores
 from tf_reweight.coupling.sets import FrozenChannels, groups
 
@@ -59,7 +60,7 @@ class GroupPruneReport:
         return "\n".join(lines)
 
 
-def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=1):
+def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=1, macs=None):
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
     After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm
@@ -72,6 +73,7 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
         scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups.
         minimum: groups every set keeps, >= 1.
+        macs: instead of `sparsity`, the fraction of the multiply-accumulates to remove, in [0, 1).
 
     Returns:
         `GroupPruneReport`.
@@ -85,24 +87,57 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
         >>> model.fit(x, y, epochs=5)
         >>> small = shrink(model)
     """
-    if sparsity is not None:
-        allocation.check_sparsity(sparsity)
+    if sparsity is not None and macs is not None:
+        fix = "Pass one of them: how many groups, or how much computing."
+        raise ValueError(errors.message("`sparsity` and `macs` exclude each other.", fix, sparsity=sparsity, macs=macs))
+    for amount in (sparsity, macs):
+        if amount is not None:
+            allocation.check_sparsity(amount)
     check_criterion(criterion)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 1:
         raise ValueError(errors.message("`minimum` must be an integer >= 1.", "A layer needs a channel.", minimum=minimum))
     coupled = removable(model)
-    if sparsity is None:
+    if sparsity is None and macs is None:
         scores, keeps = _freed(model, coupled)
     else:
         scores = [relative_scores(item, criterion) for item in coupled.sets]
-        rows = [score[None] for score in scores]
-        ones = [np.ones(row.shape, "int64") for row in rows]
-        keeps = [k[0] for k in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
+        keeps = _ranked(scores, sparsity, scope) if macs is None else _within(coupled, scores, macs, scope, minimum)
     report = zero_groups(model, coupled, keeps, scores, minimum)
     detach(model)
     return report
+
+
+def _ranked(scores, sparsity, scope):
+    """Keep flags per set: the best groups of the model, or of each set."""
+    rows = [score[None] for score in scores]
+    ones = [np.ones(row.shape, "int64") for row in rows]
+    return [keep[0] for keep in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
+
+
+def _within(coupled, scores, macs, scope, minimum):
+    """Keep flags of the smallest sparsity, to a thousandth, that removes the fraction `macs` of the computing.
+
+    Raises:
+        ValueError: when that much cannot be removed.
+    """
+    cost = Cost(coupled)
+    budget = (1.0 - macs) * cost.macs()
+
+    def keeps_at(sparsity):
+        keeps = _ranked(scores, sparsity, scope)
+        return [allocation.keep_at_least(k, s, np.ones(len(s), "int64"), minimum)[0] for k, s in zip(keeps, scores)]
+
+    low, high = 0, 999
+    if cost.macs(keeps_at(high / 1000)) > budget:
+        most = 1.0 - cost.macs(keeps_at(high / 1000)) / cost.macs()
+        expected = f"`macs` must be at most {most:.3f}, all that channels of this model can give."
+        raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost.macs(keeps_at(middle / 1000)) <= budget else (middle + 1, high)
+    return keeps_at(high / 1000)
 
 
 def _freed(model, coupled):

@@ -61,7 +61,8 @@ def _prune(run):
     settings = run.config.prune
     if run.config.regularize.coupled is not None:
         scope = "model" if settings.scope == "model" else "set"
-        report = coupling.prune_groups(run.model, settings.sparsity, scope, run.config.regularize.coupled.criterion)
+        criterion = run.config.regularize.coupled.criterion
+        report = coupling.prune_groups(run.model, settings.sparsity, scope, criterion, macs=settings.macs)
         return {"sets": report.to_dict()["sets"]}
     pruned = prune(run.model, sparsity=settings.sparsity, threshold=settings.threshold, scope=settings.scope)
     return {"kernels": pruned.to_dict()["kernels"]}

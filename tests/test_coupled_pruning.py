@@ -1,0 +1,265 @@
+"""Coupled groups: their cost, pruning them as one, and their common penalty."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import nets
+from tf_reweight import coupling, shrinking
+from tf_reweight.callbacks import KeepZeros
+from tf_reweight.report import count_macs
+
+L = keras.layers
+
+
+def sets_of(model):
+    return {item.name: item for item in coupling.groups(model).sets}
+
+
+# Pruning.
+
+
+def test_group_norms_against_a_plain_loop():
+    from tf_reweight.coupling.scores import counted_slices, group_norms
+
+    model = nets.randomize(nets.dense_block())
+    for item in coupling.groups(model).sets:
+        for criterion in ("kernel", "gamma", "kernel+gamma+next"):
+            squares = np.zeros(item.num_groups)
+            for part in counted_slices(item, criterion):
+                values = ops.convert_to_numpy(part.variable.value)
+                for index, group in enumerate(part.group_of):
+                    if group >= 0:
+                        squares[group] += np.square(np.take(values, index, axis=part.axis)).sum()
+            np.testing.assert_allclose(group_norms(item, criterion), np.sqrt(squares), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["model", "set"])
+@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next"])
+def test_counts_and_zeros(scope, criterion):
+    model = nets.randomize(nets.squeeze_excite())
+    report = coupling.prune_groups(model, 0.5, scope=scope, criterion=criterion)
+    assert report.kept_groups == report.num_groups / 2 == 13
+    assert report.sparsity == 0.5
+    if scope == "set":
+        assert [item.kept_groups / item.num_groups for item in report.sets] == [0.5] * 3
+    for item, done in zip(coupling.groups(model).sets, report.sets):
+        for part in item.slices:
+            if part.role != "state":
+                living = ops.convert_to_numpy(part.squared_norms(item.num_groups)) > 0
+                assert living.sum() == done.kept_groups, part.name
+
+
+@pytest.mark.parametrize("build", [nets.residual, nets.squeeze_excite, nets.dense_block, nets.grouped, nets.unet])
+def test_cost_before_shrinking_is_the_cost_after(build):
+    """What `Cost` says of the groups kept is what is counted on the model rebuilt without the others."""
+    keras.utils.set_random_seed(3)
+    model = build()
+    coupled = coupling.groups(model)
+    cost = coupling.Cost(coupled)
+    assert cost.macs() == count_macs(model)
+    report = coupling.prune_groups(model, macs=0.5)
+    small = shrinking.shrink(model)
+    assert count_macs(small) <= 0.5 * cost.macs()
+    # Not one group more than needed: the ranking stops within a few groups of the budget.
+    assert count_macs(small) > 0.25 * cost.macs() and report.kept_groups < report.num_groups
+
+
+def test_more_computing_than_channels_hold_is_refused():
+    model = nets.residual()
+    with pytest.raises(ValueError, match="`macs` must be at most"):
+        coupling.prune_groups(model, macs=0.9999)
+    with pytest.raises(ValueError, match="exclude each other"):
+        coupling.prune_groups(model, sparsity=0.5, macs=0.5)
+    assert not any((w.numpy() == 0).all() for w in model.weights if w.name == "kernel")
+
+
+def test_a_set_is_never_emptied():
+    model = nets.randomize(nets.residual())
+    with pytest.warns(UserWarning, match="the best 1 were kept"):
+        report = coupling.prune_groups(model, 0.95, scope="model")
+    assert all(item.kept_groups >= 1 for item in report.sets)
+    assert "only so that the set is not empty" in str(report)
+    assert report.to_dict()["sets"][0]["num_groups"] == 8
+
+
+def test_zero_sparsity_is_a_no_op():
+    model = nets.randomize(nets.residual())
+    before = [w.copy() for w in model.get_weights()]
+    assert coupling.prune_groups(model, 0).sparsity == 0.0
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("build", [nets.plain, nets.attention, nets.lstm])
+@pytest.mark.parametrize("optimizer", [lambda: keras.optimizers.Adam(0.01), lambda: keras.optimizers.SGD(0.01, momentum=0.9)])
+def test_zeros_stay_through_retraining(build, optimizer):
+    model = nets.randomize(build())
+    model.compile(optimizer(), "mse")
+    x = np.random.default_rng(0).normal(size=(16, *model.inputs[0].shape[1:])).astype("float32")
+    y = np.random.default_rng(1).normal(size=(16, *model.outputs[0].shape[1:])).astype("float32")
+    model.fit(x, y, epochs=1, verbose=0)
+    coupling.prune_groups(model, 0.5)
+    zeros = [w == 0 for w in model.get_weights()]
+    before = [w.copy() for w in model.get_weights()]
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[KeepZeros()])
+    for variable, zero, old in zip(model.weights, zeros, before):
+        new = ops.convert_to_numpy(variable.value)
+        if variable.trainable:
+            assert (new[zero] == 0).all(), variable.path
+    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+
+
+def test_hold_groups_after_loading(tmp_path):
+    model = nets.randomize(nets.plain())
+    report = coupling.prune_groups(model, 0.5)
+    model.save(tmp_path / "pruned.keras")
+    loaded = keras.saving.load_model(tmp_path / "pruned.keras")
+    assert coupling.hold_groups(loaded) == report.num_groups - report.kept_groups
+    loaded.compile("adam", "mse")
+    loaded.fit(np.ones((4, 8, 8, 3)), np.zeros((4, 4)), epochs=2, verbose=0)
+    for a, b in zip(model.trainable_variables, loaded.trainable_variables):
+        a, b = ops.convert_to_numpy(a.value), ops.convert_to_numpy(b.value)
+        if len(a.shape) > 1:
+            assert (b[a == 0] == 0).all()
+
+
+# The coupled penalty.
+
+
+def penalty_by_hand(model, criterion, epsilon=1e-2):
+    """The log-sum penalty after an update, in plain loops: sum over sets and groups of r / (r + epsilon)."""
+    from tf_reweight.coupling.scores import counted_slices
+
+    total = 0.0
+    for item in coupling.groups(model).sets:
+        for group in range(item.num_groups):
+            square = 0.0
+            for part in counted_slices(item, criterion):
+                values = ops.convert_to_numpy(part.variable.value)
+                square += np.square(np.compress(part.group_of == group, values, axis=part.axis)).sum()
+            total += np.sqrt(square) / (np.sqrt(square) + epsilon)
+    return total
+
+
+@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next"])
+@pytest.mark.parametrize("build", [nets.plain, nets.squeeze_excite, nets.attention, nets.gru, nets.grouped])
+def test_the_penalty_is_the_sum_over_coupled_groups(build, criterion):
+    model = nets.randomize(build())
+    made = coupling.regularize_coupled(model, 0.5, criterion=criterion)
+    assert len(made.penalties) == len(coupling.groups(model).sets)
+    for penalty in made.penalties:
+        penalty.update(penalty.anchor.variable)
+    np.testing.assert_allclose(sum(float(loss) for loss in model.losses), 0.5 * penalty_by_hand(model, criterion), rtol=1e-4)
+
+
+def test_the_penalty_presses_on_every_counted_variable():
+    import tensorflow as tf
+
+    model = nets.randomize(nets.plain())
+    (penalty, *_), item = coupling.regularize_coupled(model, 1.0).penalties, coupling.groups(model).sets[0]
+    counted = {id(s.variable): s.variable for s in item.slices if s.role in ("out", "read") or s.variable.name == "gamma"}
+    with tf.GradientTape() as tape:
+        value = penalty(penalty.anchor.variable)
+    gradients = tape.gradient(value, [variable.value for variable in counted.values()])
+    norms = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable))
+    for variable, gradient in zip(counted.values(), gradients):
+        part = next(s for s in item.slices if s.variable is variable)
+        shape = [-1 if axis == part.axis else 1 for axis in range(len(variable.shape))]
+        np.testing.assert_allclose(gradient, variable.numpy() / norms[part.group_of].reshape(shape), rtol=1e-4, atol=1e-6)
+
+
+def fit_data(model):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, *model.inputs[0].shape[1:])).astype("float32")
+    y = rng.normal(size=(32, *model.outputs[0].shape[1:])).astype("float32")
+    return x, y
+
+
+def test_training_frees_groups_which_prune_and_shrink_remove():
+    from tf_reweight import shrinking
+    from tf_reweight.attachment import attachments
+    from tf_reweight.callbacks import Reweighting
+
+    model = nets.randomize(nets.plain())
+    coupling.regularize_coupled(model, 0.3)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    x, y = fit_data(model)
+    callback = Reweighting(every=10, learning_rate=0.03)
+    model.fit(x, y, epochs=40, batch_size=8, verbose=0, callbacks=[callback])
+    first, last = (sum(k["living_groups"] for k in callback.history[i]["kernels"].values()) for i in (0, -1))
+    assert first == 24 and last < first
+    before = ops.convert_to_numpy(model(x))
+    report = coupling.prune_groups(model)
+    assert 3 <= report.kept_groups < 24
+    assert not attachments(model)
+    # What was freed no longer matters much.
+    np.testing.assert_allclose(model(x), before, atol=0.05 * np.abs(before).max() + 0.02)
+    small = shrinking.shrink(model)
+    assert sum(item.num_groups for item in coupling.groups(small).sets) <= report.kept_groups
+
+
+def test_penalties_are_saved_and_found_again(tmp_path):
+    from tf_reweight.attachment import attach
+    from tf_reweight.coupling.penalty import coupled_penalties
+
+    model = nets.randomize(nets.two_headed())
+    made = coupling.regularize_coupled(model, 0.1, {"name": "log_sum", "epsilon": 0.1}).penalties
+    for penalty in made:
+        penalty.update(penalty.anchor.variable)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="must be connected"):
+        coupled_penalties(loaded)[0](loaded.get_layer("backbone").kernel)
+    attach(loaded)
+    again = coupled_penalties(loaded)
+    assert [p.get_config() for p in again] == [p.get_config() for p in coupled_penalties(model)]
+    for a, b in zip(coupled_penalties(model), again):
+        np.testing.assert_array_equal(a.penalty_weights, b.penalty_weights)
+    np.testing.assert_allclose(sum(map(float, model.losses)), sum(map(float, loaded.losses)), rtol=1e-6)
+
+
+def test_pieces_of_a_split_share_an_anchor(tmp_path):
+    from tf_reweight.attachment import attach
+    from tf_reweight.coupling.penalty import coupled_penalties
+
+    x = keras.Input((4, 4, 3))
+    a, b = ops.split(L.Conv2D(6, 1, name="conv")(x), [2], axis=-1)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(ops.concatenate([b, a], axis=-1)))))
+    coupling.regularize_coupled(model, 0.1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    attach(loaded)
+    assert [p.num_groups for p in coupled_penalties(loaded)] == [p.num_groups for p in coupled_penalties(model)]
+    np.testing.assert_allclose(sum(map(float, model.losses)), sum(map(float, loaded.losses)), rtol=1e-6)
+
+
+def test_penalty_beside_another_prices_and_what_is_left_out():
+    model = nets.randomize(nets.two_headed())
+    backbone = model.get_layer("backbone")
+    backbone.kernel_regularizer = backbone.kernel.regularizer = keras.regularizers.L2(0.1)
+    model.get_layer("box_conv").trainable = False
+    made = coupling.regularize_coupled(model, 0.1, price=lambda item: item.weights_per_group)
+    assert [penalty.item.name for penalty in made.penalties] == ["backbone", "kind_conv"]
+    assert {item.name for item in made.left_out} == {"box_conv", "box", "kind"}
+    assert "box_conv: left out, frozen" in str(made)
+    for penalty in made.penalties:
+        np.testing.assert_array_equal(penalty.penalty_weights, penalty.item.weights_per_group)
+    from tf_reweight.attachment import detach
+    from tf_reweight.masking import prune
+
+    with pytest.raises(ValueError, match="prune_groups"):
+        prune(model)
+    assert detach(model) == 2
+    assert isinstance(backbone.kernel_regularizer, keras.regularizers.L2)
+    with pytest.raises(ValueError, match="coupled penalty on it, or a `sparsity`"):
+        coupling.prune_groups(model)
+
+
+@pytest.mark.parametrize("bad", [{"strength": -1}, {"penalty": "logsum"}, {"criterion": "beta"}, {"price": 0.0}])
+def test_bad_penalties_leave_the_model_alone(bad):
+    model = nets.randomize(nets.plain())
+    with pytest.raises(ValueError):
+        coupling.regularize_coupled(model, **bad)
+    assert all(getattr(layer, "kernel_regularizer", None) is None for layer in model.layers)
