@@ -75,9 +75,10 @@ def _set_precision(converter, precision, names, representative, quantized_io):
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
-        # Operations without an int8 kernel stay float; the export record names them.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+        # Without data the model itself holds the ranges (`quantization.quantize`), and the converter wants no flag then.
         if representative is not None:
+            # Operations without an int8 kernel stay float; the export record names them.
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
             converter.representative_dataset = lambda: (
                 {name: array[i : i + 1] for name, array in zip(names, representative)} for i in range(len(representative[0]))
             )

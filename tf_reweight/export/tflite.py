@@ -11,6 +11,7 @@ from tf_reweight import errors, targets
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.inspection import summarize
+from tf_reweight.quantization.ranges import check_exportable, is_quantized
 
 PRECISIONS = tuple(verification.TOLERANCES)
 
@@ -58,9 +59,10 @@ def export_tflite(
         model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in.
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
-            `"int8"` (all int8, the fastest on phones; needs `representative_data`).
+            `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
+            `quantization.quantize`, which learned its ranges in training).
         representative_data: inputs `(num, ...)` that stand for real ones, to set the int8 ranges; a list of arrays for several
-            inputs. 100 to 500 examples do.
+            inputs. 100 to 500 examples do. A quantized model keeps its own ranges and is only compared on them.
         verify_data: held-out inputs to compare on; default `representative_data`, or random numbers for float files.
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
         quantized_io: whether an int8 file takes and gives int8 instead of float32.
@@ -87,7 +89,8 @@ def export_tflite(
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
         held_out = representative if representative is not None else samples.made_up(model, specs)
-    content = convert(model, precision, specs, representative if precision == "int8" else None, quantized_io)
+    calibrate_on = representative if precision == "int8" and not is_quantized(model) else None
+    content = convert(model, precision, specs, calibrate_on, quantized_io)
     checked = verification.verify(content, model, specs, held_out, precision, tolerance)
     summary = summarize(content, path)
     write_whole(path, content)
@@ -142,8 +145,10 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
         raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
     targets.check_model(model)
-    if precision == "int8" and representative_data is None:
-        fix = "Pass some hundred real inputs, for example data.representative(256)."
+    if is_quantized(model):
+        check_exportable(model, precision)
+    elif precision == "int8" and representative_data is None:
+        fix = "Pass some hundred real inputs, for example data.representative(256), or train with `quantize` first."
         raise ValueError(errors.message("int8 needs `representative_data`.", fix, representative_data=None))
     if quantized_io and precision != "int8":
         raise ValueError(errors.message("`quantized_io` is for int8 files.", "Leave it out.", precision=precision))

@@ -1,0 +1,408 @@
+"""Training with rounded numbers: the grid, the ranges, zeros, and that the executed int8 file is what Keras computed."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import nets
+from tf_reweight import attachment, data, export, masking, models, quantization, wrappers
+from tf_reweight.quantization import grid, rules
+
+L = keras.layers
+ROUNDED = [
+    nets.plain, nets.residual, nets.squeeze_excite, nets.dense_block, nets.unet, nets.multiplier, nets.operators,
+    nets.nested_shared, nets.two_headed,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def compiled(model, learning_rate=1e-3):
+    model.compile(keras.optimizers.Adam(learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def normalization():
+    """BatchNormalization whose statistics settle within a short training."""
+    return L.BatchNormalization(momentum=0.8)
+
+
+def conv_bn():
+    """A chain of conv, BatchNormalization and relu, depthwise included."""
+    x = keras.Input((8, 8, 1))
+    h = L.ReLU()(normalization()(L.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(x)))
+    h = L.ReLU(6)(normalization()(L.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(h)))
+    h = L.ReLU()(normalization()(L.Conv2D(24, 1, name="pointwise")(L.MaxPooling2D()(h))))
+    return keras.Model(x, L.Dense(10, name="logits")(L.Dropout(0.1)(L.Flatten()(h))))
+
+
+def residual():
+    """Residual blocks with `+` and a concatenation."""
+    x = keras.Input((8, 8, 1))
+    h = L.ReLU()(normalization()(L.Conv2D(16, 3, padding="same")(x)))
+    r = normalization()(L.Conv2D(16, 3, padding="same")(h))
+    h = L.ReLU()(h + r)
+    h = L.Concatenate()([L.Conv2D(8, 1, activation="relu")(h), L.MaxPooling2D(3, 1, padding="same")(h)])
+    return keras.Model(x, L.Dense(10)(L.GlobalAveragePooling2D()(L.Conv2D(24, 3, strides=2, activation="relu")(h))))
+
+
+@pytest.fixture(scope="module", params=[conv_bn, residual], ids=lambda build: build.__name__)
+def trained(request, digits):
+    """`(float model, its pruned and quantized one after training)`; nobody may change them."""
+    keras.utils.set_random_seed(0)
+    model = compiled(request.param(), 4e-3)
+    model.fit(*digits.train, epochs=6, batch_size=64, verbose=0)
+    masking.prune(model, sparsity=0.5, structure="unstructured")
+    qat = compiled(quantization.quantize(model), 5e-4)
+    qat.fit(*digits.train, epochs=3, batch_size=64, verbose=0, callbacks=[quantization.FreezeRanges(2)])
+    return model, qat
+
+
+def inputs(model, num=32, seed=0):
+    """Random inputs in the structure the model takes."""
+    rng = np.random.default_rng(seed)
+    arrays = [rng.normal(size=(num, *tensor.shape[1:])).astype("float32") for tensor in keras.tree.flatten(model.inputs)]
+    return keras.tree.pack_sequence_as(model._inputs_struct, arrays) if hasattr(model, "_inputs_struct") else arrays[0]
+
+
+def outputs(model, x):
+    return [np.asarray(y) for y in keras.tree.flatten(model(x, training=False))]
+
+
+def zeros(model):
+    return [np.asarray(v) == 0 for v in model.weights if len(v.shape) > 1]
+
+
+# The grid ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 16), st.integers(0, 2), st.integers(0, 10**6), st.floats(1e-3, 1e3))
+def test_rounded_kernels_are_on_the_grid(bits, axes, seed, size):
+    """Whole multiples of the step, symmetric, at most half a step away; zeros stay and the largest weight does too."""
+    kernel = (np.random.default_rng(seed).normal(size=(3, 3, 4, 2)) * size).astype("float32")
+    kernel[np.random.default_rng(seed + 1).random(kernel.shape) < 0.3] = 0
+    rounded = np.asarray(grid.round_kernel(ops.convert_to_tensor(kernel), bits, axes))
+    largest = np.abs(kernel).max(axis=tuple(range(4 - axes)), keepdims=True) if axes else np.abs(kernel).max()
+    step = largest / (2 ** (bits - 1) - 1)
+    multiples = rounded / step
+    assert np.abs(multiples - np.round(multiples)).max() < 5e-2 and np.abs(rounded - kernel).max() <= 0.55 * np.max(step)
+    assert (rounded[kernel == 0] == 0).all()
+    np.testing.assert_allclose(np.abs(rounded).max(), np.abs(kernel).max(), rtol=1e-4)
+
+
+def test_rounding_passes_gradients_to_all_weights():
+    """The largest weight sits on the border of the range, and zeros of a dead channel have no range at all."""
+    kernel = keras.Variable(np.random.default_rng(0).normal(size=(3, 3, 4, 8)).astype("float32") * [0, *[1] * 7])
+    tf = pytest.importorskip("tensorflow")
+    with tf.GradientTape() as tape:
+        total = ops.sum(grid.round_kernel(kernel.value, 8, 1))
+    np.testing.assert_array_equal(np.asarray(tape.gradient(total, kernel.value)), 1.0)
+
+
+def test_activation_learns_its_range_then_keeps_it():
+    layer = quantization.QuantizedActivation(8, momentum=0.5)
+    x = np.linspace(-1, 3, 401, dtype="float32")[None]
+    np.testing.assert_array_equal(layer(x), x)  # nothing observed yet
+    layer(x, training=True)
+    rounded = np.asarray(layer(x))
+    assert len(np.unique(rounded)) <= 256 and (rounded == 0).any() and np.abs(rounded - x).max() <= 0.51 * 4 / 255
+    layer(2 * x, training=True)
+    np.testing.assert_allclose([layer.minimum[0], layer.maximum[0]], [-1.5, 4.5], rtol=1e-6)
+    layer.frozen.assign(1.0)
+    layer(9 * x, training=True)
+    np.testing.assert_allclose([layer.minimum[0], layer.maximum[0]], [-1.5, 4.5], rtol=1e-6)
+
+
+def test_one_grid_for_several_places_is_as_wide_as_the_widest():
+    layer = quantization.QuantizedActivation(places=2)
+    for place, x in enumerate((np.ones((1, 4), "float32"), -2 * np.ones((1, 4), "float32"))):
+        layer(x, training=True, place=place)
+    x = np.array([[-3.0, 3.0]], "float32")
+    np.testing.assert_allclose(np.asarray(layer(x, place=None)), [[-2, 1]], atol=0.02)
+
+
+# Models --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", nets.NETS, ids=lambda build: build.__name__)
+def test_simplified_models_compute_the_same(build):
+    """Folding and splitting change nothing (`simplify` compares), also in models that are hardly quantizable."""
+    model = nets.randomize(build())
+    simple, _ = quantization.simplify(model)
+    assert not any(isinstance(layer, L.BatchNormalization) and model.name == "plain" for layer in simple.layers)
+
+
+@pytest.mark.parametrize("build", ROUNDED, ids=lambda build: build.__name__)
+def test_every_net_becomes_integers_and_comes_back(build, tmp_path):
+    """An int8 file of what Keras computes; saving, loading and stripping are exact; the model itself is unchanged."""
+    model = nets.randomize(build())
+    x = inputs(model)
+    expected = outputs(model, x)
+    qat, report = quantization.quantize(model, return_report=True)
+    assert not report.left_out and report.kernels
+    for first, second in zip(expected, outputs(quantization.strip_quantization(qat), x)):
+        np.testing.assert_allclose(first, second, atol=1e-5 * np.abs(first).max())
+    quantization.calibrate(qat, x)
+    rounded = outputs(qat, x)
+    qat.save(tmp_path / "qat.keras")
+    for first, second in zip(rounded, outputs(keras.saving.load_model(tmp_path / "qat.keras"), x)):
+        np.testing.assert_array_equal(first, second)
+    record = export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=x, tolerance=0.03)
+    assert record.float_ops == ()
+    for first, second in zip(expected, outputs(model, x)):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("build", [nets.plain, nets.nested_shared], ids=lambda build: build.__name__)
+def test_sixteen_bits_change_next_to_nothing(build):
+    model = nets.randomize(build())
+    x = inputs(model)
+    fine = quantization.quantize(model, 16, 16)
+    quantization.calibrate(fine, x)
+    for first, second in zip(outputs(model, x), outputs(fine, x)):
+        assert 0 < np.abs(first - second).max() <= 2e-3 * np.abs(first).max()
+
+
+def test_trained_files_agree_with_keras(trained, digits, tmp_path):
+    """The executed int8 file names the classes Keras names, is all int8, and no less accurate than the float model."""
+    model, qat = trained
+    x, y = (np.concatenate(parts) for parts in zip(digits.test, digits.validation, [part[:500] for part in digits.train]))
+    record = export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=x)
+    assert record.float_ops == () and record.verification.top1_agreement >= 0.995
+    accuracy = export.evaluate_tflite(tmp_path / "qat.tflite", x, y)
+    assert accuracy >= 0.93 and accuracy >= np.mean(outputs(model, x)[0].argmax(-1) == y) - 0.01
+
+
+def test_zeros_stay_through_everything(trained, digits, tmp_path):
+    """Trained, saved, loaded, held, trained on, stripped, exported: the same zeros; the optimizer moves the rest."""
+    model, qat = trained
+    before = zeros(qat)
+    folded, _ = quantization.simplify(model)
+    for first, second in zip(zeros(folded), before):
+        np.testing.assert_array_equal(first, second)
+    qat.save(tmp_path / "qat.keras")
+    again = keras.saving.load_model(tmp_path / "qat.keras")
+    assert masking.keep_zeros(again) == len(before)
+    weights = [np.asarray(v) for v in again.trainable_variables]
+    compiled(again).fit(*digits.train, epochs=1, batch_size=64, verbose=0)
+    assert all((np.asarray(v) != old).any() for v, old in zip(again.trainable_variables, weights))
+    for other in (again, quantization.strip_quantization(again)):
+        for first, second in zip(before, zeros(other)):
+            np.testing.assert_array_equal(first, second)
+    record = export.export_tflite(again, tmp_path / "qat.tflite", "int8", verify_data=digits.test[0])
+    kernels = export.inspect_tflite(tmp_path / "qat.tflite").kernels
+    # Weights below half a step round to zero, too; no zero is lost.
+    assert sum(k.num_weights - k.num_nonzero for k in kernels) >= sum(int(z.sum()) for z in before)
+    assert record.sparsity < 0.56
+
+
+def test_the_file_holds_the_kernels_keras_rounds_to(trained, digits, tmp_path):
+    """Each kernel of the file, times its step, is the rounded kernel."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    _, qat = trained
+    export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=digits.test[0])
+    reader = Interpreter(str(tmp_path / "qat.tflite"))
+    stored = []
+    for detail in reader.get_tensor_details():
+        if detail["dtype"] == np.int8 and len(detail["shape"]) >= 2:
+            scales = detail["quantization_parameters"]["scales"]
+            axis = detail["quantization_parameters"]["quantized_dimension"]
+            try:
+                values = reader.get_tensor(detail["index"]).astype("float32")
+            except ValueError:  # computed at run time
+                continue
+            shape = [-1 if i == axis and len(scales) > 1 else 1 for i in range(values.ndim)]
+            stored.append(np.sort((values * scales.reshape(shape)).reshape(-1)))
+    wrappers = [layer for layer in qat.layers if isinstance(layer, quantization.QuantizedKernel)]
+    for layer in wrappers:
+        for kernel in layer.rounded_kernels().values():
+            kernel = np.sort(np.asarray(kernel).reshape(-1))
+            atol = 1e-5 * np.abs(kernel).max()
+            assert any(values.size == kernel.size and np.allclose(values, kernel, atol=atol) for values in stored), layer.name
+
+
+def test_what_stays_float_is_named_and_nothing_dies(tmp_path):
+    model = nets.randomize(nets.grouped())
+    qat, report = quantization.quantize(model, return_report=True)
+    left_out = {item.name: item.reason for item in report.left_out}
+    assert any("GroupNormalization" in reason for reason in left_out.values())
+    text = str(report)
+    assert all(name in text and reason in text for name, reason in left_out.items()) and report.to_dict()["kernels"]
+    x = inputs(model)
+    quantization.calibrate(qat, x)
+    assert export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=x).float_ops
+    chosen, report = quantization.quantize(model, layers=["grouped", "aft*"], return_report=True)
+    assert {kernel.name for kernel in report.kernels} == {"grouped", "after"}
+    assert [item.name for item in report.left_out if "`layers`" in item.reason][:1] == ["before"]
+
+
+def test_concatenations_of_integers_and_floats_convert(tmp_path):
+    """Inputs of all kinds end up in the one range: rounded, float, of fixed range, and the model's own input."""
+    x = keras.Input((6, 6, 4))
+    normal = L.GroupNormalization(2)(L.Conv2D(4, 1)(x))
+    parts = [x, L.Conv2D(4, 1)(x), normal + normal, L.Conv2D(4, 1, activation="sigmoid")(x), L.MaxPooling2D(3, 1, "same")(x)]
+    model = nets.randomize(keras.Model(x, L.Conv2D(3, 1)(L.Concatenate()(parts))))
+    qat = quantization.quantize(model)
+    quantization.calibrate(qat, inputs(model))
+    export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=inputs(model), tolerance=0.02)
+
+
+def test_dead_filters_with_a_bias_do_not_overflow(tmp_path):
+    """A pruned filter's bias is stored in units of its step, which must not be tiny."""
+    model = nets.randomize(keras.Sequential([keras.Input((6, 6, 2)), L.Conv2D(4, 3, name="conv"), L.Flatten(), L.Dense(3)]))
+    kernel = np.asarray(model.get_layer("conv").kernel)
+    kernel[..., 1] = 0
+    kernel[..., 2] *= 1e-7
+    model.get_layer("conv").set_weights([kernel, np.array([1.0, 5.0, -3.0, 0.1])])
+    qat = quantization.quantize(model)
+    x = inputs(model)
+    quantization.calibrate(qat, x)
+    record = export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=x, tolerance=0.02)
+    assert record.float_ops == ()
+
+
+def test_a_quantized_model_keeps_the_compilation_and_trains_in_mixed_precision():
+    with_loss = compiled(nets.plain())
+    assert quantization.quantize(with_loss).compiled
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = nets.plain()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    qat = compiled(quantization.quantize(model))
+    losses = qat.fit(inputs(model), np.arange(32) % 4, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "ds_cnn"])
+def test_our_models_are_all_integer(name):
+    _, report = quantization.quantize(models.build(name, (16, 16, 1)), return_report=True)
+    assert not report.left_out
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+class Shuffle(L.Layer):
+    """A layer of the user's, which moves channels around."""
+
+    def call(self, x):
+        return ops.flip(x, axis=-1)
+
+
+def test_a_layer_of_the_users_can_be_registered(monkeypatch):
+    monkeypatch.setattr(rules, "_LAYERS", dict(rules._LAYERS))
+    model = keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(4, 3), Shuffle(), L.Conv2D(4, 3)])
+    _, report = quantization.quantize(model, return_report=True)
+    assert [item.reason for item in report.left_out] == ["Shuffle has no rule for integers"]
+    rules.register(Shuffle, rules.SAME)
+    _, report = quantization.quantize(model, return_report=True)
+    assert not report.left_out
+
+
+def test_penalties_stay_behind():
+    model = nets.plain()
+    attachment.regularize(model, "filter", strength=1e-3)
+    qat = quantization.quantize(model)
+    assert not attachment.attachments(qat) and attachment.attachments(model)
+    x = inputs(model)
+    np.testing.assert_allclose(outputs(quantization.strip_quantization(qat), x), outputs(model, x), atol=1e-5)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_bad_input_is_refused_in_three_parts(tmp_path):
+    model = nets.plain()
+    subclassed = Subclassed()
+    subclassed(np.zeros((1, 3), "float32"))
+    lora = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    lora.layers[0].enable_lora(2)
+    qat = quantization.quantize(model)
+    other = quantization.quantize(model, weight_bits=4)
+    cases = [
+        *((ValueError, lambda bits=bits: quantization.quantize(model, bits)) for bits in (1, 17, 8.0, True, "8")),
+        (ValueError, lambda: quantization.quantize(model, 8, 1)),
+        (ValueError, lambda: quantization.quantize(qat)),
+        (ValueError, lambda: quantization.quantize(keras.Sequential([L.Dense(2)]))),
+        (TypeError, lambda: quantization.quantize(subclassed)),
+        (TypeError, lambda: quantization.quantize("model.keras")),
+        (ValueError, lambda: quantization.quantize(lora)),
+        (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), wrappers.Masked(L.Dense(2))]))),
+        (ValueError, lambda: quantization.quantize(model, layers="convv*")),
+        (TypeError, lambda: quantization.quantize(model, layers=[])),
+        (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), L.LayerNormalization()]))),
+        (ValueError, lambda: quantization.QuantizedActivation(fixed_range=(1.0, 2.0))),
+        (ValueError, lambda: quantization.QuantizedActivation(momentum=1)),
+        (ValueError, lambda: quantization.FreezeRanges(-1)),
+        (ValueError, lambda: quantization.calibrate(model, np.zeros((2, 8, 8, 3)))),
+        (ValueError, lambda: quantization.calibrate(qat, np.zeros((0, 8, 8, 3)))),
+        (ValueError, lambda: export.export_tflite(qat, tmp_path / "a.tflite", "int8")),
+        (ValueError, lambda: export.export_tflite(qat, tmp_path / "a.tflite", "float16")),
+        (ValueError, lambda: export.export_tflite(other, tmp_path / "a.tflite", "int8")),
+        (ValueError, lambda: rules.register(Subclassed, "sideways")),
+        (TypeError, lambda: rules.register(3, rules.SAME)),
+        (ValueError, lambda: quantization.cluster(model, 1)),
+    ]
+    for kind, call in cases:
+        with pytest.raises(kind, match=r"Received: ") as caught:
+            call()
+        assert str(caught.value).rstrip().endswith(".")
+    assert not list(tmp_path.iterdir())
+
+
+# Clusters ------------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_are_kept_with_their_zeros(digits, tmp_path):
+    model = compiled(models.build("small_cnn", digits.input_shape, digits.num_classes))
+    model.fit(*digits.train, epochs=1, verbose=0)
+    masking.prune(model, sparsity=0.6, structure="unstructured")
+    before = zeros(model)
+    report = quantization.cluster(model, 8)
+    assert all(2 <= kernel.num_values <= 8 for kernel in report.kernels) and "values" in str(report)
+    values = [np.unique(v) for v in model.trainable_variables if len(v.shape) > 1]
+    model.fit(*digits.train, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert quantization.keep_clusters(again) == len(before)
+    again.fit(*digits.train, epochs=1, verbose=0)
+    for old, first, variable in zip(values, before, [v for v in again.trainable_variables if len(v.shape) > 1]):
+        now = np.unique(np.asarray(variable))
+        assert len(now) <= 8 and not np.array_equal(now, old)
+        np.testing.assert_array_equal(first, np.asarray(variable) == 0)
+
+
+def test_centroids_are_those_of_a_plain_loop():
+    """Lloyd's iterations written out."""
+    weights = np.random.default_rng(0).normal(size=400).astype("float32")
+    values = np.linspace(weights.min(), weights.max(), 5)
+    for _ in range(300):
+        nearest = np.abs(weights[:, None] - values).argmin(-1)
+        values = np.array([weights[nearest == i].mean() for i in range(5)])
+    np.testing.assert_allclose(quantization.clustering.centroids(weights, 5), values, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "layer", [quantization.QuantizedActivation(4, 0.9, places=3), quantization.QuantizedKernel(L.Conv2D(4, 3), 6, 1)]
+)
+def test_layers_have_configs_that_make_them_again(layer):
+    config = layer.get_config()
+    assert type(layer).from_config(copy.deepcopy(config)).get_config() == config
+    assert keras.saving.get_registered_name(type(layer)) == f"tf_reweight>{type(layer).__name__}"

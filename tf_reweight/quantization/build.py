@@ -1,0 +1,213 @@
+"""From a float model to one that trains with the numbers of its integer file."""
+
+import fnmatch
+
+import keras
+
+from tf_reweight import errors, targets
+from tf_reweight.constraints import Mask
+from tf_reweight.coupling.graph import graph_of, walk
+from tf_reweight.masking import keep_zeros
+from tf_reweight.quantization import rules
+from tf_reweight.quantization.copying import input_like
+from tf_reweight.quantization.grid import check_bits
+from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
+from tf_reweight.quantization.plan import Plan, is_float
+from tf_reweight.quantization.ranges import is_quantized
+from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
+from tf_reweight.quantization.simplification import simplify
+from tf_reweight.wrappers import Masked
+
+
+def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report=False):
+    """A model for quantization-aware training: it computes with the rounded numbers its int8 `.tflite` will have.
+
+    Fine-tune it for some epochs with a small learning rate and export it: the file then loses little or no accuracy, and
+    `export_tflite(qat, path, "int8")` needs no `representative_data`, since the ranges were learned. Kernels are rounded
+    symmetrically, per output channel for two-dimensional convolutions and with one step elsewhere, so that zeros stay
+    exactly zero; activations in ranges that a moving average learns while training (or `calibrate` from a few batches).
+
+    The model is first rewritten without changing its outputs: BatchNormalization is folded into the convolution before it, and
+    activations become layers (see `simplify`). The statistics are constants from then on, so train until they have settled
+    before. An operation without integer arithmetic stays float and is named in the report.
+
+    Args:
+        model: a built Sequential or functional model, nested and shared layers included; it is unchanged. Zeros that `prune` or
+            `keep_zeros` hold in it are held in the new model too.
+        weight_bits: 2..16; 8 is what can be exported.
+        activation_bits: 2..16; 8 is what can be exported.
+        layers: None for all; a layer name or glob (`"block1*"`; a nested model's layers are `model_layer`), or a list of these.
+            Kernels that do not match stay float.
+        return_report: whether to return `(model, QuantizationReport)`.
+
+    Returns:
+        A functional `keras.Model`, compiled like `model` (with a fresh optimizer).
+
+    Raises:
+        TypeError: for a subclassed model, which has no graph.
+        ValueError: for a model that is not built, is already quantized, has LoRA weights or `Masked` wrappers; for a value out
+            of range; or when no kernel is left to quantize.
+
+    Example:
+        >>> qat = quantize(model)
+        >>> qat.fit(x, y, epochs=5, callbacks=[FreezeRanges(epoch=4)])
+        >>> export_tflite(qat, "model.tflite", "int8")
+    """
+    check_bits("weight_bits", weight_bits)
+    check_bits("activation_bits", activation_bits)
+    graph_of(model)
+    _check_layers(model)
+    held = any(isinstance(target.variable.constraint, Mask) for target in targets.find(model)[0])
+    simple, rewritten = simplify(model)
+    work = _Quantizer(simple, weight_bits, activation_bits, _globs(layers, simple))
+    made = work.model
+    if not work.kernels:
+        fix = "; ".join(f"{name}: {reason}" for name, reason in list(work.left_out.items())[:6])
+        raise ValueError(errors.message("At least one kernel must be quantizable.", f"{fix}.", model=model.name))
+    config = model.get_compile_config() if model.compiled else None
+    if config:
+        made.compile_from_config(config)
+    if held:
+        keep_zeros(made)
+    left_out = tuple(targets.LeftOut(name, reason) for name, reason in work.left_out.items())
+    report = QuantizationReport(tuple(work.kernels), work.num_ranges, left_out, rewritten)
+    return (made, report) if return_report else made
+
+
+class _Quantizer:
+    """Rebuilds a simplified model, which is one graph, around its own layers, and rounds in between.
+
+    Attributes:
+        grids: mapping of a new tensor's id to the layer that rounded it, for tensors on a grid; None where a relu behind is.
+    """
+
+    def __init__(self, model, weight_bits, activation_bits, globs):
+        self.weight_bits, self.activation_bits = weight_bits, activation_bits
+        self.kernels, self.left_out, self.num_ranges = [], {}, 0
+        self.grids = {}
+        self._made, self._names = {}, set()
+        self._rounded, self._rounders, self._kept = {}, {}, []
+        graph = graph_of(model)
+        self.plan = Plan(graph, lambda name: globs is not None and not any(fnmatch.fnmatchcase(name, glob) for glob in globs))
+        old = keras.tree.flatten(graph.inputs)
+        inputs = [input_like(tensor) for tensor in old]
+        self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
+        outputs = walk(model, inputs, self._visit)
+        structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
+        self.model = keras.Model(*structures, name=model.name)
+
+    def _visit(self, path, node, args, kwargs):
+        operation = node.operation
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        rule, reason = self.plan.rules[id(node)]
+        if rule == rules.KERNEL:
+            operation = self._wrapped(operation)
+        elif rule is not None and not any(id(x) in self.grids or id(x) in self._wanted for x in inputs):
+            rule, reason = None, "what it reads is float"
+        if rule is None:
+            self.left_out.setdefault(path, reason)
+            return operation(*args, **kwargs)
+        entered = self._entered(node, inputs)
+        args, kwargs = keras.tree.map_structure(
+            lambda x: entered[id(x)] if id(x) in entered else self._on_grid(x), (args, kwargs)
+        )
+        output = operation(*args, **kwargs)
+        if rule in rules.MOVES:
+            return self._moved(rule, output, keras.tree.flatten((args, kwargs)))
+        site = self.plan.sites.get(id(node.outputs[0]))
+        return self._mark(output, None) if site is None else self._at_site(output, site)
+
+    def _moved(self, rule, output, given):
+        """The output of an operation that stays on the grid of its input."""
+        rounder = self.grids[id(next(x for x in given if isinstance(x, keras.KerasTensor)))]
+        if rule == rules.AVERAGE and rounder is not None:
+            output = rounder(output, place=None)
+        for tensor in keras.tree.flatten(output):
+            self._mark(tensor, rounder)
+        return output
+
+    def _on_grid(self, item):
+        """The value itself when it is no tensor of real numbers or is on a grid, else rounded; once for all who read it."""
+        if not isinstance(item, keras.KerasTensor) or not is_float(item) or id(item) in self.grids:
+            return item
+        if id(item) not in self._rounded:
+            rounder = self._rounder(item._keras_history.operation.name)
+            self._rounded[id(item)] = self._mark(rounder(item), rounder)
+            self._kept.append(item)
+        return self._rounded[id(item)]
+
+    def _entered(self, node, inputs):
+        """Mapping of an input's id to the input in the range that the operation wants all of them in."""
+        if self.plan.rules[id(node)][0] != rules.JOINED:
+            return {}
+        made = {}
+        for old, new in zip(node.input_tensors, inputs):
+            site = self.plan.entries.get((id(node), id(old)))
+            if site is None and id(new) not in self.grids:
+                # What makes it was planned to round, and then computes in float for want of rounded inputs.
+                site = self.plan.source(old)
+            if site is not None:
+                made[id(new)] = self._at_site(new, site)
+        return made
+
+    def _at_site(self, output, site):
+        if id(site.group) not in self._rounders:
+            self._rounders[id(site.group)] = self._rounder(site.name, site.fixed_range, len(site.group))
+        rounder = self._rounders[id(site.group)]
+        return self._mark(rounder(output, place=site.group.index(site)), rounder)
+
+    def _mark(self, tensor, rounder):
+        self.grids[id(tensor)] = rounder
+        self._kept.append(tensor)  # ids are only good as long as the tensor lives
+        return tensor
+
+    def _rounder(self, name, fixed_range=None, places=1):
+        """A new layer that rounds what the operation `name` makes."""
+        self.num_ranges += fixed_range is None
+        unique, number = f"{name}_range", 1
+        while unique in self._names:
+            number += 1
+            unique = f"{name}_range_{number}"
+        self._names.add(unique)
+        return QuantizedActivation(self.activation_bits, fixed_range=fixed_range, places=places, name=unique)
+
+    def _wrapped(self, layer):
+        """The layer with rounded kernels."""
+        if id(layer) not in self._made:
+            axes = rules.channel_axes(layer)
+            self.kernels.append(QuantizedLayer(layer.name, type(layer).__name__, self.weight_bits, axes > 0))
+            self._made[id(layer)] = QuantizedKernel(layer, self.weight_bits, axes, name=f"quantized_{layer.name}")
+        return self._made[id(layer)]
+
+
+def _check_layers(model):
+    if is_quantized(model):
+        fix = "Train it, or take `strip_quantization(model)` first."
+        raise ValueError(errors.message("The model must not be quantized yet.", fix, model=model.name))
+    layers = list(model._flatten_layers(include_self=False))
+    masked = [layer.name for layer in layers if isinstance(layer, Masked)]
+    if masked:
+        fix = "Take `strip(model)` first: zeros are held without wrappers, see `keep_zeros`."
+        raise ValueError(errors.message("The model must have no Masked wrappers.", fix, layers=masked[:5]))
+    for attribute, what, fix in (
+        ("lora_enabled", "have LoRA weights", "Merge them into the kernels: save and load with Keras' own functions."),
+        ("quantization_mode", "be quantized by Keras", "Use the model from before `model.quantize`."),
+    ):
+        found = [layer.name for layer in layers if getattr(layer, attribute, None)]
+        if found:
+            raise ValueError(errors.message(f"No layer may {what}.", fix, layers=found[:5]))
+
+
+def _globs(layers, model):
+    """`layers` as a list of globs, each of which matches something; None for all."""
+    if layers is None:
+        return None
+    globs = [layers] if isinstance(layers, str) else layers
+    if not isinstance(globs, (list, tuple)) or not globs or not all(isinstance(glob, str) for glob in globs):
+        fix = 'For example layers="block1*".'
+        raise TypeError(errors.message("`layers` must be None, a name or glob, or a list of these.", fix, layers=layers))
+    names = [operation.name for operation in graph_of(model).operations]
+    for glob in globs:
+        if not fnmatch.filter(names, glob):
+            raise ValueError(errors.unknown("layers", glob, names))
+    return globs

@@ -1,0 +1,41 @@
+"""Copies of operations, for models that are built anew."""
+
+import keras
+
+from tf_reweight.shrinking.rebuild import own_weights, without_penalties
+
+
+class Copied:
+    """A fresh operation that takes over the weights at its first call, which builds it.
+
+    A Lambda or custom layer without weights is used as it is: what it computes may not be in its config.
+    """
+
+    def __init__(self, operation, name=None):
+        self.operation, self.filled = operation, False
+        self.copy = _fresh(operation, name or operation.name)
+
+    def __call__(self, *args, **kwargs):
+        outputs = self.copy(*args, **kwargs)
+        if not self.filled and self.copy is not self.operation and isinstance(self.copy, keras.layers.Layer):
+            for variable, old in zip(self.copy.weights, own_weights(self.operation)):
+                variable.assign(old.value)
+            if isinstance(self.copy, keras.layers.Normalization):
+                self.copy.finalize_state()
+        self.filled = True
+        return outputs
+
+
+def _fresh(operation, name):
+    if not isinstance(operation, keras.layers.Layer):
+        return type(operation).from_config(operation.get_config())
+    known = type(operation).__module__.startswith("keras.") and not isinstance(operation, keras.layers.Lambda)
+    if not known and not operation.variables:
+        return operation
+    return type(operation).from_config({**without_penalties(operation.get_config()), "name": name})
+
+
+def input_like(tensor):
+    """A new input of the same name, shape and type."""
+    name = tensor._keras_history.operation.name
+    return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name, sparse=tensor.sparse or None)

@@ -1,0 +1,65 @@
+"""The numbers an integer file can store: rounding to them in the forward pass, straight through in the gradient."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+
+# Channels whose largest weight is smaller than this fraction of the kernel's share this range instead: their own would make
+# the bias, which is stored in units of input step times weight step, too large for 32 bits. Pruned filters are the case.
+_SMALLEST_CHANNEL = 1e-3
+# A hair, so that rounding of the range never clips the largest weight, whose gradient would then be zero for ever.
+_MARGIN = 1e-6
+# The range of a tensor that is all zero is as good as any; it must only not be empty.
+_EMPTY = 1e-6
+
+
+def check_bits(name, value):
+    """Raises unless `value` is an int in 2..16."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 2 <= value <= 16:
+        raise ValueError(errors.message(f"`{name}` must be an int in 2..16.", "8 is what phones compute in.", **{name: value}))
+
+
+def round_kernel(kernel, bits, num_channel_axes=0):
+    """A kernel rounded to `2^bits - 1` values, symmetric around an exact zero.
+
+    The values are `k * step`, `k` an integer in `-(2^(bits-1) - 1) .. 2^(bits-1) - 1`, `step = max|kernel| / (2^(bits-1) - 1)`,
+    one per channel or one for all. Zeros stay exactly zero. The gradient is that of the identity.
+
+    Args:
+        kernel: float tensor.
+        bits: 2..16.
+        num_channel_axes: how many of the last axes tell channels apart: 0 gives one step for all, 1 fits a convolution
+            `(..., in, out)`, 2 a depthwise kernel `(..., in, multiplier)`.
+
+    Returns:
+        A tensor of the kernel's shape and dtype.
+
+    Example:
+        >>> round_kernel(layer.kernel, 8, num_channel_axes=1)
+    """
+    shape = tuple(kernel.shape)
+    split = len(shape) - num_channel_axes
+    # One axis of channels. Reshaping also reads TensorFlow's variables, which are no tensors.
+    values = ops.reshape(kernel, (*shape[:split], math.prod(shape[split:])) if num_channel_axes else shape)
+    values = ops.cast(values, "float32")
+    sizes = ops.abs(ops.stop_gradient(values))
+    largest = ops.max(sizes)
+    if num_channel_axes:
+        largest = ops.maximum(ops.max(sizes, axis=tuple(range(split))), _SMALLEST_CHANNEL * largest)
+    limit = ops.maximum(largest * (1 + _MARGIN), _EMPTY)
+    axis = split if num_channel_axes else None
+    rounded = keras.quantizers.fake_quant_with_min_max_vars(values, -limit, limit, bits, narrow_range=True, axis=axis)
+    return ops.cast(ops.reshape(rounded, shape), kernel.dtype)
+
+
+def round_activation(inputs, minimum, maximum, bits):
+    """A tensor rounded to `2^bits` values between `minimum <= 0` and `maximum >= 0`, of which zero is exactly one.
+
+    Values outside are clipped; there the gradient is zero, inside it is that of the identity.
+    """
+    rounded = keras.quantizers.fake_quant_with_min_max_vars(ops.cast(inputs, "float32"), minimum, maximum, bits)
+    return ops.cast(rounded, inputs.dtype)

@@ -1,0 +1,119 @@
+"""The two layers of a quantized model: one rounds what flows through it, the other the kernels of the layer it wraps."""
+
+import keras
+from keras import ops
+
+from tf_reweight import errors, targets
+from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
+
+# Until a range was observed, and for tensors that are all zero, the range has this width: it must only not be empty.
+_SMALLEST_RANGE = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class QuantizedActivation(keras.layers.Layer):
+    """Rounds its input to the `2^bits` values an integer tensor can have, in a range learned from data.
+
+    In training the smallest and largest value of each batch move the range: their mean over the first batches, then an
+    exponential moving average. Outside training, and once the range is frozen, it stays. Before anything was observed,
+    inference passes its input on unchanged. Zero is always in the range, and exact.
+
+    Called on several tensors, it rounds all of them on one grid, as wide as the widest of the `places` needs.
+
+    Args:
+        bits: 2..16.
+        momentum: of the moving average, in [0, 1).
+        fixed_range: `(minimum, maximum)`, for tensors whose range is known, such as probabilities; nothing is learned then.
+        places: number of tensors whose ranges are learned and joined; a call says by `place` in `0..places - 1` which one it
+            is, or None for one that only uses the range.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> QuantizedActivation(8)(keras.layers.ReLU()(x))
+    """
+
+    def __init__(self, bits=8, momentum=0.99, fixed_range=None, places=1, **kwargs):
+        super().__init__(**kwargs)
+        check_bits("bits", bits)
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise ValueError(errors.message("`momentum` must be in [0, 1).", "For example 0.99.", momentum=momentum))
+        if fixed_range is not None and (len(fixed_range) != 2 or not fixed_range[0] <= 0 <= fixed_range[1] != fixed_range[0]):
+            fix = "For example (0.0, 6.0); zero must be in it."
+            raise ValueError(errors.message("`fixed_range` must be (minimum, maximum).", fix, fixed_range=fixed_range))
+        self.bits, self.momentum, self.places = int(bits), momentum, places
+        self.fixed_range = None if fixed_range is None else tuple(map(float, fixed_range))
+        self.supports_masking = True
+        self.calibrating = False
+
+    def build(self, input_shape=None):
+        if self.fixed_range is None:
+            made = {"initializer": "zeros", "trainable": False, "autocast": False, "dtype": "float32"}
+            for name in ("minimum", "maximum", "observed"):
+                setattr(self, name, self.add_weight(name=name, shape=(self.places,), **made))
+            self.frozen = self.add_weight(name="frozen", shape=(), **made)
+
+    def call(self, inputs, training=None, place=0):
+        if self.fixed_range is not None:
+            return inputs if self.calibrating else round_activation(inputs, *self.fixed_range, self.bits)
+        if place is not None and (training or self.calibrating):
+            self._observe(inputs, place)
+        if self.calibrating:
+            return inputs
+        minimum = ops.min(self.minimum)
+        maximum = ops.maximum(ops.max(self.maximum), minimum + _SMALLEST_RANGE)
+        rounded = round_activation(inputs, minimum, maximum, self.bits)
+        return ops.where(ops.max(self.observed) > 0, rounded, inputs)
+
+    def _observe(self, inputs, place):
+        values = ops.cast(ops.stop_gradient(inputs), "float32")
+        here = ops.one_hot(place, self.places, dtype="float32")
+        # The mean of the first batches becomes the moving average as soon as that is slower.
+        rate = here * ops.maximum(1.0 / (self.observed + 1.0), 1.0 - self.momentum) * (1.0 - self.frozen)
+        self.minimum.assign(self.minimum + rate * (ops.minimum(ops.min(values), 0.0) - self.minimum))
+        self.maximum.assign(self.maximum + rate * (ops.maximum(ops.max(values), 0.0) - self.maximum))
+        self.observed.assign(self.observed + here * (1.0 - self.frozen))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("bits", "momentum", "fixed_range", "places")}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class QuantizedKernel(keras.layers.Wrapper):
+    """Computes a layer with its kernels rounded to the values an integer file can store.
+
+    The stored kernels stay as they are and are what the optimizer moves. Zeros are exactly zero after rounding.
+
+    Args:
+        layer: a layer with kernels in `targets`' table, for example Dense or Conv2D.
+        bits: 2..16.
+        num_channel_axes: see `grid.round_kernel`; 0 rounds with one step for the whole kernel.
+
+    Example:
+        >>> QuantizedKernel(keras.layers.Conv2D(8, 3), num_channel_axes=1)
+    """
+
+    def __init__(self, layer, bits=8, num_channel_axes=0, **kwargs):
+        check_bits("bits", bits)
+        super().__init__(layer, **kwargs)
+        self.bits, self.num_channel_axes = int(bits), num_channel_axes
+
+    def call(self, inputs, *args, **kwargs):
+        rounded = self.rounded_kernels()
+        trainable = [rounded.get(id(v), v.value) for v in self.layer.trainable_variables]
+        fixed = [rounded.get(id(v), v.value) for v in self.layer.non_trainable_variables]
+        outputs, _ = self.layer.stateless_call(trainable, fixed, inputs, *args, **kwargs)
+        return outputs
+
+    def rounded_kernels(self):
+        """The kernels the layer computes with: mapping of the stored variable's id to its rounded value."""
+        found, _ = targets.walk(self)
+        return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes) for t in found}
+
+    def get_config(self):
+        return {**super().get_config(), "bits": self.bits, "num_channel_axes": self.num_channel_axes}

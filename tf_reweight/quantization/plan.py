@@ -1,0 +1,137 @@
+"""Where a model's tensors are rounded: decided on its graph before anything is built."""
+
+import dataclasses
+
+import keras
+
+from tf_reweight.quantization import rules
+
+
+@dataclasses.dataclass(eq=False)
+class Site:
+    """A place where numbers are rounded.
+
+    Attributes:
+        name: of the operation that makes them.
+        fixed_range: the range, when integer files prescribe it.
+        group: the sites that share one range, this one included; the same list for all of them.
+    """
+
+    name: str
+    fixed_range: tuple | None = None
+    group: list = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        self.group.append(self)
+
+    def join(self, other):
+        """Makes both sites, and all that share a range with them, share one."""
+        if other.group is self.group:
+            return
+        self.group += other.group
+        for site in other.group:
+            site.group = self.group
+
+
+class Plan:
+    """Sites and rules of a graph without nested models.
+
+    Args:
+        graph: a functional model, from `coupling.graph.graph_of`.
+        skipped: function `name -> bool`, of the kernel layers that the user keeps in float.
+
+    Attributes:
+        sites: mapping of a tensor's id to the `Site` at which it is rounded.
+        entries: mapping of `(node id, tensor id)` to the `Site` at which an operation that wants its inputs in one range rounds
+            an input that has none here or is bound to another.
+        rules: mapping of a node's id to `(rule, reason)`.
+    """
+
+    def __init__(self, graph, skipped):
+        self.sites, self.entries, self.rules = {}, {}, {}
+        nodes = [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
+        nodes = [node for node in nodes if not node.is_input]
+        self._readers = _readers(graph, nodes)
+        for node in nodes:
+            operation = node.operation
+            rule = rules.rule_of(operation)
+            out = rule[0] == rules.KERNEL and skipped(operation.name)
+            self.rules[id(node)] = (None, "left out by `layers`") if out else rule
+            if rule[0] == rules.CLAMP and self._follows_move(node):
+                # The file computes the relu inside the pooling, on the one grid it has.
+                self.rules[id(node)] = (rules.AVERAGE, None)
+        for node in nodes:
+            self._place(node)
+        for node in nodes:
+            if self.rules[id(node)][0] == rules.JOINED:
+                self._share(node)
+
+    def feeds_kernel(self, tensor):
+        """Whether a kernel reads the tensor, at once or behind operations that only move numbers."""
+        for node in self._readers[id(tensor)]:
+            rule = None if node is None else self.rules[id(node)][0]
+            if rule == rules.KERNEL or rule in rules.MOVES and self.feeds_kernel(node.outputs[0]):
+                return True
+        return False
+
+    def _place(self, node):
+        rule = self.rules[id(node)][0]
+        if rule is None or rule in rules.MOVES or not is_float(node.outputs[0]):
+            return
+        if rules.takes_clamp(node.operation) and self._clamped(node.outputs[0]):
+            return
+        self.sites[id(node.outputs[0])] = Site(node.operation.name, rule if isinstance(rule, tuple) else None)
+
+    def _clamped(self, tensor):
+        """Whether a relu is all that reads the tensor: both become one operation of the file."""
+        readers = self._readers[id(tensor)]
+        if len(readers) != 1 or readers[0] is None:
+            return False
+        rule = self.rules[id(readers[0])][0]
+        return rule == rules.CLAMP or rule == rules.ABSENT and self._clamped(readers[0].outputs[0])
+
+    def _follows_move(self, node):
+        """Whether the file has an operation before that stays on its input's grid."""
+        while True:
+            node = _maker(node.input_tensors[0])
+            rule = None if node.is_input else self.rules[id(node)][0]
+            if rule != rules.ABSENT:
+                return rule in rules.MOVES
+
+    def _share(self, node):
+        for tensor in node.input_tensors:
+            source = self.source(tensor)
+            if source is None:
+                source = self.entries[id(node), id(tensor)] = Site(tensor._keras_history.operation.name)
+            # A sigmoid's output, whose range the file prescribes, is converted to the common one there.
+            source.fixed_range = None
+            self.sites[id(node.outputs[0])].join(source)
+
+    def source(self, tensor):
+        """The site whose grid the tensor is on, if any; back through operations that only move numbers."""
+        while id(tensor) not in self.sites:
+            node = _maker(tensor)
+            if node.is_input or self.rules[id(node)][0] not in rules.MOVES:
+                return None
+            tensor = node.input_tensors[0]
+        return self.sites[id(tensor)]
+
+
+def _maker(tensor):
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _readers(graph, nodes):
+    readers = {id(tensor): [] for node in nodes for tensor in node.outputs}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            readers.setdefault(id(tensor), []).append(node)
+    for tensor in keras.tree.flatten(graph.outputs):
+        readers[id(tensor)].append(None)
+    return readers
+
+
+def is_float(tensor):
+    """Whether a tensor holds real numbers."""
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)

@@ -1,0 +1,102 @@
+"""The ranges of activations: learned from data without training, and held still at the end of training."""
+
+import keras
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.coupling.graph import graph_of
+from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
+
+
+def calibrate(model, inputs, batch_size=32):
+    """Sets the ranges of a quantized model from data, without training; kernels stay as they are.
+
+    A good start for training, and all that is needed to export without any. While it looks, activations are not rounded.
+
+    Args:
+        model: from `quantize`.
+        inputs: array `(num, ...)`, or a list or dict of them, as the model takes them; 100 to 500 examples do.
+        batch_size: examples that are looked at together.
+
+    Raises:
+        ValueError: when the model is not quantized, or has no inputs to look at.
+
+    Example:
+        >>> calibrate(qat, data.representative(256))
+    """
+    layers = rounders(model)
+    arrays = keras.tree.flatten(inputs)
+    if not arrays or not len(arrays[0]):
+        raise ValueError(errors.message("`inputs` must hold at least one example.", "Pass some hundred.", inputs=len(arrays)))
+    for layer in layers:
+        layer.calibrating = True
+    try:
+        for start in range(0, len(arrays[0]), batch_size):
+            batch = [array[start : start + batch_size] for array in arrays]
+            model(keras.tree.pack_sequence_as(graph_of(model).input, batch), training=False)
+    finally:
+        for layer in layers:
+            layer.calibrating = False
+
+
+def freeze(model, frozen=True):
+    """Holds the ranges of a quantized model still in any further training, or (`frozen=False`) lets them move again."""
+    for layer in rounders(model):
+        layer.frozen.assign(float(frozen))
+
+
+def rounders(model):
+    """The layers of a quantized model that learn a range.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    found = [layer for layer in _layers(model, QuantizedActivation) if layer.fixed_range is None]
+    if not found:
+        raise ValueError(errors.message("The model must be quantized.", "Call `quantize(model)` first.", model=model.name))
+    return found
+
+
+def is_quantized(model):
+    """Whether a model came from `quantize`."""
+    return bool(_layers(model, (QuantizedActivation, QuantizedKernel)))
+
+
+def check_exportable(model, precision):
+    """Raises ValueError unless a quantized model can become a file of the given precision."""
+    if precision != "int8":
+        fix = 'Export it as "int8", or the float model inside, `strip_quantization(model)`.'
+        raise ValueError(errors.message("A quantized model is an int8 model.", fix, precision=precision))
+    bits = {layer.name: layer.bits for layer in _layers(model, (QuantizedActivation, QuantizedKernel)) if layer.bits != 8}
+    if bits:
+        fix = "Quantize with 8 and 8; other widths are for studies in Keras."
+        raise ValueError(errors.message("Files hold 8-bit weights and activations.", fix, bits=dict(list(bits.items())[:5])))
+    blind = [layer.name for layer in rounders(model) if not float(ops.max(layer.observed))]
+    if blind:
+        fix = "Train it for an epoch, or call `calibrate(model, inputs)`."
+        raise ValueError(errors.message("The ranges of a quantized model must be learned first.", fix, ranges=blind[:5]))
+
+
+class FreezeRanges(keras.callbacks.Callback):
+    """Holds the ranges still from one epoch on, so that the last epochs train for exactly the grid that is exported.
+
+    Args:
+        epoch: the first epoch, counted from 0, in which ranges no longer move.
+
+    Example:
+        >>> qat.fit(x, y, epochs=5, callbacks=[FreezeRanges(epoch=4)])
+    """
+
+    def __init__(self, epoch):
+        super().__init__()
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(errors.message("`epoch` must be an int >= 0.", "It is counted from 0.", epoch=epoch))
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Decided from the epoch alone, so that a resumed run goes on as it would have.
+        freeze(self.model, epoch >= self.epoch)
+
+
+def _layers(model, kinds):
+    return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]

@@ -1,0 +1,130 @@
+"""The one table: what becomes of a layer or operation in an integer model."""
+
+import keras
+
+from tf_reweight import errors
+
+_L = keras.layers
+
+# What a rule says.
+KERNEL = "kernel"  # kernels and output are rounded
+RANGED = "ranged"  # the output is rounded, in a range of its own
+JOINED = "joined"  # as ranged, but integer files want the inputs in the same range
+CLAMP = "clamp"  # relu and relu6: integer files compute them inside the operation before, which is then not rounded
+SAME = "same"  # moves numbers around: the output is on the grid of the input
+ABSENT = "absent"  # as same, and nothing in the file: noise and the like
+AVERAGE = "average"  # makes new numbers in the input's range: they are rounded to the grid of the input
+MOVES = (SAME, ABSENT, AVERAGE)
+FIXED = {  # integer files prescribe the output's range
+    "sigmoid": (0.0, 255 / 256),
+    "softmax": (0.0, 255 / 256),
+    "tanh": (-1.0, 127 / 128),
+}
+
+# Layer -> number of the kernel's last axes that tell channels apart. Integer files know one step per channel for these
+# convolutions; Dense and transposed kernels have one step in all, and one-dimensional ones too, since the converter cannot
+# reshape kernels with several.
+_CHANNEL_AXES = {
+    _L.Conv2D: 1, _L.DepthwiseConv2D: 2, _L.Conv1D: 0, _L.DepthwiseConv1D: 0, _L.Dense: 0, _L.Conv2DTranspose: 0,
+}  # fmt: skip
+
+# Kernel layers that compute a relu behind them at no cost, and merges that do.
+_TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply}
+_TAKES_CLAMP_OPERATIONS = {"Add", "Subtract", "Multiply"}
+
+_LAYERS = {
+    **dict.fromkeys(_CHANNEL_AXES, KERNEL),
+    **dict.fromkeys((_L.Add, _L.Subtract, _L.Multiply, _L.LeakyReLU, _L.PReLU), RANGED),
+    **dict.fromkeys((_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D), RANGED),
+    **dict.fromkeys((_L.AveragePooling1D, _L.AveragePooling2D), AVERAGE),
+    **dict.fromkeys((_L.Concatenate, _L.Maximum, _L.Minimum), JOINED),
+    **{
+        getattr(_L, name): SAME
+        for name in (
+            "Cropping1D", "Cropping2D", "Flatten", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D",
+            "Permute", "RepeatVector", "Reshape", "UpSampling1D", "ZeroPadding1D", "ZeroPadding2D",
+        )
+    },
+    **{
+        getattr(_L, name): ABSENT
+        for name in (
+            "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
+            "SpatialDropout1D", "SpatialDropout2D",
+        )
+    },
+}  # fmt: skip
+
+# Operations of keras.ops have no public class: they go by name.
+_OPERATIONS = {
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Mean", "LeakyRelu"), RANGED),
+    **dict.fromkeys(("ExpandDims", "GetItem", "Pad", "Repeat", "Reshape", "Split", "Squeeze", "Transpose"), SAME),
+    **{name: FIXED[name.lower()] for name in ("Sigmoid", "Softmax", "Tanh")},
+    **dict.fromkeys(("Concatenate", "Maximum", "Minimum"), JOINED),
+    "Gelu": RANGED,
+    "HardSilu": RANGED,
+    "Relu": CLAMP,
+    "Relu6": CLAMP,
+}
+_ACTIVATIONS = {"linear": ABSENT, "relu": CLAMP, "relu6": CLAMP, "hard_silu": RANGED, "gelu": RANGED, **FIXED}
+
+
+def rule_of(operation):
+    """`(rule, None)`, or `(None, reason)` for what stays float; subclasses are not taken for their parents."""
+    kind = type(operation)
+    if kind is _L.Activation:
+        name = activation_name(operation)
+        reason = f"no integer kernel for the activation {name!r}"
+        return (_ACTIVATIONS[name], None) if name in _ACTIVATIONS else (None, reason)
+    if kind is _L.ReLU or kind.__module__.startswith("keras.") and kind.__name__ == "ReLU":
+        return (CLAMP if clamps(operation) else RANGED), None
+    if kind is _L.Softmax:
+        return FIXED["softmax"], None
+    if kind is _L.UpSampling2D:
+        return (SAME if operation.interpolation == "nearest" else AVERAGE), None
+    if kind in _LAYERS:
+        return _LAYERS[kind], None
+    if not isinstance(operation, keras.layers.Layer) and kind.__module__.startswith("keras.") and kind.__name__ in _OPERATIONS:
+        return _OPERATIONS[kind.__name__], None
+    return None, f"{kind.__name__} has no rule for integers"
+
+
+def register(layer_type, rule):
+    """Teaches the table a layer of yours, so that it computes in integers.
+
+    Args:
+        layer_type: the layer class; exactly this type.
+        rule: `rules.RANGED` for one that makes new numbers, `rules.SAME` for one that moves numbers around.
+
+    Example:
+        >>> register(MyShuffle, rules.SAME)
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.layers.Layer)):
+        raise TypeError(errors.message("`layer_type` must be a Layer class.", "Pass the class itself.", layer_type=layer_type))
+    if rule not in (RANGED, SAME, AVERAGE, JOINED):
+        raise ValueError(errors.unknown("rule", rule, (RANGED, SAME, AVERAGE, JOINED)))
+    _LAYERS[layer_type] = rule
+
+
+def channel_axes(layer):
+    """`num_channel_axes` of the layer's kernel, see `grid.round_kernel`."""
+    return _CHANNEL_AXES[type(layer)]
+
+
+def takes_clamp(operation):
+    """Whether integer files compute a relu behind this operation inside it."""
+    known = type(operation) in _TAKES_CLAMP or type(operation).__name__ in _TAKES_CLAMP_OPERATIONS
+    return known and activation_name(operation) == "linear"
+
+
+def activation_name(layer):
+    """Keras' name of a layer's activation; `"linear"` without one, and None for a function of the user's."""
+    function = getattr(layer, "activation", None)
+    if function is None:
+        return "linear"
+    name = getattr(function, "__name__", "")
+    return name if getattr(keras.activations, name, None) is function else None
+
+
+def clamps(relu):
+    """Whether a ReLU layer is the plain one, or relu6."""
+    return not relu.negative_slope and not relu.threshold and relu.max_value in (None, 6)

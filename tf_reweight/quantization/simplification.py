@@ -1,0 +1,301 @@
+"""A float model with the same outputs, in operations that integer files have: normalization folded, activations apart."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.coupling.graph import graph_of, is_graph, walk
+from tf_reweight.quantization import rules
+from tf_reweight.quantization.copying import Copied, input_like
+from tf_reweight.shrinking import verify
+from tf_reweight.shrinking.rebuild import without_penalties
+
+L = keras.layers
+
+# Kernel layers a normalization behind them is folded into -> the kernel's axes that its channels are.
+_FOLDS = {
+    L.Conv1D: (-1,), L.Conv2D: (-1,), L.Conv3D: (-1,), L.Dense: (-1,), L.DepthwiseConv1D: (-2, -1), L.DepthwiseConv2D: (-2, -1),
+    L.Conv1DTranspose: (-2,), L.Conv2DTranspose: (-2,), L.SeparableConv1D: (-1,), L.SeparableConv2D: (-1,),
+}  # fmt: skip
+_DEPTHWISE = {L.SeparableConv1D: (L.DepthwiseConv1D, L.Conv1D), L.SeparableConv2D: (L.DepthwiseConv2D, L.Conv2D)}
+# Activations a kernel layer keeps: the converter computes them inside it.
+_KEPT = ("linear", "relu", "relu6")
+
+
+def simplify(model):
+    """The same function in layers that can become integer arithmetic.
+
+    - BatchNormalization behind a convolution or Dense becomes part of its kernel and bias, so that what is rounded in
+      training is what the file stores. Zeros stay exactly zero. From here on the statistics are constants.
+    - BatchNormalization elsewhere, Rescaling and Normalization of images become a 1x1 depthwise convolution.
+    - Activations other than relu and relu6 become layers behind; silu becomes `x * sigmoid(x)`, hard_sigmoid
+      `relu6(x + 3) / 6`.
+    - Nested models become part of the one model, so that each use of a shared one has ranges of its own.
+    - Separable convolutions become two, a sum of many becomes sums of two.
+
+    Args:
+        model: a built Sequential or functional model, unchanged.
+
+    Returns:
+        `(functional keras.Model, dict)`: the dict tells of each layer that was rewritten, by path, what became of it.
+
+    Raises:
+        ValueError: when the outputs differ by more than float noise.
+    """
+    work = _Simplifier()
+    made = work.model(model)
+    _check(model, made)
+    return made, work.rewritten
+
+
+class _Simplifier:
+    def __init__(self):
+        self.made = {}
+        self.rewritten = {}
+
+    def model(self, model):
+        graph = graph_of(model)
+        inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
+        outputs = self._run(model, inputs, "")
+        structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
+        return keras.Model(*structures, name=model.name)
+
+    def _run(self, model, inputs, path):
+        folds = _find_folds(graph_of(model))
+        self.made.update({key: fold for key, fold in folds.items() if key not in self.made})
+        return walk(model, inputs, self._visit, path)
+
+    def _visit(self, path, node, args, kwargs):
+        operation = node.operation
+        if is_graph(operation):
+            inputs = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+            return self._run(operation, inputs, path + "/")
+        made = self.made.get(id(operation))
+        if made is None or isinstance(made, _Fold):
+            made = self.made[id(operation)] = self._rewrite(path, operation, args, made)
+        return made(*args, **kwargs)
+
+    def _rewrite(self, path, operation, args, fold):
+        """A function that stands for the operation, on the new model's tensors."""
+        kind, name = type(operation), path.replace("/", "_")
+        if kind in _FOLDS:
+            layers = _kernel_layers(operation, name)
+            if fold is not None:
+                _scale_outputs(layers[-1], fold, _FOLDS[kind][-1:] if kind in _DEPTHWISE else _FOLDS[kind])
+                self.rewritten[path] = f"{fold.path} folded into it"
+            return _Chain([*layers, *_activation(name, _activation_left(operation))])
+        if kind is L.BatchNormalization and fold is not None:
+            self.rewritten[path] = "folded into the layer before"
+            return _first
+        affine = _affine(operation, args, name)
+        if affine is not None:
+            self.rewritten[path] = "became a 1x1 depthwise convolution"
+            return lambda tensor, *_, **__: affine(tensor)  # without a mask and the like
+        if kind is L.Activation and rules.activation_name(operation) in _EXPANSIONS:
+            return _Chain(_activation(name, operation.activation))
+        if kind.__name__ in ("Silu", "HardSigmoid") and kind.__module__.startswith("keras."):
+            return _EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[kind.__name__]](name)
+        if kind is L.Add and len(args[0]) > 2:
+            return _SumOfTwo(name)
+        return Copied(operation, name)
+
+
+class _Fold:
+    """A normalization that becomes part of the layer before: `y * scale + offset`; `path` names it."""
+
+    def __init__(self, layer):
+        self.path = layer.name
+        self.scale, self.offset = _scale_and_offset(layer)
+
+
+def _find_folds(graph):
+    """`id -> _Fold` of normalizations and of the layers they are folded into: each used once, one behind the other."""
+    readers, found = {}, {}
+    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
+    for node in nodes:
+        for tensor in node.input_tensors:
+            readers[id(tensor)] = readers.get(id(tensor), 0) + 1
+    uses = {}
+    for node in nodes:
+        uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
+    for tensor in keras.tree.flatten(graph.outputs):
+        readers[id(tensor)] = readers.get(id(tensor), 0) + 1
+    for node in nodes:
+        layer = node.operation
+        if type(layer) is not L.BatchNormalization:
+            continue
+        tensor = node.input_tensors[0]
+        source = tensor._keras_history.operation
+        alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(source._inbound_nodes) == 1
+        fits = type(source) in _FOLDS and rules.activation_name(source) == "linear" and _last_axis(layer, tensor)
+        if alone and fits and getattr(source, "data_format", None) != "channels_first":
+            found[id(layer)] = found[id(source)] = _Fold(layer)
+    return found
+
+
+def _scale_and_offset(layer):
+    """BatchNormalization outside training as `y * scale + offset`, float64."""
+    mean, variance = (np.asarray(ops.convert_to_numpy(v), "float64") for v in (layer.moving_mean, layer.moving_variance))
+    gamma = np.asarray(ops.convert_to_numpy(layer.gamma), "float64") if layer.scale else 1.0
+    beta = np.asarray(ops.convert_to_numpy(layer.beta), "float64") if layer.center else 0.0
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return scale, beta - mean * scale
+
+
+def _last_axis(layer, tensor):
+    return layer.axis in (-1, len(tensor.shape) - 1)
+
+
+def _kernel_layers(layer, name):
+    """Fresh copies of a kernel layer, with its weights, with room for a bias, and with the activation it may keep."""
+    activation = layer.activation if rules.activation_name(layer) in _KEPT else "linear"
+    config = {**without_penalties(layer.get_config()), "activation": activation, "use_bias": True, "name": name}
+    if type(layer) not in _DEPTHWISE:
+        return [_filled(type(layer).from_config(config), layer, layer.kernel, layer.bias)]
+    first, second = _DEPTHWISE[type(layer)]
+    shared = {key: config[key] for key in ("trainable", "dtype", "data_format")}
+    depthwise = first(
+        layer.kernel_size, layer.strides, layer.padding, layer.depth_multiplier, dilation_rate=layer.dilation_rate,
+        use_bias=False, name=f"{name}_depthwise", **shared,
+    )  # fmt: skip
+    pointwise = second(layer.filters, 1, activation=activation, name=name, **shared)
+    made = _filled(depthwise, layer, layer.depthwise_kernel, None)
+    hidden = layer.pointwise_kernel.shape[-2]
+    pointwise.build((*(None,) * (layer.rank + 1), hidden))
+    pointwise.set_weights([layer.pointwise_kernel, np.zeros(layer.filters) if layer.bias is None else layer.bias])
+    return [made, pointwise]
+
+
+def _filled(copy, layer, kernel, bias):
+    """Builds the copy for the layer's inputs and gives it the weights; a bias it lacks is zero."""
+    copy.build(layer._inbound_nodes[0].input_tensors[0].shape)
+    weights = [ops.convert_to_numpy(kernel)]
+    if copy.use_bias:
+        weights.append(np.zeros(copy.bias.shape) if bias is None else ops.convert_to_numpy(bias))
+    copy.set_weights(weights)
+    return copy
+
+
+def _scale_outputs(layer, fold, axes):
+    """Multiplies kernel and bias of a layer by the scale of each output, and adds the offset to the bias."""
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
+    bias = np.asarray(ops.convert_to_numpy(layer.bias), "float64")
+    shape = [size if axis - kernel.ndim in axes else 1 for axis, size in enumerate(kernel.shape)]
+    layer.set_weights([kernel * np.reshape(fold.scale, shape), bias * fold.scale + fold.offset])
+
+
+def _affine(operation, args, name):
+    """A 1x1 depthwise convolution for a layer that is `x * scale + offset` on the channels of an image; else None."""
+    kind = type(operation)
+    if kind not in (L.BatchNormalization, L.Rescaling, L.Normalization):
+        return None
+    shape = args[0].shape
+    if len(shape) != 4 or shape[-1] is None:
+        return None
+    if kind is L.BatchNormalization:
+        if not _last_axis(operation, args[0]):
+            return None
+        scale, offset = _scale_and_offset(operation)
+    elif kind is L.Rescaling:
+        scale, offset = operation.scale, operation.offset
+    else:
+        if operation.invert or tuple(operation.axis) not in ((), (3,), (-1,)):
+            return None
+        mean, variance = (ops.convert_to_numpy(v).reshape(-1) for v in (operation.mean, operation.variance))
+        scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        offset = -mean * scale
+    layer = L.DepthwiseConv2D(1, name=name, dtype=operation.dtype_policy, data_format="channels_last")
+    layer.build(shape)
+    channels = shape[-1]
+    weights = [np.broadcast_to(np.asarray(value, "float32"), (channels,)) for value in (scale, offset)]
+    layer.set_weights([weights[0].reshape(1, 1, channels, 1), weights[1]])
+    layer.trainable = operation.trainable and kind is L.BatchNormalization
+    return layer
+
+
+def _activation_left(layer):
+    """What a kernel layer's copy does not compute of its activation."""
+    return None if rules.activation_name(layer) in _KEPT else layer.activation
+
+
+def _activation(name, function):
+    """The layers of an activation behind the layer `name`: none, one, or several."""
+    if function is None:
+        return []
+    expand = _EXPANSIONS.get(getattr(function, "__name__", None))
+    return [expand(name) if expand else L.Activation(function, name=f"{name}_activation")]
+
+
+class _Chain:
+    """Layers one behind the other; only the first takes further arguments."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def __call__(self, tensor, *args, **kwargs):
+        for layer in self.layers:
+            tensor = layer(tensor, *args, **kwargs)
+            args, kwargs = (), {}
+        return tensor
+
+
+class _Silu:
+    def __init__(self, name):
+        self.sigmoid = L.Activation("sigmoid", name=f"{name}_sigmoid")
+        self.multiply = L.Multiply(name=f"{name}_silu")
+
+    def __call__(self, tensor):
+        return self.multiply([tensor, self.sigmoid(tensor)])
+
+
+class _HardSigmoid:
+    def __init__(self, name):
+        self.relu6 = L.ReLU(6, name=f"{name}_relu6")
+
+    def __call__(self, tensor):
+        return ops.multiply(self.relu6(ops.add(tensor, 3.0)), 1 / 6)
+
+
+class _SumOfTwo:
+    def __init__(self, name):
+        self.name, self.layers = name, []
+
+    def __call__(self, tensors):
+        if not self.layers:
+            self.layers = [L.Add(name=self.name if i == 0 else f"{self.name}_{i}") for i in range(len(tensors) - 1)]
+        total = tensors[0]
+        for layer, tensor in zip(self.layers, tensors[1:]):
+            total = layer([total, tensor])
+        return total
+
+
+_EXPANSIONS = {"silu": _Silu, "hard_sigmoid": _HardSigmoid}
+
+
+def _first(tensor, *args, **kwargs):
+    return tensor
+
+
+def _check(model, made):
+    tables = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, L.Embedding)]
+    inputs = [_made_up(tensor, min(tables, default=2)) for tensor in keras.tree.flatten(graph_of(model).inputs)]
+    result, limit = verify.compare(model, made, inputs), 10 * verify.tolerance_of(model)
+    if not result.relative <= limit:
+        raise ValueError(
+            errors.message(
+                f"The model rewritten for integers must give the same outputs within {limit:g} of their scale.",
+                "Please report the model; as a way out, quantize without the layer that differs (`layers`).",
+                difference=result.difference,
+                scale=result.scale,
+            )
+        )
+
+
+def _made_up(tensor, table, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = [2] + [32 if size is None else size for size in tensor.shape[1:]]
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if "float" in dtype:
+        return ops.cast(rng.normal(size=shape).astype("float32"), dtype)
+    return ops.cast(rng.integers(0, table, shape), dtype)
