@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import tf_reweight as tfr
-from tf_reweight import main, workflow
+from tf_reweight import export, main, workflow
 from tf_reweight.progress import QUIET, EpochLines
 
 TINY = {
@@ -17,7 +17,7 @@ TINY = {
     "train": {"epochs": 3},
     "regularize": {"rules": [{"structure": "unstructured", "strength": 1e-4}], "rounds": 2, "every": 2},
     "retrain": {"epochs": 2},
-    "export": {"precisions": ["float32", "int8"], "latency_runs": 3, "representative": 64, "verify": 64},
+    "export": {"precisions": ["float32", "int8"], "latency_runs": 3, "representative": 64, "verify": 64, "pack": False},
 }
 
 
@@ -82,7 +82,7 @@ def test_the_same_call_continues_and_another_run_is_refused(finished):
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, tmp_path, monkeypatch):
     """Cut in the middle of a stage, after its second epoch; the moved images of each epoch come again as well."""
-    moving = {**TINY, "data": {"shift": 1}}
+    moving = {**TINY, "data": {"shift": 1, "limit": 300}, "export": {**TINY["export"], "precisions": ["float32"]}}
     whole = workflow.compress(moving, out=tmp_path / "whole", console=QUIET)
     spoken, start = EpochLines.on_epoch_end, EpochLines.on_epoch_begin
 
@@ -131,6 +131,39 @@ def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path):
     sizes = {file["name"]: file["num_bytes"] for file in figures["files"]}
     assert sizes["shrunk_float32.tflite"] < 0.6 * sizes["dense_float32.tflite"]
     assert sizes["shrunk_int8.tflite"] < 0.7 * sizes["dense_int8.tflite"]
+
+
+def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
+    """Every stage in one run: zeros are kept to the last file, and each figure is found again in it."""
+    config = {
+        **TINY,
+        "prune": {"sparsity": 0.8},
+        "distill": {"weight": 0.5},
+        "quantize": {"epochs": 2, "clusters": 16},
+        "export": {**TINY["export"], "precisions": ["int8"], "pack": True},
+    }
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    stages = {stage["name"]: stage for stage in figures["stages"]}
+    assert list(stages) == ["dense", "regularized", "pruned", "retrained", "quantized"]
+    assert stages["quantized"]["num_nonzero"] <= stages["pruned"]["num_nonzero"] == stages["retrained"]["num_nonzero"]
+    assert stages["quantized"]["num_macs"] == stages["dense"]["num_macs"]
+    assert all(kernel["num_values"] <= 16 for kernel in figures["clustered"]["kernels"])
+    model = keras.saving.load_model(tmp_path / "run" / "quantized.keras")
+    assert all(len(np.unique(w.numpy())) <= 16 for w in model.weights if w.name == "kernel")
+    files = {file["name"]: file for file in figures["files"]}
+    last, packed = files["quantized_int8.tflite"], files["quantized_int8_packed.tflite"]
+    assert last["float_ops"] == [] and last["sparsity"] >= 0.79 and last["top1_agreement"] >= 0.99
+    assert last["gzip_bytes"] < files["pruned_int8.tflite"]["gzip_bytes"]
+    assert packed["num_bytes"] < 0.7 * last["num_bytes"] and packed["test_accuracy"] == last["test_accuracy"]
+    assert export.inspect_tflite(tmp_path / "run" / "quantized_int8_packed.tflite").sparsity == last["sparsity"]
+
+
+def test_the_proximal_solver_and_a_rule_for_epsilon(tmp_path):
+    rules = {"rules": [{"structure": "filter", "strength": 1e-3}], "rounds": 2, "every": 2, "solver": "proximal", "step": 1.0}
+    config = {**TINY, "regularize": {**rules, "epsilon": [0.5, 0.05]}, "export": {**TINY["export"], "precisions": ["float32"]}}
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    assert figures["config"]["regularize"]["epsilon"] == {"name": "annealed", "first": 0.5, "last": 0.05}
+    assert figures["norms"][-1]["num_groups"] == 24 + 32 + 64
 
 
 def test_dry_run_names_kernels_and_reasons(capsys):

@@ -7,7 +7,8 @@ from tf_reweight._version import __version__
 # Everything is loaded on first use: `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot.
 _MODULES = (
     "allocation", "attachment", "callbacks", "config", "constraints", "coupling", "data", "export", "masking", "models",
-    "penalties", "regularizers", "report", "selection", "shrinking", "structures", "targets", "workflow", "wrappers",
+    "penalties", "proximal", "quantization", "regularizers", "report", "rivals", "selection", "sensitivity", "shrinking",
+    "structures", "summaries", "targets", "workflow", "wrappers",
 )  # fmt: skip
 _HOME = {
     "Masked": "wrappers",
@@ -19,14 +20,17 @@ _HOME = {
     "hold_groups": "coupling",
     "inspect_tflite": "export",
     "keep_zeros": "masking",
+    "pack_tflite": "export",
     "prune": "masking",
     "prune_groups": "coupling",
+    "quantize": "quantization",
     "regularize": "attachment",
     "regularize_coupled": "coupling",
     "release": "masking",
     "shrink": "shrinking",
     "sparsity": "masking",
     "strip": "wrappers",
+    "strip_quantization": "quantization",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_HOME)]

@@ -143,6 +143,27 @@ def _inspect(values, positional):
     return 0
 
 
+def _pack(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import pack_tflite
+
+    if len(positional) != 2:
+        fix = "For example: tf-reweight pack model.tflite packed.tflite."
+        raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
+    result = pack_tflite(*positional)
+    _show(values, result.to_dict(), result.to_tables() if not values.json else [])
+    return 0
+
+
+def _arm(values, positional):
+    from tf_reweight.export import arm_eligibility
+    from tf_reweight.export.execution import read_file
+
+    report = arm_eligibility(read_file(_one(positional, "FILE.tflite")))
+    _show(values, report.to_dict(), report.to_tables() if not values.json else [])
+    return 0
+
+
 def _define_benchmark(values):
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
@@ -169,5 +190,7 @@ COMMANDS = {
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),
     "inspect": (_no_flags, _inspect),
+    "pack": (_no_flags, _pack),
+    "arm": (_no_flags, _arm),
     "benchmark": (_define_benchmark, _benchmark),
 }

@@ -6,7 +6,7 @@ import typing
 import pydantic
 import yaml
 
-from tf_reweight import errors, penalties, structures
+from tf_reweight import epsilons, errors, penalties, structures
 from tf_reweight.coupling.scores import CRITERIA
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
@@ -63,7 +63,10 @@ class Coupled(_Section):
 
 
 class Regularize(_Section):
-    """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`."""
+    """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
+
+    `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver.
+    """
 
     rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
     coupled: Coupled | None = None
@@ -72,12 +75,20 @@ class Regularize(_Section):
     every: int = pydantic.Field(5, ge=1)
     learning_rate: float = pydantic.Field(1e-3, gt=0)
     restart: bool = True
+    epsilon: typing.Any = None
+    solver: typing.Literal["gradient", "proximal"] = "gradient"
+    step: float = pydantic.Field(0.1, gt=0)
     tensorboard: bool = False
 
     @pydantic.field_validator("penalty")
     @classmethod
     def _known_penalty(cls, value):
         return penalties.get(value).serialize()
+
+    @pydantic.field_validator("epsilon")
+    @classmethod
+    def _known_epsilon(cls, value):
+        return None if value is None else epsilons.get(value).serialize()
 
     @property
     def epochs(self):
@@ -115,17 +126,33 @@ class Shrink(_Section):
     multiple_of: int = pydantic.Field(1, ge=1)
 
 
+class Quantize(_Section):
+    """Quantization-aware training of what is left; with `clusters`, kernels move to that many values before it."""
+
+    epochs: int = pydantic.Field(4, ge=1)
+    learning_rate: float = pydantic.Field(2e-4, gt=0)
+    clusters: int | None = pydantic.Field(None, ge=2, le=256)
+
+
+class Distill(_Section):
+    """Retraining and quantization-aware training also follow the dense model's outputs, with this weight (0 to 1)."""
+
+    weight: float = pydantic.Field(0.5, gt=0, lt=1)
+    temperature: float = pydantic.Field(3.0, gt=0)
+
+
 class Export(_Section):
     """Which files are written, and how they are checked."""
 
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
     representative: int = pydantic.Field(256, ge=1)
     verify: int = pydantic.Field(256, ge=1)
+    pack: bool = True
     latency_runs: int = pydantic.Field(50, ge=1)
 
 
 class Config(_Section):
-    """A whole run: train, regularize, prune, retrain, shrink if asked for, export, report."""
+    """A whole run: train, regularize, prune, retrain, then shrink and quantize if asked for, export, report."""
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = pydantic.Field(0, ge=0)
@@ -135,7 +162,9 @@ class Config(_Section):
     regularize: Regularize = pydantic.Field(default_factory=Regularize)
     prune: Prune = pydantic.Field(default_factory=Prune)
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
+    distill: Distill | None = None
     shrink: Shrink | None = None
+    quantize: Quantize | None = None
     export: Export = pydantic.Field(default_factory=Export)
 
     @pydantic.model_validator(mode="after")
@@ -145,6 +174,8 @@ class Config(_Section):
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
         if self.prune.threshold is not None and coupled:
             raise ValueError("prune.threshold is for single kernels; a coupled penalty knows what it freed")
+        if self.regularize.solver == "proximal" and coupled:
+            raise ValueError("regularize.solver 'proximal' is for single kernels: a threshold cannot span several")
         return self
 
     def to_yaml(self):

@@ -15,6 +15,8 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
   tf-reweight inspect FILE.tflite
+  tf-reweight pack IN.tflite OUT.tflite
+  tf-reweight arm FILE.tflite
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N]
 
 Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help.

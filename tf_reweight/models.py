@@ -134,7 +134,8 @@ def _small_cnn(x):
 
 
 def _normalized(x, name, activate=True):
-    x = L.BatchNormalization(name=f"{name}_bn")(x)
+    # Keras' momentum of 0.99 needs thousands of steps before validation means anything.
+    x = L.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return L.ReLU(name=f"{name}_relu")(x) if activate else x
 
 

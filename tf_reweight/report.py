@@ -59,11 +59,14 @@ def count_macs(model):
 
     Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long.
     """
-    total = 0
+    total, counted = 0, set()
     for layer in model._flatten_layers(include_self=False):
-        kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name]
-        if isinstance(layer, keras.Model) or not kernels:
+        if isinstance(layer, keras.Model):
             continue
+        # A wrapper comes before the layer inside it, and both were called.
+        kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name and id(w) not in counted]
+        if layer._inbound_nodes:
+            counted.update(map(id, kernels))
         for node in layer._inbound_nodes:
             positions = np.prod([size or 1 for size in node.outputs[0].shape[1:-1]], dtype="int64")
             total += int(positions) * sum(int(np.prod(kernel.shape)) for kernel in kernels)

@@ -64,6 +64,7 @@ def plan(config, model=None, data=None, overrides=()):
             "train": settings.train.epochs,
             "regularize": settings.regularize.epochs,
             "retrain": settings.retrain.epochs,
+            "quantize": settings.quantize.epochs if settings.quantize else 0,
         },
     }
 

@@ -16,8 +16,13 @@ from tf_reweight.report import count_macs, count_parameters
 
 def accuracy(model, x, y):
     """Top-1 accuracy of a classifier on arrays, as a float in [0, 1]."""
-    hits = [np.argmax(model.predict_on_batch(x[i : i + 512]), axis=-1) == y[i : i + 512] for i in range(0, len(x), 512)]
+    hits = [np.argmax(outputs_of(model, x[i : i + 512]), axis=-1) == y[i : i + 512] for i in range(0, len(x), 512)]
     return float(np.mean(np.concatenate(hits)))
+
+
+def outputs_of(model, x):
+    """Outputs of one batch as NumPy; called plainly, since a compiled predict function would be made anew at every stage."""
+    return keras.ops.convert_to_numpy(model(x, training=False))
 
 
 def stage_figures(model, data):

@@ -13,7 +13,7 @@ from tf_reweight.progress import EpochLines, say
 from tf_reweight.data.augment import Shifted
 from tf_reweight.selection import select
 from tf_reweight.workflow.folder import Folder
-from tf_reweight.workflow.measures import environment, stage_figures
+from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
 from tf_reweight.workflow.stages import stages_of
 
 
@@ -73,13 +73,19 @@ class Run:
             self.model = self.folder.load(self.reached)
             self.reached = None
 
-    def fit(self, stage, epochs, learning_rate, callbacks):
+    def teacher(self):
+        """The dense model, when the configuration asks for distillation; else None."""
+        return self.folder.load("dense") if self.config.distill is not None else None
+
+    def fit(self, stage, epochs, learning_rate, callbacks, teacher=None):
         """`model.fit` with a backup after each epoch, from which an interrupted run goes on."""
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not _gives_probabilities(self.model, self.data))
-        self.model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+        from_logits = not _gives_probabilities(self.model, self.data)
+        trainee = self.model if teacher is None else self._taught(teacher, from_logits)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder / ".backup" / stage, delete_checkpoint=True)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
-        self.model.fit(
+        trainee.fit(
             batches,
             shuffle=False,  # they are shuffled in an order of their own, that a resumed run finds again
             epochs=epochs,
@@ -89,29 +95,31 @@ class Run:
             verbose=0,
         )
         # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
-        self.model._initial_epoch = None
+        trainee._initial_epoch = None
+
+    def _taught(self, teacher, from_logits):
+        """The model with the dense one beside it, as Keras' own distillation wants them."""
+        settings = self.config.distill
+        if not from_logits:
+            fix = "End it with a Dense layer without softmax, or leave `distill` out."
+            raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=self.model.name))
+        teacher.trainable = False
+        taught = keras.distillation.Distiller(
+            teacher,
+            self.model,
+            keras.distillation.LogitsDistillation(temperature=settings.temperature),
+            distillation_loss_weights=settings.weight,
+            student_loss_weight=1.0 - settings.weight,
+        )
+        taught.build((None, *self.data.input_shape))
+        return taught
 
     def export(self):
         """Every precision, dense and pruned, written and executed."""
-        from tf_reweight import export
+        from tf_reweight.workflow.files import export_files
 
         self._catch_up()
-        dense = self.folder.load("dense")
-        kind = "shrunk" if self.config.shrink is not None else "pruned"
-        representative = self.data.representative(self.config.export.representative)
-        held_out = self.data.validation[0][: self.config.export.verify]
-        precisions = self.config.export.precisions
-        wanted = [("dense", dense, p) for p in dict.fromkeys(("float32", *precisions))]
-        wanted += [(kind, self.model, p) for p in precisions]
-        for name, model, precision in wanted:
-            path = self.folder / f"{name}_{precision}.tflite"
-            record = export.export_tflite(model, path, precision, representative_data=representative, verify_data=held_out)
-            accuracy = export.evaluate_tflite(path, *self.data.test)
-            self.files.append({**record.to_dict(), "name": path.name, "test_accuracy": accuracy})
-            say(self.console, f"[bold]export[/bold]: {path.name}, {record.num_bytes:,} bytes, executed: {accuracy:.2%}")
-        timed = export.benchmark([self.folder / file["name"] for file in self.files], self.config.export.latency_runs)
-        for file, row in zip(self.files, timed.rows):
-            file["latency_ms"] = row["median_ms"]
+        self.files = export_files(self)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
@@ -130,7 +138,7 @@ class Run:
             **report.pruned_figures(details),
             "rounds": details["rounds"],
             "norms": details["norms"],
-            "shrunk": details.get("shrunk"),
+            **{name: details.get(name) for name in ("shrunk", "quantized", "clustered")},
             "num_weights": stages[0]["num_weights"],
             "num_nonzero": stages[-1]["num_nonzero"],
             "model": report.model_report(self.model),
@@ -153,7 +161,7 @@ def _check_fit(model, data):
             )
         )
     try:
-        outputs = model.predict_on_batch(data.train[0][:2])
+        outputs = outputs_of(model, data.train[0][:2])
     except ValueError as error:
         raise ValueError(
             errors.message(
@@ -172,5 +180,5 @@ def _check_fit(model, data):
 
 
 def _gives_probabilities(model, data):
-    outputs = model.predict_on_batch(data.train[0][:8])
+    outputs = outputs_of(model, data.train[0][:8])
     return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))

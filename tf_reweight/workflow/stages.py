@@ -3,10 +3,11 @@
 import dataclasses
 import typing
 
-from tf_reweight import coupling, shrinking
+from tf_reweight import coupling, quantization, shrinking
 from tf_reweight.attachment import regularize
 from tf_reweight.callbacks import CosineDecay, Reweighting
 from tf_reweight.masking import keep_zeros, prune
+from tf_reweight.proximal import Proximal
 from tf_reweight.summaries import NormSummaries
 
 
@@ -51,9 +52,10 @@ def _regularize(run):
             attached = regularize(run.model, rule.structure, rule.strength, settings.penalty, rule.layers, rule.price)
             left_out.update({item.name: item.reason for item in attached.left_out})
     learning_rate = settings.learning_rate if settings.restart else None
-    reweighting = Reweighting(settings.every, settings.rounds, learning_rate=learning_rate)
+    reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
     norms = NormSummaries(settings.every, log_dir=run.folder / "logs" if settings.tensorboard else None)
-    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, norms])
+    solver = [Proximal(settings.step)] if settings.solver == "proximal" else []
+    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, *solver, norms])
     return {"rounds": reweighting.history, "norms": norms.history, "left_out": left_out}
 
 
@@ -74,7 +76,7 @@ def _retrain(run):
         coupling.hold_groups(run.model)
     keep_zeros(run.model)
     if settings.epochs:
-        run.fit("retrain", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
+        run.fit("retrain", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)], run.teacher())
     return {}
 
 
@@ -83,6 +85,19 @@ def _shrink(run):
     batch = run.data.validation[0][:16]
     run.model, report = shrinking.shrink(run.model, settings.multiple_of, inputs=batch, return_report=True)
     return {"shrunk": report.to_dict()}
+
+
+def _quantize(run):
+    settings = run.config.quantize
+    run.model, report = quantization.quantize(run.model, return_report=True)
+    quantization.calibrate(run.model, run.data.representative(run.config.export.representative))
+    details = {"quantized": report.to_dict()}
+    if settings.clusters is not None:
+        details["clustered"] = quantization.cluster(run.model, settings.clusters).to_dict()
+    keep_zeros(run.model)
+    callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
+    run.fit("quantize", settings.epochs, settings.learning_rate, callbacks, run.teacher())
+    return details
 
 
 def _weights_price(model):
@@ -98,4 +113,5 @@ STAGES = (
     Stage("pruned", _prune, lambda config: True, True),
     Stage("retrained", _retrain, lambda config: True, True),
     Stage("shrunk", _shrink, lambda config: config.shrink is not None, True),
+    Stage("quantized", _quantize, lambda config: config.quantize is not None, True),
 )

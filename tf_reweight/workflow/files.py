@@ -1,0 +1,59 @@
+"""The files of a run: dense and pruned, in every precision, executed, packed, and timed against each other."""
+
+from tf_reweight import export
+from tf_reweight.progress import say
+
+
+def export_files(run):
+    """Writes every `.tflite` the configuration asks for.
+
+    Args:
+        run: the `Run`, with its last stage done.
+
+    Returns:
+        List of dicts, the dense float file first: the export record's figures, `name`, `test_accuracy` as executed,
+        `latency_ms`, and `packed` for packed ones.
+    """
+    representative = run.data.representative(run.config.export.representative)
+    held_out = run.data.validation[0][: run.config.export.verify]
+    files = []
+    for name, model, precision in _wanted(run):
+        path = run.folder / f"{name}_{precision}.tflite"
+        record = export.export_tflite(model, path, precision, representative_data=representative, verify_data=held_out)
+        files.append(_executed(run, path, record.to_dict()))
+        if name != "dense" and run.config.export.pack:
+            files += _packed(run, path, record.to_dict())
+    timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
+    return [{**file, "latency_ms": row["median_ms"]} for file, row in zip(files, timed.rows)]
+
+
+def _wanted(run):
+    """`(name, model, precision)` of every file: dense, as pruned or shrunk, and as quantized in training."""
+    settings = run.config
+    small, last = run.model, "retrained" if settings.shrink is None else "shrunk"
+    if settings.quantize is not None:
+        small = run.folder.load(last)
+    dense = run.folder.load("dense")
+    files = [("dense", dense, precision) for precision in dict.fromkeys(("float32", *settings.export.precisions))]
+    kind = "pruned" if settings.shrink is None else "shrunk"
+    files += [(kind, small, precision) for precision in settings.export.precisions]
+    return files + ([("quantized", run.model, "int8")] if settings.quantize is not None else [])
+
+
+def _executed(run, path, figures):
+    accuracy = export.evaluate_tflite(path, *run.data.test)
+    say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed: {accuracy:.2%}")
+    return {**figures, "path": str(path), "name": path.name, "test_accuracy": accuracy}
+
+
+def _packed(run, path, figures):
+    """The same file with its zeros stored sparsely: one entry, or none where that makes nothing smaller."""
+    packed = path.with_name(f"{path.stem}_packed.tflite")
+    result = export.pack_tflite(path, packed)
+    if not result.num_packed:
+        packed.unlink()
+        say(run.console, f"[bold]export[/bold]: {path.name} stays as it is: packing its zeros would not make it smaller")
+        return []
+    content = packed.read_bytes()
+    sizes = {"num_bytes": len(content), "gzip_bytes": export.gzip_size(content), "packed": result.to_dict()}
+    return [_executed(run, packed, {**figures, **sizes})]
