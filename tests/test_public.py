@@ -55,7 +55,7 @@ RECORDS = {
 def public_classes():
     for room in ROOMS:
         for name, value in vars(room).items():
-            if inspect.isclass(value) and value.__module__.startswith("tf_reweight") and not name.startswith("_"):
+            if inspect.isclass(value) and value.__module__.startswith(room.__name__) and not name.startswith("_"):
                 yield name
 
 

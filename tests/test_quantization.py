@@ -406,3 +406,13 @@ def test_layers_have_configs_that_make_them_again(layer):
     config = layer.get_config()
     assert type(layer).from_config(copy.deepcopy(config)).get_config() == config
     assert keras.saving.get_registered_name(type(layer)) == f"tf_reweight>{type(layer).__name__}"
+
+
+def test_shared_values_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    clusters, weights = rng.integers(0, 4, (5, 6)), rng.normal(size=(5, 6)).astype("float32")
+    held = np.asarray(quantization.Shared(clusters)(weights))
+    for cluster in range(4):
+        inside = clusters == cluster
+        expected = 0.0 if cluster == 0 else weights[inside].mean()
+        np.testing.assert_allclose(held[inside], expected, atol=1e-6)
