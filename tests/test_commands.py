@@ -42,6 +42,30 @@ def test_shrink_writes_a_smaller_model_with_the_same_outputs(pruned, tmp_path, c
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pruned.keras", "small.keras"]
 
 
+def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
+    """Converted by TensorFlow alone, with nothing of ours in it but the zeros."""
+    import tensorflow as tf
+
+    from tf_reweight import export
+
+    model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(32, 3), keras.layers.Conv2D(32, 1)])
+    tfr.prune(model, sparsity=0.9, structure="unstructured", scope="layer")
+    model.export(tmp_path / "saved", verbose=False)
+    given, packed = tmp_path / "given.tflite", tmp_path / "packed.tflite"
+    given.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert())
+    assert main.console(["pack", str(given), str(packed), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert packed.stat().st_size == figures["num_bytes_after"] < 0.4 * figures["num_bytes_before"]
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 16)).astype("float32")
+    np.testing.assert_array_equal(export.Runner(packed)([x])[0], export.Runner(given)([x])[0])
+    assert main.console(["pack", str(given), str(packed)]) == 0
+    assert "kernels packed" in capsys.readouterr().out
+    assert main.console(["arm", str(packed)]) == 0
+    assert "CONV_2D" in capsys.readouterr().out
+    assert main.console(["pack", str(packed), str(tmp_path / "none" / "a.tflite")]) == 1
+    assert main.console(["pack", str(packed)]) == 1
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

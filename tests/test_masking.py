@@ -7,6 +7,7 @@ from keras import ops
 
 import tf_reweight as tfr
 from tf_reweight import allocation, targets
+from tf_reweight.constraints import Mask
 
 L = keras.layers
 
@@ -260,3 +261,10 @@ def test_bad_wrapper_input_is_explained():
         layer.update()
     with pytest.raises(ValueError, match="only 0 and 1"):
         layer.set_mask(np.full((4, 3), 0.5))
+
+
+def test_no_negative_zeros():
+    """In a file they are bytes that are not zero, and neither zip nor pack."""
+    rng = np.random.default_rng(0)
+    held = np.asarray(Mask(np.zeros((20, 3), bool))(ops.convert_to_tensor(rng.normal(size=(20, 3)).astype("float32"))))
+    assert (held == 0).all() and not np.signbit(held).any()

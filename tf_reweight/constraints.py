@@ -6,7 +6,7 @@ from keras import ops
 
 
 class Mask(keras.constraints.Constraint):
-    """Multiplies a weight by a 0/1 mask after every optimizer step, on top of the constraint it had.
+    """Sets the masked-out entries of a weight to zero after every optimizer step, on top of the constraint it had.
 
     Not serializable on purpose: the exact zeros in the weights are the mask, and `keep_zeros` reads it from them.
 
@@ -18,14 +18,15 @@ class Mask(keras.constraints.Constraint):
     def __init__(self, mask, inner=None):
         # A variable, not a constant: a traced step would otherwise carry a second copy of the mask. Untracked by the
         # model, since Keras on JAX donates the buffers of tracked state.
-        self.mask = keras.Variable(np.asarray(mask, "float32"), trainable=False, name="mask", autocast=False)
+        self.mask = keras.Variable(np.asarray(mask, bool), trainable=False, name="mask", dtype="bool", autocast=False)
         self.inner = inner
 
     def __call__(self, weight):
         if self.inner is not None:
             weight = self.inner(weight)
-        return weight * ops.cast(self.mask.value, weight.dtype)
+        # Not a product: that makes negative zeros, which are nonzero bytes in a file.
+        return ops.where(self.mask.value, weight, ops.zeros((), dtype=weight.dtype))
 
     def as_numpy(self):
         """The mask as a bool array."""
-        return ops.convert_to_numpy(self.mask.value) != 0
+        return ops.convert_to_numpy(self.mask.value)

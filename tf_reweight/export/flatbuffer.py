@@ -1,11 +1,20 @@
 """The TFLite flatbuffer as Python objects: reading, the names in it, and the values of constants, packed ones included."""
 
 import functools
+import struct
 
 import numpy as np
 
+from tf_reweight import errors
+
 WEIGHT_TYPES = ("FLOAT32", "FLOAT16", "INT8", "UINT8", "INT16", "INT4")
-_NUMPY = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "uint8", "INT16": "int16", "INT32": "int32"}
+_NUMPY = {
+    "FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "uint8", "INT16": "int16", "INT32": "int32",
+    "INT64": "int64",
+}  # fmt: skip
+_DAMAGE = (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError)
+_ALIGNMENT = 16
+_LIMIT = 2**31
 
 
 def schema():
@@ -20,11 +29,66 @@ def read(content):
     return schema().ModelT.InitFromPackedBuf(bytes(content), 0)
 
 
+def parse(content, name="content"):
+    """A `ModelT` from bytes that may be anything.
+
+    Args:
+        content: the bytes.
+        name: how an error calls them.
+
+    Raises:
+        TypeError: when these are no bytes.
+        ValueError: when they are no TFLite flatbuffer, are cut off, or keep weights outside the flatbuffer.
+    """
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        fix = "Read the file first, or use the function that takes paths."
+        raise TypeError(errors.message("Expected the bytes of a .tflite.", fix, content=type(content).__name__))
+    content = bytes(content)
+    fix = "It is another format, or was cut off: convert or copy it anew."
+    if len(content) < 16 or content[4:8] != b"TFL3":
+        raise ValueError(errors.message("The file must be a TFLite flatbuffer.", fix, file=str(name), start=content[:8]))
+    try:
+        model = read(content)
+        _check_indices(model)
+    except _DAMAGE as error:
+        expected = f"The file must be a whole TFLite flatbuffer; reading it fails with {type(error).__name__}."
+        raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content))) from error
+    if len(content) >= _LIMIT or any(buffer.offset > 1 for buffer in model.buffers):
+        expected = "The weights must lie inside the flatbuffer, which ends at 2 GiB."
+        raise ValueError(errors.message(expected, "Split the model.", file=str(name), num_bytes=len(content)))
+    return model
+
+
+def _check_indices(model):
+    """Raises IndexError where something points outside its list, or a constant is not as long as its shape says."""
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if not 0 <= tensor.buffer < len(model.buffers):
+                raise IndexError("buffer")
+            data = model.buffers[tensor.buffer].data
+            kind = dtype_name(tensor)
+            if data is not None and len(data) and tensor.sparsity is None and kind in _NUMPY and tensor.shape is not None:
+                if len(data) != int(np.prod(tensor.shape, dtype="int64")) * np.dtype(_NUMPY[kind]).itemsize:
+                    raise IndexError("values")
+        lists = [graph.inputs, graph.outputs, *(x for op in graph.operators for x in (op.inputs, op.outputs))]
+        for indices in lists:
+            if indices is not None and len(indices) and not -1 <= min(indices) <= max(indices) < len(graph.tensors):
+                raise IndexError("tensor")
+        if any(not 0 <= op.opcodeIndex < len(model.operatorCodes) for op in graph.operators):
+            raise IndexError("operation")
+
+
 def write(model):
     """Bytes of a `ModelT`."""
     import flatbuffers
 
-    builder = flatbuffers.Builder(1024 * 1024)
+    class Builder(flatbuffers.Builder):
+        def StartVector(self, elemSize, numElems, alignment):
+            # Weights must lie as kernels load them; the object API forgets the schema's alignment of 16.
+            aligned = elemSize == 1 and numElems >= _ALIGNMENT
+            return super().StartVector(elemSize, numElems, _ALIGNMENT if aligned else alignment)
+
+    builder = Builder(1024 * 1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -41,6 +105,11 @@ def op_name(model, operator):
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     name = _names("BuiltinOperator").get(number, str(number))
     return f"CUSTOM {(code.customCode or b'').decode(errors='replace')}" if name == "CUSTOM" else name
+
+
+def enumeration_name(enumeration, value):
+    """The schema's name of a number, as `"RELU6"` of `"ActivationFunctionType"`."""
+    return _names(enumeration).get(value, str(value))
 
 
 def dtype_name(tensor):
@@ -67,6 +136,7 @@ def values(model, tensor):
     if stored is None:
         return None
     if tensor.sparsity is not None:
-        # Only the stored entries are known to be there; for counting zeros and nonzeros they are enough.
-        return stored
+        from tf_reweight.export import sparsity_format
+
+        return sparsity_format.decode(stored, tensor.sparsity, tuple(int(size) for size in tensor.shape))
     return stored[: int(np.prod(tensor.shape))].reshape(tensor.shape)

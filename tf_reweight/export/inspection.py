@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.export import flatbuffer
+from tf_reweight.export import flatbuffer, sparsity_format
 from tf_reweight.export.execution import read_file
 
 _QUANTIZERS = ("QUANTIZE", "DEQUANTIZE", "DENSIFY")
@@ -120,7 +120,7 @@ def summarize(content, name):
     """`inspect_tflite` for bytes."""
     try:
         return _summarize(flatbuffer.read(content), content, str(name))
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         expected = f"The file must be a whole TFLite flatbuffer; reading it fails with {type(error).__name__}."
         raise ValueError(errors.message(expected, "It was cut off or damaged: copy it anew.", file=str(name))) from error
 
@@ -159,6 +159,8 @@ def _kernel(model, tensor, used_by):
         return None
     size = int(np.prod(tensor.shape))
     stored = len(model.buffers[tensor.buffer].data)
+    if tensor.sparsity is not None:
+        stored += sparsity_format.num_index_bytes(tensor.sparsity)
     return TensorSummary(
         tensor.name.decode(errors="replace"), tuple(int(n) for n in tensor.shape), dtype, size,
         int(np.count_nonzero(values)), stored, tensor.sparsity is not None, ", ".join(dict.fromkeys(used_by)),

@@ -1,0 +1,300 @@
+"""What packing saves: structures x sparsity x precision, against the dense file and the converter's own sparsity flag.
+
+Every packed file is run in LiteRT, with and without the default delegate, and must compute what the dense one does, to the
+last bit.
+
+    python benchmarks/packing.py --sparsity 0.75 --precision int8         # one table, minutes
+    python benchmarks/packing.py --flag --output packing.json             # everything, and the converter's flag as well
+    python benchmarks/packing.py --fuzz 200                               # random small graphs
+    python benchmarks/packing.py --large                                  # 25 million weights
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+_PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
+_STRUCTURES = {
+    "conv": ("random", "filter", "channel", "column", "kernel", "block"),
+    "dense": ("random", "filter", "channel", "block"),
+}
+_FIELDS = (
+    ("net", "<6"), ("structure", "<10"), ("zeros", ">6"), ("precision", "<13"), ("dense", ">9"), ("packed", ">9"),
+    ("of dense", ">9"), ("dense gz", ">9"), ("packed gz", ">10"), ("flag", ">9"), ("flag says", "<14"), ("kernels", ">8"),
+)  # fmt: skip
+
+
+def build(net):
+    """One of the two nets, about half a million weights each, with random weights."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    if net == "dense":
+        stack = [keras.Input(batch_shape=(1, 784)), layers.Dense(512, activation="relu"), layers.Dense(256, activation="relu")]
+    else:
+        stack = [keras.Input(batch_shape=(1, 16, 16, 16)), layers.Conv2D(64, 3, activation="relu")]
+        stack += [layers.Conv2D(128, 3, strides=2, activation="relu"), layers.Conv2D(256, 3, padding="same", activation="relu")]
+        stack += [layers.Conv2D(512, 1, activation="relu"), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*stack, layers.Dense(10)])
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(keras.random.normal(weight.shape, seed=1) * 0.1)
+    return model
+
+
+def mask(shape, structure, sparsity, rng):
+    """Which weights of a Keras kernel `(..., in, out)` stay."""
+    import numpy as np
+
+    if structure == "random":
+        return rng.random(shape) >= sparsity
+    if structure == "kernel":
+        return np.broadcast_to(rng.random(shape[-2:]) >= sparsity, shape)
+    if structure == "column":
+        return np.broadcast_to(rng.random((*shape[:-1], 1)) >= sparsity, shape)
+    if structure == "block":
+        blocks = [1] * (len(shape) - 2) + [4 if size % 4 == 0 else 1 for size in shape[-2:]]
+        return np.kron(rng.random([size // block for size, block in zip(shape, blocks)]) >= sparsity, np.ones(blocks))
+    axis = -1 if structure == "filter" else -2
+    kept = rng.permutation(shape[axis]) >= round(sparsity * shape[axis])
+    return np.broadcast_to(kept if axis == -1 else kept[:, None], shape)
+
+
+def flagged(model, precision, inputs):
+    """The bytes that the converter's EXPERIMENTAL_SPARSITY flag makes."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, format="tf_saved_model", verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        kinds = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
+        converter.optimizations = [*kinds, tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            converter.representative_dataset = lambda: ([x] for x in inputs)
+        return converter.convert()
+
+
+def examine(net, precision, cases, flag):
+    """Yields one row per `(structure, sparsity)`, first its announcement, so that a crash can be named."""
+    import numpy as np
+
+    from tf_reweight.export import equivalence, packing, samples, tflite
+    from tf_reweight.export.conversion import convert
+    from tf_reweight.export.verification import VerificationError
+
+    model = build(net)
+    original = model.get_weights()
+    specs = samples.input_specs(model, None)
+    inputs = np.random.default_rng(0).normal(size=(8, 1, *specs[0].shape[1:])).astype("float32")
+    for structure, sparsity in cases:
+        rng = np.random.default_rng(1)
+        row = {"net": net, "structure": structure, "sparsity": sparsity, "precision": precision}
+        yield {**row, "started": True}
+        # The last layer stays whole, as it does in practice.
+        weights = [w * mask(w.shape, structure, sparsity, rng) if w.ndim > 1 else w for w in original[:-2]]
+        model.set_weights([*weights, *original[-2:]])
+        dense = convert(model, precision, specs, [inputs[:, 0]] if precision == "int8" else None)
+        start = time.perf_counter()
+        result = packing.pack(dense)
+        row |= {"pack_seconds": round(time.perf_counter() - start, 3), "num_kernels": len(result.tensors)}
+        equivalence.check_same(dense, result.content)
+        row |= {"dense_bytes": len(dense), "packed_bytes": len(result.content), "num_packed": result.num_packed}
+        row |= {"dense_gzip": tflite.gzip_size(dense), "packed_gzip": tflite.gzip_size(result.content)}
+        yield row
+        if flag:
+            other = flagged(model, precision, inputs)
+            row |= {"flag_bytes": len(other), "flag_gzip": tflite.gzip_size(other), "flag": "loads, same"}
+            try:
+                equivalence.check_same(dense, other)
+            except VerificationError as error:
+                row["flag"] = "does not load" if "must run" in str(error) else "loads, wrong"
+            yield row
+
+
+def run_in_process(net, precision, cases, flag):
+    """Rows of `examine` in a fresh process, and in another one for what a crash left."""
+    rows, left = {}, list(cases)
+    while left:
+        task = json.dumps({"net": net, "precision": precision, "cases": left, "flag": flag})
+        done = subprocess.run([sys.executable, __file__, "--child", task], capture_output=True, text=True, check=False)
+        started = None
+        for line in done.stdout.splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                started = (row["structure"], row["sparsity"])
+                rows[started] = row
+        if done.returncode == 0:
+            break
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        started = started or tuple(left[0])
+        what = {"flag": "crashes"} if "packed_bytes" in rows.get(started, {}) else {"error": f"{done.returncode}: {last}"}
+        rows[started] = {"net": net, "structure": started[0], "sparsity": started[1], "precision": precision,
+                         **rows.get(started, {}), **what}  # fmt: skip
+        left = left[[tuple(case) for case in left].index(started) + 1 :]
+    return list(rows.values())
+
+
+def formatted(row):
+    """A row of the printed table."""
+    if "error" in row:
+        return f"{row['net']} {row['structure']} {row['sparsity']} {row['precision']} failed: {row['error']}"
+    values = (
+        row["net"], row["structure"], f"{row['sparsity']:.0%}", row["precision"], row["dense_bytes"], row["packed_bytes"],
+        f"{row['packed_bytes'] / row['dense_bytes']:.1%}", row["dense_gzip"], row["packed_gzip"], row.get("flag_bytes", "-"),
+        row.get("flag", "-"), f"{row['num_packed']}/{row['num_kernels']}",
+    )  # fmt: skip
+    return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
+
+
+def random_net(rng):
+    """A small net of random layers, for one file to pack."""
+    import keras
+
+    layers = keras.layers
+    size, channels = int(rng.integers(5, 13)), int(rng.integers(1, 40))
+    x = inputs = keras.Input((size, size, channels))
+    for _ in range(rng.integers(1, 5)):
+        width, kernel = int(rng.integers(1, 70)), int(rng.choice([1, 1, 2, 3, 5]))
+        activation = rng.choice([None, "relu", "relu6", "tanh", "silu"])
+        options = {"activation": activation, "use_bias": bool(rng.random() < 0.7)}
+        choice = rng.integers(8)
+        if choice < 3:
+            groups = 2 if x.shape[-1] % 2 == 0 and width % 2 == 0 and rng.random() < 0.2 else 1
+            strides = int(rng.integers(1, 3))
+            x = layers.Conv2D(width, kernel, padding="same", strides=strides, groups=groups, **options)(x)
+        elif choice == 3:
+            x = layers.DepthwiseConv2D(kernel, padding="same", depth_multiplier=int(rng.integers(1, 3)), **options)(x)
+        elif choice == 4:
+            x = layers.Conv2DTranspose(width, kernel, strides=2, padding="same", **options)(x)
+        elif choice == 5:
+            x = layers.Dense(width, **options)(x)
+        elif choice == 6:
+            x = layers.BatchNormalization()(layers.MaxPooling2D(2, padding="same")(x))
+        else:
+            x = layers.Add()([layers.Conv2D(x.shape[-1], 3, padding="same")(x), x])
+    head = [layers.GlobalAveragePooling2D(), layers.Flatten(), layers.GlobalAveragePooling2D(keepdims=True)][rng.integers(3)]
+    return keras.Model(inputs, layers.Dense(int(rng.integers(2, 100)))(head(x)))
+
+
+def sparser(content, rng, sparsity=None):
+    """The same file with zeros of a random structure, along any axes of each kernel."""
+
+    from tf_reweight.export import flatbuffer
+
+    model = flatbuffer.parse(content)
+    for tensor in model.subgraphs[0].tensors:
+        values = flatbuffer.values(model, tensor)
+        if values is None or values.ndim < 2 or flatbuffer.dtype_name(tensor) not in flatbuffer.WEIGHT_TYPES:
+            continue
+        along = [size if rng.random() < 0.6 or sparsity else 1 for size in values.shape]
+        kept = rng.random(along) >= (sparsity or rng.choice([0.0, 0.5, 0.75, 0.9, 0.99]))
+        model.buffers[tensor.buffer].data = (values * kept.astype(values.dtype)).view("uint8").reshape(-1)
+    return flatbuffer.write(model)
+
+
+def fuzz(num, seed):
+    """Packs random files and runs each; prints and returns how many went wrong."""
+    import keras
+    import numpy as np
+
+    from tf_reweight.export import equivalence, packing, samples
+    from tf_reweight.export.conversion import convert
+
+    wrong = packed = kernels = saved = 0
+    for number in range(seed, seed + num):
+        rng = np.random.default_rng(number)
+        keras.utils.set_random_seed(number)
+        precision = str(rng.choice(_PRECISIONS))
+        try:
+            model = random_net(rng)
+            specs = samples.input_specs(model, None)
+            dense = convert(model, precision, specs, samples.made_up(model, specs) if precision == "int8" else None)
+            content = sparser(dense, rng)
+            result = packing.pack(content)
+            equivalence.check_same(content, result.content)
+            packed, kernels = packed + result.num_packed, kernels + len(result.tensors)
+            saved += result.num_bytes_before - result.num_bytes_after
+        except Exception as error:  # Whatever it is, the other files tell more.
+            wrong += 1
+            print(f"seed {number}, {precision}: {type(error).__name__}: {error}", flush=True)
+        keras.backend.clear_session(free_memory=False)
+    print(f"{num - wrong} of {num} files right; {packed} of {kernels} kernels packed, {saved:,} bytes saved.")
+    return wrong
+
+
+def large(sparsity):
+    """Rows for a net of 25 million weights: how long packing, and loading the dense and the packed file, takes."""
+    import keras
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    from tf_reweight.export import equivalence, packing, samples
+    from tf_reweight.export.conversion import convert
+
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((2048,)), dense(4096, activation="relu"), dense(4096), dense(10)])
+    specs = samples.input_specs(model, None)
+    for precision in ("int8", "float32"):
+        dense = convert(model, precision, specs, samples.made_up(model, specs, 2) if precision == "int8" else None)
+        content = sparser(dense, np.random.default_rng(0), sparsity)
+        start = time.perf_counter()
+        result = packing.pack(content)
+        row = {"precision": precision, "sparsity": sparsity, "num_weights": model.count_params()}
+        row |= {"pack_seconds": round(time.perf_counter() - start, 2)}
+        row |= {"dense_bytes": len(content), "packed_bytes": len(result.content), "num_packed": result.num_packed}
+        for name, version in (("dense", content), ("packed", result.content)):
+            start = time.perf_counter()
+            Interpreter(model_content=version).allocate_tensors()
+            row[f"{name}_load_seconds"] = round(time.perf_counter() - start, 2)
+        equivalence.check_same(content, result.content)
+        print(json.dumps(row), flush=True)
+        yield row
+
+
+def table(options):
+    """All rows, printed as they come."""
+    print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
+    for net in options.net:
+        cases = [(structure, sparsity) for structure in _STRUCTURES[net] for sparsity in options.sparsity]
+        for precision in options.precision:
+            for row in run_in_process(net, precision, cases, options.flag):
+                print(formatted(row), flush=True)
+                yield row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", nargs="+", choices=tuple(_STRUCTURES), default=tuple(_STRUCTURES))
+    parser.add_argument("--precision", nargs="+", choices=_PRECISIONS, default=_PRECISIONS)
+    parser.add_argument("--sparsity", nargs="+", type=float, default=(0.5, 0.75, 0.9), metavar="S", help="fractions removed")
+    parser.add_argument("--flag", action="store_true", help="also convert with the converter's EXPERIMENTAL_SPARSITY")
+    parser.add_argument("--fuzz", type=int, metavar="N", help="instead: pack and run N random small graphs")
+    parser.add_argument("--seed", type=int, default=0, help="first seed of --fuzz")
+    parser.add_argument("--large", action="store_true", help="instead: time a net of 25 million weights, 90 %% zeros")
+    parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file as they come")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        for row in examine(**options.child):
+            print(json.dumps(row), flush=True)
+        return
+    if options.fuzz:
+        sys.exit(bool(fuzz(options.fuzz, options.seed)))
+    rows = []
+    for row in large(0.9) if options.large else table(options):
+        rows.append(row)
+        if options.output:
+            options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    sys.exit(any("error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    main()
