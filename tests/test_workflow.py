@@ -11,6 +11,7 @@ from rich.console import Console
 import tf_reweight as tfr
 from tf_reweight import export, main, workflow
 from tf_reweight.progress import QUIET, EpochLines
+from tf_reweight.workflow.run import Run
 
 TINY = {
     "name": "tiny",
@@ -31,11 +32,20 @@ def finished(tmp_path_factory):
 
 def test_the_run_folder_holds_everything(finished):
     figures, out = finished
-    for name in ("config.yaml", "environment.json", "report.json", "dense.keras", "retrained.keras"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "report.json",
+        "report.html",
+        "dense.keras",
+        "pruned.keras",
+        "retrained.keras",
+    ):
         assert (out / name).is_file(), name
     assert {file["name"] for file in figures["files"]} == {
         "dense_float32.tflite", "dense_int8.tflite", "pruned_float32.tflite", "pruned_int8.tflite"
     }  # fmt: skip
+    assert not list(out.glob(".*"))
     assert all((out / file["name"]).stat().st_size == file["num_bytes"] for file in figures["files"])
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(figures))
 
@@ -156,6 +166,17 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
     assert last["gzip_bytes"] < files["pruned_int8.tflite"]["gzip_bytes"]
     assert packed["num_bytes"] < 0.7 * last["num_bytes"] and packed["test_accuracy"] == last["test_accuracy"]
     assert export.inspect_tflite(tmp_path / "run" / "quantized_int8_packed.tflite").sparsity == last["sparsity"]
+
+
+def test_a_model_has_nothing_to_learn_from_itself():
+    """The distillation loss is a divergence: zero between equal models, positive between others, never negative."""
+    run = Run({**TINY, "distill": {"weight": 0.5}}, None, None, (), QUIET, None)
+    x = run.data.train[0][:64]
+    same = run._taught(run.model, from_logits=True)
+    losses = [float(loss.compute_loss(run.model(x), run.model(x))) for loss in same.distillation_losses]
+    other = keras.models.clone_model(run.model)
+    further = [float(loss.compute_loss(other(x), run.model(x))) for loss in same.distillation_losses]
+    assert abs(losses[0]) < 1e-6 < 1e-4 < further[0]
 
 
 def test_the_proximal_solver_and_a_rule_for_epsilon(tmp_path):

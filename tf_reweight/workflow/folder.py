@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -40,6 +41,15 @@ class Folder:
 
     def __truediv__(self, name):
         return self.path / name
+
+    @property
+    def backup(self):
+        """Where a stage keeps what it needs to go on after an interruption."""
+        return self.path / ".backup"
+
+    def tidy(self):
+        """Removes what only an unfinished run needs."""
+        shutil.rmtree(self.backup, ignore_errors=True)
 
     def figures(self, stage):
         """What was recorded of a finished stage, or None."""

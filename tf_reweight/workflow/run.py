@@ -83,7 +83,7 @@ class Run:
         trainee = self.model if teacher is None else self._taught(teacher, from_logits)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
-        backup = keras.callbacks.BackupAndRestore(self.folder / ".backup" / stage, delete_checkpoint=True)
+        backup = keras.callbacks.BackupAndRestore(self.folder.backup / stage, delete_checkpoint=True)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         trainee.fit(
             batches,
@@ -107,7 +107,8 @@ class Run:
         taught = keras.distillation.Distiller(
             teacher,
             self.model,
-            keras.distillation.LogitsDistillation(temperature=settings.temperature),
+            # The object, not its name: given "kl_divergence", Keras compares logits as if they were probabilities.
+            keras.distillation.LogitsDistillation(settings.temperature, loss=keras.losses.KLDivergence()),
             distillation_loss_weights=settings.weight,
             student_loss_weight=1.0 - settings.weight,
         )
@@ -144,6 +145,7 @@ class Run:
             "model": report.model_report(self.model),
             "files": self.files,
         }
+        self.folder.tidy()
         self.folder.write_json("report.json", figures)
         self.folder.write_text("report.html", page.render(figures, self.model))
         for table in report.run_tables(figures):
