@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight import epsilons, errors
 from tf_reweight.attachment import attach, attachments
 from tf_reweight.constraints import Mask
 from tf_reweight.masking import keep_zeros
@@ -24,8 +24,8 @@ class Reweighting(keras.callbacks.Callback):
         rounds: number of updates; None goes on to the end of training.
         start: epoch of the first update. 0 (default) is the warm start for pretrained weights; with a larger one the
             penalty acts with all weights 1 until then.
-        epsilon: overrides the penalties' own epsilon; a number, or `(first, last)` for one lowered geometrically
-            over the rounds (needs `rounds`).
+        epsilon: overrides the penalties' own; a number, `(first, last)` for one lowered geometrically over the rounds
+            (needs `rounds`), or a rule of `tf_reweight.epsilons`, such as `{"name": "adaptive", "keep": 0.1}`.
         learning_rate: None leaves the optimizer alone; a number restarts the learning rate there in each round and lowers
             it along half a cosine towards zero, which lets freed groups settle before the next update.
 
@@ -98,10 +98,11 @@ class Reweighting(keras.callbacks.Callback):
 
     def update(self, epoch):
         """Renews all penalty weights from the kernels as they are now."""
-        epsilon = self._epsilon_at(epoch)
         living = {}
         for item in attachments(self.model):
-            norms = ops.convert_to_numpy(item.regularizer.update(item.target.variable.value, epsilon))
+            kernel = item.target.variable.value
+            epsilon = self._epsilon_at(epoch, item.regularizer, kernel)
+            norms = ops.convert_to_numpy(item.regularizer.update(kernel, epsilon))
             living[item.target.name] = {
                 "living_groups": int(np.sum(norms > item.regularizer.negligible)), "num_groups": int(norms.size)
             }  # fmt: skip
@@ -123,12 +124,11 @@ class Reweighting(keras.callbacks.Callback):
             return 1.0
         return (since % self.every) / self.every
 
-    def _epsilon_at(self, epoch):
-        if not isinstance(self.epsilon, tuple):
-            return self.epsilon
-        first, last = self.epsilon
-        done = (epoch - self.start) // self.every
-        return first * (last / first) ** (done / max(1, self.rounds - 1))
+    def _epsilon_at(self, epoch, regularizer, kernel):
+        if self.epsilon is None:
+            return None
+        norms = ops.convert_to_numpy(regularizer.norms(kernel)) ** regularizer.penalty.power
+        return self.epsilon.at((epoch - self.start) // self.every, self.rounds, norms)
 
 
 class CosineDecay(keras.callbacks.Callback):
@@ -191,15 +191,14 @@ def _check_count(name, value, minimum):
 def _checked_epsilon(epsilon, rounds):
     if epsilon is None:
         return None
-    values = tuple(epsilon) if isinstance(epsilon, (tuple, list)) else (epsilon,)
-    good = len(values) <= 2 and all(isinstance(v, (int, float)) and v > 0 for v in values)
-    if not good or (len(values) == 2 and rounds is None):
+    rule = epsilons.get(epsilon)
+    if rule.needs_rounds and rounds is None:
         raise ValueError(
             errors.message(
-                "`epsilon` must be a number > 0, or (first, last) together with `rounds`.",
-                "Try 1e-2.",
+                "An `epsilon` that is lowered over the rounds needs `rounds`.",
+                "Pass rounds, or a number such as 1e-2.",
                 epsilon=epsilon,
                 rounds=rounds,
             )
         )
-    return values if len(values) == 2 else float(values[0])
+    return rule

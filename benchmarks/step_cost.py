@@ -1,0 +1,188 @@
+"""What a training step costs with a penalty, a mask or a rival, relative to plain `fit`.
+
+All variants of a net are trained in turns in one process, a short `fit` each, in an order drawn anew in every turn, so that
+whatever else the machine does hits all alike. The ratio is the median over the turns of a variant's time divided by the plain
+time of the same turn; the quartiles say how far to trust it. The processor's time is compared in the same way: on a machine
+shared with others it is the steadier of the two.
+
+    python benchmarks/step_cost.py
+    python benchmarks/step_cost.py --nets mlp --variants plain penalty mask --turns 40 --output step_cost.json
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import time
+
+import keras
+import numpy as np
+
+import tf_reweight as tfr
+from tf_reweight import proximal, report, rivals
+
+L = keras.layers
+VARIANTS = ("plain", "penalty", "penalty filter", "mask", "proximal", "admm", "gradual")
+_FIELDS = (
+    ("net", "<5"),
+    ("variant", "<15"),
+    ("ms / step", ">10"),
+    ("ratio", ">7"),
+    ("quartiles", ">15"),
+    ("cpu ratio", ">10"),
+    ("quartiles ", ">15"),
+)
+
+
+def conv():
+    """Three convolutions and two Dense on 28 x 28 images, batch 64."""
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            L.Conv2D(32, 3, activation="relu"),
+            L.Conv2D(64, 3, strides=2, activation="relu"),
+            L.Conv2D(64, 3, strides=2, activation="relu"),
+            L.Flatten(),
+            L.Dense(128, activation="relu"),
+            L.Dense(10),
+        ]
+    )
+    return model, 64
+
+
+def mlp():
+    """784-1024-1024-1024-10, 2.9 million weights, batch 32: nothing but weights, the worst case for what acts on them."""
+    hidden = [L.Dense(1024, activation="relu") for _ in range(3)]
+    return keras.Sequential([keras.Input((28, 28, 1)), L.Flatten(), *hidden, L.Dense(10)]), 32
+
+
+NETS = {"conv": conv, "mlp": mlp}
+
+
+class Contender:
+    """One variant of one net, compiled and warm, that can be trained for a number of steps.
+
+    Args:
+        net: name of the net.
+        variant: name of the variant.
+        steps: steps in each turn.
+    """
+
+    def __init__(self, net, variant, steps):
+        keras.utils.set_random_seed(0)
+        self.model, batch = NETS[net]()
+        self.net, self.variant, self.steps = net, variant, steps
+        self.seconds, self.cpu_seconds = [], []
+        rng = np.random.default_rng(0)
+        x = rng.random((steps * batch, *self.model.input_shape[1:])).astype("float32")
+        self.arguments = {"x": x, "y": rng.integers(0, 10, len(x)), "batch_size": batch, "shuffle": False, "verbose": 0}
+        self.clock = Clock()
+        # Those that work by a callback make the step anew when a fit begins: that falls into its first epoch, untimed.
+        self.callbacks = [*prepared(self.model, variant), self.clock]
+        self.model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    def turn(self):
+        """Trains for two epochs; keeps the seconds per step, of the clock and of the processor, of the second."""
+        self.model.fit(**self.arguments, epochs=2, callbacks=self.callbacks)
+        for kept, first, last in zip((self.seconds, self.cpu_seconds), self.clock.first, self.clock.last):
+            kept.append((last - first) / (self.clock.batches - 1))
+
+
+class Clock(keras.callbacks.Callback):
+    """Notes when the first and the last batch of the latest epoch ended."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.last, self.batches = (time.perf_counter(), time.process_time()), self.batches + 1
+        if self.batches == 1:
+            self.first = self.last
+
+
+def prepared(model, variant):
+    """Puts a variant on a model and returns the callbacks it needs."""
+    if variant == "mask":
+        tfr.prune(model, sparsity=0.9, structure="unstructured")
+    elif variant in ("penalty", "penalty filter", "proximal"):
+        tfr.regularize(model, "filter" if variant == "penalty filter" else "unstructured", 1e-6)
+        return [proximal.Proximal()] if variant == "proximal" else []
+    elif variant == "admm":
+        rivals.ADMM("unstructured", 0.9).attach(model)
+    elif variant == "gradual":
+        return [rivals.GradualMagnitude(rivals.ConstantSparsity(0.9, 0))]
+    return []
+
+
+def measure(net, variants, turns, steps):
+    """Rows of one net: milliseconds a step, and the ratio to plain with its quartiles."""
+    contenders = [Contender(net, variant, steps) for variant in variants]
+    for contender in contenders:
+        contender.turn()
+        contender.seconds.clear()
+        contender.cpu_seconds.clear()
+    order = list(contenders)
+    for turn in range(turns):
+        random.Random(turn).shuffle(order)
+        for contender in order:
+            contender.turn()
+    plain, rows = contenders[0], []
+    for contender in contenders:
+        ratio, quartiles = compared(contender.seconds, plain.seconds)
+        cpu_ratio, cpu_quartiles = compared(contender.cpu_seconds, plain.cpu_seconds)
+        rows.append(
+            {
+                "net": net,
+                "variant": contender.variant,
+                "num_weights": report.count_parameters(contender.model),
+                "batch_size": contender.arguments["batch_size"],
+                "milliseconds": 1000 * statistics.median(contender.seconds),
+                "ratio": ratio,
+                "quartiles": quartiles,
+                "cpu_ratio": cpu_ratio,
+                "cpu_quartiles": cpu_quartiles,
+                "turns": turns,
+                "steps": steps,
+            }
+        )
+    return rows
+
+
+def compared(seconds, plain):
+    """Median of the ratios turn by turn, and their quartiles."""
+    low, middle, high = statistics.quantiles([one / other for one, other in zip(seconds, plain)], n=4)
+    return middle, [low, high]
+
+
+def formatted(row):
+    """A row of the printed table."""
+    wall, cpu = ("{:.3f} - {:.3f}".format(*row[field]) for field in ("quartiles", "cpu_quartiles"))
+    ratio, cpu_ratio = f"{row['ratio']:.3f}", f"{row['cpu_ratio']:.3f}"
+    values = (row["net"], row["variant"], f"{row['milliseconds']:.2f}", ratio, wall, cpu_ratio, cpu)
+    return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is always among them")
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=30, help="steps of each fit's timed epoch")
+    parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file")
+    options = parser.parse_args()
+    if options.turns < 2 or options.steps < 2:
+        parser.error("--turns and --steps must be at least 2")
+    variants = ["plain", *[variant for variant in options.variants if variant != "plain"]]
+    print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
+    rows = []
+    for net in options.nets:
+        rows += measure(net, variants, options.turns, options.steps)
+        for row in rows[-len(variants) :]:
+            print(formatted(row), flush=True)
+        if options.output:
+            options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
