@@ -164,6 +164,26 @@ def _arm(values, positional):
     return 0
 
 
+def _define_bundle(values):
+    flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
+    flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
+    flags.DEFINE_multi_string("extra", [], "a further file to put in; may be repeated", flag_values=values)
+
+
+def _bundle(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import bundle
+
+    if len(positional) != 2:
+        fix = "For example: tf-reweight bundle model.tflite app.zip --labels labels.txt."
+        raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
+    labels = pathlib.Path(values.labels).read_text().split("\n") if values.labels else None
+    labels = [label for label in labels if label] if labels else None
+    description = bundle(*positional, labels=labels, preprocessing=values.preprocessing, extra=values.extra)
+    print(json.dumps(description, indent=1))
+    return 0
+
+
 def _define_benchmark(values):
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
@@ -192,5 +212,6 @@ COMMANDS = {
     "inspect": (_no_flags, _inspect),
     "pack": (_no_flags, _pack),
     "arm": (_no_flags, _arm),
+    "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),
 }

@@ -1,6 +1,7 @@
 """From a Keras model to a `.tflite` that was executed and compared, and looking at such files."""
 
 from tf_reweight.export.arm import ArmReport, arm_eligibility
+from tf_reweight.export.bundle import bundle
 from tf_reweight.export.execution import Runner, evaluate_tflite
 from tf_reweight.export.inspection import FileSummary, inspect_tflite
 from tf_reweight.export.latency import Latencies, benchmark
@@ -10,5 +11,6 @@ from tf_reweight.export.verification import VerificationError
 
 __all__ = [
     "ArmReport", "ExportRecord", "FileSummary", "Latencies", "PRECISIONS", "PackResult", "Runner", "VerificationError",
-    "arm_eligibility", "benchmark", "evaluate_tflite", "export_tflite", "gzip_size", "inspect_tflite", "pack", "pack_tflite",
+    "arm_eligibility", "benchmark", "bundle", "evaluate_tflite", "export_tflite", "gzip_size", "inspect_tflite", "pack",
+    "pack_tflite",
 ]  # fmt: skip
