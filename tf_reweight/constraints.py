@@ -24,6 +24,7 @@ class Mask(keras.constraints.Constraint):
     def __call__(self, weight):
         if self.inner is not None:
             weight = self.inner(weight)
+        weight = ops.convert_to_tensor(weight)
         # Not a product: that makes negative zeros, which are nonzero bytes in a file.
         return ops.where(self.mask.value, weight, ops.zeros((), dtype=weight.dtype))
 
