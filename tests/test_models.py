@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -68,11 +69,14 @@ def test_files_are_loaded_as_they_were_saved(tmp_path):
 
 def test_bad_files(tmp_path):
     models.build("small_cnn").save(tmp_path / "mine.keras")
-    (tmp_path / "broken.keras").write_bytes(b"PK not a model")
+    (tmp_path / "broken.keras").write_bytes((tmp_path / "mine.keras").read_bytes()[:5000])
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("notes.txt", "no model")
     for path, kind, words in (
         ("none.keras", FileNotFoundError, "must exist"),
         ("mine.h5", ValueError, "end in .keras"),
-        ("broken.keras", ValueError, "must load"),
+        ("broken.keras", ValueError, "whole .keras archive"),
+        ("other.keras", ValueError, "must load"),
     ):
         with pytest.raises(kind, match=words):
             models.load(tmp_path / path)

@@ -254,7 +254,8 @@ def test_concatenations_of_integers_and_floats_convert(tmp_path):
     model = nets.randomize(keras.Model(x, L.Conv2D(3, 1)(L.Concatenate()(parts))))
     qat = quantization.quantize(model)
     quantization.calibrate(qat, inputs(model))
-    export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=inputs(model), tolerance=0.02)
+    record = export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=inputs(model), tolerance=0.02)
+    assert record.verification.relative_error <= 0.02 and "CONCATENATION" in export.inspect_tflite(record.path).ops
 
 
 def test_dead_filters_with_a_bias_do_not_overflow(tmp_path):

@@ -217,7 +217,9 @@ def test_price_multiplies_the_penalty(batch):
 
 def test_an_unbound_penalty_says_so():
     with pytest.warns(UserWarning, match="Reweighting"):
-        Reweighted("filter", 1e-3)(ops.ones((2, 2)))
+        value = Reweighted("filter", 1e-3)(ops.ones((2, 2)))
+    # All weights 1: the static penalty of two columns of norm sqrt(2).
+    assert float(value) == pytest.approx(1e-3 * 2 * 2**0.5)
 
 
 def test_bad_arguments_are_explained():

@@ -278,6 +278,7 @@ def test_a_schedule_that_begins_too_late_is_said_so():
     gradual.set_params({"steps": 2, "epochs": 3})
     with pytest.warns(UserWarning, match="nothing is pruned"):
         gradual.on_train_begin()
+    assert gradual.history == [] and all((kernel != 0).all() for kernel in kernels_of(model).values())
 
 
 # Clipping and lasso --------------------------------------------------------------------------------------------------

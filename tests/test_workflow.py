@@ -172,11 +172,42 @@ def test_a_model_has_nothing_to_learn_from_itself():
     """The distillation loss is a divergence: zero between equal models, positive between others, never negative."""
     run = Run({**TINY, "distill": {"weight": 0.5}}, None, None, (), QUIET, None)
     x = run.data.train[0][:64]
-    same = run._taught(run.model, from_logits=True)
+    same = run._taught(run.model)
     losses = [float(loss.compute_loss(run.model(x), run.model(x))) for loss in same.distillation_losses]
     other = keras.models.clone_model(run.model)
     further = [float(loss.compute_loss(other(x), run.model(x))) for loss in same.distillation_losses]
     assert abs(losses[0]) < 1e-6 < 1e-4 < further[0]
+
+
+def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
+    """A stage at the end of a run must not fail after hours: its needs are looked at when the run is made."""
+    ends = keras.layers.Dense(10, activation="softmax")
+    softmax = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(8), ends])
+
+    @keras.saving.register_keras_serializable(package="test_workflow")
+    class Hidden(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.flat, self.dense, self.out = keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.Dense(10)
+
+        def call(self, x):
+            return self.out(self.dense(self.flat(x)))
+
+    hidden = Hidden(name="hidden")
+    hidden(np.zeros((1, 8, 8, 1), "float32"))
+    single = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    for model, wish, kind, words in (
+        (softmax, {"distill": {}}, ValueError, "needs a model that gives logits"),
+        (hidden, {"shrink": {}}, TypeError, "must have a graph"),
+        (hidden, {"quantize": {}}, TypeError, "must have a graph"),
+        (single, {"regularize": {"coupled": {}}}, ValueError, "channels that can be removed"),
+    ):
+        with pytest.raises(kind, match=words):
+            workflow.compress({**TINY, **wish}, model=model, out=tmp_path / "a", console=QUIET)
+    assert not (tmp_path / "a").exists()
+    # The same model, asked for what it can do, goes all the way.
+    figures = workflow.compress({**TINY, "train": {"epochs": 1}}, model=hidden, out=tmp_path / "b", console=QUIET)
+    assert figures["files"][-1]["name"] == "pruned_int8.tflite" and (tmp_path / "b" / "report.html").is_file()
 
 
 def test_the_proximal_solver_and_a_rule_for_epsilon(tmp_path):

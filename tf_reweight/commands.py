@@ -68,7 +68,9 @@ def _command(values):
     parts = ["tf-reweight", "compress", "--config", values.config]
     for item in values.set:
         parts += ["--set", item]
-    return shlex.join(parts + (["--data_dir", values.data_dir] if values.data_dir else []))
+    for flag in ("data_dir", "out"):
+        parts += [f"--{flag}", values[flag].value] if values[flag].value else []
+    return shlex.join(parts)
 
 
 def _plan_tables(figures):

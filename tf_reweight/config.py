@@ -147,6 +147,7 @@ class Export(_Section):
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
     representative: int = pydantic.Field(256, ge=1)
     verify: int = pydantic.Field(256, ge=1)
+    tolerance: float | None = pydantic.Field(None, gt=0)
     pack: bool = True
     latency_runs: int = pydantic.Field(50, ge=1)
 

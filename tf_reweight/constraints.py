@@ -31,3 +31,13 @@ class Mask(keras.constraints.Constraint):
     def as_numpy(self):
         """The mask as a bool array."""
         return ops.convert_to_numpy(self.mask.value)
+
+
+def hold(variable, mask):
+    """Sets a variable to zero where `mask` is False, and keeps it there by a constraint; masks it has already add up."""
+    inner = variable.constraint
+    if isinstance(inner, Mask):
+        mask = mask & inner.as_numpy()
+        inner = inner.inner
+    variable.constraint = Mask(mask, inner)
+    variable.assign(variable.constraint(variable.value))

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import allocation, errors, targets
 from tf_reweight.attachment import attachments, detach, drop_compiled_steps
-from tf_reweight.constraints import Mask
+from tf_reweight.constraints import Mask, hold
 from tf_reweight.selection import select
 from tf_reweight.structures import get as get_structure
 
@@ -131,7 +131,7 @@ def keep_zeros(model):
     for target in targets.find(model)[0]:
         mask = ops.convert_to_numpy(target.variable.value) != 0
         if not mask.all():
-            _hold(target, mask)
+            hold(target.variable, mask)
             count += 1
     drop_compiled_steps(model)
     return count
@@ -201,18 +201,8 @@ def _prune_chosen(chosen, sparsity, threshold, scope):
 def _apply(target, structure, keep, members, threshold):
     mask = target.layout.from_standard(structure.mask(ops.convert_to_tensor(keep), target.standard_shape))
     mask = ops.convert_to_numpy(mask) != 0
-    _hold(target, mask)
+    hold(target.variable, mask)
     real = members > 0
     return PrunedKernel(
         target.name, structure.name, int((keep & real).sum()), int(real.sum()), int(mask.sum()), int(mask.size), threshold
     )
-
-
-def _hold(target, mask):
-    variable = target.variable
-    inner = variable.constraint
-    if isinstance(inner, Mask):
-        mask = mask & inner.as_numpy()
-        inner = inner.inner
-    variable.constraint = Mask(mask, inner)
-    variable.assign(variable.constraint(variable.value))

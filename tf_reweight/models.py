@@ -1,6 +1,7 @@
 """Small classifiers to start from, and the user's own `.keras` file."""
 
 import pathlib
+import zipfile
 
 import keras
 
@@ -80,6 +81,9 @@ def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
         raise ValueError(errors.message("A model file must end in .keras.", fix, model=text))
     if not path.is_file():
         raise FileNotFoundError(errors.message("The model file must exist.", "Check the path.", model=text))
+    if not zipfile.is_zipfile(path):
+        fix = "It is another format, or was cut off: save or copy it anew."
+        raise ValueError(errors.message("The model file must be a whole .keras archive.", fix, model=text))
     model = _read(path, custom_objects)
     _check_fit(model, text, input_shape, num_classes)
     return model
@@ -98,7 +102,8 @@ def _read(path, custom_objects):
 
 
 def _check_fit(model, text, input_shape, num_classes):
-    for what, tensors, wanted in (("input", model.inputs, input_shape), ("output", model.outputs, num_classes)):
+    for what, wanted in (("input", input_shape), ("output", num_classes)):
+        tensors = getattr(model, f"{what}s", None)  # a subclassed model has none
         if wanted is None or tensors is None or len(tensors) != 1:
             continue
         shape = tuple(tensors[0].shape[1:])

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import allocation, errors
 from tf_reweight.attachment import attach, attachments, detach, drop_compiled_steps
-from tf_reweight.constraints import Mask
+from tf_reweight.constraints import hold
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, group_norms, relative_scores
 from tf_reweight.coupling.sets import FrozenChannels, groups
@@ -217,16 +217,6 @@ def hold_groups(model):
         hold(variable, mask)
     drop_compiled_steps(model)
     return count
-
-
-def hold(variable, mask):
-    """Sets a variable to zero where `mask` is False, and keeps it there by a constraint."""
-    inner = variable.constraint
-    if isinstance(inner, Mask):
-        mask = mask & inner.as_numpy()
-        inner = inner.inner
-    variable.constraint = Mask(mask, inner)
-    variable.assign(variable.constraint(variable.value))
 
 
 def _add_masks(masks, item, keep):

@@ -51,7 +51,7 @@ def parse(content, name="content"):
         model = read(content)
         _check_indices(model)
     except _DAMAGE as error:
-        expected = f"The file must be a whole TFLite flatbuffer; reading it fails with {type(error).__name__}."
+        expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
         raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content))) from error
     if len(content) >= _LIMIT or any(buffer.offset > 1 for buffer in model.buffers):
         expected = "The weights must lie inside the flatbuffer, which ends at 2 GiB."

@@ -121,7 +121,7 @@ def summarize(content, name):
     try:
         return _summarize(flatbuffer.read(content), content, str(name))
     except (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        expected = f"The file must be a whole TFLite flatbuffer; reading it fails with {type(error).__name__}."
+        expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
         raise ValueError(errors.message(expected, "It was cut off or damaged: copy it anew.", file=str(name))) from error
 
 

@@ -85,7 +85,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None):
             errors.message(
                 f"The {precision} file must compute what the model does, within {limit:g} of the outputs' scale.",
                 "Nothing was written. More representative data, quantization-aware training or a finer precision help; "
-                "tolerance= moves the bound.",
+                "tolerance= (export.tolerance in a config) moves the bound.",
                 relative_error=made.relative_error,
                 max_abs_error=made.max_abs_error,
                 top1_agreement=made.top1_agreement,

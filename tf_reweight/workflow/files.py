@@ -19,7 +19,7 @@ def export_files(run):
     files = []
     for name, model, precision in _wanted(run):
         path = run.folder / f"{name}_{precision}.tflite"
-        record = export.export_tflite(model, path, precision, representative_data=representative, verify_data=held_out)
+        record = export.export_tflite(model, path, precision, representative, held_out, run.config.export.tolerance)
         files.append(_executed(run, path, record.to_dict()))
         if name != "dense" and run.config.export.pack:
             files += _packed(run, path, record.to_dict())

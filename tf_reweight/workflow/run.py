@@ -10,6 +10,8 @@ from tf_reweight import config as configs
 from tf_reweight import data as datasets
 from tf_reweight import errors, models, page, report, targets
 from tf_reweight.progress import EpochLines, say
+from tf_reweight.coupling.graph import graph_of
+from tf_reweight.coupling.pruning import removable
 from tf_reweight.data.augment import Shifted
 from tf_reweight.selection import select
 from tf_reweight.workflow.folder import Folder
@@ -41,9 +43,7 @@ class Run:
         if self.config.data.shift and len(self.data.input_shape) != 3:
             fix = "Set data.shift to 0."
             raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=self.data.input_shape))
-        if self.config.regularize.coupled is None:
-            for rule in self.config.regularize.rules:
-                select(self.model, rule.structure, rule.layers)
+        _check_stages(self.config, self.model, self.data)
         self.folder = self.reached = None
         self.files = []
 
@@ -80,7 +80,7 @@ class Run:
     def fit(self, stage, epochs, learning_rate, callbacks, teacher=None):
         """`model.fit` with a backup after each epoch, from which an interrupted run goes on."""
         from_logits = not _gives_probabilities(self.model, self.data)
-        trainee = self.model if teacher is None else self._taught(teacher, from_logits)
+        trainee = self.model if teacher is None else self._taught(teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder.backup / stage, delete_checkpoint=True)
@@ -97,12 +97,9 @@ class Run:
         # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
         trainee._initial_epoch = None
 
-    def _taught(self, teacher, from_logits):
+    def _taught(self, teacher):
         """The model with the dense one beside it, as Keras' own distillation wants them."""
         settings = self.config.distill
-        if not from_logits:
-            fix = "End it with a Dense layer without softmax, or leave `distill` out."
-            raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=self.model.name))
         teacher.trainable = False
         taught = keras.distillation.Distiller(
             teacher,
@@ -156,7 +153,8 @@ class Run:
 
 def _check_fit(model, data):
     """Raises unless the model takes these inputs and has one output per class."""
-    if len(model.inputs or [0]) != 1 or len(model.outputs or [0]) != 1:
+    # A subclassed model does not know its inputs; the data show whether they fit.
+    if any(len(getattr(model, ends, None) or [0]) != 1 for ends in ("inputs", "outputs")):
         raise ValueError(
             errors.message(
                 "`compress` takes a classifier with one input and one output.", "Use the single functions.", model=model.name
@@ -179,6 +177,20 @@ def _check_fit(model, data):
                 output_shape=outputs.shape[1:],
             )
         )
+
+
+def _check_stages(config, model, data):
+    """Raises when a stage that comes after hours of training could not work with this model."""
+    if config.regularize.coupled is not None:
+        removable(model)
+    else:
+        for rule in config.regularize.rules:
+            select(model, rule.structure, rule.layers)
+    if config.shrink is not None or config.quantize is not None:
+        graph_of(model)
+    if config.distill is not None and _gives_probabilities(model, data):
+        fix = "End it with a Dense layer without softmax, or leave `distill` out."
+        raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=model.name))
 
 
 def _gives_probabilities(model, data):
