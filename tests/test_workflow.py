@@ -143,6 +143,46 @@ def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path):
     assert sizes["shrunk_int8.tflite"] < 0.7 * sizes["dense_int8.tflite"]
 
 
+def test_stages_in_an_order_of_ones_own_and_more_than_once(tmp_path):
+    """Shrinking between two rounds of pruning: the second works on the small model, and the report counts from the start."""
+    config = {
+        **TINY,
+        "stages": ["train", "regularize", "prune", "shrink", "regularize", "prune", "retrain"],
+        "regularize": {"rules": [{"structure": "filter", "strength": 1e-2}], "rounds": 1, "every": 2},
+        "prune": {"sparsity": 0.4},
+        "export": {**TINY["export"], "precisions": ["float32"]},
+    }
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    stages = {stage["name"]: stage for stage in figures["stages"]}
+    names = ["dense", "regularized", "pruned", "shrunk", "regularized_2", "pruned_2", "retrained"]
+    assert list(stages) == names and all((tmp_path / "run" / f"{name}.keras").is_file() for name in names)
+    assert stages["shrunk"]["num_parameters"] < stages["pruned"]["num_parameters"]
+    assert stages["shrunk"]["test_accuracy"] == pytest.approx(stages["pruned"]["test_accuracy"], abs=1e-9)
+    assert stages["retrained"]["num_nonzero"] == stages["pruned_2"]["num_nonzero"] < stages["pruned"]["num_nonzero"]
+    assert [record["epoch"] for record in figures["norms"]] == [2, 4]
+    for kernel in figures["kernels"]:
+        assert kernel["num_groups"] in (24, 32, 64) and kernel["sparsity"] == 1 - kernel["kept_weights"] / kernel["num_weights"]
+    assert figures["files"][-1]["name"] == "shrunk_float32.tflite"
+    assert workflow.plan(config)["epochs"] == {"train": 3, "regularize": 4, "retrain": 2}
+
+
+@pytest.mark.parametrize(
+    "stages, words",
+    [
+        (["regularize", "prune"], "`train` comes first"),
+        (["train", "prune"], "what the `regularize` just before it freed"),
+        (["train", "regularize"], "followed by a `prune`"),
+        (["train", "regularize", "retrain", "prune"], "followed by the `prune`"),
+        (["train", "regularize", "prune", "quantize", "retrain"], "`quantize` comes last"),
+    ],
+)
+def test_an_order_that_cannot_work_is_refused(stages, words):
+    with pytest.raises(ValueError, match=words):
+        tfr.config.load({**TINY, "stages": stages})
+    with pytest.raises(ValueError, match="`shrink` is not among the stages"):
+        tfr.config.load({**TINY, "stages": ["train", "regularize", "prune"], "shrink": {}})
+
+
 def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
     """Every stage in one run: zeros are kept to the last file, and each figure is found again in it."""
     config = {

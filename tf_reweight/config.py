@@ -10,6 +10,7 @@ from tf_reweight import epsilons, errors, penalties, structures
 from tf_reweight.coupling.scores import CRITERIA
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
+STEPS = ("train", "regularize", "prune", "retrain", "shrink", "quantize")
 
 
 class _Section(pydantic.BaseModel):
@@ -153,10 +154,15 @@ class Export(_Section):
 
 
 class Config(_Section):
-    """A whole run: train, regularize, prune, retrain, then shrink and quantize if asked for, export, report."""
+    """A whole run: train, regularize, prune, retrain, then shrink and quantize if asked for, export, report.
+
+    `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
+    faster; a stage may come again, and then works with the same settings.
+    """
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = pydantic.Field(0, ge=0)
+    stages: list[typing.Literal[STEPS]] | None = None
     data: Data = pydantic.Field(default_factory=Data)
     model: Model = pydantic.Field(default_factory=Model)
     train: Train = pydantic.Field(default_factory=Train)
@@ -167,6 +173,28 @@ class Config(_Section):
     shrink: Shrink | None = None
     quantize: Quantize | None = None
     export: Export = pydantic.Field(default_factory=Export)
+
+    @pydantic.model_validator(mode="after")
+    def _stages_follow_each_other(self):
+        if self.stages is None:
+            return self
+        problem = _problem_of(self.steps)
+        if problem is None:
+            idle = [name for name in ("shrink", "quantize") if getattr(self, name) is not None and name not in self.stages]
+            problem = f"the section `{idle[0]}` is not among the stages" if idle else None
+        if problem is not None:
+            raise ValueError(f"stages must be in an order that works: {problem}")
+        for name in ("shrink", "quantize"):
+            if name in self.stages and getattr(self, name) is None:
+                setattr(self, name, Shrink() if name == "shrink" else Quantize())
+        return self
+
+    @property
+    def steps(self):
+        """The stages in order, by the names of their sections."""
+        if self.stages is not None:
+            return tuple(self.stages)
+        return tuple(name for name in STEPS if name not in ("shrink", "quantize") or getattr(self, name) is not None)
 
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
@@ -182,6 +210,20 @@ class Config(_Section):
     def to_yaml(self):
         """The resolved configuration, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _problem_of(steps):
+    """Why stages cannot come in this order, or None."""
+    if steps[:1] != ("train",) or steps.count("train") > 1:
+        return "`train` comes first, and once (with train.epochs: 0 for a model that is trained)"
+    for before, step in zip(steps, steps[1:]):
+        if step == "prune" and before != "regularize":
+            return "`prune` removes what the `regularize` just before it freed"
+        if before == "regularize" and step != "prune":
+            return "`regularize` is followed by the `prune` that takes its penalty off"
+        if before == "quantize":
+            return "`quantize` comes last: what follows would lose its ranges"
+    return "`regularize` is followed by a `prune`" if steps[-1] == "regularize" else None
 
 
 def load(source, overrides=()):

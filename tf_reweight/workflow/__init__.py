@@ -15,9 +15,9 @@ __all__ = ["accuracy", "compress", "environment", "plan"]
 def compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
     """Compresses a classifier: from a config to a pruned, quantized, executed-and-checked `.tflite` with a report.
 
-    Stages: train (dense), regularize (reweighted), prune, retrain (zeros fixed), shrink when the config asks for it, export,
-    report. Each finished stage is kept in the run folder; the same call continues an interrupted run, inside a stage from
-    its last whole epoch.
+    Stages: train (dense), regularize (reweighted), prune, retrain (zeros fixed), shrink and quantize when the config asks for
+    them (`config.stages` names them in another order), export, report. Each finished stage is kept in the run folder; the same
+    call continues an interrupted run, inside a stage from its last whole epoch.
 
     Args:
         config: path of a YAML file, mapping or `config.Config`.
@@ -61,10 +61,9 @@ def plan(config, model=None, data=None, overrides=()):
         "kernels": kernels,
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items() if name not in chosen],
         "epochs": {
-            "train": settings.train.epochs,
-            "regularize": settings.regularize.epochs,
-            "retrain": settings.retrain.epochs,
-            "quantize": settings.quantize.epochs if settings.quantize else 0,
+            step: getattr(settings, step).epochs * settings.steps.count(step)
+            for step in dict.fromkeys(settings.steps)
+            if step not in ("prune", "shrink")
         },
     }
 

@@ -2,6 +2,7 @@
 
 from tf_reweight import export
 from tf_reweight.progress import say
+from tf_reweight.workflow.stages import stages_of
 
 
 def export_files(run):
@@ -30,12 +31,10 @@ def export_files(run):
 def _wanted(run):
     """`(name, model, precision)` of every file: dense, as pruned or shrunk, and as quantized in training."""
     settings = run.config
-    small, last = run.model, "retrained" if settings.shrink is None else "shrunk"
-    if settings.quantize is not None:
-        small = run.folder.load(last)
+    small = run.model if settings.quantize is None else run.folder.load(stages_of(settings)[-2].name)
     dense = run.folder.load("dense")
     files = [("dense", dense, precision) for precision in dict.fromkeys(("float32", *settings.export.precisions))]
-    kind = "pruned" if settings.shrink is None else "shrunk"
+    kind = "shrunk" if "shrink" in settings.steps else "pruned"
     files += [(kind, small, precision) for precision in settings.export.precisions]
     return files + ([("quantized", run.model, "int8")] if settings.quantize is not None else [])
 

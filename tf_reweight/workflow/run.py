@@ -16,7 +16,7 @@ from tf_reweight.data.augment import Shifted
 from tf_reweight.selection import select
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
-from tf_reweight.workflow.stages import stages_of
+from tf_reweight.workflow.stages import merged, stages_of
 
 
 class Run:
@@ -44,7 +44,7 @@ class Run:
             fix = "Set data.shift to 0."
             raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=self.data.input_shape))
         _check_stages(self.config, self.model, self.data)
-        self.folder = self.reached = None
+        self.folder = self.reached = self.stage = None
         self.files = []
 
     def open(self, out):
@@ -60,6 +60,7 @@ class Run:
             self.reached = stage.name
             return
         self._catch_up()
+        self.stage = stage.name
         started = time.monotonic()
         details = stage.apply(self)
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **stage_figures(self.model, self.data)}
@@ -77,13 +78,13 @@ class Run:
         """The dense model, when the configuration asks for distillation; else None."""
         return self.folder.load("dense") if self.config.distill is not None else None
 
-    def fit(self, stage, epochs, learning_rate, callbacks, teacher=None):
-        """`model.fit` with a backup after each epoch, from which an interrupted run goes on."""
+    def fit(self, label, epochs, learning_rate, callbacks, teacher=None):
+        """`model.fit` with a backup after each epoch, from which an interrupted run goes on; `label` is for the terminal."""
         from_logits = not _gives_probabilities(self.model, self.data)
         trainee = self.model if teacher is None else self._taught(teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
-        backup = keras.callbacks.BackupAndRestore(self.folder.backup / stage, delete_checkpoint=True)
+        backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage, delete_checkpoint=True)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         trainee.fit(
             batches,
@@ -91,7 +92,7 @@ class Run:
             epochs=epochs,
             validation_data=self.data.validation,
             validation_batch_size=512,
-            callbacks=[backup, batches.epochs_in_order(), *callbacks, EpochLines(stage, self.console)],
+            callbacks=[backup, batches.epochs_in_order(), *callbacks, EpochLines(label, self.console)],
             verbose=0,
         )
         # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
@@ -122,7 +123,7 @@ class Run:
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
         stages = [self.folder.figures(stage.name) for stage in stages_of(self.config)]
-        details = {name: value for stage in stages for name, value in stage["details"].items()}
+        details = merged(stage["details"] for stage in stages)
         figures = {
             "name": self.config.name,
             "command": self.command,

@@ -1,12 +1,13 @@
 """The stages between a model and its files, each a function that changes the run's model and returns figures of its own."""
 
+import collections
 import dataclasses
 import typing
 
 from tf_reweight import coupling, quantization, shrinking
 from tf_reweight.attachment import regularize
 from tf_reweight.callbacks import CosineDecay, Reweighting
-from tf_reweight.masking import keep_zeros, prune
+from tf_reweight.masking import keep_zeros, prune, release
 from tf_reweight.proximal import Proximal
 from tf_reweight.summaries import NormSummaries
 
@@ -18,19 +19,54 @@ class Stage:
     Attributes:
         name: what the model is after it; its file is `<name>.keras`.
         apply: function `run -> dict`; sets `run.model`.
-        wanted: function `config -> bool`.
         keeps_zeros: whether the zeros of this stage's model count as pruned.
     """
 
     name: str
     apply: typing.Callable
-    wanted: typing.Callable
     keeps_zeros: bool
 
 
 def stages_of(config):
-    """The stages a configuration asks for, in order."""
-    return [stage for stage in STAGES if stage.wanted(config)]
+    """The stages a configuration asks for, in order; one that comes again has its number in its name: `pruned_2`."""
+    stages, times = [], collections.Counter()
+    for step in config.steps:
+        times[step] += 1
+        stage = _STAGES[step]
+        stages.append(stage if times[step] == 1 else dataclasses.replace(stage, name=f"{stage.name}_{times[step]}"))
+    return stages
+
+
+def merged(details):
+    """The details of all stages as one mapping; what a stage says again goes on from what it said before.
+
+    Args:
+        details: one dict per stage, in order.
+    """
+    whole = {}
+    for found in details:
+        for name, value in found.items():
+            whole[name] = _AGAIN[name](whole[name], value) if name in whole and name in _AGAIN else value
+    return whole
+
+
+def _later(records, more):
+    """Records of further epochs, counted on."""
+    last = max(record["epoch"] for record in records) if records else 0
+    return records + [{**record, "epoch": record["epoch"] + last} for record in more]
+
+
+def _smaller(entries, again):
+    """What was kept of kernels or sets in the end, of all there was in the beginning."""
+    by_name = {entry["name"]: entry for entry in again}
+    whole = []
+    for entry in entries:
+        later = by_name.get(entry["name"], entry)
+        entry = {**later, **{name: value for name, value in entry.items() if name.startswith("num_")}}
+        if "sparsity" in entry:
+            entry["sparsity"] = 1.0 - entry["kept_weights"] / entry["num_weights"]
+        whole.append(entry)
+    return whole
 
 
 def _train(run):
@@ -42,6 +78,7 @@ def _train(run):
 
 def _regularize(run):
     settings, left_out = run.config.regularize, {}
+    release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
         coupled = settings.coupled
         price = _weights_price(run.model) if coupled.price == "weights" else 1.0
@@ -107,11 +144,20 @@ def _weights_price(model):
     return lambda item: max(0.25, min(4.0, item.weights_per_group / mean))
 
 
-STAGES = (
-    Stage("dense", _train, lambda config: True, False),
-    Stage("regularized", _regularize, lambda config: True, False),
-    Stage("pruned", _prune, lambda config: True, True),
-    Stage("retrained", _retrain, lambda config: True, True),
-    Stage("shrunk", _shrink, lambda config: config.shrink is not None, True),
-    Stage("quantized", _quantize, lambda config: config.quantize is not None, True),
-)
+# By the name of their section in a configuration.
+_STAGES = {
+    "train": Stage("dense", _train, False),
+    "regularize": Stage("regularized", _regularize, False),
+    "prune": Stage("pruned", _prune, True),
+    "retrain": Stage("retrained", _retrain, True),
+    "shrink": Stage("shrunk", _shrink, True),
+    "quantize": Stage("quantized", _quantize, True),
+}
+_AGAIN = {
+    "rounds": _later,
+    "norms": _later,
+    "kernels": _smaller,
+    "sets": _smaller,
+    "left_out": lambda names, more: {**names, **more},
+    "shrunk": lambda before, after: {**after, "parameters_before": before["parameters_before"]},
+}
