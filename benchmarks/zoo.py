@@ -1,31 +1,39 @@
 """Every architecture of keras.applications: couple, zero 30 % of the removable groups, shrink, compare, and run as .tflite.
 
 Each architecture runs in a process of its own, so that its memory is given back. Weights and BatchNorm statistics are
-random, so that nothing hides behind zeros and ones, and outputs are compared before the softmax.
+random, so that nothing hides behind zeros and ones, and outputs are compared before the softmax. An architecture passes when
+the small model gives the outputs of the large one, at least a quarter of the parameters are gone, and both files run.
 
-    python benchmarks/zoo.py                       # all of them, slowly
-    python benchmarks/zoo.py --only MobileNetV2 ResNet50 --export
+    python benchmarks/zoo.py --export --output zoo.json      # all of them: an hour or two; goes on where it was stopped
+    python benchmarks/zoo.py --export --only MobileNetV2 ResNet50
+    python benchmarks/zoo.py --export --small                # small nets of other kinds: a few minutes
 """
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 
+import small_nets
+
 # Smallest sensible inputs; those not named take 64.
 _SIZES = {"InceptionV3": 96, "InceptionResNetV2": 96, "Xception": 96}
 _FRACTION = 0.3
+_MOST_LEFT = 0.75
 _FIELDS = (
-    ("architecture", "<20"), ("groups", ">7"), ("removed", ">8"), ("parameters", ">12"), ("after", ">12"), ("left", ">7"),
+    ("architecture", "<22"), ("groups", ">7"), ("removed", ">8"), ("parameters", ">12"), ("after", ">12"), ("left", ">7"),
     ("MACs", ">14"), ("after ", ">14"), ("left ", ">7"), ("difference", ">11"), ("seconds", ">8"),
 )  # fmt: skip
 
 
-def names():
-    """All architectures keras.applications offers."""
+def names(small):
+    """All architectures keras.applications offers, or the small nets."""
+    if small:
+        return [make.__name__ for make in small_nets.NETS]
     import keras
 
     return sorted(name for name in dir(keras.applications) if name[0].isupper() and callable(getattr(keras.applications, name)))
@@ -38,8 +46,11 @@ def build(name):
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    size = _SIZES.get(name, 64)
-    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classifier_activation=None)
+    if hasattr(small_nets, name):
+        model = getattr(small_nets, name)()
+    else:
+        size = _SIZES.get(name, 64)
+        model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classifier_activation=None)
     for variable in model.weights:
         if variable.name in ("gamma", "moving_variance"):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
@@ -72,6 +83,7 @@ def examine(name, export):
         "difference": shrunk.difference,
         "frozen": [f"{item.name}: {item.num_channels} channels; {'; '.join(item.reasons[:2])}" for item in shrunk.frozen],
     }
+    del model
     if export:
         row |= exported(small)
     row["seconds"] = round(time.time() - start, 1)
@@ -80,27 +92,36 @@ def examine(name, export):
 
 def exported(model):
     """Float and int8 .tflite files of a model, both executed: sizes in bytes and errors relative to the outputs' scale."""
-    import numpy as np
-
     from tf_reweight import export
 
-    samples = np.random.default_rng(1).normal(size=(8, *model.inputs[0].shape[1:])).astype("float32")
+    # 4 examples: int8 ranges of random weights need no more, and only the first two are compared.
+    arrays = export.samples.made_up(model, export.samples.input_specs(model), num=4, seed=1)
     row = {}
     with tempfile.TemporaryDirectory() as folder:
         # Random weights put no distance between outputs, so int8 is only asked to run; its error is in the table.
         for precision, tolerance in (("float32", None), ("int8", 10.0)):
             path = pathlib.Path(folder) / f"{precision}.tflite"
-            record = export.export_tflite(model, path, precision, samples, samples[:2], tolerance)
+            record = export.export_tflite(model, path, precision, arrays, [array[:2] for array in arrays], tolerance)
+            path.unlink()
             row[f"{precision}_bytes"] = record.num_bytes
             row[f"{precision}_error"] = record.verification.relative_error
             row[f"{precision}_float_ops"] = sorted(set(record.float_ops))
     return row
 
 
+def failure(row):
+    """Why a row did not pass, or None."""
+    if "error" in row:
+        return row["error"]
+    if row["parameters_after"] > _MOST_LEFT * row["parameters_before"]:
+        return f"more than {_MOST_LEFT:.0%} of the parameters are left"
+    return None
+
+
 def formatted(row):
     """A row of the printed table."""
     if "error" in row:
-        return f"{row['architecture']:<20} failed: {row['error']}"
+        return f"{row['architecture']:<22} failed: {row['error']}"
     values = (
         row["architecture"], row["groups"], row["removed_groups"],
         f"{row['parameters_before']:,}", f"{row['parameters_after']:,}",
@@ -117,36 +138,44 @@ def formatted(row):
 def run_in_process(name, export):
     """`examine` in a fresh process; a failure is a row with the last line of its error."""
     command = [sys.executable, __file__, "--child", name] + (["--export"] if export else [])
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ})
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-    return {"architecture": name, "error": last[0]}
+    last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+    return {"architecture": name, "error": f"exit status {done.returncode}: {last[0]}"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these architectures; default all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these, in this order; default all")
+    parser.add_argument("--small", action="store_true", help="small nets of other kinds instead of keras.applications")
     parser.add_argument("--export", action="store_true", help="also convert to float and int8 .tflite and run both")
-    parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file as they come")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the rows; those in it that passed are not run again")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(examine(options.child, options.export)))
         return
-    known = names()
+    known = names(options.small)
     unknown = sorted(set(options.only or ()) - set(known))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}. Known: {', '.join(known)}")
     print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
-    rows = []
-    for name in options.only or known:
-        rows.append(run_in_process(name, options.export))
-        print(formatted(rows[-1]), flush=True)
+    rows = {}
+    if options.output and options.output.exists():
+        done = json.loads(options.output.read_text(encoding="utf-8"))
+        rows = {row["architecture"]: row for row in done if not failure(row) and options.export <= ("int8_bytes" in row)}
+    wanted = options.only or known
+    for name in wanted:
+        if name not in rows:
+            rows[name] = run_in_process(name, options.export)
+        print(formatted(rows[name]), flush=True)
         if options.output:
-            options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    failed = [row["architecture"] for row in rows if "error" in row]
-    print(f"{len(rows) - len(failed)} of {len(rows)} passed.")
+            options.output.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
+    failed = {name: failure(rows[name]) for name in wanted if failure(rows[name])}
+    for name, reason in failed.items():
+        print(f"{name}: {reason}")
+    print(f"{len(wanted) - len(failed)} of {len(wanted)} passed.")
     sys.exit(bool(failed))
 
 

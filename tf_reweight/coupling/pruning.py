@@ -102,7 +102,7 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
     if sparsity is None and macs is None:
         scores, keeps = _freed(model, coupled)
     else:
-        scores = [relative_scores(item, criterion) for item in coupled.sets]
+        scores = relative_scores(coupled.sets, criterion)
         keeps = _ranked(scores, sparsity, scope) if macs is None else _within(coupled, scores, macs, scope, minimum)
     report = zero_groups(model, coupled, keeps, scores, minimum)
     detach(model)
@@ -154,11 +154,10 @@ def _freed(model, coupled):
         )
     # The analysis is deterministic: a set has the same labels each time.
     by_labels = {tuple(penalty.item.labels): penalty for penalty in penalties}
-    scores, keeps = [], []
+    scores, keeps, sums = [], [], {}
     for item in coupled.sets:
         penalty = by_labels.get(tuple(item.labels))
-        norms = group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion)
-        scores.append(np.asarray(ops.convert_to_numpy(norms), "float64"))
+        scores.append(group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion, sums))
         keeps.append(np.ones(item.num_groups, bool) if penalty is None else scores[-1] > penalty.negligible)
     return scores, keeps
 

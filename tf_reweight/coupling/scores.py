@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.structures.base import safe_sqrt
 
 # Before a BatchNorm a filter's own norm is free: scale it and nothing changes. Gamma and the next layer's inputs are not,
 # and with all three a group is small only when it can be removed.
@@ -32,17 +31,34 @@ def counted_slices(item, criterion):
     return kernels + gammas + [s for s in item.slices if s.role == "read"]
 
 
-def group_norms(item, criterion=CRITERIA[0]):
-    """Root of the summed squares of each group over the counted slices, float32 `(num_groups,)`."""
-    return safe_sqrt(sum(s.squared_norms(item.num_groups) for s in counted_slices(item, criterion)))
+def group_norms(item, criterion=CRITERIA[0], sums=None):
+    """Root of the summed squares of each group over the counted slices, float64 `(num_groups,)`.
+
+    Args:
+        sums: a dict that remembers each variable's sums from set to set: a kernel that reads a long concatenation belongs to
+            dozens of sets.
+    """
+    sums = {} if sums is None else sums
+    squares = np.zeros(item.num_groups)
+    for part in counted_slices(item, criterion):
+        key = (id(part.variable), part.axis)
+        if key not in sums:
+            values = np.square(ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(part.variable), "float32")))
+            sums[key] = values.sum(axis=tuple(axis for axis in range(values.ndim) if axis != part.axis), dtype="float64")
+        inside = part.group_of >= 0
+        squares += np.bincount(part.group_of[inside], sums[key][inside], item.num_groups)
+    return np.sqrt(squares)
 
 
-def relative_scores(item, criterion):
-    """Norms of a set divided by their root mean square, float64 `(num_groups,)`.
+def relative_scores(sets, criterion):
+    """For each set its norms divided by their root mean square, float64 `(num_groups,)`.
 
     Norms of different layers live on different scales; what can be compared over the model is how a group stands among
     its own.
     """
-    norms = np.asarray(ops.convert_to_numpy(group_norms(item, criterion)), "float64")
-    scale = np.sqrt(np.mean(np.square(norms)))
-    return norms / scale if scale > 0 else norms
+    sums, scores = {}, []
+    for item in sets:
+        norms = group_norms(item, criterion, sums)
+        scale = np.sqrt(np.mean(np.square(norms)))
+        scores.append(norms / scale if scale > 0 else norms)
+    return scores

@@ -3,10 +3,10 @@
 from tf_reweight.export.arm import ArmReport, arm_eligibility
 from tf_reweight.export.bundle import bundle
 from tf_reweight.export.execution import Runner, evaluate_tflite
-from tf_reweight.export.inspection import FileSummary, inspect_tflite
+from tf_reweight.export.inspection import FileSummary, gzip_size, inspect_tflite
 from tf_reweight.export.latency import Latencies, benchmark
 from tf_reweight.export.packing import PackResult, pack, pack_tflite
-from tf_reweight.export.tflite import PRECISIONS, ExportRecord, export_tflite, gzip_size
+from tf_reweight.export.tflite import PRECISIONS, ExportRecord, export_tflite
 from tf_reweight.export.verification import VerificationError
 
 __all__ = [

@@ -125,6 +125,11 @@ def summarize(content, name):
         raise ValueError(errors.message(expected, "It was cut off or damaged: copy it anew.", file=str(name))) from error
 
 
+def gzip_size(content):
+    """Size in bytes after gzip at its highest level."""
+    return len(gzip.compress(content, 9, mtime=0))
+
+
 def _summarize(model, content, name):
     ops, floats, kernels = collections.Counter(), [], []
     for graph in model.subgraphs:
@@ -146,8 +151,7 @@ def _summarize(model, content, name):
         tuple(_end(main.tensors[i]) for i in indices) for indices in (main.inputs, main.outputs)
     ]  # fmt: skip
     signatures = tuple((s.signatureKey or b"").decode() for s in model.signatureDefs or [])
-    zipped = len(gzip.compress(content, 9, mtime=0))
-    return FileSummary(name, len(content), zipped, dict(ops), tuple(floats), tuple(kernels), *ends, signatures)
+    return FileSummary(name, len(content), gzip_size(content), dict(ops), tuple(floats), tuple(kernels), *ends, signatures)
 
 
 def _kernel(model, tensor, used_by):

@@ -1,7 +1,6 @@
 """`export_tflite`: convert, execute, compare, and only then write."""
 
 import dataclasses
-import gzip
 import os
 import pathlib
 
@@ -98,17 +97,12 @@ def export_tflite(
         path=path,
         precision=precision,
         num_bytes=len(content),
-        gzip_bytes=gzip_size(content),
+        gzip_bytes=summary.gzip_bytes,
         sparsity=summary.sparsity,
         num_ops=summary.num_ops,
         float_ops=summary.float_ops if precision == "int8" else (),
         verification=checked,
     )
-
-
-def gzip_size(content):
-    """Size in bytes after gzip at its highest level."""
-    return len(gzip.compress(content, 9, mtime=0))
 
 
 def write_whole(path, content):

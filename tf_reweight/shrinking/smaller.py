@@ -124,7 +124,7 @@ def _revive(item, dead, multiple_of):
         notes.append("every group was dead: the best one is kept")
         wanted = min(item.num_groups, step)
     if wanted > kept:
-        norms = np.where(gone, ops.convert_to_numpy(group_norms(item, CRITERIA[0])), -1.0)
+        norms = np.where(gone, group_norms(item, CRITERIA[0]), -1.0)
         best = np.argsort(-norms, kind="stable")[: wanted - kept]
         dead.difference_update(item.labels[best].tolist())
         if kept:
