@@ -303,7 +303,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             packing.pack_tflite(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tflite"]
-    with pytest.raises(OSError, match="writable"):
+    with pytest.raises(FileNotFoundError, match="folder of `path` must exist"):
         packing.pack_tflite(source, tmp_path / "none" / "b.tflite")
 
 

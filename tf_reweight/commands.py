@@ -34,6 +34,11 @@ def _define_compress(values):
     flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
     flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
+    _define_verify_arm(values)
+
+
+def _define_verify_arm(values):
+    flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see the README", flag_values=values)
 
 
 def _compress(values, positional):
@@ -49,6 +54,8 @@ def _compress(values, positional):
     overrides = list(values.set)
     if values.data_dir is not None:
         overrides.append(f"data.data_dir={values.data_dir}")
+    if values.verify_arm:
+        overrides.append("export.verify_arm=true")
     if values.dry_run:
         figures = workflow.plan(values.config, overrides=overrides)
         _show(values, figures, _plan_tables(figures))
@@ -70,6 +77,7 @@ def _command(values):
         parts += ["--set", item]
     for flag in ("data_dir", "out"):
         parts += [f"--{flag}", values[flag].value] if values[flag].value else []
+    parts += ["--verify_arm"] if values.verify_arm else []
     return shlex.join(parts)
 
 
@@ -152,17 +160,24 @@ def _pack(values, positional):
     if len(positional) != 2:
         fix = "For example: tf-reweight pack model.tflite packed.tflite."
         raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
-    result = pack_tflite(*positional)
+    result = pack_tflite(*positional, verify_arm=values.verify_arm)
     _show(values, result.to_dict(), result.to_tables() if not values.json else [])
     return 0
 
 
 def _arm(values, positional):
-    from tf_reweight.export import arm_eligibility
+    from tf_reweight.export import arm_eligibility, equivalence
+    from tf_reweight.export.emulation import Emulator
     from tf_reweight.export.execution import read_file
 
-    report = arm_eligibility(read_file(_one(positional, "FILE.tflite")))
-    _show(values, report.to_dict(), report.to_tables() if not values.json else [])
+    content = read_file(_one(positional, "FILE.tflite"))
+    report = arm_eligibility(content)
+    figures = report.to_dict()
+    if values.verify_arm:
+        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator())
+    _show(values, figures, report.to_tables() if not values.json else [])
+    if values.verify_arm and not values.json:
+        print(f"Executed on an emulated ARM machine: within {figures['emulated_error']:.1e} of the outputs' scale.")
     return 0
 
 
@@ -212,8 +227,8 @@ COMMANDS = {
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),
     "inspect": (_no_flags, _inspect),
-    "pack": (_no_flags, _pack),
-    "arm": (_no_flags, _arm),
+    "pack": (_define_verify_arm, _pack),
+    "arm": (_define_verify_arm, _arm),
     "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),
 }

@@ -143,13 +143,14 @@ class Distill(_Section):
 
 
 class Export(_Section):
-    """Which files are written, and how they are checked."""
+    """Which files are written, and how they are checked; `verify_arm` runs them on an emulated ARM machine as well."""
 
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
     representative: int = pydantic.Field(256, ge=1)
     verify: int = pydantic.Field(256, ge=1)
     tolerance: float | None = pydantic.Field(None, gt=0)
     pack: bool = True
+    verify_arm: bool = False
     latency_runs: int = pydantic.Field(50, ge=1)
 
 

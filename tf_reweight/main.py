@@ -10,13 +10,13 @@ from tf_reweight.commands import COMMANDS
 _USAGE = """\
 tf-reweight: train with a regularizer, remove what it freed, ship a checked int8 .tflite
 
-  tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run]
+  tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run] [--verify_arm]
   tf-reweight report MODEL.keras
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
   tf-reweight inspect FILE.tflite
-  tf-reweight pack IN.tflite OUT.tflite
-  tf-reweight arm FILE.tflite
+  tf-reweight pack IN.tflite OUT.tflite [--verify_arm]
+  tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--preprocessing WORDS] [--extra FILE ...]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N]
 

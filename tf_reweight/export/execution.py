@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.export import raw
 
 
 class Runner:
@@ -25,16 +26,9 @@ class Runner:
     """
 
     def __init__(self, source, num_threads=1, delegate=True):
-        from ai_edge_litert import interpreter as litert
-
         content = source if isinstance(source, bytes) else read_file(source)
-        resolvers = litert.OpResolverType
-        resolver = resolvers.AUTO if delegate else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            self._interpreter = litert.Interpreter(
-                model_content=content, num_threads=num_threads, experimental_op_resolver_type=resolver
-            )
-            self._interpreter.allocate_tensors()
+            self._interpreter = raw.load(content, delegate, num_threads)
         except (ValueError, RuntimeError) as error:
             shown = source if not isinstance(source, bytes) else f"{len(source)} bytes"
             expected = f"The file must load in LiteRT, which says: {' '.join(str(error).split())[:300]}"
@@ -60,19 +54,22 @@ class Runner:
         Returns:
             List of float32 arrays `(num, ...)`; integers stay integers.
         """
+        return self.decoded(raw.feed(self._interpreter, self.encoded(arrays)), output_names)
+
+    def encoded(self, arrays):
+        """Arrays as for a call, as raw ones `(num, 1, ...)` in the order and the types of the file."""
         if not isinstance(arrays, dict):
             arrays = dict(zip(self.inputs, arrays))
         self._check(arrays)
-        names = output_names or list(self.outputs)
-        num = len(next(iter(arrays.values())))
-        made = {name: [] for name in names}
-        for i in range(num):
-            for name, array in arrays.items():
-                self.set(name, array[i : i + 1])
-            self.invoke()
-            for name in names:
-                made[name].append(self.get(name))
-        return [np.concatenate(made[name]) for name in names]
+        names = {detail["index"]: name for name, detail in self.inputs.items()}
+        order = [names[detail["index"]] for detail in self._interpreter.get_input_details()]
+        return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name]) for name in order]
+
+    def decoded(self, outputs, output_names=None):
+        """What a call returns, from raw outputs `(num, 1, ...)` in the order of the file."""
+        positions = {detail["index"]: i for i, detail in enumerate(self._interpreter.get_output_details())}
+        details = [self.outputs[name] for name in output_names or self.outputs]
+        return [np.concatenate(_real(outputs[positions[detail["index"]]], detail)) for detail in details]
 
     def _check(self, arrays):
         if set(arrays) != set(self.inputs):

@@ -6,12 +6,12 @@ That makes the file smaller. It makes nothing faster in int8, and floating-point
 """
 
 import dataclasses
-import pathlib
 
 import numpy as np
 from rich.table import Table
 
 from tf_reweight.export import arm, equivalence, flatbuffer, rewriting, sparsity_format, tflite
+from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.execution import read_file
 from tf_reweight.export.graph import Graph
 
@@ -123,7 +123,7 @@ def pack(content):
     return _packed(flatbuffer.parse(content), bytes(content))[0]
 
 
-def pack_tflite(in_path, out_path, verify=True):
+def pack_tflite(in_path, out_path, verify=True, verify_arm=False):
     """`pack` for files: writes only what was run in LiteRT and computes the same as the given file, to the last bit.
 
     Both are run on random inputs, with and without the default delegate. The file is written whole or not at all, so that both
@@ -133,12 +133,13 @@ def pack_tflite(in_path, out_path, verify=True):
         in_path: a `.tflite`.
         out_path: where to write; in an existing folder.
         verify: whether to run both. Without, files can be packed that LiteRT does not run here.
+        verify_arm: whether to run both on an emulated ARM machine as well, see `emulation`.
 
     Returns:
         `PackResult`; where nothing shrinks, the given bytes are written.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        FileNotFoundError: when there is no such file or folder, or `verify_arm` finds no emulator.
         ValueError: as `pack`.
         VerificationError: when one of the files does not run, or their outputs differ. Nothing is written then.
         OSError: when it cannot be written.
@@ -146,11 +147,13 @@ def pack_tflite(in_path, out_path, verify=True):
     Example:
         >>> pack_tflite("model.tflite", "packed.tflite").num_bytes_after
     """
+    out_path = tflite.checked_path(out_path)
+    emulator = Emulator() if verify_arm else None
     given = read_file(in_path)
     result, report = _packed(flatbuffer.parse(given, in_path), given)
     if verify and result.content != given:
-        equivalence.check_same(given, result.content, reordered=report.stem_found)
-    tflite.write_whole(pathlib.Path(out_path).expanduser(), result.content)
+        equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator)
+    tflite.write_whole(out_path, result.content)
     return result
 
 

@@ -9,6 +9,7 @@ import keras
 from tf_reweight import errors, targets
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
+from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.inspection import summarize
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 
@@ -46,8 +47,9 @@ class ExportRecord:
 
 
 def export_tflite(
-    model, path, precision="float32", representative_data=None, verify_data=None, tolerance=None, quantized_io=False
-):
+    model, path, precision="float32", representative_data=None, verify_data=None, tolerance=None, quantized_io=False,
+    verify_arm=False,
+):  # fmt: skip
     """Writes a Keras model as a `.tflite` that was run in LiteRT and gives the model's outputs.
 
     The very bytes that are written were executed before, with and without the default delegate, on `verify_data`, and compared
@@ -65,12 +67,14 @@ def export_tflite(
         verify_data: held-out inputs to compare on; default `representative_data`, or random numbers for float files.
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
         quantized_io: whether an int8 file takes and gives int8 instead of float32.
+        verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
 
     Returns:
         `ExportRecord`.
 
     Raises:
         ValueError: for bad arguments, before any work; or when an operation has no TFLite kernel.
+        FileNotFoundError: when `path` has no folder, or `verify_arm` no emulator.
         VerificationError: when the file would not compute what the model does. Nothing is written then.
         OSError: when it cannot be written.
 
@@ -78,8 +82,9 @@ def export_tflite(
         >>> record = export_tflite(model, "model.tflite", "int8", representative_data=data.representative(256))
         >>> record.num_bytes, record.verification.top1_agreement
     """
-    path = _checked_path(path)
+    path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
+    emulator = Emulator() if verify_arm else None
     specs = samples.input_specs(model, verify_data if verify_data is not None else representative_data)
     representative = None
     if representative_data is not None:
@@ -90,7 +95,7 @@ def export_tflite(
         held_out = representative if representative is not None else samples.made_up(model, specs)
     calibrate_on = representative if precision == "int8" and not is_quantized(model) else None
     content = convert(model, precision, specs, calibrate_on, quantized_io)
-    checked = verification.verify(content, model, specs, held_out, precision, tolerance)
+    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
     summary = summarize(content, path)
     write_whole(path, content)
     return ExportRecord(
@@ -121,7 +126,8 @@ def write_whole(path, content):
         temporary.unlink(missing_ok=True)
 
 
-def _checked_path(path):
+def checked_path(path):
+    """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
     path = pathlib.Path(path).expanduser()
     if path.suffix != ".tflite":
         raise ValueError(errors.message("`path` must end in .tflite.", "Phones' tools go by it.", path=str(path)))

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.export import raw
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.execution import Runner
 from tf_reweight.export.samples import identifiers
@@ -31,6 +32,8 @@ class Verification:
         top1_agreement: share of examples (positions) with the same largest output; None where the last axis has one entry.
         delegate_difference: largest difference between the runs with and without the default delegate.
         tolerance: the bound that `relative_error` had to meet.
+        arm_error: `relative_error` on an emulated ARM machine alone; None where that was not asked for. The other figures are
+            the worst of all runs, these included.
     """
 
     num_examples: int
@@ -39,9 +42,10 @@ class Verification:
     top1_agreement: float | None
     delegate_difference: float
     tolerance: float
+    arm_error: float | None = None
 
 
-def verify(content, model, specs, arrays, precision, tolerance=None):
+def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None):
     """Runs a file's bytes and its Keras model on the same inputs.
 
     Args:
@@ -51,6 +55,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None):
         arrays: list of arrays `(num, ...)`, one per input.
         precision: of the file, which sets the bound.
         tolerance: another bound on the relative error.
+        emulator: an `emulation.Emulator` that runs the file as well; None for this machine alone.
 
     Returns:
         `Verification`.
@@ -62,23 +67,15 @@ def verify(content, model, specs, arrays, precision, tolerance=None):
     expected = keras_outputs(model, arrays)
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
-    runs = []
-    for delegate in (True, False):
-        try:
-            runs.append(Runner(content, delegate=delegate)(inputs, names))
-        except (ValueError, RuntimeError, KeyError) as error:
-            how = "with" if delegate else "without"
-            raise VerificationError(
-                errors.message(
-                    f"The {precision} file must run in LiteRT {how} its default delegate; it says: {error}",
-                    "Nothing was written. Try another precision.",
-                    num_bytes=len(content),
-                )
-            ) from error
-    results = [compare(expected, run) for run in runs]
+    runs = [_run_here(content, precision, inputs, names, delegate) for delegate in raw.RUNS.values()]
+    emulated = [] if emulator is None else _run_emulated(content, precision, inputs, names, emulator)
+    results = [compare(expected, run) for run in runs + emulated]
     worst = max(results, key=lambda result: result[1])
     difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(_floats(runs[0]), _floats(runs[1])))
-    made = Verification(len(arrays[0]), worst[0], worst[1], _agreement(expected[0], runs[0][0]), difference, limit)
+    agreements = [_agreement(expected[0], run[0]) for run in (runs[0], *emulated)]
+    agreement = None if None in agreements else min(agreements)
+    arm_error = max((result[1] for result in results[len(runs) :]), default=None)
+    made = Verification(len(arrays[0]), *worst, agreement, difference, limit, arm_error)
     # Written so that NaN fails.
     if not made.relative_error <= limit:
         raise VerificationError(
@@ -89,9 +86,35 @@ def verify(content, model, specs, arrays, precision, tolerance=None):
                 relative_error=made.relative_error,
                 max_abs_error=made.max_abs_error,
                 top1_agreement=made.top1_agreement,
+                arm_error=made.arm_error,
             )
         )
     return made
+
+
+def _run_here(content, precision, inputs, names, delegate):
+    how = f"{'with' if delegate else 'without'} its default delegate"
+    return _ran(lambda: Runner(content, delegate=delegate)(inputs, names), how, precision, content)
+
+
+def _run_emulated(content, precision, inputs, names, emulator):
+    """Outputs with and without the delegate."""
+    runner = Runner(content)
+    made = _ran(lambda: emulator.run(content, runner.encoded(inputs)), "on an emulated ARM machine", precision, content)
+    return [runner.decoded(outputs, names) for outputs in made.values()]
+
+
+def _ran(run, how, precision, content):
+    try:
+        return run()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise VerificationError(
+            errors.message(
+                f"The {precision} file must run in LiteRT {how}; it says: {error}",
+                "Nothing was written. Try another precision.",
+                num_bytes=len(content),
+            )
+        ) from error
 
 
 def tolerance_of(model, precision):

@@ -18,11 +18,14 @@ def export_files(run):
     representative = run.data.representative(run.config.export.representative)
     held_out = run.data.validation[0][: run.config.export.verify]
     files = []
+    settings = run.config.export
     for name, model, precision in _wanted(run):
         path = run.folder / f"{name}_{precision}.tflite"
-        record = export.export_tflite(model, path, precision, representative, held_out, run.config.export.tolerance)
+        record = export.export_tflite(
+            model, path, precision, representative, held_out, settings.tolerance, verify_arm=settings.verify_arm
+        )
         files.append(_executed(run, path, record.to_dict()))
-        if name != "dense" and run.config.export.pack:
+        if name != "dense" and settings.pack:
             files += _packed(run, path, record.to_dict())
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
     return [{**file, "latency_ms": row["median_ms"]} for file, row in zip(files, timed.rows)]
@@ -48,7 +51,7 @@ def _executed(run, path, figures):
 def _packed(run, path, figures):
     """The same file with its zeros stored sparsely: one entry, or none where that makes nothing smaller."""
     packed = path.with_name(f"{path.stem}_packed.tflite")
-    result = export.pack_tflite(path, packed)
+    result = export.pack_tflite(path, packed, verify_arm=run.config.export.verify_arm)
     if not result.num_packed:
         packed.unlink()
         say(run.console, f"[bold]export[/bold]: {path.name} stays as it is: packing its zeros would not make it smaller")

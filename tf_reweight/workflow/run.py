@@ -13,6 +13,7 @@ from tf_reweight.progress import EpochLines, say
 from tf_reweight.coupling.graph import graph_of
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data.augment import Shifted
+from tf_reweight.export.emulation import Emulator
 from tf_reweight.selection import select
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
@@ -189,6 +190,8 @@ def _check_stages(config, model, data):
             select(model, rule.structure, rule.layers)
     if config.shrink is not None or config.quantize is not None:
         graph_of(model)
+    if config.export.verify_arm:
+        Emulator()
     if config.distill is not None and _gives_probabilities(model, data):
         fix = "End it with a Dense layer without softmax, or leave `distill` out."
         raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=model.name))
