@@ -85,7 +85,7 @@ def examine(net, precision, cases, flag):
     """Yields one row per `(structure, sparsity)`, first its announcement, so that a crash can be named."""
     import numpy as np
 
-    from tf_reweight.export import equivalence, inspection, packing, samples
+    from tf_reweight.export import equivalence, packing, samples, sizes
     from tf_reweight.export.conversion import convert
     from tf_reweight.export.verification import VerificationError
 
@@ -106,11 +106,11 @@ def examine(net, precision, cases, flag):
         row |= {"pack_seconds": round(time.perf_counter() - start, 3), "num_kernels": len(result.tensors)}
         equivalence.check_same(dense, result.content)
         row |= {"dense_bytes": len(dense), "packed_bytes": len(result.content), "num_packed": result.num_packed}
-        row |= {"dense_gzip": inspection.gzip_size(dense), "packed_gzip": inspection.gzip_size(result.content)}
+        row |= {"dense_gzip": sizes.gzip_size(dense), "packed_gzip": sizes.gzip_size(result.content)}
         yield row
         if flag:
             other = flagged(model, precision, inputs)
-            row |= {"flag_bytes": len(other), "flag_gzip": inspection.gzip_size(other), "flag": "loads, same"}
+            row |= {"flag_bytes": len(other), "flag_gzip": sizes.gzip_size(other), "flag": "loads, same"}
             try:
                 equivalence.check_same(dense, other)
             except VerificationError as error:

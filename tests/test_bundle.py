@@ -1,6 +1,7 @@
 """The zip for an app: what it says of the file is what the file does, and the C array is its bytes."""
 
 import json
+import os
 import re
 import subprocess
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tf_reweight import export, main
+from tf_reweight.export import metadata
 from tf_reweight.export.bundle import c_header
 
 
@@ -28,15 +30,34 @@ def path(tmp_path_factory):
 def test_the_zip_holds_the_file_and_says_how_to_use_it(path, tmp_path):
     report = tmp_path / "report.html"
     report.write_text("a report")
-    said = export.bundle(path, tmp_path / "app.zip", ["a", "b", "c"], "divided by 255", [report])
+    said = export.bundle(path, tmp_path / "app.zip", ["a", "b", "c"], "six sizes in metres", [report], (1, 2))
     with zipfile.ZipFile(tmp_path / "app.zip") as archive:
-        assert archive.read("model.tflite") == path.read_bytes()
+        content = archive.read("model.tflite")
         assert archive.getinfo("model.tflite").compress_type == zipfile.ZIP_STORED
         assert archive.read("labels.txt") == b"a\nb\nc\n" and archive.read("report.html") == b"a report"
         assert json.loads(archive.read("model.json")) == said
+        assert f"_len = {len(content)};" in archive.read("model.h").decode()
     assert said["inputs"][0]["name"] == "features" and said["inputs"][0]["dtype"] == "int8" and said["inputs"][0]["scale"] > 0
-    assert said["outputs"][0]["shape"] == [1, 3] and said["num_bytes"] == path.stat().st_size
+    assert said["outputs"][0]["shape"] == [1, 3] and said["num_bytes"] == len(content)
+    assert said["normalization"] == {"features": {"mean": [1], "std": [2]}} and said["labels"] == ["a", "b", "c"]
+    assert said["num_bytes"] < said["apk_bytes"] < said["apk_bytes_page_aligned"]
+    found = metadata.read(content)
+    assert found["outputs"][0]["labels"] == ["a", "b", "c"] and found["description"] == "six sizes in metres"
+    x = np.random.default_rng(1).normal(size=(8, 6)).astype("float32")
+    np.testing.assert_array_equal(export.Runner(content)([x])[0], export.Runner(path)([x])[0])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["app.zip", "report.html"]
+
+
+def test_a_file_goes_in_as_it_is_where_nothing_is_added(path, tmp_path):
+    said = export.bundle(path, tmp_path / "app.zip", header=False)
+    with zipfile.ZipFile(tmp_path / "app.zip") as archive:
+        assert archive.read("model.tflite") == path.read_bytes() and archive.namelist() == ["model.tflite", "model.json"]
+    assert said["labels"] is None and said["normalization"] is None
+    described = tmp_path / "described.tflite"
+    described.write_bytes(metadata.annotate(path.read_bytes(), ["a", "b", "c"]))
+    assert export.bundle(described, tmp_path / "app.zip")["labels"] == ["a", "b", "c"]
+    with zipfile.ZipFile(tmp_path / "app.zip") as archive:
+        assert archive.read("model.tflite") == described.read_bytes() and archive.read("labels.txt") == b"a\nb\nc\n"
 
 
 def test_a_c_compiler_reads_the_bytes_back(path, tmp_path):
@@ -63,12 +84,53 @@ def test_bad_input(path, tmp_path, capsys):
         export.bundle(path, tmp_path / "app.tar")
     with pytest.raises(FileNotFoundError, match="must exist"):
         export.bundle(path, tmp_path / "app.zip", extra=[tmp_path / "none.html"])
+    with pytest.raises(ValueError, match="different names"):
+        export.bundle(path, tmp_path / "app.zip", extra=[__file__, __file__])
     assert main.console(["bundle", str(path)]) == 1
     assert "Expected FILE.tflite and OUT.zip" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--labels", "none.txt"], "file of labels must exist"),
+        (["--labels", "two.txt"], "one label per output class"),
+        (["--labels", "empty.txt"], "one label per output class"),
+        (["--labels", "binary.txt"], "Labels must be text"),
+        (["--normalization", "0"], "must be (mean, std)"),
+        (["--normalization", "0,x"], "takes MEAN,STD"),
+        (["--normalization", "0,0"], "std > 0"),
+    ],
+)
+def test_bad_flags_leave_nothing_behind(path, flags, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("two.txt", b"a\nb\n"), ("empty.txt", b""), ("binary.txt", b"\xff\xfe\x00a")):
+        (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+    assert main.console(["bundle", str(path), "app.zip", *flags]) == 1
+    assert words in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(path, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            export.bundle(path, tmp_path / "app.zip", ["a", "b", "c"])
+    assert not list(tmp_path.iterdir())
+    # Root may write anywhere, so the system is asked in words.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OSError, match="must be writable"):
+        export.bundle(path, tmp_path / "app.zip")
+
+
 def test_the_command(path, tmp_path, capsys):
-    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n\n")
     arguments = ["bundle", str(path), str(tmp_path / "app.zip"), "--labels", str(tmp_path / "labels.txt")]
-    assert main.console(arguments) == 0
-    assert json.loads(capsys.readouterr().out)["labels"] == ["a", "b", "c"]
+    assert main.console([*arguments, "--normalization", "0,255", "--noheader"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["labels"] == ["a", "b", "c"] and said["normalization"]["features"]["std"] == [255]
+    assert main.console(["inspect", str(path)]) == 0
+    assert "serving_default" in capsys.readouterr().out

@@ -203,3 +203,11 @@ def test_shifted_batches_train():
     batches = Shifted(*d.train, 16, shift=1)
     history = model.fit(batches, epochs=6, verbose=0, callbacks=[batches.epochs_in_order()]).history
     assert history["loss"][-1] < history["loss"][0] and batches.epoch == 5
+
+
+def test_what_raw_values_were_divided_by(tmp_path):
+    assert data.load("digits").divided_by == 16.0
+    for dtype, white in (("uint8", 255.0), ("uint16", 65535.0), ("float32", 1.0)):
+        np.savez(tmp_path / "a.npz", x=np.full((20, 16), 199, dtype), y=np.arange(20) % 2)
+        found = data.load(str(tmp_path / "a.npz"))
+        assert found.divided_by == white and np.all(found.train[0] == np.float32(199) / np.float32(white))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -46,6 +47,10 @@ def test_the_run_folder_holds_everything(finished):
         "dense_float32.tflite", "dense_int8.tflite", "pruned_float32.tflite", "pruned_int8.tflite"
     }  # fmt: skip
     assert not list(out.glob(".*"))
+    with zipfile.ZipFile(out / "app.zip") as archive:
+        assert archive.read("report.html") == (out / "report.html").read_bytes()
+        said = json.loads(archive.read("model.json"))
+    assert said["labels"] == [str(n) for n in range(10)] and said["normalization"] == {"image": {"mean": [0], "std": [16]}}
     assert all((out / file["name"]).stat().st_size == file["num_bytes"] for file in figures["files"])
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(figures))
 

@@ -184,6 +184,10 @@ def _arm(values, positional):
 def _define_bundle(values):
     flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
     flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
+    flags.DEFINE_list(
+        "normalization", None, "MEAN,STD: the input is (raw - MEAN) / STD; 0,255 for pixels divided by 255", flag_values=values
+    )
+    flags.DEFINE_bool("header", None, "write a C header; default for files up to 1 MiB", flag_values=values)
     flags.DEFINE_multi_string("extra", [], "a further file to put in; may be repeated", flag_values=values)
 
 
@@ -194,11 +198,35 @@ def _bundle(values, positional):
     if len(positional) != 2:
         fix = "For example: tf-reweight bundle model.tflite app.zip --labels labels.txt."
         raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
-    labels = pathlib.Path(values.labels).read_text().split("\n") if values.labels else None
-    labels = [label for label in labels if label] if labels else None
-    description = bundle(*positional, labels=labels, preprocessing=values.preprocessing, extra=values.extra)
+    labels = _lines(values.labels) if values.labels is not None else None
+    normalization = _numbers(values.normalization) if values.normalization is not None else None
+    description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header)
     print(json.dumps(description, indent=1))
     return 0
+
+
+def _lines(path):
+    """The lines of a text file, without empty ones at its end."""
+    from tf_reweight import errors
+
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(errors.message("The file of labels must exist.", "Check the path.", labels=str(path)))
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        fix = "Save it as UTF-8."
+        raise ValueError(errors.message("Labels must be text, one a line.", fix, labels=str(path))) from error
+
+
+def _numbers(words):
+    from tf_reweight import errors
+
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        fix = "For example 0,255 for pixels divided by 255."
+        raise ValueError(errors.message("`normalization` takes MEAN,STD.", fix, normalization=words)) from None
 
 
 def _define_benchmark(values):

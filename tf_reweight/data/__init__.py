@@ -26,6 +26,7 @@ class Dataset:
         test: the same.
         num_classes: number of classes.
         class_names: one name per class.
+        divided_by: what raw values were divided by to become `x`, as 255.0 for 8-bit images; an app must do the same.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Dataset:
     test: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
     num_classes: int
     class_names: tuple[str, ...] = dataclasses.field(repr=False)
+    divided_by: float = 1.0
 
     @property
     def input_shape(self):
@@ -95,6 +97,7 @@ def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image
     _check_arguments(validation, seed, limit)
     image_size = _image_size(image_size)
     found, class_names = sources.reader(name, data_dir, image_size)()
+    divided_by = sources.DIGITS_WHITE if name == "digits" else splits.white(found["train"][0])
     found = {split: splits.arrays(split, *found[split]) for split in sources.SPLITS if split in found}
     class_names = class_names or splits.names_from_labels(found["train"][1])
     if len(class_names) < 2:
@@ -110,7 +113,8 @@ def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image
         found["train"], found["validation"] = splits.hold_out(*found["train"], validation, seed)
     if limit is not None:
         found["train"] = splits.limited(*found["train"], limit, seed)
-    return Dataset(str(name), num_classes=len(class_names), class_names=tuple(class_names), **found)
+    names = tuple(class_names)
+    return Dataset(str(name), num_classes=len(names), class_names=names, divided_by=divided_by, **found)
 
 
 def _check_arguments(validation, seed, limit):

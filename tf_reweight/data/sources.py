@@ -9,6 +9,7 @@ import numpy as np
 from tf_reweight import errors
 
 SPLITS = ("train", "validation", "test")
+DIGITS_WHITE = 16.0
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
@@ -52,7 +53,7 @@ def _read_digits():
     import sklearn.datasets
 
     digits = sklearn.datasets.load_digits()
-    x = (digits.images[..., None] / 16.0).astype("float32")
+    x = (digits.images[..., None] / DIGITS_WHITE).astype("float32")
     return {"train": (x, digits.target)}, None
 
 

@@ -29,8 +29,9 @@ def arrays(split, x, y):
             )
         )
     grey = x.ndim == 3 and x.dtype in _WHITE
-    white = _WHITE.get(x.dtype, 1.0)
-    x = x.astype("float32") if white == 1.0 else x.astype("float32") / np.float32(white)
+    if white(x) != 1.0:
+        x = x.astype("float32") / np.float32(white(x))
+    x = x.astype("float32", copy=False)
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
     if bad.size:
         raise ValueError(
@@ -39,6 +40,11 @@ def arrays(split, x, y):
             )
         )
     return (x[..., None] if grey else x), y.astype("int32")
+
+
+def white(x):
+    """What inputs of this type are divided by: the largest value of unsigned images, 1.0 for all others."""
+    return _WHITE.get(np.asarray(x).dtype, 1.0)
 
 
 def names_from_labels(labels):

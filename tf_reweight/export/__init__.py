@@ -3,14 +3,16 @@
 from tf_reweight.export.arm import ArmReport, arm_eligibility
 from tf_reweight.export.bundle import bundle
 from tf_reweight.export.execution import Runner, evaluate_tflite
-from tf_reweight.export.inspection import FileSummary, gzip_size, inspect_tflite
+from tf_reweight.export.inspection import FileSummary, inspect_tflite
 from tf_reweight.export.latency import Latencies, benchmark
+from tf_reweight.export.metadata import annotate
 from tf_reweight.export.packing import PackResult, pack, pack_tflite
+from tf_reweight.export.sizes import apk_size, gzip_size, sizes_of
 from tf_reweight.export.tflite import PRECISIONS, ExportRecord, export_tflite
 from tf_reweight.export.verification import VerificationError
 
 __all__ = [
     "ArmReport", "ExportRecord", "FileSummary", "Latencies", "PRECISIONS", "PackResult", "Runner", "VerificationError",
-    "arm_eligibility", "benchmark", "bundle", "evaluate_tflite", "export_tflite", "gzip_size", "inspect_tflite", "pack",
-    "pack_tflite",
+    "annotate", "apk_size", "arm_eligibility", "benchmark", "bundle", "evaluate_tflite", "export_tflite", "gzip_size",
+    "inspect_tflite", "pack", "pack_tflite", "sizes_of",
 ]  # fmt: skip

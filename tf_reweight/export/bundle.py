@@ -1,58 +1,68 @@
 """What an app developer needs with a `.tflite`: its inputs and outputs in words, labels, a C header, one zip."""
 
 import json
+import os
 import pathlib
 import re
 import zipfile
 
 from tf_reweight import errors
+from tf_reweight.export import equivalence, flatbuffer, metadata, sizes
 from tf_reweight.export.execution import Runner, read_file
 from tf_reweight.export.inspection import summarize
 from tf_reweight.export.tflite import write_whole
 
+# As C text a file takes six times its size, and microcontrollers hold no more than this.
+_LARGEST_HEADER = 2**20
 
-def bundle(path, out, labels=None, preprocessing=None, extra=()):
+
+def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=None, header=None):
     """Puts a file and all that goes with it into one `.zip`.
 
-    In it: `model.tflite`, stored uncompressed as an APK stores it, so that it can be mapped into memory; `model.json` with the
-    signature (names, shapes, types, scale and zero point of each input and output), the labels, how inputs are prepared, and
-    sizes in bytes; `labels.txt`, one a line; `model.h`, the same bytes as a C array for microcontrollers; and what is extra.
+    In it: `model.tflite`, stored uncompressed as an APK stores it, so that it can be mapped into memory, with labels and
+    normalisation as LiteRT metadata, and checked to compute what the given file does; `model.json` with the signature (names,
+    shapes, types, scale and zero point of each input and output), the labels, how inputs are prepared, and sizes in bytes;
+    `labels.txt`, one a line; `model.h`, the same bytes as a C array for microcontrollers; and what is extra.
 
     Args:
         path: the `.tflite`; it is loaded in LiteRT first.
         out: the `.zip` to write, whole or not at all.
-        labels: names of the classes in the order of the outputs, or None.
-        preprocessing: how an input is made of raw data, in words, such as `"grey, divided by 255"`; or None.
+        labels: names of the classes in the order of the outputs, or None; then those that the file has.
+        preprocessing: how an input is made of raw data, in words, such as `"grey, 28 x 28 pixels"`; or None.
         extra: paths of further files, such as a run's `report.html`.
+        normalization: `(mean, std)`: the input is `(raw - mean) / std`; see `metadata.annotate`.
+        header: whether to write the C header; None does for files up to 1 MiB.
 
     Returns:
         What `model.json` says, as a dict.
 
     Raises:
         FileNotFoundError: for a file that does not exist.
-        ValueError: for a file LiteRT does not load, or labels that do not fit the outputs.
+        ValueError: for a file LiteRT does not load, or labels or a normalisation that do not fit.
+        VerificationError: when the file with metadata would not compute the same.
         OSError: when the zip cannot be written.
 
     Example:
-        >>> bundle("pruned_int8.tflite", "app.zip", labels=data.class_names, preprocessing="grey, divided by 255")
+        >>> bundle("pruned_int8.tflite", "app.zip", labels=data.class_names, normalization=(0, 255))
     """
-    out = pathlib.Path(out).expanduser()
-    if out.suffix != ".zip" or not out.parent.is_dir():
-        raise ValueError(errors.message("`out` must end in .zip, in an existing folder.", "Choose another.", out=str(out)))
+    out = _checked_out(out)
     extra = [pathlib.Path(item) for item in extra]
-    for item in extra:
-        if not item.is_file():
-            raise FileNotFoundError(errors.message("Files to bundle must exist.", "Check the path.", extra=str(item)))
-    content = read_file(path)
-    description = describe(content, path, labels, preprocessing)
+    _check_extra(extra)
+    given = read_file(path)
+    content = given
+    if labels is not None or normalization is not None:
+        content = metadata.annotate(given, labels, normalization, pathlib.Path(path).stem, preprocessing or "")
+        equivalence.check_same(given, content)
+    description = describe(content, path, preprocessing)
     temporary = out.with_name(f".{out.name}")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("model.tflite", content, zipfile.ZIP_STORED)
             archive.writestr("model.json", json.dumps(description, indent=1) + "\n")
-            archive.writestr("model.h", c_header(content, pathlib.Path(path).stem))
-            if labels is not None:
-                archive.writestr("labels.txt", "".join(f"{label}\n" for label in labels))
+            if header if header is not None else len(content) <= _LARGEST_HEADER:
+                archive.writestr("model.h", c_header(content, pathlib.Path(path).stem))
+            if description["labels"] is not None:
+                archive.writestr(metadata.LABELS, "".join(f"{label}\n" for label in description["labels"]))
             for item in extra:
                 archive.write(item, item.name)
         write_whole(out, temporary.read_bytes())
@@ -61,24 +71,44 @@ def bundle(path, out, labels=None, preprocessing=None, extra=()):
     return description
 
 
-def describe(content, name, labels=None, preprocessing=None):
-    """Inputs, outputs and sizes of a file as a dict of plain types; see `bundle`."""
+def describe(content, name, preprocessing=None):
+    """Inputs, outputs, labels and sizes of a file as a dict of plain types; see `bundle`."""
+    flatbuffer.parse(content, name)
     runner, summary = Runner(content), summarize(content, name)
-    outputs = [_end(name, detail) for name, detail in runner.outputs.items()]
-    if labels is not None and (len(outputs) != 1 or outputs[0]["shape"][-1] != len(labels)):
-        shapes = [output["shape"] for output in outputs]
-        expected = "There must be one label per output class."
-        raise ValueError(errors.message(expected, "Pass them in the order of the outputs.", labels=len(labels), outputs=shapes))
+    said = summary.metadata or {"inputs": [], "outputs": []}
+    labels = [item["labels"] for item in said["outputs"] if item["labels"]]
+    steps = {
+        item["name"]: {"mean": item["mean"], "std": item["std"]} for item in said["inputs"] if item["mean"] and item["std"]
+    }  # fmt: skip
     return {
         "signature": summary.signatures[0] if summary.signatures else None,
         "inputs": [_end(name, detail) for name, detail in runner.inputs.items()],
-        "outputs": outputs,
-        "labels": None if labels is None else list(labels),
+        "outputs": [_end(name, detail) for name, detail in runner.outputs.items()],
+        "labels": labels[0] if labels else None,
+        "normalization": steps or None,
         "preprocessing": preprocessing,
-        "num_bytes": len(content),
-        "gzip_bytes": summary.gzip_bytes,
-        "apk_bytes": len(content),  # Android stores .tflite files uncompressed, or they cannot be mapped
+        **sizes.sizes_of(content),
+        "apk_bytes_page_aligned": sizes.apk_size(len(content), 16384),
     }
+
+
+def _checked_out(out):
+    out = pathlib.Path(out).expanduser()
+    if out.suffix != ".zip" or not out.parent.is_dir() or out.is_dir():
+        raise ValueError(errors.message("`out` must end in .zip, in an existing folder.", "Choose another.", out=str(out)))
+    if not os.access(out.parent, os.W_OK):
+        raise OSError(errors.message("The folder of `out` must be writable.", "Choose another.", out=str(out)))
+    return out
+
+
+def _check_extra(extra):
+    names = ["model.tflite", "model.json", "model.h", metadata.LABELS]
+    for item in extra:
+        if not item.is_file():
+            raise FileNotFoundError(errors.message("Files to bundle must exist.", "Check the path.", extra=str(item)))
+        if item.name in names:
+            raise ValueError(errors.message("Files in a zip must have different names.", "Rename it.", extra=str(item)))
+        names.append(item.name)
 
 
 def c_header(content, name):

@@ -6,12 +6,14 @@ import warnings
 import keras
 
 from tf_reweight import errors
+from tf_reweight.export import flatbuffer
 from tf_reweight.export.samples import identifiers
 
 
 def output_names(model, num_outputs):
     """The names of the outputs in the file's signature."""
-    names = getattr(model, "output_names", None) or []
+    # A Sequential knows its output only as that of its last layer.
+    names = [model.layers[-1].name] if isinstance(model, keras.Sequential) else getattr(model, "output_names", None) or []
     names = names if len(names) == num_outputs else [f"output_{i}" for i in range(num_outputs)]
     return identifiers(names)
 
@@ -62,7 +64,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
                 # The converter calibrates with TensorFlow's own interpreter; we run files in LiteRT.
                 warnings.filterwarnings("ignore", message=r"[\s\S]*tf\.lite\.Interpreter is deprecated")
                 warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
-                return converter.convert()
+                return _named(converter.convert())
         except Exception as error:  # The converter raises types of its own that cannot be imported.
             raise ValueError(_explain(error, precision)) from error
 
@@ -84,6 +86,17 @@ def _set_precision(converter, precision, names, representative, quantized_io):
             )
         if quantized_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+def _named(content):
+    """The same file, whose inputs and outputs have the signature's names also where there is no signature to ask."""
+    model = flatbuffer.read(content)
+    for signature in model.signatureDefs or []:
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        # An output that is an input, unchanged, keeps the name of the input.
+        for end in [*(signature.outputs or []), *(signature.inputs or [])]:
+            tensors[end.tensorIndex].name = end.name
+    return flatbuffer.write(model)
 
 
 def _explain(error, precision):

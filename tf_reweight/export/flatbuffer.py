@@ -12,7 +12,7 @@ _NUMPY = {
     "FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "uint8", "INT16": "int16", "INT32": "int32",
     "INT64": "int64",
 }  # fmt: skip
-_DAMAGE = (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError)
+DAMAGE = (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError)
 _ALIGNMENT = 16
 _LIMIT = 2**31
 
@@ -50,7 +50,7 @@ def parse(content, name="content"):
     try:
         model = read(content)
         _check_indices(model)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
         raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content))) from error
     if len(content) >= _LIMIT or any(buffer.offset > 1 for buffer in model.buffers):

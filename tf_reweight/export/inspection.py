@@ -2,14 +2,13 @@
 
 import collections
 import dataclasses
-import gzip
 import struct
 
 import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.export import flatbuffer, sparsity_format
+from tf_reweight.export import flatbuffer, metadata, sizes, sparsity_format
 from tf_reweight.export.execution import read_file
 
 _QUANTIZERS = ("QUANTIZE", "DEQUANTIZE", "DENSIFY")
@@ -37,23 +36,27 @@ class FileSummary:
         name: the file.
         num_bytes: its size.
         gzip_bytes: its size in a compressed download.
+        apk_bytes: what it adds to an APK, where it is stored uncompressed; see `sizes.apk_size`.
         ops: mapping of operation name to how often it occurs.
         float_ops: names of operations that compute in floating point, without conversions between types.
         kernels: one `TensorSummary` per constant of two or more axes.
         inputs: list of `(name, shape, dtype)`.
         outputs: the same.
         signatures: names of the signatures.
+        metadata: labels and normalisation as `metadata.read` gives them; None without.
     """
 
     name: str
     num_bytes: int
     gzip_bytes: int
+    apk_bytes: int
     ops: dict
     float_ops: tuple[str, ...]
     kernels: tuple[TensorSummary, ...]
     inputs: tuple
     outputs: tuple
     signatures: tuple[str, ...]
+    metadata: dict | None
 
     @property
     def num_ops(self):
@@ -72,7 +75,8 @@ class FileSummary:
 
     def to_tables(self):
         """The same as rich tables."""
-        title = f"{self.name}: {self.num_bytes:,} bytes, {self.gzip_bytes:,} zipped, kernels {self.sparsity:.2%} zero"
+        stored = f"{self.num_bytes:,} bytes, {self.gzip_bytes:,} zipped, {self.apk_bytes:,} in an APK"
+        title = f"{self.name}: {stored}, kernels {self.sparsity:.2%} zero"
         kernels = Table(title=title)
         for heading in ("kernel", "used by", "shape", "type", "nonzero / all", "zero", "bytes"):
             kernels.add_column(heading, justify="left" if heading in ("kernel", "used by", "shape", "type") else "right")
@@ -90,10 +94,12 @@ class FileSummary:
         floats = collections.Counter(self.float_ops)
         for name, count in sorted(self.ops.items(), key=lambda item: (-item[1], item[0])):
             ops.add_row(name, str(count), str(floats[name]) if floats[name] else "")
-        ends = Table("", "name", "shape", "type", title="Inputs and outputs")
+        signed = f"signature {', '.join(self.signatures)}" if self.signatures else "no signature"
+        ends = Table("", "name", "shape", "type", "meaning", title=f"Inputs and outputs, {signed}")
         for what, items in (("input", self.inputs), ("output", self.outputs)):
-            for name, shape, dtype in items:
-                ends.add_row(what, name, "x".join(map(str, shape)), dtype)
+            described = (self.metadata or {}).get(f"{what}s") or [None] * len(items)
+            for (name, shape, dtype), meaning in zip(items, described):
+                ends.add_row(what, name, "x".join(map(str, shape)), dtype, _meaning(meaning))
         return [kernels, ops, ends]
 
 
@@ -125,11 +131,6 @@ def summarize(content, name):
         raise ValueError(errors.message(expected, "It was cut off or damaged: copy it anew.", file=str(name))) from error
 
 
-def gzip_size(content):
-    """Size in bytes after gzip at its highest level."""
-    return len(gzip.compress(content, 9, mtime=0))
-
-
 def _summarize(model, content, name):
     ops, floats, kernels = collections.Counter(), [], []
     for graph in model.subgraphs:
@@ -151,7 +152,8 @@ def _summarize(model, content, name):
         tuple(_end(main.tensors[i]) for i in indices) for indices in (main.inputs, main.outputs)
     ]  # fmt: skip
     signatures = tuple((s.signatureKey or b"").decode() for s in model.signatureDefs or [])
-    return FileSummary(name, len(content), gzip_size(content), dict(ops), tuple(floats), tuple(kernels), *ends, signatures)
+    figures = (dict(ops), tuple(floats), tuple(kernels), *ends, signatures, metadata.read(content))
+    return FileSummary(name, *sizes.sizes_of(content).values(), *figures)
 
 
 def _kernel(model, tensor, used_by):
@@ -174,3 +176,17 @@ def _kernel(model, tensor, used_by):
 def _end(tensor):
     shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
     return tensor.name.decode(errors="replace"), tuple(int(n) for n in shape), flatbuffer.dtype_name(tensor)
+
+
+def _meaning(described):
+    """What metadata says of an input or output, in words."""
+    if described is None:
+        return ""
+    parts = [described["kind"] or ""]
+    if described["mean"]:
+        mean, std = (", ".join(f"{value:g}" for value in described[key]) for key in ("mean", "std"))
+        parts.append(f"(raw - {mean}) / {std}")
+    if described["labels"]:
+        shown = described["labels"][:3]
+        parts.append(f"{len(described['labels'])} labels: {', '.join(shown)}{', ...' if len(described['labels']) > 3 else ''}")
+    return "; ".join(part for part in parts if part)

@@ -14,6 +14,7 @@ from tf_reweight.export import arm, equivalence, flatbuffer, rewriting, sparsity
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.execution import read_file
 from tf_reweight.export.graph import Graph
+from tf_reweight.export.metadata import attach, attached_files
 
 # Where each operation reads its weights.
 _WEIGHT_SLOTS = {
@@ -174,7 +175,7 @@ def _packed(model, content):
         records.append(_treat(view, index, rewriter, users, obstacle))
     made = content
     if any(record.decision == "packed" for record in records):
-        made = flatbuffer.write(rewriter.finish())
+        made = attach(flatbuffer.write(rewriter.finish()), attached_files(content))
     if len(made) >= len(content):
         made = content
         records = [_unpacked(record, "the whole file would not shrink") for record in records]

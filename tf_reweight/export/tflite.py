@@ -11,6 +11,7 @@ from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.inspection import summarize
+from tf_reweight.export.sizes import sizes_of
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 
 PRECISIONS = tuple(verification.TOLERANCES)
@@ -25,6 +26,7 @@ class ExportRecord:
         precision: how weights and activations are stored.
         num_bytes: its size.
         gzip_bytes: its size in a compressed download.
+        apk_bytes: what it adds to an APK, where it is stored uncompressed; see `sizes.apk_size`.
         sparsity: fraction of zeros among the file's kernels, in [0, 1).
         num_ops: operations in the graph.
         float_ops: operations that compute in floating point although the precision is int8; a tuple of names.
@@ -35,6 +37,7 @@ class ExportRecord:
     precision: str
     num_bytes: int
     gzip_bytes: int
+    apk_bytes: int
     sparsity: float
     num_ops: int
     float_ops: tuple[str, ...]
@@ -54,7 +57,7 @@ def export_tflite(
 
     The very bytes that are written were executed before, with and without the default delegate, on `verify_data`, and compared
     with the Keras model. The file is written whole or not at all. It takes one example at a time and has a signature
-    `serving_default` with the names of the model's inputs and outputs.
+    `serving_default` with the names of the model's inputs and outputs, which its tensors have as well.
 
     Args:
         model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in.
@@ -101,8 +104,7 @@ def export_tflite(
     return ExportRecord(
         path=path,
         precision=precision,
-        num_bytes=len(content),
-        gzip_bytes=summary.gzip_bytes,
+        **sizes_of(content),
         sparsity=summary.sparsity,
         num_ops=summary.num_ops,
         float_ops=summary.float_ops if precision == "int8" else (),

@@ -56,6 +56,22 @@ def _packed(run, path, figures):
         packed.unlink()
         say(run.console, f"[bold]export[/bold]: {path.name} stays as it is: packing its zeros would not make it smaller")
         return []
-    content = packed.read_bytes()
-    sizes = {"num_bytes": len(content), "gzip_bytes": export.gzip_size(content), "packed": result.to_dict()}
-    return [_executed(run, packed, {**figures, **sizes})]
+    return [_executed(run, packed, {**figures, **export.sizes_of(packed.read_bytes()), "packed": result.to_dict()})]
+
+
+def app_zip(run):
+    """Puts the last file and all an app needs with it into `app.zip`: labels, normalisation, C header, report.
+
+    Args:
+        run: the `Run`, with its report written.
+
+    Returns:
+        What `model.json` in it says.
+    """
+    data, path = run.data, run.folder / run.files[-1]["name"]
+    shape = " x ".join(map(str, data.input_shape))
+    words = f"{shape}, raw values divided by {data.divided_by:g}" if data.divided_by != 1.0 else f"{shape}, as they are"
+    labels = [str(name) for name in data.class_names]
+    return export.bundle(
+        path, run.folder / "app.zip", labels, words, [run.folder / "report.html"], normalization=(0.0, data.divided_by)
+    )

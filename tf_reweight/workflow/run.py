@@ -15,6 +15,7 @@ from tf_reweight.coupling.pruning import removable
 from tf_reweight.data.augment import Shifted
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.selection import select
+from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
 from tf_reweight.workflow.stages import merged, stages_of
@@ -116,8 +117,6 @@ class Run:
 
     def export(self):
         """Every precision, dense and pruned, written and executed."""
-        from tf_reweight.workflow.files import export_files
-
         self._catch_up()
         self.files = export_files(self)
 
@@ -147,9 +146,10 @@ class Run:
         self.folder.tidy()
         self.folder.write_json("report.json", figures)
         self.folder.write_text("report.html", page.render(figures, self.model))
+        app_zip(self)
         for table in report.run_tables(figures):
             self.console.print(table)
-        say(self.console, f"Everything is in {self.folder.path}, figures in report.json, pictures in report.html.")
+        say(self.console, f"Everything is in {self.folder.path}: report.html to look at, report.json, app.zip for the app.")
         return figures
 
 
