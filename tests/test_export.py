@@ -276,24 +276,6 @@ def test_foreign_and_cut_files_are_refused(small, tmp_path):
         export.inspect_tflite(tmp_path / "none.tflite")
 
 
-def test_latency_is_measured_in_turns(small, tmp_path, monkeypatch):
-    for name in "ab":
-        export.export_tflite(small, tmp_path / f"{name}.tflite")
-    calls = []
-    invoke = export.Runner.invoke
-    monkeypatch.setattr(export.Runner, "invoke", lambda self: (calls.append(id(self)), invoke(self)))
-    timed = export.benchmark([tmp_path / "a.tflite", tmp_path / "b.tflite"], num_runs=4, warmup=0)
-    first, second = dict.fromkeys(calls)
-    assert calls == [first, second, second, first] * 2
-    rows = timed.to_dict()["rows"]
-    assert [row["name"] for row in rows] == ["a.tflite", "b.tflite"] and rows[0]["speedup"] == 1.0
-    assert all(row["low_ms"] <= row["median_ms"] <= row["high_ms"] for row in rows)
-    with pytest.raises(ValueError, match="at least one"):
-        export.benchmark([])
-    with pytest.raises(ValueError, match="`num_runs`"):
-        export.benchmark([tmp_path / "a.tflite"], num_runs=0)
-
-
 def test_running_refuses_what_does_not_fit(small, tmp_path):
     export.export_tflite(small, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match="one at a time"):

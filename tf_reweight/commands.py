@@ -232,15 +232,19 @@ def _numbers(words):
 def _define_benchmark(values):
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("warmup", 10, "runs of each file before measuring", lower_bound=0, flag_values=values)
 
 
 def _benchmark(values, positional):
     from tf_reweight import errors
-    from tf_reweight.export import benchmark
+    from tf_reweight.export import benchmark, latency
 
     if not positional:
         raise ValueError(errors.message("Expected at least one FILE.tflite.", "See tf-reweight --help.", arguments=positional))
-    timed = benchmark([pathlib.Path(p) for p in positional], num_runs=values.runs, num_threads=values.threads)
+    if any(path.endswith(".json") for path in positional):
+        timed = latency.reopen(positional)
+    else:
+        timed = benchmark(positional, values.runs, values.threads, values.warmup)
     _show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
     return 0
 
