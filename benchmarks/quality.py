@@ -5,11 +5,15 @@ Each seed trains one dense model, from which every method starts. A method gets 
 freed; the rivals are then pruned to as many weights (target "free"), and all of them to each of `--sparsities`. Where a method
 has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), validation chooses, per seed and target; the target
 "free" takes the first of `--strength`. Test accuracy is that of the last epoch. Weights are counted in the kernels that can
-have the structure.
+have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
+
+What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
+the same command goes on where it was cut off; with `--cache` several commands share the dense models.
 
     python benchmarks/quality.py                                                # digits, all structures, 3 seeds
     python benchmarks/quality.py --structures unstructured --seeds 2 --output quality.json
     python benchmarks/quality.py --dataset mnist --model lenet5 --data_dir data --epochs 25 --retrain 10 --strength 2e-5
+    python benchmarks/quality.py --dataset fashion_mnist --model bn_cnn --data_dir data --limit 10000 --cache dense
 """
 
 import argparse
@@ -24,7 +28,11 @@ STRUCTURES = {
     "kernel": "kernel",
     "column": "column",
     "block": {"name": "block", "shape": [4, 4]},
+    "pattern": {"name": "pattern", "positions": "natural", "entries": 4, "num_patterns": 8},
+    "circles": {"name": "pattern", "positions": "circles"},
 }
+# Options that do not change any single result.
+_FREE_OPTIONS = ("methods", "structures", "sparsities", "seeds", "output", "cache")
 _FIELDS = (
     ("structure", "<13"), ("target", "<7"), ("method", "<11"), ("nonzero / all", ">18"), ("rate", ">7"), ("test", ">16"),
     ("validation", ">16"), ("seeds", ">6"),
@@ -48,7 +56,26 @@ class Contest:
         keras.utils.set_random_seed(seed)
         self.data = tfr.data.load(options.dataset, options.data_dir, seed=seed, limit=options.limit)
         self.dense = tfr.models.build(options.model, self.data.input_shape, self.data.num_classes)
+        self._penalised = {}
+        file = None if options.cache is None else options.cache / self._dense_name()
+        if file is not None and file.exists():
+            self.dense.load_weights(file)
+            return
         self.fit(self.dense, options.dense, [])
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.dense.save_weights(file)
+
+    def _dense_name(self):
+        options = self.options
+        parts = (options.dataset, options.limit, options.model, options.dense, options.batch_size, options.learning_rate)
+        return "-".join(map(str, (*parts, self.seed))) + ".weights.h5"
+
+    def structure(self, name):
+        """The structure as the dense model's kernels have it: natural patterns are counted there, for all methods alike."""
+        from tf_reweight.selection import select
+
+        return select(self.dense, STRUCTURES[name])[0][0].structure
 
     def run(self, method, structure, target, sparsity):
         """One method at one target: the result that validation likes best of its coefficients."""
@@ -67,26 +94,36 @@ class Contest:
         import tf_reweight as tfr
         from tf_reweight import rivals
 
-        options, retrain = self.options, self.options.retrain
-        model, amount = self.copy(), {"sparsity": sparsity, "structure": structure, "scope": options.scope}
+        options, retrain, model = self.options, self.options.retrain, self.copy()
+        amount = {} if structure.decides else {"sparsity": sparsity, "scope": options.scope}
         if method in ("reweighted", "proximal", "lasso"):
-            penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
-            freed = self.penalise(model, structure, coefficient, penalty, method == "proximal")
-            amount = {"threshold": freed, "structure": structure} if sparsity is None else amount
+            weights, freed = self.penalised(method, structure, coefficient)
+            model.set_weights(weights)
+            amount = {"threshold": freed} if sparsity is None and not structure.decides else amount
         elif method == "admm":
-            self.fit(
-                model, options.epochs, [rivals.ADMM(structure, sparsity, (coefficient, 100 * coefficient), scope=options.scope)]
-            )
+            rho = (coefficient, 100 * coefficient)
+            self.fit(model, options.epochs, [rivals.ADMM(structure, sparsity, rho, scope=options.scope)])
         elif method == "gradual":
+            final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
             steps = -(-len(self.data.train[1]) // options.batch_size) * options.epochs
-            schedule = rivals.PolynomialDecay(0.0, sparsity, 0, steps, frequency=max(1, steps // 40))
+            schedule = rivals.PolynomialDecay(0.0, final, 0, steps, frequency=max(1, steps // 40))
             self.fit(model, options.epochs + retrain, [rivals.GradualMagnitude(schedule, structure, scope=options.scope)])
             return {**self.measure(model, structure), "coefficient": None}
         else:
             retrain += options.epochs
-        tfr.prune(model, **amount)
+        tfr.prune(model, structure=structure, **amount)
         self.fit(model, retrain, [])
         return {**self.measure(model, structure), "coefficient": coefficient}
+
+    def penalised(self, method, structure, strength):
+        """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
+        key = (method, structure, strength)
+        if key not in self._penalised:
+            penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": self.options.epsilon}
+            model = self.copy()
+            freed = self.penalise(model, structure, strength, penalty, method == "proximal")
+            self._penalised[key] = (model.get_weights(), freed)
+        return self._penalised[key]
 
     def penalise(self, model, structure, strength, penalty, proximal):
         """Trains with a penalty in rounds, takes it off, and returns the norm at which groups count as freed."""
@@ -113,7 +150,9 @@ class Contest:
 
         keras.utils.set_random_seed(self.seed + 1)
         rate = self.options.learning_rate
-        model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        # Not XLA, which Keras would choose: on a processor it made LeNet-5 half slower, and every one of these fits compiles.
+        model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
         decays = [tfr.callbacks.CosineDecay(rate)] if decay else []
         batch = self.options.batch_size
         model.fit(*self.data.train, batch_size=batch, epochs=epochs, callbacks=[*decays, *callbacks], verbose=0)
@@ -142,22 +181,35 @@ class Contest:
         }
 
 
-def rows_of(contest, name):
-    """All results of one seed and structure, as they come."""
-    structure = STRUCTURES[name]
+def rows_of(contest, name, done):
+    """All results of one seed and structure, as they come.
+
+    Args:
+        contest: the seed's `Contest`.
+        name: name of the structure.
+        done: results there are already, by target and method.
+    """
+    structure = contest.structure(name)
+
+    def row(method, target, sparsity):
+        if (target, method) in done:
+            return done[target, method]
+        started = time.monotonic()
+        result = contest.run(method, structure, target, sparsity)
+        return {"method": method, "target": target, "seconds": time.monotonic() - started, **result}
+
     yield {"method": "dense", "target": "-", "coefficient": None, **contest.measure(contest.dense, structure)}
     targets = {f"{sparsity:g}": sparsity for sparsity in contest.options.sparsities}
-    if "reweighted" in contest.options.methods:
-        started = time.monotonic()
-        free = contest.run("reweighted", structure, "free", None)
-        yield {"method": "reweighted", "target": "free", "seconds": time.monotonic() - started, **free}
+    if structure.decides:
+        targets = {"own": None}
+    elif "reweighted" in contest.options.methods:
+        free = row("reweighted", "free", None)
+        yield free
         targets = {"free": 1.0 - free["num_nonzero"] / free["num_weights"], **targets}
     for target, sparsity in targets.items():
         for method in contest.options.methods:
             if (method, target) != ("reweighted", "free"):
-                started = time.monotonic()
-                result = contest.run(method, structure, target, sparsity)
-                yield {"method": method, "target": target, "seconds": time.monotonic() - started, **result}
+                yield row(method, target, sparsity)
 
 
 def summary(rows):
@@ -212,27 +264,50 @@ def parsed(arguments=None):
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
-    parser.add_argument("--output", type=pathlib.Path, help="write every result to this JSON file as it comes")
+    parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder in which dense models are kept and found")
     return parser.parse_args(arguments)
+
+
+def earlier(options, settings):
+    """The results of an output file written under the same settings; none when there is no such file."""
+    if options.output is None or not options.output.exists():
+        return []
+    content = json.loads(options.output.read_text(encoding="utf-8"))
+    fixed = [name for name in settings if name not in _FREE_OPTIONS]
+    differing = [name for name in fixed if content["settings"].get(name) != settings[name]]
+    if differing:
+        raise SystemExit(f"{options.output} was written with other values of {differing}; choose another --output.")
+    return content["results"]
 
 
 def main():
     options = parsed()
-    rows = []
     settings = {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(options).items()}
-    for seed in range(options.seeds):
-        contest = Contest(options, seed)
-        for structure in options.structures:
-            for row in rows_of(contest, structure):
-                rows.append({"structure": structure, "seed": seed, **row})
-                test, nonzero = row["test_accuracy"], row["num_nonzero"]
-                print(f"seed {seed} {structure} {row['target']} {row['method']}: {test:.2%}, {nonzero:,}", file=sys.stderr)
-                if options.output:
-                    content = {"settings": settings, "summary": summary(rows), "results": rows}
-                    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    settings = json.loads(json.dumps(settings))
+    rows, wanted = [], [(seed, structure) for seed in range(options.seeds) for structure in options.structures]
+    before = earlier(options, settings)
+    others = [row for row in before if (row["seed"], row["structure"]) not in wanted]
+    contests = {}
+    for seed, structure in wanted:
+        if seed not in contests:
+            contests = {seed: Contest(options, seed)}
+        done = {(row["target"], row["method"]): row for row in before if (row["seed"], row["structure"]) == (seed, structure)}
+        for row in rows_of(contests[seed], structure, done):
+            rows.append({**row, "structure": structure, "seed": seed})
+            test, nonzero = row["test_accuracy"], row["num_nonzero"]
+            print(f"seed {seed} {structure} {row['target']} {row['method']}: {test:.2%}, {nonzero:,}", file=sys.stderr)
+            if options.output:
+                kept = [row for row in before if _key(row) not in {_key(other) for other in rows}]
+                content = {"settings": settings, "summary": summary(kept + rows), "results": kept + rows}
+                options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
-    for line in summary(rows):
+    for line in summary(others + rows):
         print(formatted(line))
+
+
+def _key(row):
+    return (row["seed"], row["structure"], row["target"], row["method"])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ STRUCTURES = {
     "n_of_m out": (structures.NOfM(1, 2, "out"), [(5, 4), (3, 3, 4, 6)]),
     "pattern": (structures.Pattern("four"), [(3, 3, 4, 6), (3, 3, 1, 5)]),
     "pattern circles": (structures.Pattern("circles", (5, 5)), [(5, 5, 2, 3)]),
+    "pattern own": (structures.Pattern([[0, 1, 7], [2, 5]], (2, 4)), [(2, 4, 2, 3)]),
     "head out": (structures.Head(2, "out"), [(5, 8)]),
     "head in": (structures.Head(2, "in"), [(8, 5)]),
 }

@@ -260,6 +260,20 @@ def test_gradual_pruning_follows_its_schedule_and_zeros_are_exact(structure, com
     assert tfr.release(model) == 1
 
 
+@pytest.mark.parametrize("structure, own", [("pattern", 5 / 9), ({"name": "n_of_m", "n": 1, "m": 2, "axis": "out"}, 0.5)])
+def test_gradual_pruning_reaches_structures_that_decide_themselves_step_by_step(structure, own, data):
+    """Masks only ever shrink, and in the end each scope keeps no more than the structure would."""
+    model = small_net(jit_compile=False)
+    gradual = GradualMagnitude(PolynomialDecay(0.1, 0.9, 0, 12, frequency=4), structure, "conv")
+    model.fit(*data, batch_size=8, epochs=2, callbacks=[gradual], verbose=0)
+    found = [entry["sparsity"] for entry in gradual.history]
+    assert found[0] == pytest.approx(0.1, abs=0.02) and found == sorted(found) and own <= found[-1] < own + 0.15
+    (item,) = selection.select(model, structure, "conv")[0]
+    norms = item.structure.group_norms(item.target.standard_kernel())
+    outside = ~ops.convert_to_numpy(item.structure.select(norms))
+    assert (ops.convert_to_numpy(norms)[outside] == 0).all()
+
+
 def test_gradual_pruning_goes_on_in_a_second_fit_and_respects_what_was_pruned(data):
     model = small_net()
     tfr.prune(model, sparsity=0.25, structure="unstructured", scope="layer")
@@ -365,7 +379,6 @@ def test_adaptive_epsilon_follows_each_kernel(data):
         lambda: ADMM("filter", 0.5, every=0),
         lambda: ADMM("filter", 0.5, scope="layers"),
         lambda: GradualMagnitude("linear"),
-        lambda: GradualMagnitude(ConstantSparsity(0.5, 0), "pattern"),
         lambda: GradualMagnitude(ConstantSparsity(0.5, 0), scope="all"),
         lambda: ConstantSparsity(1.0, 0),
         lambda: ConstantSparsity(0.5, -1),

@@ -227,3 +227,71 @@ def test_misfits_are_named():
     assert "3x3" in structures.Pattern().misfit((5, 5, 1, 2))
     assert "single input" in structures.Channel().misfit((3, 3, 1, 8))
     assert "filter" in structures.Neuron().misfit((3, 3, 2, 8))
+
+
+def test_golden_circles():
+    """Radius 1 in 3x3: the plus, and the four halves of six positions, which it does not lie in."""
+    rows = ((0, 1, 2, 3, 4, 5), (3, 4, 5, 6, 7, 8), (0, 1, 3, 4, 6, 7), (1, 2, 4, 5, 7, 8))
+    assert set(structures.pattern.circles((3, 3), 1)) == {(1, 3, 4, 5, 7), *rows}
+    disc, *halves = structures.pattern.circles((5, 5), 2**0.5)
+    assert disc == (6, 7, 8, 11, 12, 13, 16, 17, 18) and [len(half) for half in halves] == [9] * 4
+    assert (10, 11, 12, 13, 14, 16, 17, 18, 22) in halves  # the lower half of radius 2
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (4, 4), (7, 7), (3, 5), (1, 3)])
+@pytest.mark.parametrize("radius", [None, 1.0, 2.0])
+def test_circles_fit_every_kernel_and_none_lies_in_another(size, radius):
+    sets = structures.pattern.circles(size, radius)
+    assert sets and all(0 < len(one) < size[0] * size[1] for one in sets)
+    assert not any(set(one) <= set(other) for one in sets for other in sets if one is not other)
+
+
+def test_natural_patterns_are_counted_when_put_on_a_model():
+    """Two sizes of kernels, each with sets of its own; 1x1 kernels are left out; what was counted is in the penalties."""
+    import keras
+
+    import tf_reweight as tfr
+
+    image = keras.Input((9, 9, 2))
+    x = keras.layers.Conv2D(6, 3, name="small")(image)
+    x = keras.layers.Conv2D(6, 5, name="large")(keras.layers.Conv2D(4, 1, name="point")(x))
+    model = keras.Model(image, keras.layers.Dense(3, name="dense")(x))
+    natural = {"name": "pattern", "positions": "natural", "entries": 3, "num_patterns": 2}
+    attached = tfr.regularize(model, natural, 1e-3)
+    found = {item.target.path: item.regularizer.structure for item in attached.attachments}
+    assert {path: structure.kernel_size for path, structure in found.items()} == {"small": (3, 3), "large": (5, 5)}
+    for path, structure in found.items():
+        kernel = numpy_of(model.get_layer(path).kernel)
+        assert structure.positions == structures.pattern.natural([kernel], 3, 2, kernel.shape[:2])
+    assert "2-D kernels" in dict((item.name, item.reason) for item in attached.left_out)["point/kernel"]
+    report = tfr.prune(model)
+    assert [(item.kept_weights, item.num_weights) for item in report.kernels] == [(36, 108), (72, 600)]
+
+
+def test_a_pattern_given_in_a_constructor_cannot_be_natural():
+    import keras
+
+    import tf_reweight as tfr
+
+    penalty = tfr.regularizers.Reweighted({"name": "pattern", "positions": "natural", "entries": 3, "num_patterns": 2})
+    model = keras.Sequential([keras.Input((9, 9, 2)), keras.layers.Conv2D(4, 3, kernel_regularizer=penalty)])
+    with pytest.raises(ValueError, match="counted when the structure is put on a model.*Received: "):
+        tfr.attach(model)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"positions": "natural"},
+        {"positions": "natural", "entries": 4},
+        {"positions": "natural", "entries": 0, "num_patterns": 8},
+        {"positions": "four", "entries": 4},
+        {"positions": "circles", "num_patterns": 8},
+        {"positions": "five", "radius": 1.0},
+        {"positions": "circles", "radius": -1},
+        {"positions": "four", "kernel_size": [5, 5]},
+    ],
+)
+def test_fields_that_do_not_go_with_a_pattern_set_are_refused(fields):
+    with pytest.raises(ValueError, match=r"Received: .+\. \S"):
+        structures.get({"name": "pattern", **fields})

@@ -103,7 +103,7 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
         names = {target.name for target, _, _ in chosen}
         left_out = [targets.LeftOut(t.name, "carries no penalty") for t in targets.find(model)[0] if t.name not in names]
     else:
-        if sparsity is None and threshold is None and get_structure(structure).name not in ("n_of_m", "pattern"):
+        if sparsity is None and threshold is None and not get_structure(structure).decides:
             raise ValueError(
                 errors.message(
                     "With `structure`, pass `sparsity` or `threshold`: no penalty says what is free.",

@@ -7,7 +7,6 @@ from keras import ops
 from tf_reweight import errors, regularizers, stateful, targets
 from tf_reweight.attachment import attach, attachments, drop_compiled_steps
 from tf_reweight.constraints import Mask
-from tf_reweight.structures import Structure
 
 
 class SoftThreshold(keras.constraints.Constraint):
@@ -35,9 +34,7 @@ class SoftThreshold(keras.constraints.Constraint):
         if self.inner is not None:
             weight = self.inner(weight)
         standard = self.layout.to_standard(ops.cast(weight, "float32"))
-        norms, thresholds = self.structure.group_norms(standard), self.thresholds.value
-        alive = norms > thresholds
-        factors = ops.where(alive, 1.0 - thresholds / ops.where(alive, norms, 1.0), 0.0)
+        factors = self.structure.shrinkage(self.structure.group_norms(standard), self.thresholds.value)
         factors = self.structure.expand(factors, self.layout.standard_shape)
         return weight * ops.cast(self.layout.from_standard(factors), weight.dtype)
 
@@ -203,8 +200,6 @@ def _misfit(penalty, on_kernel):
         return "this penalty is coupled over several kernels"
     if penalty.penalty.power != 1:
         return f"{penalty.penalty.name!r} acts on squared norms and gives no zeros"
-    if type(penalty.structure).surrogate is not Structure.surrogate:
-        return f"{penalty.structure.name!r} penalises sets of groups together"
     return None
 
 

@@ -80,11 +80,9 @@ class Reweighted(stateful.StatefulRegularizer):
 
     def bind(self, layout):
         """A fresh copy for a kernel of this `Layout`, with all penalty weights at their price."""
-        from tf_reweight.selection import for_kernel
-
         config = {
             **self.get_config(),
-            "structure": for_kernel(self.structure, layout).serialize(),
+            "structure": self.structure.fit(layout).serialize(),
             "layout": layout.get_config(),
         }
         return type(self)(**config)
@@ -123,14 +121,15 @@ class Reweighted(stateful.StatefulRegularizer):
         return self.strength * self.structure.surrogate(self.penalty_weights, self.norms(kernel), self.penalty.power)
 
     def update(self, kernel, epsilon=None):
-        """Sets the penalty weights from the kernel as it is now; a no-op for penalties that are never reweighted.
+        """Sets the penalty weights from the kernel as it is now; a no-op for penalties that are never reweighted,
+        except that structures which decide themselves (n of m, patterns) choose anew which groups go free.
 
         Args:
             kernel: variable or array in the layer's own order.
             epsilon: overrides the penalty's own.
         """
         norms = self.norms(kernel)
-        if self.penalty.reweighted:
+        if self.penalty.reweighted or self.structure.decides:
             if epsilon is not None:
                 self.epsilon.assign(epsilon)
             self.penalty_weights.assign(self.price * self.structure.penalty_weights(self.penalty, norms, epsilon))

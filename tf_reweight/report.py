@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 
 from tf_reweight import structures, targets
-from tf_reweight.selection import for_kernel
 
 # The structures whose all-zero groups are worth counting in any model: the first two can be removed physically.
 _COUNTED = ("filter", "channel", "column", "kernel")
@@ -90,7 +89,7 @@ def _fits(target, name):
 
 
 def _living(target, structure):
-    structure = for_kernel(structure, target.layout)
+    structure = structure.fit(target.layout)
     norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
     return [int(np.count_nonzero(norms)), int(norms.size)]
 

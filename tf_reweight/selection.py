@@ -3,15 +3,13 @@
 import collections.abc
 import dataclasses
 import fnmatch
+import functools
 
 import keras
 
 from tf_reweight import errors, targets
 from tf_reweight.structures import Structure
 from tf_reweight.structures import get as get_structure
-
-# Structures that remove whole outputs: never of the layer that makes the model's outputs, unless named by the user.
-_REMOVES_OUTPUTS = {"filter", "neuron"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,16 +38,22 @@ def select(model, structure, layers=None):
     """
     structure = get_structure(structure)
     found, left_out = targets.find(model)
-    outputs = targets.output_paths(model) if structure.name in _REMOVES_OUTPUTS else set()
+    outputs = targets.output_paths(model) if structure.removes_outputs else set()
     rules = _rules(layers, found, left_out)
     selected, skipped = [], []
+
+    @functools.cache
+    def learned(size):
+        alike = (t for t in found if t.standard_shape[:-2] == size and any(rule.matches(t) for rule in rules))
+        return structure.learn(size, (t.standard_kernel() for t in alike))
+
     for target in found:
         matches = [rule for rule in rules if rule.matches(target)]
         if not matches:
             skipped.append(targets.LeftOut(target.name, "not selected by `layers`"))
             continue
         named = any(rule.exact for rule in matches)
-        fitted = for_kernel(structure, target.layout)
+        fitted = learned(target.standard_shape[:-2]).fit(target.layout)
         reason = fitted.misfit(target.standard_shape)
         if reason is None and not named and target.path in outputs:
             reason = f"output layer: {structure.name} pruning would remove outputs of the model"
@@ -74,14 +78,6 @@ def select(model, structure, layers=None):
             )
         )
     return selected, left_out + skipped
-
-
-def for_kernel(structure, layout):
-    """The structure with what only the layer knows filled in: attention heads and their axis."""
-    if structure.name == "head" and structure.num_heads is None and layout.num_heads is not None:
-        axis = "out" if layout.axes.count("out") == 2 else "in"
-        return dataclasses.replace(structure, num_heads=layout.num_heads, axis=axis)
-    return structure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _checked_sparsities(structure, sparsities):
         )
     for sparsity in sparsities:
         allocation.check_sparsity(sparsity)
-    if structure.name in ("n_of_m", "pattern"):
+    if structure.decides:
         raise ValueError(
             errors.message(
                 f"The structure {structure.name!r} itself says how much is kept: there is no sparsity to vary.",

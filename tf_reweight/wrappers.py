@@ -6,7 +6,6 @@ from keras import ops
 
 from tf_reweight import allocation, errors, structures, targets
 from tf_reweight.attachment import detach
-from tf_reweight.selection import for_kernel
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -68,7 +67,7 @@ class Masked(keras.layers.Wrapper):
                 )
             )
         for target, mask in zip(self._targets(), self.masks):
-            structure = for_kernel(self.structure, target.layout)
+            structure = self.structure.fit(target.layout)
             norms = structure.group_norms(target.standard_kernel())
             keep = structure.select(norms)
             if keep is None:
@@ -100,7 +99,7 @@ class Masked(keras.layers.Wrapper):
     def _targets(self):
         """The wrapped layer's kernels that can have the structure."""
         found, _ = targets.walk(self)
-        fitting = [t for t in found if for_kernel(self.structure, t.layout).misfit(t.standard_shape) is None]
+        fitting = [t for t in found if self.structure.fit(t.layout).misfit(t.standard_shape) is None]
         if not fitting:
             raise ValueError(
                 errors.message(

@@ -24,7 +24,8 @@ class GradualMagnitude(keras.callbacks.Callback):
 
     Args:
         schedule: `ConstantSparsity`, `PolynomialDecay`, or the config of one.
-        structure: name, config or `Structure`; not those that decide themselves how much is kept (n of m, patterns).
+        structure: name, config or `Structure`. Of structures that decide themselves what is kept (n of m, patterns) the
+            smallest weights they would not keep go first; a final sparsity at or above their own reaches them whole.
         layers: which layers; see `selection.select`.
         scope: `"layer"` (default, tfmot's: the same fraction of each kernel), `"model"` or `"scope"`.
 
@@ -40,7 +41,6 @@ class GradualMagnitude(keras.callbacks.Callback):
         super().__init__()
         self.schedule = schedules.get(schedule)
         self.structure = get_structure(structure)
-        projection.check_amount(self.structure, self.schedule.sparsity(self.schedule.begin_step))
         projection.check_scope(scope)
         self.layers, self.scope = layers, scope
         self.history = []

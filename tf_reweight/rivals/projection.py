@@ -17,29 +17,33 @@ def masks(selected, kernels, sparsity, scope="model"):
         selected: list of `selection.Selected`.
         kernels: list of arrays in the layers' own order.
         sparsity: fraction of the weights removed, in [0, 1); None for structures that decide themselves (n of m, patterns).
+            With a fraction such a structure is reached only in part: the smallest go of what it would not keep, never more.
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
 
     Returns:
         List of bool arrays in the layers' own order.
     """
-    norms, members = [], []
+    norms, members, decided = [], [], []
     for item, kernel in zip(selected, kernels):
         standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
         norms.append(np.asarray(ops.convert_to_numpy(item.structure.group_norms(standard)), "float64"))
         members.append(item.structure.num_members(item.target.standard_shape))
+        flags = item.structure.select(ops.convert_to_tensor(norms[-1], "float32"))
+        decided.append(None if flags is None else ops.convert_to_numpy(flags))
     if sparsity is None:
-        keeps = [ops.convert_to_numpy(s.structure.select(ops.convert_to_tensor(r, "float32"))) for s, r in zip(selected, norms)]
+        keeps = decided
     else:
         scores = [r / np.sqrt(np.maximum(n, 1)) for r, n in zip(norms, members)]
+        scores = [score if flags is None else np.where(flags, np.inf, score) for score, flags in zip(scores, decided)]
         keeps = allocation.by_sparsity(scores, members, sparsity, scope)
+        keeps = [keep if flags is None else keep | flags for keep, flags in zip(keeps, decided)]
         keeps = [allocation.keep_at_least(k, r, n)[0] for k, r, n in zip(keeps, norms, members)]
     return [_kernel_mask(item, keep) for item, keep in zip(selected, keeps)]
 
 
 def check_amount(structure, sparsity):
     """Raises unless `sparsity` goes with the structure: a fraction, or None where the structure itself decides."""
-    decides = structure.name in ("n_of_m", "pattern")
-    if decides and sparsity is not None:
+    if structure.decides and sparsity is not None:
         raise ValueError(
             errors.message(
                 f"The structure {structure.name!r} itself says how much is kept: `sparsity` must be None.",
@@ -47,7 +51,7 @@ def check_amount(structure, sparsity):
                 sparsity=sparsity,
             )
         )
-    if not decides:
+    if not structure.decides:
         allocation.check_sparsity(sparsity)
 
 

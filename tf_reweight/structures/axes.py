@@ -10,6 +10,8 @@ from tf_reweight.structures.base import Structure, num_rows
 class _Outputs(Structure):
     """One group per output."""
 
+    removes_outputs = True
+
     def partition(self, kernel):
         return ops.expand_dims(ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1]))), 0)
 
@@ -111,6 +113,11 @@ class Head(Structure):
     axis: str | None = None
 
     name = "head"
+
+    def fit(self, layout):
+        if self.num_heads is not None or layout.num_heads is None:
+            return self
+        return Head(layout.num_heads, "out" if layout.axes.count("out") == 2 else "in")
 
     def misfit(self, shape):
         if self.num_heads is None or self.axis is None:

@@ -27,6 +27,11 @@ class Structure(abc.ABC):
     Structures are immutable dataclasses: their fields are their config, and two structures with equal fields are equal.
     """
 
+    # Whether `select` chooses what is kept (n of m, patterns): then there is no sparsity to ask for.
+    decides = False
+    # Whether whole outputs go: never those of the model itself, unless the user names the layer.
+    removes_outputs = False
+
     @property
     @abc.abstractmethod
     def name(self):
@@ -46,6 +51,19 @@ class Structure(abc.ABC):
         """Why a kernel of `shape` cannot have this structure, as a sentence; None when it can."""
         return None
 
+    def fit(self, layout):
+        """The structure with what only the layer knows filled in, from the kernel's `targets.Layout`."""
+        return self
+
+    def learn(self, kernel_size, kernels):
+        """The structure with what only trained kernels know filled in.
+
+        Args:
+            kernel_size: the spatial axes all of `kernels` have.
+            kernels: iterable of `(*kernel_size, in, out)`.
+        """
+        return self
+
     def squared_norms(self, kernel):
         """Sum of squares of each group, `(scopes, groups)`; override where it is cheaper than `partition`."""
         return ops.sum(ops.square(self.partition(kernel)), axis=-1)
@@ -61,6 +79,11 @@ class Structure(abc.ABC):
     def surrogate(self, weights, norms, power=1):
         """The reweighted penalty, one scalar: `sum(weights * norms ** power)` with `weights` held constant."""
         return ops.sum(weights * (norms if power == 1 else norms**power))
+
+    def shrinkage(self, norms, thresholds):
+        """Factors `(scopes, groups)` in [0, 1] of a proximal step: the soft threshold that belongs to `surrogate`."""
+        alive = norms > thresholds
+        return ops.where(alive, 1.0 - thresholds / ops.where(alive, norms, 1.0), 0.0)
 
     # What follows.
 

@@ -50,6 +50,7 @@ class NOfM(Structure):
     axis: str = "in"
 
     name = "n_of_m"
+    decides = True
 
     def __post_init__(self):
         if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
