@@ -21,7 +21,7 @@ L = keras.layers
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("precision", export.PRECISIONS)
+@pytest.mark.parametrize("precision", ("float32", "float16", "dynamic_int8", "int8", "weight_int8"))
 @pytest.mark.parametrize("kind", NETS)
 def test_packed_files_compute_the_same_and_are_never_larger(kind, precision, structure):
     content = zeroed(converted(kind, precision), structure)

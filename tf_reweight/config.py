@@ -8,8 +8,8 @@ import yaml
 
 from tf_reweight import epsilons, errors, penalties, structures
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.export.precisions import PRECISIONS
 
-PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "quantize")
 
 

@@ -7,8 +7,9 @@ from tf_reweight.export.inspection import FileSummary, inspect_tflite
 from tf_reweight.export.latency import Latencies, benchmark
 from tf_reweight.export.metadata import annotate
 from tf_reweight.export.packing import PackResult, pack, pack_tflite
+from tf_reweight.export.precisions import PRECISIONS
 from tf_reweight.export.sizes import apk_size, gzip_size, sizes_of
-from tf_reweight.export.tflite import PRECISIONS, ExportRecord, export_tflite
+from tf_reweight.export.tflite import ExportRecord, export_tflite
 from tf_reweight.export.verification import VerificationError
 
 __all__ = [

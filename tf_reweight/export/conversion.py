@@ -7,6 +7,8 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.export import flatbuffer
+from tf_reweight.export.edge_quantizer import requantize
+from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
 
 
@@ -32,14 +34,16 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
 
     Args:
         model: a built Keras model on the TensorFlow backend.
-        precision: one of `tflite.PRECISIONS`.
+        precision: one of `precisions.PRECISIONS`.
         specs: its inputs, from `samples.input_specs`.
-        representative: list of arrays, one per input, for `"int8"`.
-        quantized_io: whether an int8 file takes and gives int8 instead of float32.
+        representative: list of arrays, one per input, for precisions that need data.
+        quantized_io: whether an integer file takes and gives integers instead of float32.
 
     Raises:
         ValueError: when an operation of the model has no TFLite kernel.
     """
+    if TABLE[precision].by_edge_quantizer:
+        return requantize(convert(model, "float32", specs), precision)
     import tensorflow as tf
 
     names = identifiers([spec.name for spec in specs])
@@ -76,16 +80,20 @@ def _set_precision(converter, precision, names, representative, quantized_io):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
+    if TABLE[precision].needs_data:
         # Without data the model itself holds the ranges (`quantization.quantize`), and the converter wants no flag then.
         if representative is not None:
-            # Operations without an int8 kernel stay float; the export record names them.
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+            kernels = {
+                "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+                "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            }[precision]
+            # Operations without an integer kernel stay float; the export record names them.
+            converter.target_spec.supported_ops = [kernels, tf.lite.OpsSet.TFLITE_BUILTINS]
             converter.representative_dataset = lambda: (
                 {name: array[i : i + 1] for name, array in zip(names, representative)} for i in range(len(representative[0]))
             )
         if quantized_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
+            converter.inference_input_type = converter.inference_output_type = getattr(tf, precision)
 
 
 def _named(content):

@@ -25,8 +25,14 @@ def schema():
 
 
 def read(content):
-    """A `ModelT` from bytes."""
-    return schema().ModelT.InitFromPackedBuf(bytes(content), 0)
+    """A `ModelT` from bytes; weights that lie behind the flatbuffer, where ai-edge-quantizer puts large ones, are taken in."""
+    content = bytes(content)
+    model = schema().ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers or []:
+        if buffer.offset > 1 and 0 < buffer.size <= len(content) - buffer.offset:
+            buffer.data = np.frombuffer(content, "uint8", buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def parse(content, name="content"):
@@ -38,7 +44,7 @@ def parse(content, name="content"):
 
     Raises:
         TypeError: when these are no bytes.
-        ValueError: when they are no TFLite flatbuffer, are cut off, or keep weights outside the flatbuffer.
+        ValueError: when they are no TFLite flatbuffer, are cut off, or keep weights outside the file.
     """
     if not isinstance(content, (bytes, bytearray, memoryview)):
         fix = "Read the file first, or use the function that takes paths."

@@ -9,12 +9,12 @@ import keras
 from tf_reweight import errors, targets
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
+from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.inspection import summarize
+from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.sizes import sizes_of
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
-
-PRECISIONS = tuple(verification.TOLERANCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,9 @@ class ExportRecord:
         apk_bytes: what it adds to an APK, where it is stored uncompressed; see `sizes.apk_size`.
         sparsity: fraction of zeros among the file's kernels, in [0, 1).
         num_ops: operations in the graph.
-        float_ops: operations that compute in floating point although the precision is int8; a tuple of names.
+        float_ops: operations that compute in floating point although the precision is int8 or int16; a tuple of names.
+        wider: names of kernels whose weights are stored in more bits than the precision says, since their operation cannot have
+            them so or they are too small to gain.
         verification: how far it is from the Keras model.
     """
 
@@ -41,12 +43,14 @@ class ExportRecord:
     sparsity: float
     num_ops: int
     float_ops: tuple[str, ...]
+    wider: tuple[str, ...]
     verification: verification.Verification
 
     def to_dict(self):
         """All figures in one flat dict, those of the verification included."""
         flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "verification"}
-        return {**flat, "path": str(self.path), "float_ops": list(self.float_ops), **dataclasses.asdict(self.verification)}
+        flat |= {"path": str(self.path), "float_ops": list(self.float_ops), "wider": list(self.wider)}
+        return {**flat, **dataclasses.asdict(self.verification)}
 
 
 def export_tflite(
@@ -64,19 +68,23 @@ def export_tflite(
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
-            `quantization.quantize`, which learned its ranges in training).
-        representative_data: inputs `(num, ...)` that stand for real ones, to set the int8 ranges; a list of arrays for several
-            inputs. 100 to 500 examples do. A quantized model keeps its own ranges and is only compared on them.
+            `quantization.quantize`, which learned its ranges in training); `"int16"` (int8 kernels and int16 activations, for
+            models that int8 hurts; needs `representative_data`; slow: LiteRT has reference kernels for it only). With
+            ai-edge-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
+            accurate of their size) and `"dynamic_int4"` (int4 kernels, float activations).
+        representative_data: inputs `(num, ...)` that stand for real ones, to set the ranges; a list of arrays for several
+            inputs. 100 to 500 examples do. A quantized model keeps its own int8 ranges and is only compared on them.
         verify_data: held-out inputs to compare on; default `representative_data`, or random numbers for float files.
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
-        quantized_io: whether an int8 file takes and gives int8 instead of float32.
+        quantized_io: whether an int8 or int16 file takes and gives these instead of float32.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
 
     Returns:
         `ExportRecord`.
 
     Raises:
-        ValueError: for bad arguments, before any work; or when an operation has no TFLite kernel.
+        ValueError: for bad arguments, before any work; when an operation has no TFLite kernel, or no kernel the precision.
+        ImportError: when the precision needs ai-edge-quantizer, which is not installed.
         FileNotFoundError: when `path` has no folder, or `verify_arm` no emulator.
         VerificationError: when the file would not compute what the model does. Nothing is written then.
         OSError: when it cannot be written.
@@ -96,10 +104,11 @@ def export_tflite(
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
         held_out = representative if representative is not None else samples.made_up(model, specs)
-    calibrate_on = representative if precision == "int8" and not is_quantized(model) else None
+    calibrate_on = representative if TABLE[precision].needs_data and not is_quantized(model) else None
     content = convert(model, precision, specs, calibrate_on, quantized_io)
-    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
     summary = summarize(content, path)
+    wider = _wider(summary, precision)
+    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
     write_whole(path, content)
     return ExportRecord(
         path=path,
@@ -107,7 +116,8 @@ def export_tflite(
         **sizes_of(content),
         sparsity=summary.sparsity,
         num_ops=summary.num_ops,
-        float_ops=summary.float_ops if precision == "int8" else (),
+        float_ops=summary.float_ops if TABLE[precision].needs_data else (),
+        wider=wider,
         verification=checked,
     )
 
@@ -126,6 +136,26 @@ def write_whole(path, content):
         raise OSError(errors.message(expected, "Nothing was left behind.", path=str(path))) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _wider(summary, precision):
+    """Names of kernels with more bits than asked for.
+
+    Raises:
+        ValueError: when no kernel has them.
+    """
+    wanted = TABLE[precision].weight_bits
+    wider = tuple(kernel.name for kernel in summary.kernels if _bits(kernel.dtype) > wanted)
+    if summary.kernels and len(wider) == len(summary.kernels) and TABLE[precision].by_edge_quantizer:
+        fix = "4 bits fit Dense, Conv2D and Embedding, 8 bits also depthwise and transposed convolutions: choose another."
+        kinds = sorted({kernel.used_by for kernel in summary.kernels})
+        expected = f"At least one operation must have {wanted}-bit weights."
+        raise ValueError(errors.message(expected, fix, precision=precision, operations=kinds))
+    return wider
+
+
+def _bits(dtype):
+    return int(dtype.lstrip("UINTFLOA"))
 
 
 def checked_path(path):
@@ -147,13 +177,15 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
         raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
     targets.check_model(model)
+    if TABLE[precision].by_edge_quantizer:
+        check_installed()
     if is_quantized(model):
         check_exportable(model, precision)
-    elif precision == "int8" and representative_data is None:
+    elif TABLE[precision].needs_data and representative_data is None:
         fix = "Pass some hundred real inputs, for example data.representative(256), or train with `quantize` first."
-        raise ValueError(errors.message("int8 needs `representative_data`.", fix, representative_data=None))
-    if quantized_io and precision != "int8":
-        raise ValueError(errors.message("`quantized_io` is for int8 files.", "Leave it out.", precision=precision))
+        raise ValueError(errors.message(f"{precision} needs `representative_data`.", fix, representative_data=None))
+    if quantized_io and not TABLE[precision].needs_data:
+        raise ValueError(errors.message("`quantized_io` is for int8 and int16 files.", "Leave it out.", precision=precision))
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
     rolled = [

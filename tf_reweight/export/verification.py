@@ -8,11 +8,11 @@ from tf_reweight import errors
 from tf_reweight.export import raw
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.execution import Runner
+from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
 
-# Largest accepted error, as root mean square relative to the root mean square of the Keras outputs. Float files differ by
-# rounding alone; for int8 the bound tells a quantized model from a broken one, accuracy tells how good it is.
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "dynamic_int8": 1e-1, "int8": 2.5e-1}
+# Largest accepted error, as root mean square relative to the root mean square of the Keras outputs.
+TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
 _MIXED = 2e-2
 _BATCH = 64
 
@@ -70,12 +70,12 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     runs = [_run_here(content, precision, inputs, names, delegate) for delegate in raw.RUNS.values()]
     emulated = [] if emulator is None else _run_emulated(content, precision, inputs, names, emulator)
     results = [compare(expected, run) for run in runs + emulated]
-    worst = max(results, key=lambda result: result[1])
+    largest, relative = map(max, zip(*results))
     difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(_floats(runs[0]), _floats(runs[1])))
     agreements = [_agreement(expected[0], run[0]) for run in (runs[0], *emulated)]
     agreement = None if None in agreements else min(agreements)
     arm_error = max((result[1] for result in results[len(runs) :]), default=None)
-    made = Verification(len(arrays[0]), *worst, agreement, difference, limit, arm_error)
+    made = Verification(len(arrays[0]), largest, relative, agreement, difference, limit, arm_error)
     # Written so that NaN fails.
     if not made.relative_error <= limit:
         raise VerificationError(

@@ -13,7 +13,9 @@ from tf_reweight.progress import EpochLines, say
 from tf_reweight.coupling.graph import graph_of
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data.augment import Shifted
+from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.emulation import Emulator
+from tf_reweight.export.precisions import TABLE
 from tf_reweight.selection import select
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
@@ -192,6 +194,8 @@ def _check_stages(config, model, data):
         graph_of(model)
     if config.export.verify_arm:
         Emulator()
+    if any(TABLE[precision].by_edge_quantizer for precision in config.export.precisions):
+        check_installed()
     if config.distill is not None and _gives_probabilities(model, data):
         fix = "End it with a Dense layer without softmax, or leave `distill` out."
         raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=model.name))

@@ -1,0 +1,129 @@
+"""Files beyond float and int8: 16-bit activations, weights of 8 and 4 bits, per operation too; zeros stay zeros."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import nets
+from tf_reweight import data, export, models, quantization
+from tf_reweight.export import conversion, edge_quantizer, flatbuffer, samples
+from tf_reweight.export.precisions import TABLE
+from tf_reweight.masking import prune
+
+L = keras.layers
+NEW = ("int16", "weight_int8", "weight_int4", "dynamic_int4")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def pruned(digits):
+    keras.utils.set_random_seed(0)
+    model = models.build("small_cnn", digits.input_shape, digits.num_classes)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*digits.train, epochs=3, verbose=0)
+    prune(model, sparsity=0.8, structure="unstructured")
+    return model
+
+
+def float_file(model):
+    return conversion.convert(model, "float32", samples.input_specs(model))
+
+
+def kernels(content):
+    """Values of the kernels by type."""
+    model = flatbuffer.parse(content)
+    made = {}
+    for tensor in model.subgraphs[0].tensors:
+        values = flatbuffer.values(model, tensor)
+        if values is not None and values.ndim > 1 and values.dtype != "int32":
+            made.setdefault(flatbuffer.dtype_name(tensor), []).append(values)
+    return made
+
+
+@pytest.mark.parametrize("precision", NEW)
+def test_zeros_stay_zeros(pruned, digits, precision, tmp_path):
+    weights = [np.asarray(w) for w in pruned.weights if w.name == "kernel"]
+    share = sum((w == 0).sum() for w in weights) / sum(w.size for w in weights)
+    record = export.export_tflite(pruned, tmp_path / "a.tflite", precision, digits.representative(50), digits.validation[0])
+    # Rounding makes zeros of small weights, and unmakes none.
+    assert share <= record.sparsity < share + 0.06
+    assert record.float_ops == record.wider == () and record.to_dict()["wider"] == []
+
+
+def test_sixteen_bit_activations_are_closer_than_eight(tmp_path):
+    model = nets.randomize(nets.residual())
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    errors = {
+        precision: export.export_tflite(model, tmp_path / "a.tflite", precision, x).verification.relative_error
+        for precision in ("int8", "int16")
+    }
+    assert errors["int16"] < errors["int8"]
+
+
+def test_integers_in_and_out_in_sixteen_bits(pruned, digits, tmp_path):
+    export.export_tflite(pruned, tmp_path / "a.tflite", "int16", digits.representative(50), quantized_io=True)
+    summary = export.inspect_tflite(tmp_path / "a.tflite")
+    assert {dtype for _, _, dtype in (*summary.inputs, *summary.outputs)} == {"INT16"}
+
+
+def test_large_weights_lie_inside_the_file(tmp_path):
+    """ai-edge-quantizer puts more than 256 KiB of them behind the flatbuffer; zeros must be counted all the same."""
+    model = nets.randomize(keras.Sequential([keras.Input((700,)), L.Dense(600), L.Dense(4)]))
+    prune(model, sparsity=0.9, structure="unstructured")
+    record = export.export_tflite(model, tmp_path / "a.tflite", "weight_int8")
+    content = record.path.read_bytes()
+    assert record.sparsity >= 0.9 and {v.shape for v in kernels(content)["INT8"]} == {(600, 700), (4, 600)}
+    assert export.pack(content).num_packed
+
+
+def test_one_operation_alone(pruned):
+    content = float_file(pruned)
+    model = flatbuffer.parse(content)
+    graph = model.subgraphs[0]
+    names = [graph.tensors[op.outputs[0]].name.decode() for op in graph.operators if "CONV" in flatbuffer.op_name(model, op)]
+    made = kernels(edge_quantizer.requantize(content, {names[0]: "weight_int4", names[1]: "float16"}))
+    sizes = {dtype: [values.size for values in arrays] for dtype, arrays in made.items()}
+    shapes = [w.shape for w in pruned.weights if w.name == "kernel"]
+    assert sizes["INT4"] == [np.prod(shapes[0])] and sizes["FLOAT16"] == [np.prod(shapes[1])]
+    assert sorted(sizes["FLOAT32"]) == sorted(np.prod(shape) for shape in shapes[2:])
+    assert edge_quantizer.requantize(content, {}) == content
+
+
+def test_what_has_no_four_bits_has_eight_and_is_named(tmp_path):
+    model = nets.randomize(nets.multiplier())
+    record = export.export_tflite(model, tmp_path / "a.tflite", "weight_int4")
+    assert len(record.wider) == 2 and all("depthwise" in name for name in record.wider)
+    found = kernels(record.path.read_bytes())
+    assert set(found) == {"INT4", "INT8"} and np.abs(found["INT4"][0]).max() <= 7
+
+
+def test_bad_input_is_refused(pruned, tmp_path, monkeypatch):
+    only_depthwise = nets.randomize(keras.Sequential([keras.Input((6, 6, 4)), L.DepthwiseConv2D(3)]))
+    quantized = quantization.quantize(pruned)
+    good = np.zeros((4, 8, 8, 1), "float32")
+    cases = [
+        ("At least one operation must have 4-bit", only_depthwise, "weight_int4", None),
+        ("Expected a known precision", pruned, "int12", None),
+        ("int16 needs `representative_data`", pruned, "int16", None),
+        ("must have the shape", pruned, "int16", good[:, :4]),
+        ("must be finite", pruned, "int16", good * np.nan),
+        ("must hold numbers", pruned, "int16", good.astype("str")),
+        *(("A quantized model is an int8 model", quantized, name, good) for name in TABLE if name != "int8"),
+    ]
+    for words, model, precision, given in cases:
+        with pytest.raises(ValueError, match=words) as caught:
+            export.export_tflite(model, tmp_path / "a.tflite", precision, given)
+        assert "Received: " in str(caught.value)
+    content = float_file(pruned)
+    with pytest.raises(ValueError, match="Expected a known precision"):
+        edge_quantizer.requantize(content, {"a": "int8"})
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    with pytest.raises(ImportError, match=r"tf-reweight\[quantizer\]"):
+        export.export_tflite(pruned, tmp_path / "a.tflite", "weight_int8")
+    assert not list(tmp_path.iterdir())
