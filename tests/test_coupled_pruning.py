@@ -8,6 +8,8 @@ from keras import ops
 import nets
 from tf_reweight import coupling, shrinking
 from tf_reweight.callbacks import KeepZeros
+from tf_reweight.coupling import scores
+from tf_reweight.coupling.floors import Floors
 from tf_reweight.report import count_macs
 
 L = keras.layers
@@ -82,6 +84,65 @@ def test_a_set_is_never_emptied():
     assert all(item.kept_groups >= 1 for item in report.sets)
     assert "only so that the set is not empty" in str(report)
     assert report.to_dict()["sets"][0]["num_groups"] == 8
+
+
+def everything_goes(model, **options):
+    """What floors keep when every group of every set is to go."""
+    coupled = coupling.groups(model)
+    keeps = [np.zeros(item.num_groups, bool) for item in coupled.sets]
+    kept, rescued = Floors(coupled, **options)(keeps, scores.relative_scores(coupled.sets, "kernel"))
+    return {item.name: (int(keep.sum()), saved) for item, keep, saved in zip(coupled.sets, kept, rescued)}
+
+
+def test_only_sets_with_a_bypass_may_be_emptied():
+    """With minimum=0 whole residual branches go, but whatever is asked for, the output depends on the input."""
+    assert everything_goes(nets.residual(), minimum=0) == {"stem + back + more": (1, 1), "inner": (0, 0)}
+    assert everything_goes(nets.residual()) == {"stem + back + more": (1, 1), "inner": (1, 1)}
+    assert set(everything_goes(nets.plain(), minimum=0).values()) == {(1, 1)}
+    transformer = everything_goes(nets.attention(), minimum=0)
+    assert transformer == {"heads/value + heads/key + heads/query": (0, 0), "mlp_in": (0, 0)}
+    # Of two branches side by side either can go, not both; a gate that is zero silences what it multiplies.
+    x = keras.Input((4, 4, 3))
+    a, b = (L.Conv2D(6, 1, name=f"{name}_out")(L.Conv2D(4, 1, name=name)(x)) for name in "ab")
+    model = keras.Model(x, L.Dense(2)(L.GlobalMaxPooling2D()(a + b)))
+    kept = everything_goes(model, minimum=0)
+    assert sorted(kept.pop(name) for name in "ab") == [(0, 0), (1, 1)] and kept == {"a_out + b_out": (1, 1)}
+    h = L.Conv2D(6, 1, name="conv")(x)
+    model = keras.Model(x, L.Dense(2)(L.GlobalMaxPooling2D()(L.Multiply()([h, L.Conv2D(6, 1, name="gate")(x)]))))
+    assert everything_goes(model, minimum=0) == {"conv + gate": (1, 1)}
+
+
+def test_counts_are_multiples_of_the_best():
+    model = nets.randomize(nets.squeeze_excite())
+    sets = coupling.groups(model).sets
+    by_score = dict(zip((item.name for item in sets), scores.relative_scores(sets, "kernel")))
+    report = coupling.prune_groups(model, 0.7, criterion="kernel", multiple_of=4)
+    for item, done in zip(coupling.groups(model).sets, report.sets):
+        assert done.kept_groups % 4 == 0 or done.kept_groups == done.num_groups
+        part = next(s for s in item.slices if s.role == "out")
+        living = ops.convert_to_numpy(part.squared_norms(item.num_groups)) > 0
+        ranked = np.argsort(-by_score[item.name], kind="stable")
+        assert set(np.flatnonzero(living)) == set(ranked[: done.kept_groups])
+    model = nets.randomize(nets.squeeze_excite())
+    coupling.prune_groups(model, macs=0.4, multiple_of=4)
+    small = shrinking.shrink(model)
+    assert count_macs(small) <= 0.6 * count_macs(model)
+    assert all(layer.filters % 4 == 0 or layer.filters == 6 for layer in small.layers if type(layer) is L.Conv2D)
+
+
+def test_what_a_penalty_freed_may_be_a_whole_branch():
+    model = nets.randomize(nets.residual())
+    coupling.regularize_coupled(model, 1e-3)
+    item = next(item for item in coupling.groups(model).sets if item.name == "inner")
+    for part in item.slices:
+        if part.role != "state":
+            part.variable.assign(part.variable * part.mask(np.zeros(item.num_groups, bool)))
+    report = coupling.prune_groups(model)
+    assert next(done for done in report.sets if done.name == "inner").kept_groups == 0
+    small = shrinking.shrink(model)
+    assert "inner" not in [layer.name for layer in small.layers]
+    image = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(model(image), small(image), atol=1e-5)
 
 
 def test_zero_sparsity_is_a_no_op():

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import nets
-from tf_reweight import coupling
+from tf_reweight import coupling, shrinking
 from tf_reweight.coupling import channelwise, table
 from tf_reweight.coupling.labels import Labels, aligned
 
@@ -217,6 +217,19 @@ def test_softmax_inside_a_layer_and_outputs_are_frozen():
     assert {item.name: item.reasons[0] for item in coupled.frozen}["last"] == "output of the model"
 
 
+def test_constants_of_a_rescaling_go_with_their_channels():
+    x = keras.Input((4, 4, 3))
+    h = L.Rescaling([1.0, 2.0, 3.0, 4.0], [0.5, 0.0, -0.5, 1.0], name="scaled")(L.Conv2D(4, 1, name="conv")(x))
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.GlobalMaxPooling2D()(L.ReLU()(h)))))
+    assert sets_of(model)["conv"].num_groups == 4
+    coupling.prune_groups(model, 0.5)
+    keep = np.abs(ops.convert_to_numpy(model.get_layer("conv").kernel)).sum(axis=(0, 1, 2)) > 0
+    small = shrinking.shrink(model)
+    assert small.get_layer("scaled").scale == np.array([1.0, 2.0, 3.0, 4.0])[keep].tolist()
+    image = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    np.testing.assert_allclose(model(image), small(image), atol=1e-6)
+
+
 def test_one_channel_spread_over_many_stays():
     x = keras.Input((4, 4, 3))
     h = L.Conv2D(6, 1, name="conv")(x) * L.Conv2D(1, 1, name="map")(x)
@@ -266,7 +279,7 @@ def test_refusals():
         coupling.prune_groups(alone, 0.5)
 
 
-BAD = [{"sparsity": 1.0}, {"sparsity": 50}, {"scope": "layer"}, {"criterion": "gama"}, {"minimum": 0}]
+BAD = [{"sparsity": 1.0}, {"sparsity": 50}, {"scope": "layer"}, {"criterion": "gama"}, {"minimum": -1}, {"multiple_of": 0}]
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -10,6 +10,7 @@ from tf_reweight import coupling, shrinking
 from tf_reweight.attachment import attachments, regularize
 from tf_reweight.masking import prune
 from tf_reweight.shrinking import smaller
+from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import Verdict
 
 L = keras.layers
@@ -207,17 +208,14 @@ def test_a_channel_scaled_by_a_spatial_map_is_not_taken_for_constant():
 
 
 def test_a_set_whose_groups_all_died_keeps_one():
-    model = nets.randomize(nets.residual())
-    layer = model.get_layer("inner")
-    layer.kernel.assign(ops.zeros_like(layer.kernel))
-    layer.bias.assign(ops.zeros_like(layer.bias))
-    bn = model.layers[model.layers.index(layer) + 1]
-    for variable in (bn.beta, bn.moving_mean):
+    model = nets.randomize(nets.plain())
+    layer = model.layers[4]
+    for variable in (layer.kernel, layer.bias):
         variable.assign(ops.zeros_like(variable))
     small, report = shrinking.shrink(model, return_report=True)
     assert_same(model, small)
-    assert small.get_layer("inner").filters == 1
-    assert "every group was dead" in " ".join(next(s for s in report.sets if s.name == "inner").notes)
+    assert small.get_layer(layer.name).filters == 1
+    assert "every group was dead" in " ".join(next(s for s in report.sets if s.name == layer.name).notes)
 
 
 def test_custom_and_lambda_layers_are_kept_as_they_are():
@@ -297,7 +295,7 @@ def test_a_wrong_verdict_is_refused(monkeypatch):
     model = nets.randomize(nets.plain())
 
     def wrong(coupled, inputs):
-        return Verdict({int(coupled.sets[0].labels[0])}, {}, {})
+        return Verdict({int(coupled.sets[0].labels[0])}, {}, {}, NO_CUTS)
 
     monkeypatch.setattr(smaller, "dead_groups", wrong)
     with pytest.raises(shrinking.ShrinkError, match="large one is unchanged"):
@@ -355,3 +353,267 @@ def test_the_chain_masked_shrunk_tflite(build, tmp_path):
     )
     for output, other in zip(expected, found):
         assert other.shape == output.shape and np.abs(other - output).max() <= 1e-4 * np.abs(output).max()
+
+
+# Kernels that lose rows and columns.
+
+
+def zero_rows(layer, axis, rows):
+    """Zeroes rows of a kernel along a spatial axis, in place."""
+    kernel = ops.convert_to_numpy(layer.kernel).copy()
+    np.moveaxis(kernel, axis, 0)[list(rows)] = 0
+    layer.kernel.assign(kernel)
+
+
+def one_conv(padding, strides=1, dilation=1, size=(9, 8)):
+    x = keras.Input((*size, 3))
+    h = L.Conv2D(6, (3, 5), strides=strides, dilation_rate=dilation, padding=padding, name="conv")(x)
+    return nets.randomize(keras.Model(x, L.Conv2D(2, 1)(L.ReLU()(h))))
+
+
+@pytest.mark.parametrize("gone", [((0,), ()), ((2,), (0, 1)), ((0, 2), (4,)), ((0, 2), (0, 1, 3, 4))])
+@pytest.mark.parametrize("padding,strides,dilation", [
+    ("same", 1, 1), ("valid", 1, 1), ("same", 2, 1), ("valid", 2, 1), ("same", 1, 2), ("same", (1, 3), 1),
+])  # fmt: skip
+def test_vanished_rows_and_columns_make_a_smaller_kernel(padding, strides, dilation, gone):
+    strides = strides if dilation == 1 else 1
+    model = one_conv(padding, (strides, strides) if isinstance(strides, int) else strides, dilation, size=(13, 12))
+    layer = model.get_layer("conv")
+    for axis, rows in enumerate(gone):
+        zero_rows(layer, axis, rows)
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    expected = (3 - len(gone[0]), 5 - len(gone[1]))
+    if gone == ((0, 2), (0, 1, 3, 4)):
+        expected = (1, 1)
+    assert small.get_layer("conv").kernel_size == expected
+    assert dict(report.kernels)["conv"] == f"kernel 3x5 -> {expected[0]}x{expected[1]}"
+
+
+def test_no_layer_is_added_where_the_padding_stays_the_same():
+    model = one_conv("same")
+    zero_rows(model.get_layer("conv"), 0, (0, 2))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert len(small.layers) == len(model.layers) and small.get_layer("conv").padding == "same"
+
+
+def test_smaller_kernels_in_one_and_three_dimensions_in_sequence_and_of_unknown_size():
+    line = nets.randomize(keras.Sequential([
+        keras.Input((12, 3)), L.Conv1D(4, 5, padding="causal", name="causal"), L.ReLU(), L.Conv1D(4, 3, name="valid"),
+        L.GlobalMaxPooling1D(), L.Dense(2),
+    ]))  # fmt: skip
+    zero_rows(line.get_layer("causal"), 0, (0, 4))
+    zero_rows(line.get_layer("valid"), 0, (0,))
+    small = shrinking.shrink(line)
+    assert_same(line, small)
+    assert small.get_layer("causal").kernel_size == (3,) and small.get_layer("valid").kernel_size == (2,)
+    volume = keras.Input((6, 6, 6, 2))
+    model = nets.randomize(keras.Model(volume, L.Conv3D(2, 1)(L.Conv3D(4, 3, padding="same", name="conv")(volume))))
+    zero_rows(model.get_layer("conv"), 1, (0, 1))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert small.get_layer("conv").kernel_size == (3, 1, 3)
+    for strides, size in ((1, (1, 3)), (2, (3, 3))):
+        x = keras.Input((None, None, 2))
+        h = L.Conv2D(4, 3, strides=strides, padding="same", name="conv")(x)
+        model = nets.randomize(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(h))))
+        zero_rows(model.get_layer("conv"), 0, (0, 1))
+        small = shrinking.shrink(model)
+        assert small.get_layer("conv").kernel_size == size  # a stride pads by the size, which is unknown here
+        image = np.random.default_rng(1).normal(size=(2, 9, 7, 2)).astype("float32")
+        np.testing.assert_allclose(model(image), small(image), atol=1e-5)
+
+
+def test_a_shared_convolution_pads_for_each_of_its_inputs():
+    a, b = keras.Input((8, 8, 2)), keras.Input((7, 5, 2))
+    shared = L.Conv2D(4, 3, strides=2, padding="same", name="shared")
+    pooled = [L.GlobalMaxPooling2D()(shared(x)) for x in (a, b)]
+    model = nets.randomize(keras.Model([a, b], L.Dense(2)(L.Concatenate()(pooled))))
+    zero_rows(model.get_layer("shared"), 0, (0,))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert small.get_layer("shared").kernel_size == (2, 3)
+
+
+def test_depthwise_kernels_get_smaller_only_where_no_layer_is_needed():
+    for rows, size in (((0, 2), (1, 3)), ((0,), (2, 3)), ((2,), (3, 3))):
+        x = keras.Input((8, 8, 3))
+        h = L.DepthwiseConv2D(3, padding="same", name="depthwise")(L.Conv2D(6, 1)(x))
+        model = nets.randomize(keras.Model(x, L.Conv2D(2, 1)(h)))
+        zero_rows(model.get_layer("depthwise"), 0, rows)
+        small = shrinking.shrink(model)
+        assert_same(model, small)
+        assert small.get_layer("depthwise").kernel_size == size
+
+
+def test_columns_that_vanish_with_their_channels_count_too(tmp_path):
+    """A row that only dead filters use vanishes with them, and the file still gives the masked model's outputs."""
+    from tf_reweight import export
+
+    model = one_conv("same")
+    layer = model.get_layer("conv")
+    kernel = ops.convert_to_numpy(layer.kernel).copy()
+    kernel[0, :, :, :3] = 0
+    kernel[:, :, :, 3:] = 0
+    layer.kernel.assign(kernel)
+    bias = ops.convert_to_numpy(layer.bias).copy()
+    bias[3:] = 0
+    layer.bias.assign(bias)
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert small.get_layer("conv").kernel.shape == (2, 5, 3, 3)
+    arrays = inputs_of(model)
+    export.export_tflite(small, tmp_path / "small.tflite", verify_data=arrays)
+    np.testing.assert_allclose(export.Runner(tmp_path / "small.tflite")(arrays)[0], outputs_of(model, arrays)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [L.Conv2D(8, 3, name="conv"), L.Conv2D(8, 1, padding="same", name="conv")])
+def test_block_diagonal_kernels_become_groups_when_asked(layer, tmp_path):
+    from tf_reweight import export
+
+    layer = type(layer).from_config(layer.get_config())
+    x = keras.Input((6, 6, 12))
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(layer(x)))))
+    blocks = np.kron(np.eye(4), np.ones((3, 2)))
+    layer.kernel.assign(ops.convert_to_numpy(layer.kernel) * blocks)
+    assert shrinking.shrink(model).get_layer("conv").groups == 1
+    small, report = shrinking.shrink(model, find_groups=True, return_report=True)
+    assert_same(model, small)
+    assert small.get_layer("conv").groups == 4 and "4 groups" in str(report)
+    assert small.get_layer("conv").kernel.shape[-2:] == (3, 8)
+    arrays = inputs_of(model)
+    export.export_tflite(small, tmp_path / "small.tflite", verify_data=arrays)
+    # One weight outside the blocks, and it is no grouped convolution.
+    kernel = ops.convert_to_numpy(layer.kernel).copy()
+    kernel[0, 0, 0, -1] = 1e-3
+    layer.kernel.assign(kernel)
+    assert shrinking.shrink(model, find_groups=True).get_layer("conv").groups == 1
+
+
+# Branches that fall away whole.
+
+
+def two_blocks(merge, last_bias=True):
+    """A stem and two residual blocks; `merge` adds."""
+    x = keras.Input((8, 8, 3))
+    h = L.Conv2D(8, 3, padding="same", activation="relu", name="stem")(x)
+    for name in "ab":
+        r = L.ReLU()(L.BatchNormalization()(L.Conv2D(6, 3, padding="same", use_bias=False, name=f"{name}_in")(h)))
+        r = L.BatchNormalization(name=f"{name}_bn")(L.Conv2D(8, 3, padding="same", use_bias=last_bias, name=f"{name}_out")(r))
+        h = L.ReLU()(merge(h, r))
+    return keras.Model(x, L.Dense(4)(L.GlobalAveragePooling2D()(h)))
+
+
+MERGES = {"layer": lambda a, b: L.Add()([a, b]), "operator": lambda a, b: a + b, "turned": lambda a, b: b + a}
+
+
+def empty(model, name):
+    """Zeroes all groups of the set that a layer makes."""
+    coupled = coupling.groups(model)
+    keeps = [np.full(item.num_groups, name not in item.paths("out")) for item in coupled.sets]
+    coupling.pruning.zero_groups(model, coupled, keeps)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_branch_whose_every_group_died_is_removed_whole(merge, tmp_path):
+    from tf_reweight import export
+
+    model = nets.randomize(two_blocks(MERGES[merge]))
+    empty(model, "a_in")
+    coupling.prune_groups(model, 0.5, minimum=0)
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    names = [layer.name for layer in small.layers]
+    assert not any(name.startswith("a_") for name in names) and "b_in" in names
+    assert {"a_in", "a_out", "a_bn"} < set(report.branches) and "removed whole" in str(report)
+    assert next(item for item in report.sets if item.name == "a_in").kept_groups == 0
+    # What the branch still adds, its last BatchNorm's constant, stays as one number per channel.
+    offset = next(layer for layer in small.layers if isinstance(layer, L.Rescaling)).offset
+    assert len(offset) == small.get_layer("stem").filters < 8
+    # The small model is a model like any other: saved, analysed and shrunk again, exported.
+    small.save(tmp_path / "small.keras")
+    assert_same(small, keras.saving.load_model(tmp_path / "small.keras"), 1e-6)
+    again = nets.randomize(small)
+    coupling.prune_groups(again, 0.5, scope="set")
+    smaller_still = shrinking.shrink(again)
+    assert_same(again, smaller_still)
+    assert smaller_still.get_layer("stem").filters == small.get_layer("stem").filters - small.get_layer("stem").filters // 2
+    arrays = inputs_of(model)
+    small = shrinking.shrink(model)
+    export.export_tflite(small, tmp_path / "small.tflite", verify_data=arrays)
+    np.testing.assert_allclose(export.Runner(tmp_path / "small.tflite")(arrays)[0], outputs_of(model, arrays)[0], atol=1e-4)
+
+
+def test_a_dead_branch_that_adds_nothing_leaves_nothing():
+    model = nets.randomize(two_blocks(MERGES["layer"], last_bias=False))
+    for name in "ab":
+        empty(model, f"{name}_in")
+        bn = model.get_layer(f"{name}_bn")
+        for variable in (bn.beta, bn.moving_mean):
+            variable.assign(ops.zeros_like(variable))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert [layer.name for layer in small.layers if layer.weights] == ["stem", model.layers[-1].name]
+    assert not any(isinstance(layer, (L.Rescaling, L.Add)) for layer in small.layers)
+
+
+def test_of_three_branches_the_living_stay():
+    x = keras.Input((8, 8, 3))
+    parts = [L.Conv2D(6, 3, padding="same", name=name)(x) for name in "abc"]
+    model = nets.randomize(keras.Model(x, L.Conv2D(2, 1)(L.Add(name="sum")(parts))))
+    layer = model.get_layer("b")
+    layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    names = {layer.name for layer in small.layers}
+    assert names >= {"a", "c", "sum", "sum_offset"} and "b" not in names
+
+
+def test_a_transformer_block_loses_its_attention_and_its_mlp():
+    for gone, name in (("heads/value", "heads"), ("mlp_in", "mlp_out")):
+        model = nets.randomize(nets.attention())
+        empty(model, gone)
+        small = shrinking.shrink(model)
+        assert_same(model, small)
+        assert name not in [layer.name for layer in small.layers]
+
+
+def test_a_constant_with_a_border_is_no_reason_to_cut():
+    x = keras.Input((8, 8, 3))
+    dead = L.Conv2D(6, 1, name="dead")(x)
+    back = L.Conv2D(6, 3, padding="same", name="back")(dead)
+    model = nets.randomize(keras.Model(x, L.Conv2D(2, 1)(L.Conv2D(6, 1, name="other")(x) + back)))
+    model.get_layer("dead").kernel.assign(ops.zeros_like(model.get_layer("dead").kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert not report.branches and small.get_layer("back")
+
+
+def test_branches_of_nested_and_of_shared_models():
+    def block(name):
+        x = keras.Input((8, 8, 6))
+        r = L.Conv2D(6, 3, padding="same", name="out")(L.Conv2D(4, 3, padding="same", name="in")(x))
+        return keras.Model(x, L.ReLU()(x + r), name=name)
+
+    x = keras.Input((8, 8, 3))
+    twice = block("twice")
+    h = twice(twice(block("once")(L.Conv2D(6, 3, name="stem", padding="same")(x))))
+    branch = keras.Sequential([keras.Input((8, 8, 6)), L.Conv2D(6, 1, name="only")], name="branch")
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.GlobalMaxPooling2D()(h + branch(h)))))
+    for layer in (model.get_layer("once").get_layer("out"), twice.get_layer("out"), branch.layers[-1]):
+        layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    # A shared block is left as it is: its two calls could differ.
+    assert set(report.branches) == {"in", "out", "only"} and "branch" not in [layer.name for layer in small.layers]
+    assert [layer.name for layer in small.get_layer("once").layers if layer.weights] == []
+    assert [layer.name for layer in small.get_layer("twice").layers if layer.weights] == ["in", "out"]
+
+
+def test_a_model_that_is_all_constant_is_not_cut_to_nothing():
+    model = nets.randomize(two_blocks(MERGES["layer"]))
+    layer = model.get_layer("stem")
+    layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small = shrinking.shrink(model)
+    assert_same(model, small)

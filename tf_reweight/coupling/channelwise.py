@@ -1,5 +1,6 @@
 """Rules for layers that act on each channel alone, and for merges of several tensors."""
 
+import keras
 import numpy as np
 
 from tf_reweight.coupling.kernels import channel_axis, is_elementwise
@@ -18,15 +19,15 @@ def activation(t, layer, x, *_, **__):
     return Signal(x.labels, t.shapes[0])
 
 
-def scaled_by(*fields):
-    """A rule for layers whose plain-number attributes act on every element; arrays over channels are left alone."""
-
-    def rule(t, layer, x, *_, **__):
-        if any(np.size(getattr(layer, field)) > 1 for field in fields):
-            return t.opaque(f"{t.step.path}: it holds one constant per channel")
-        return Signal(x.labels, t.shapes[0])
-
-    return rule
+def rescaling(t, layer, x, *_, **__):
+    """Plain numbers act on every element; a constant per channel goes with its channel."""
+    for field in ("scale", "offset"):
+        constants = np.asarray(getattr(layer, field))
+        if constants.size > 1:
+            if constants.ndim != 1 or keras.config.image_data_format() != "channels_last":
+                return t.opaque(f"{t.step.path}: it holds constants along other axes than the last")
+            t.rewrite(layer, field, t.vector(x, -1), lambda alive, constants=constants: constants[alive].tolist())
+    return Signal(x.labels, t.shapes[0])
 
 
 def spatial(t, layer, x, *_, **__):

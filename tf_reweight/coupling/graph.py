@@ -31,6 +31,14 @@ def is_graph(operation):
     return isinstance(operation, keras.Function) and type(operation).call.__module__.startswith("keras.")
 
 
+def nodes_of(model):
+    """All calls inside a model, those of nested models included."""
+    for level in graph_of(model)._nodes_by_depth.values():
+        for node in level:
+            if not node.is_input:
+                yield from nodes_of(node.operation) if is_graph(node.operation) else (node,)
+
+
 def walk(model, inputs, visit, path=""):
     """Runs a model on values of any kind, operation by operation in the model's order.
 

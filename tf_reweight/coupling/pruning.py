@@ -10,6 +10,7 @@ from tf_reweight import allocation, errors
 from tf_reweight.attachment import attach, attachments, detach, drop_compiled_steps
 from tf_reweight.constraints import hold
 from tf_reweight.coupling.cost import Cost
+from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, group_norms, relative_scores
 from tf_reweight.coupling.sets import FrozenChannels, groups
 
@@ -60,20 +61,22 @@ class GroupPruneReport:
         return "\n".join(lines)
 
 
-def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=1, macs=None):
+def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=None, macs=None, multiple_of=1):
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
     After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm
-    became negligible. The zeros are held by constraints through any further training, and penalties are taken off. At least
-    `minimum` groups of each set stay.
+    became negligible. The zeros are held by constraints through any further training, and penalties are taken off.
 
     Args:
         model: a built Sequential or functional model.
         sparsity: fraction of the removable groups to zero, in [0, 1); None asks the penalties.
         scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups.
-        minimum: groups every set keeps, >= 1.
+        minimum: groups every set keeps. 0 lets a set go that the network has a bypass around, a residual branch, which `shrink`
+            then removes whole; a set without bypass keeps its best group. None (default) is 0 for what a penalty freed, and
+            1 for a ranking.
         macs: instead of `sparsity`, the fraction of the multiply-accumulates to remove, in [0, 1).
+        multiple_of: keep so many of the best of those to go that the channels kept are a multiple; int8 kernels like 16.
 
     Returns:
         `GroupPruneReport`.
@@ -96,15 +99,16 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
     check_criterion(criterion)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 1:
-        raise ValueError(errors.message("`minimum` must be an integer >= 1.", "A layer needs a channel.", minimum=minimum))
     coupled = removable(model)
-    if sparsity is None and macs is None:
+    asked = sparsity is None and macs is None
+    floors = Floors(coupled, (0 if asked else 1) if minimum is None else minimum, multiple_of)
+    if asked:
         scores, keeps = _freed(model, coupled)
     else:
         scores = relative_scores(coupled.sets, criterion)
-        keeps = _ranked(scores, sparsity, scope) if macs is None else _within(coupled, scores, macs, scope, minimum)
-    report = zero_groups(model, coupled, keeps, scores, minimum)
+        keeps = _ranked(scores, sparsity, scope) if macs is None else _within(floors, scores, macs, scope)
+    keeps, rescued = floors(keeps, scores)
+    report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
     return report
 
@@ -116,18 +120,17 @@ def _ranked(scores, sparsity, scope):
     return [keep[0] for keep in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
 
 
-def _within(coupled, scores, macs, scope, minimum):
+def _within(floors, scores, macs, scope):
     """Keep flags of the smallest sparsity, to a thousandth, that removes the fraction `macs` of the computing.
 
     Raises:
         ValueError: when that much cannot be removed.
     """
-    cost = Cost(coupled)
+    cost = Cost(floors.coupled)
     budget = (1.0 - macs) * cost.macs()
 
     def keeps_at(sparsity):
-        keeps = _ranked(scores, sparsity, scope)
-        return [allocation.keep_at_least(k, s, np.ones(len(s), "int64"), minimum)[0] for k, s in zip(keeps, scores)]
+        return floors(_ranked(scores, sparsity, scope), scores)[0]
 
     low, high = 0, 999
     if cost.macs(keeps_at(high / 1000)) > budget:
@@ -176,22 +179,21 @@ def removable(model):
     return coupled
 
 
-def zero_groups(model, coupled, keeps, scores, minimum=1):
-    """Zeroes the groups with `keep == False` and holds them; sets that would be emptied keep their best groups.
+def zero_groups(model, coupled, keeps, rescued=None):
+    """Zeroes the groups with `keep == False` and holds them.
 
     Args:
         coupled: `groups(model)`.
         keeps: one bool array `(num_groups,)` per set.
-        scores: one array `(num_groups,)` per set, by which the best are found.
+        rescued: per set, how many of those kept were kept only so that it is not empty; warned of and reported.
     """
     done, masks = [], {}
-    for item, keep, score in zip(coupled.sets, keeps, scores):
-        keep, rescued = allocation.keep_at_least(keep, score, np.ones(len(score), "int64"), minimum)
-        if rescued:
+    for item, keep, saved in zip(coupled.sets, keeps, rescued or [0] * len(keeps)):
+        if saved:
             warnings.warn(
                 f"Too many groups of {item.name} were to be removed; the best {int(keep.sum())} were kept.", stacklevel=3
             )
-        done.append(PrunedSet(item.name, int(keep.sum()), item.num_groups, rescued))
+        done.append(PrunedSet(item.name, int(keep.sum()), item.num_groups, saved))
         _add_masks(masks, item, keep)
     for variable, mask in masks.values():
         hold(variable, mask)

@@ -85,6 +85,11 @@ class CoupledSet:
         part = next(s for s in self.slices if s.role in ("out", "scale"))
         return max(1, round((part.group_of >= 0).sum() * part.width / self.num_groups))
 
+    def rounded_up(self, kept, multiple_of):
+        """The smallest number of groups, `kept` or more, whose channels are a multiple of `multiple_of`; at most all."""
+        step = multiple_of // math.gcd(multiple_of, self.channels_per_group)
+        return min(self.num_groups, math.ceil(kept / step) * step)
+
     def paths(self, role):
         """Paths of the layers that play a role, each once, in order."""
         return list(dict.fromkeys(s.path for s in self.slices if s.role == role))

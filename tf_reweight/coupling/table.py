@@ -37,7 +37,7 @@ _RULES = {
     _L.Activation: channelwise.activation,
     _L.Softmax: channelwise.softmax,
     _L.PReLU: channelwise.prelu,
-    _L.Rescaling: channelwise.scaled_by("scale", "offset"),
+    _L.Rescaling: channelwise.rescaling,
     # Merge.
     _L.Add: channelwise.merge,
     _L.Subtract: channelwise.merge,

@@ -49,19 +49,24 @@ class Step:
     """What one operation does with labels.
 
     Attributes:
+        node: the call in Keras' graph.
         mixes: outputs depend on other channels than their own, so a constant input says nothing about them.
         product: a channel that is zero in one input is zero in the output.
         makers: entries; an output channel whose slices of all of them are zero no longer depends on the input.
     """
 
     path: str
-    operation: object
+    node: object
     inputs: list
     outputs: list = dataclasses.field(default_factory=list)
     mixes: bool = False
     product: bool = False
     makers: list = dataclasses.field(default_factory=list)
     reads: list = dataclasses.field(default_factory=list)
+
+    @property
+    def operation(self):
+        return self.node.operation
 
 
 class Trace:
@@ -185,7 +190,7 @@ class Trace:
             inner = keras.tree.flatten(args[0] if args else kwargs["inputs"])
             return walk(node.operation, inner, self._visit, path + "/")
         signals = [item for item in keras.tree.flatten((args, kwargs)) if isinstance(item, Signal)]
-        self.step = Step(path, node.operation, signals)
+        self.step = Step(path, node, signals)
         self.shapes = [tuple(tensor.shape[1:]) for tensor in node.outputs]
         rule, reason = self.rule_of(node.operation)
         outputs = self.opaque(f"{path}: {reason}") if rule is None else rule(self, node.operation, *args, **kwargs)

@@ -7,9 +7,8 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.coupling.graph import is_graph, walk
-
-# Relative spread below which a constant channel is the same number everywhere; float noise between positions.
-_SAME = 1e-6
+from tf_reweight.shrinking.branches import ConstantTensors, CutPlan
+from tf_reweight.shrinking.constants import is_uniform
 
 
 @dataclasses.dataclass(eq=False)
@@ -20,11 +19,13 @@ class Verdict:
         roots: labels of the groups that can go.
         folds: mapping `(id(layer), root)` to what the constant of that group adds to the layer's bias, float64 `(out,)`.
         kept: mapping of root to the reason why a group that no longer depends on the input stays.
+        branches: what falls away whole.
     """
 
     roots: set
     folds: dict
     kept: dict
+    branches: CutPlan
 
 
 def dead_groups(coupled, inputs):
@@ -48,6 +49,7 @@ class _Examiner:
 
     def __init__(self, coupled):
         self.labels = coupled.trace.labels
+        self.tensors = ConstantTensors(coupled.trace)
         self.steps = iter(coupled.trace.steps)
         self.candidates = {int(root) for item in coupled.sets for root in item.labels}
         self.mixed = self.labels.mixed()
@@ -69,6 +71,7 @@ class _Examiner:
         ranges = {}
         for signal, value in zip(step.inputs, values):
             ranges[id(signal)] = (signal, value)
+        self.tensors.observe(step, ranges)
         for read in step.reads:
             self._examine(read, ranges)
         for signal in step.outputs:
@@ -78,7 +81,8 @@ class _Examiner:
     def verdict(self):
         dead = self.candidates - self.alive
         folds = {key: delta for key, delta in self.folds.items() if key[1] in dead}
-        return Verdict(dead, folds, {root: reason for root, reason in self.kept.items() if root in self.alive})
+        kept = {root: reason for root, reason in self.kept.items() if root in self.alive}
+        return Verdict(dead, folds, kept, self.tensors.plan())
 
     def _known_of(self, step, signal, ranges):
         """Roots of a tensor that do not depend on the model's input."""
@@ -112,7 +116,7 @@ class _Examiner:
         if not read.foldable or signal.varying_axis is None:
             self.kept[root] = f"{read.entry.name} reads a constant that cannot be folded into its bias exactly"
             return False
-        if np.any(high - low > _SAME * np.maximum(1.0, np.abs(high))):
+        if not is_uniform(low, high):
             self.kept[root] = f"{read.entry.name} reads a constant that varies over positions (a border of zeros)"
             return False
         delta = _contribution(read, self._places(read.entry.labels, root), low)

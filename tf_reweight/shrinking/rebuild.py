@@ -1,11 +1,15 @@
 """Building the smaller model: the same layers with smaller configs, and the weights that stay."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import graph_of, is_graph, walk
+from tf_reweight.coupling.graph import graph_of, is_graph, nodes_of, walk
+from tf_reweight.shrinking.branches import NO_CUTS
+from tf_reweight.shrinking.compact import compact
 
 
 class Rebuilder:
@@ -15,14 +19,25 @@ class Rebuilder:
         trace: the analysis, `coupling.groups(model).trace`.
         dead: roots of the labels that go.
         folds: see `dead.Verdict`.
+        branches: the `CutPlan`.
+        find_groups: whether block-diagonal kernels become grouped convolutions.
+
+    Attributes:
+        compacted: mapping of a layer's path to what became smaller in its kernel.
     """
 
-    def __init__(self, trace, dead, folds):
+    def __init__(self, trace, dead, folds, branches=NO_CUTS, find_groups=False):
         self.trace = trace
         self.dead = np.asarray(sorted(dead), "int64")
         self.folds = {}
         for (layer, _), delta in folds.items():
             self.folds[layer] = self.folds.get(layer, 0.0) + delta
+        self.branches = branches
+        self.find_groups = find_groups
+        self.compacted = {}
+        self._compact = {}
+        self._before = {}
+        self._calls = {}
         self.made = {}
 
     def alive(self, labels):
@@ -36,7 +51,7 @@ class Rebuilder:
         inputs = [_input_like(tensor, given) for tensor, given in zip(old, tensors or old)]
         outputs = walk(model, inputs, self._visit, path)
         if isinstance(model, keras.Sequential):
-            layers = [self.made[id(layer)] for layer in model.layers]
+            layers = [part for layer in model.layers for part in (*self._before.get(id(layer), ()), self.made[id(layer)])]
             copy = keras.Sequential([_input_like(old[0], inputs[0]), *layers], name=model.name)
         else:
             structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
@@ -46,26 +61,63 @@ class Rebuilder:
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation
-        if id(operation) in self.made:
-            return self.made[id(operation)](*args, **kwargs)
+        if self._is_dropped(node):
+            return [None for _ in node.outputs]
+        if id(node) in self.branches.cuts:
+            return self._without_constants(self.branches.cuts[id(node)], operation, args, kwargs)
         if is_graph(operation):
-            tensors = keras.tree.flatten(args[0] if args else kwargs["inputs"])
-            copy = self.model(operation, tensors, path + "/")
-            self.made[id(operation)] = copy
-            return copy(*args, **kwargs)
-        copy = self._copy(operation)
-        self.made[id(operation)] = copy
+            if id(operation) not in self.made:
+                tensors = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+                self.made[id(operation)] = self.model(operation, tensors, path + "/")
+            return self.made[id(operation)](*args, **kwargs)
+        is_new = id(operation) not in self.made
+        if is_new:
+            self.made[id(operation)] = self._copy(path, operation)
+        copy = self.made[id(operation)]
+        if id(operation) in self._compact:
+            args, kwargs = keras.tree.map_structure(self._padding(node), (args, kwargs))
         outputs = copy(*args, **kwargs)
-        if isinstance(operation, keras.layers.Layer) and copy is not operation:
+        if is_new and isinstance(operation, keras.layers.Layer) and copy is not operation:
             self._fill(path, operation, copy)
         return outputs
 
-    def _copy(self, operation):
+    def _padding(self, node):
+        """A function that pads and crops the input of a smaller kernel; each call of a layer does it for its own input."""
+        layer = node.operation
+        self._calls[id(layer)] = call = self._calls.get(id(layer), 0) + 1
+        name = f"{layer.name}_rows" if call == 1 else f"{layer.name}_rows_{call}"
+        before = self._before[id(layer)] = self._compact[id(layer)].layers_before(name, _input_shape(node))
+        return lambda tensor: functools.reduce(lambda x, each: each(x), before, tensor)
+
+    def _is_dropped(self, node):
+        if is_graph(node.operation):
+            return all(id(inner) in self.branches.dropped for inner in nodes_of(node.operation))
+        return id(node) in self.branches.dropped
+
+    def _without_constants(self, cut, operation, args, kwargs):
+        """What is left of an addition: its inputs that depend on the model's input, and one number per channel."""
+        rest = [tensor for tensor in keras.tree.flatten((args, kwargs)) if isinstance(tensor, keras.KerasTensor)]
+        total = rest[0] if len(rest) == 1 else keras.layers.Add(name=operation.name)(rest)
+        if cut.offset is None:
+            return total
+        offset = np.compress(self.alive(cut.labels), cut.offset)
+        return keras.layers.Rescaling(1.0, offset.tolist(), name=f"{operation.name}_offset", dtype=total.dtype)(total)
+
+    def _copy(self, path, operation):
         """A fresh operation with the sizes of what stays; a Lambda or custom layer without weights is used as it is."""
         known = type(operation).__module__.startswith("keras.") and not isinstance(operation, keras.layers.Lambda)
         if not known and isinstance(operation, keras.layers.Layer) and not operation.variables:
             return operation
-        return type(operation).from_config(self._config(operation))
+        config = self._config(operation)
+        kernel = getattr(operation, "kernel", None)
+        if isinstance(kernel, keras.Variable):
+            shapes = [_input_shape(step.node) for step in self.trace.steps if step.operation is operation]
+            smaller = compact(operation, self._cut(kernel), shapes, self.find_groups)
+            if smaller is not None:
+                config |= smaller.config()
+                self._compact[id(operation)] = smaller
+                self.compacted[path] = smaller.words(operation)
+        return type(operation).from_config(config)
 
     def _config(self, operation):
         config = without_penalties(operation.get_config())
@@ -79,16 +131,21 @@ class Rebuilder:
             config[field]["config"] = self._config(inner)
         return config
 
+    def _cut(self, variable):
+        """The values of a variable that stay, as an array."""
+        values = ops.convert_to_numpy(variable.value) if variable.dtype != "bfloat16" else np.asarray(variable.value)
+        for axis in range(len(variable.shape)):
+            entry = self.trace.axes.get((id(variable), axis))
+            if entry is not None:
+                values = np.compress(self.alive(entry.labels), values, axis=axis)
+        return values
+
     def _fill(self, path, layer, copy):
         """Copies the weights that stay, and adds the folded constants to the bias."""
-        old = own_weights(layer)
-        new = list(copy.weights)
-        for variable, target in zip(old, new):
-            values = ops.convert_to_numpy(variable.value) if variable.dtype != "bfloat16" else np.asarray(variable.value)
-            for axis in range(len(variable.shape)):
-                entry = self.trace.axes.get((id(variable), axis))
-                if entry is not None:
-                    values = np.compress(self.alive(entry.labels), values, axis=axis)
+        for variable, target in zip(own_weights(layer), copy.weights):
+            values = self._cut(variable)
+            if id(layer) in self._compact and variable is layer.kernel:
+                values = self._compact[id(layer)].kernel(values)
             if tuple(values.shape) != tuple(target.shape):
                 raise ShrinkError(
                     errors.message(
@@ -140,6 +197,10 @@ def without_penalties(config):
     if name in ("tf_reweight>Reweighted", "tf_reweight>Coupled"):
         return None
     return {key: without_penalties(value) for key, value in config.items()}
+
+
+def _input_shape(node):
+    return tuple(node.arguments.keras_tensors[0].shape[1:])
 
 
 def _inner_layers(operation):

@@ -1,7 +1,6 @@
 """From a pruned model to a smaller one."""
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
@@ -34,6 +33,8 @@ class ShrinkReport:
         parameters_after: weights of the small one.
         sets: one entry per coupled set.
         frozen: channels that can never be removed, with the reasons.
+        kernels: one `(path, what became smaller)` per convolution whose kernel itself lost rows or became grouped.
+        branches: paths of the layers that fell away whole, because what they added no longer depended on the input.
         difference: largest difference of the outputs, in units of their scale.
     """
 
@@ -41,6 +42,8 @@ class ShrinkReport:
     parameters_after: int
     sets: tuple[ShrunkSet, ...]
     frozen: tuple[FrozenChannels, ...]
+    kernels: tuple[tuple[str, str], ...]
+    branches: tuple[str, ...]
     difference: float
 
     @property
@@ -55,6 +58,8 @@ class ShrinkReport:
             "difference": self.difference,
             "sets": [dataclasses.asdict(item) for item in self.sets],
             "frozen": [dataclasses.asdict(item) for item in self.frozen],
+            "kernels": dict(self.kernels),
+            "branches": list(self.branches),
         }
 
     def __str__(self):
@@ -65,23 +70,29 @@ class ShrinkReport:
         for item in self.sets:
             notes = f" ({'; '.join(item.notes)})" if item.notes else ""
             lines.append(f"      {item.name}: {item.num_groups} -> {item.kept_groups}{notes}")
+        lines += [f"      {path}: {words}" for path, words in self.kernels]
+        if self.branches:
+            lines.append(f"      removed whole, they added a constant: {', '.join(self.branches)}")
         lines += [f"      {item.name}: frozen, {'; '.join(item.reasons[:3])}" for item in self.frozen]
         return "\n".join(lines)
 
 
-def shrink(model, multiple_of=1, inputs=None, return_report=False):
+def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=False):
     """A plain, smaller Keras model without the groups that are dead, with the same outputs.
 
     A group is dead when every kernel that reads it holds zeros there, or when what makes it is zero: `prune_groups` leaves
     both, filter pruning the second. A constant that such a channel still emits (relu of a BatchNorm's beta) is folded
-    into the next bias where that is exact; elsewhere the group stays and the report says so. The outputs of both models
-    are always compared. The large model is unchanged.
+    into the next bias where that is exact; elsewhere the group stays and the report says so. A residual branch that adds
+    nothing but a constant falls away whole, and outer kernel rows and columns that are zero throughout are cut off. The
+    outputs of both models are always compared. The large model is unchanged.
 
     Args:
         model: a built Sequential or functional model, masked or with penalties; these are left behind.
         multiple_of: keep the best of the dead groups, so that the number of channels is a multiple; int8 kernels like 16.
         inputs: a real batch to compare on, in the structure the model is called with; by default random numbers of
             the inputs' shapes.
+        find_groups: whether a convolution whose kernel is block-diagonal, blocks of one size in order, becomes a grouped one:
+            fewer multiply-accumulates, but not every runtime is fast at it.
         return_report: whether to return `(model, ShrinkReport)`.
 
     Returns:
@@ -101,16 +112,28 @@ def shrink(model, multiple_of=1, inputs=None, return_report=False):
     coupled = groups(model)
     batch = verify.random_inputs(coupled) if inputs is None else [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
     verdict = dead_groups(coupled, batch)
-    dead, done = set(verdict.roots), []
+    dead, done, branches = set(verdict.roots), [], verdict.branches
     for item in coupled.sets:
+        if all(id(part.variable) in branches.weights for part in item.slices):
+            done.append(ShrunkSet(item.name, 0, item.num_groups, ("its branch added a constant and is removed whole",)))
+            continue
         kept, notes = _revive(item, dead, multiple_of)
         stayed = sorted({reason for root, reason in verdict.kept.items() if root in set(item.labels.tolist())})
         done.append(ShrunkSet(item.name, kept, item.num_groups, tuple(notes + stayed)))
     folds = {key: delta for key, delta in verdict.folds.items() if key[1] in dead}
-    small = Rebuilder(coupled.trace, dead, folds).model(model)
+    rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups)
+    small = rebuilder.model(model)
     result = verify.check(model, small, batch)
     _compile_like(small, model)
-    report = ShrinkReport(_count(model), _count(small), tuple(done), coupled.frozen, result.relative)
+    report = ShrinkReport(
+        parameters_before=_count(model),
+        parameters_after=_count(small),
+        sets=tuple(done),
+        frozen=coupled.frozen,
+        kernels=tuple(rebuilder.compacted.items()),
+        branches=tuple(layer.name for layer in branches.layers if layer.weights),
+        difference=result.relative,
+    )
     return (small, report) if return_report else small
 
 
@@ -118,11 +141,9 @@ def _revive(item, dead, multiple_of):
     """Takes back the best dead groups of a set, so that one stays and the counts are multiples; changes `dead`."""
     gone = np.isin(item.labels, list(dead))
     kept, notes = int((~gone).sum()), []
-    step = multiple_of // math.gcd(multiple_of, item.channels_per_group)
-    wanted = min(item.num_groups, max(1, math.ceil(kept / step)) * step if kept else 1)
+    wanted = item.rounded_up(max(1, kept), multiple_of)
     if not kept:
         notes.append("every group was dead: the best one is kept")
-        wanted = min(item.num_groups, step)
     if wanted > kept:
         norms = np.where(gone, group_norms(item, CRITERIA[0]), -1.0)
         best = np.argsort(-norms, kind="stable")[: wanted - kept]

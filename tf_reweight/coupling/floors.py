@@ -1,0 +1,69 @@
+"""How many groups a set keeps at least: one, unless the network goes on without it; a multiple that suits the hardware."""
+
+import numpy as np
+
+from tf_reweight import allocation, errors
+
+
+class Floors:
+    """Gives sets back their best groups where too many were to go.
+
+    Args:
+        coupled: `groups(model)`.
+        minimum: groups each set keeps; 0 lets a set go whose branch has a bypass.
+        multiple_of: the channels kept are a multiple of this, or all.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    def __init__(self, coupled, minimum=1, multiple_of=1):
+        for name, value, least in (("minimum", minimum, 0), ("multiple_of", multiple_of, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                fix = "1 is safe; 0 lets whole residual branches go." if name == "minimum" else "1, 8 or 16."
+                raise ValueError(errors.message(f"`{name}` must be an integer >= {least}.", fix, **{name: value}))
+        self.coupled, self.minimum, self.multiple_of = coupled, minimum, multiple_of
+
+    def __call__(self, keeps, scores):
+        """Keep flags that respect the floors.
+
+        Args:
+            keeps: one bool array `(num_groups,)` per set.
+            scores: one array `(num_groups,)` per set, by which the best are found.
+
+        Returns:
+            `(keeps, rescued)`; `rescued` has, per set, the number of groups kept only so that it is not empty.
+        """
+        gone, kept, rescued = [], [], []
+        for item, keep, score in zip(self.coupled.sets, keeps, scores):
+            ones = np.ones(item.num_groups, "int64")
+            keep = np.array(keep, bool)
+            if not keep.any() and self.minimum == 0 and has_bypass(self.coupled, gone + [item]):
+                gone.append(item)
+                kept.append(keep)
+                rescued.append(0)
+                continue
+            keep, saved = allocation.keep_at_least(keep, score, ones, max(1, self.minimum))
+            wanted = item.rounded_up(int(keep.sum()), self.multiple_of)
+            kept.append(allocation.keep_at_least(keep, score, ones, wanted)[0])
+            rescued.append(saved)
+        return kept, rescued
+
+
+def has_bypass(coupled, sets):
+    """Whether every output of the model still depends on its input when all channels of these sets are zero."""
+    dead = np.concatenate([item.labels for item in sets])
+
+    def all_dead(labels):
+        return bool(np.isin(coupled.trace.labels.roots(labels), dead).all())
+
+    silent = set()
+    for step in coupled.trace.steps:
+        inputs = [id(signal) in silent for signal in step.inputs]
+        # Heads and recurrent units never show in a tensor: whoever reads only dead ones of them says nothing.
+        mute = inputs and (
+            all(inputs) or (step.product and any(inputs))
+            or any(read.source is None and all_dead(read.entry.labels) for read in step.reads)
+        )  # fmt: skip
+        silent.update(id(signal) for signal in step.outputs if mute or all_dead(signal.labels))
+    return not any(id(signal) in silent for signal in coupled.trace.outputs)
