@@ -28,7 +28,7 @@ COVERED = {
     "test_masking.py": ("KeepZeros", "Masked", "Mask"),
     "test_penalties.py": ("Penalty",),
     "test_structures.py": ("Structure",),
-    "test_page.py": ("NormSummaries",),
+    "test_page.py": ("Curves", "NormSummaries"),
     "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties"),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),

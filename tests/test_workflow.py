@@ -76,7 +76,10 @@ def test_every_figure_of_the_table_is_in_the_report(finished):
     for stage in figures["stages"]:
         assert 0 <= stage["validation_accuracy"] <= 1 and stage["num_nonzero"] <= stage["num_weights"]
     for file in figures["files"]:
-        assert {"test_accuracy", "num_bytes", "gzip_bytes", "latency_ms", "top1_agreement"} <= file.keys()
+        assert {"test_accuracy", "num_bytes", "gzip_bytes", "apk_bytes", "latency_ms", "top1_agreement"} <= file.keys()
+        assert file["latency_low_ms"] <= file["latency_ms"] <= file["latency_high_ms"]
+        assert file["speedup"] == pytest.approx(figures["files"][0]["latency_ms"] / file["latency_ms"])
+    assert figures["summary"]["shipped"] == figures["files"][-1]["name"] and figures["latency"]["num_runs"] == 3
     tables = tfr.report.run_tables(figures)
     console = Console(record=True, width=160, file=io.StringIO())
     for table in tables:
@@ -122,6 +125,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, tmp_pat
     for one, two in zip(first.weights, second.weights):
         np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-6)
     assert again["num_nonzero"] == whole["num_nonzero"]
+    # What was recorded before the cut is in the report as well.
+    for figures in (whole, again):
+        assert [record["epoch"] for record in figures["norms"]] == [2, 4]
+        counted = [(record["stage"], record["epoch"]) for record in figures["curves"]]
+        assert counted == [(s, n) for s, num in (("dense", 3), ("regularized", 4), ("retrained", 2)) for n in range(1, num + 1)]
 
 
 def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path):

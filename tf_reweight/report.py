@@ -94,6 +94,28 @@ def _living(target, structure):
     return [int(np.count_nonzero(norms)), int(norms.size)]
 
 
+def summary(figures):
+    """What matters most of a run: the last file it shipped against the dense float one.
+
+    Args:
+        figures: a run's report, with `stages` and `files`.
+
+    Returns:
+        Dict with `shipped` (a file's name), `accuracy_before` and `accuracy_after` (test, as executed), and the ratios
+        `download`, `size`, `speed` and `weights`: how many times smaller, faster, fewer.
+    """
+    dense, shipped = figures["files"][0], figures["files"][-1]
+    return {
+        "shipped": shipped["name"],
+        "accuracy_before": dense["test_accuracy"],
+        "accuracy_after": shipped["test_accuracy"],
+        "download": dense["gzip_bytes"] / shipped["gzip_bytes"],
+        "size": dense["num_bytes"] / shipped["num_bytes"],
+        "speed": dense["latency_ms"] / shipped["latency_ms"],
+        "weights": figures["num_weights"] / max(1, figures["num_nonzero"]),
+    }
+
+
 def model_tables(report):
     """The tables of `model_report` for the terminal."""
     table = Table(title=f"{report['model']}: {report['num_parameters']:,} parameters, kernels {report['sparsity']:.2%} zero")

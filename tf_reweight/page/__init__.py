@@ -4,7 +4,7 @@ import pathlib
 
 import yaml
 
-from tf_reweight.page import charts
+from tf_reweight.page import charts, pictures
 
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
@@ -14,7 +14,7 @@ def render(figures, model=None):
 
     Args:
         figures: what `compress` returns, or `report.json` read back.
-        model: the final Keras model, for pictures of its kernels; None leaves them out.
+        model: the Keras model whose kernels are shown as pictures; None leaves them out.
 
     Returns:
         HTML as text.
@@ -27,32 +27,36 @@ def render(figures, model=None):
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = "{:,}".format
     environment.filters["percent"] = "{:.2%}".format
-    template = environment.from_string(_TEMPLATE.read_text())
-    return template.render(
+    environment.filters["ratio"], environment.filters["versus"] = ratio, versus
+    environment.filters["bytes"] = charts.size_text
+    environment.filters["short"] = charts.short
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         run=figures,
-        headline=headline(figures),
+        shipped=figures["files"][-1],
+        dense=figures["files"][0],
+        change=_points(figures["summary"]),
         config=yaml.safe_dump(figures["config"], sort_keys=False),
-        charts={
-            "accuracy": charts.accuracy(figures),
-            "sizes": charts.sizes(figures),
-            "latency": charts.latency(figures),
-            "layers": charts.layers(figures),
-            "norms": charts.norms(figures["norms"]) if figures.get("norms") else None,
-            "living": charts.living(figures["norms"]) if figures.get("norms") else None,
-        },
-        kernels=charts.kernels(model) if model is not None else [],
+        accuracy=charts.accuracy(figures),
+        sizes=charts.sizes(figures),
+        latency=charts.latency(figures),
+        layers=charts.layers(figures),
+        norms=charts.norms(figures["norms"]) if figures["norms"] else None,
+        curves=charts.curves(figures["curves"]) if figures["curves"] else None,
+        kernels=pictures.kernels(model) if model is not None else [],
     )
 
 
-def headline(figures):
-    """What matters most, dense float file against the last one shipped: list of `(value, what it is)`."""
-    dense, shipped = figures["files"][0], figures["files"][-1]
-    lost = (dense["test_accuracy"] - shipped["test_accuracy"]) * 100
-    change = f"{lost:.2f} points less than dense" if lost > 0 else f"{-lost:.2f} points more than dense"
-    return [
-        (f"{figures['num_weights'] / figures['num_nonzero']:.1f}x", f"fewer weights: {figures['num_nonzero']:,} kept"),
-        (f"{shipped['test_accuracy']:.2%}", f"test accuracy of {shipped['name']}, executed; {change}"),
-        (f"{dense['gzip_bytes'] / shipped['gzip_bytes']:.1f}x", f"smaller download: {shipped['gzip_bytes']:,} bytes zipped"),
-        (f"{dense['num_bytes'] / shipped['num_bytes']:.1f}x", f"smaller file: {shipped['num_bytes']:,} bytes"),
-        (f"{dense['latency_ms'] / shipped['latency_ms']:.2f}x", f"faster here: {shipped['latency_ms']:.3f} ms"),
-    ]
+def ratio(value):
+    """A factor with as many digits as it can bear: `"3.5x"`, `"152x"`."""
+    return f"{value:.0f}x" if value >= 99.95 else f"{value:.1f}x" if value >= 9.995 else f"{value:.2f}x"
+
+
+def versus(value, better, worse):
+    """A factor in words, whichever way it goes: `"3.50x smaller"`, `"1.10x larger"`."""
+    return f"{ratio(value)} {better}" if value >= 1 else f"{ratio(1 / value)} {worse}"
+
+
+def _points(summary):
+    """The change of accuracy in points, with its sign."""
+    change = 100 * (summary["accuracy_after"] - summary["accuracy_before"])
+    return "0.00" if abs(change) < 0.005 else f"{change:+.2f}".replace("-", "\N{MINUS SIGN}")

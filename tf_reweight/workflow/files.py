@@ -12,8 +12,9 @@ def export_files(run):
         run: the `Run`, with its last stage done.
 
     Returns:
-        List of dicts, the dense float file first: the export record's figures, `name`, `test_accuracy` as executed,
-        `latency_ms`, and `packed` for packed ones.
+        `(files, latency)`: a list of dicts, the dense float file first (the export record's figures, `name`, `test_accuracy`
+        as executed, `latency_ms` with its spread, `speedup` against the first, and `packed` for packed ones); and how times
+        were taken.
     """
     representative = run.data.representative(run.config.export.representative)
     held_out = run.data.validation[0][: run.config.export.verify]
@@ -28,7 +29,14 @@ def export_files(run):
         if name != "dense" and settings.pack:
             files += _packed(run, path, record.to_dict())
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
-    return [{**file, "latency_ms": row["median_ms"]} for file, row in zip(files, timed.rows)]
+    how = {name: value for name, value in timed.to_dict().items() if name != "rows"}
+    return [{**file, **_times(row)} for file, row in zip(files, timed.rows)], how
+
+
+def _times(row):
+    """A row of `benchmark`, as figures of a file."""
+    names = {"median_ms": "latency_ms", "low_ms": "latency_low_ms", "high_ms": "latency_high_ms"}
+    return {names.get(name, name): value for name, value in row.items() if name != "name"}
 
 
 def _wanted(run):

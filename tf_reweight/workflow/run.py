@@ -17,10 +17,13 @@ from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.selection import select
+from tf_reweight.summaries import Curves, read_curves
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
 from tf_reweight.workflow.stages import merged, stages_of
+
+CURVES = "curves.jsonl"
 
 
 class Run:
@@ -49,7 +52,7 @@ class Run:
             raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=self.data.input_shape))
         _check_stages(self.config, self.model, self.data)
         self.folder = self.reached = self.stage = None
-        self.files = []
+        self.files, self.latency = [], None
 
     def open(self, out):
         """Makes the run folder, or finds the same run in it."""
@@ -83,12 +86,22 @@ class Run:
         return self.folder.load("dense") if self.config.distill is not None else None
 
     def fit(self, label, epochs, learning_rate, callbacks, teacher=None):
-        """`model.fit` with a backup after each epoch, from which an interrupted run goes on; `label` is for the terminal."""
+        """`model.fit` with a backup after each epoch, from which an interrupted run goes on.
+
+        Args:
+            label: for the terminal.
+            epochs, learning_rate, callbacks: of `fit`.
+            teacher: a model to learn from as well, or None.
+
+        Returns:
+            One record per epoch, those before an interruption included; see `summaries.Curves`.
+        """
         from_logits = not _gives_probabilities(self.model, self.data)
         trainee = self.model if teacher is None else self._taught(teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage, delete_checkpoint=True)
+        curves = Curves(self.stage, self.folder / CURVES, self.logs)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         trainee.fit(
             batches,
@@ -96,11 +109,18 @@ class Run:
             epochs=epochs,
             validation_data=self.data.validation,
             validation_batch_size=512,
-            callbacks=[backup, batches.epochs_in_order(), *callbacks, EpochLines(label, self.console)],
+            # Curves come before the backup, or an epoch could count as done without its record.
+            callbacks=[curves, backup, batches.epochs_in_order(), *callbacks, EpochLines(label, self.console)],
             verbose=0,
         )
         # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
         trainee._initial_epoch = None
+        return curves.history
+
+    @property
+    def logs(self):
+        """Where the stage writes for TensorBoard; None where the configuration does not ask for it."""
+        return self.folder / "logs" / self.stage if self.config.regularize.tensorboard else None
 
     def _taught(self, teacher):
         """The model with the dense one beside it, as Keras' own distillation wants them."""
@@ -120,7 +140,7 @@ class Run:
     def export(self):
         """Every precision, dense and pruned, written and executed."""
         self._catch_up()
-        self.files = export_files(self)
+        self.files, self.latency = export_files(self)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
@@ -139,20 +159,32 @@ class Run:
             **report.pruned_figures(details),
             "rounds": details["rounds"],
             "norms": details["norms"],
+            "curves": [
+                {name: value for name, value in record.items() if name != "counts"}
+                for record in read_curves(self.folder / CURVES)
+            ],
             **{name: details.get(name) for name in ("shrunk", "quantized", "clustered")},
             "num_weights": stages[0]["num_weights"],
             "num_nonzero": stages[-1]["num_nonzero"],
             "model": report.model_report(self.model),
             "files": self.files,
+            "latency": self.latency,
         }
+        figures["summary"] = report.summary(figures)
         self.folder.tidy()
         self.folder.write_json("report.json", figures)
-        self.folder.write_text("report.html", page.render(figures, self.model))
+        self.folder.write_text("report.html", page.render(figures, self._pictured()))
         app_zip(self)
         for table in report.run_tables(figures):
             self.console.print(table)
         say(self.console, f"Everything is in {self.folder.path}: report.html to look at, report.json, app.zip for the app.")
         return figures
+
+    def _pictured(self):
+        """The model whose kernels the page shows: as pruned, before what was pruned is gone from the pictures."""
+        names = [stage.name for stage in stages_of(self.config)]
+        shrunk = next((position for position, name in enumerate(names) if name.startswith("shrunk")), None)
+        return self.model if shrunk is None else self.folder.load(names[shrunk - 1])
 
 
 def _check_fit(model, data):

@@ -90,10 +90,12 @@ def _regularize(run):
             left_out.update({item.name: item.reason for item in attached.left_out})
     learning_rate = settings.learning_rate if settings.restart else None
     reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
-    norms = NormSummaries(settings.every, log_dir=run.folder / "logs" if settings.tensorboard else None)
     solver = [Proximal(settings.step)] if settings.solver == "proximal" else []
-    run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, *solver, norms])
-    return {"rounds": reweighting.history, "norms": norms.history, "left_out": left_out}
+    spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
+    curves = run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, *solver, *spread])
+    fields = ("epoch", "counts", "living_groups", "num_groups", "negligible")
+    norms = [{name: record[name] for name in fields} for record in curves if record["epoch"] % settings.every == 0]
+    return {"rounds": reweighting.history, "norms": norms, "left_out": left_out}
 
 
 def _prune(run):
