@@ -4,7 +4,8 @@ Each seed trains one dense model, from which every method starts. A method gets 
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
 freed; the rivals are then pruned to as many weights (target "free"), and all of them to each of `--sparsities`. Where a method
 has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), validation chooses, per seed and target; the target
-"free" takes the first of `--strength`. Test accuracy is that of the last epoch. Weights are counted in the kernels that can
+"free" takes the first of `--strength`. Strengths are of all groups together, so that one suits every structure: each group's is
+that divided by their number. Test accuracy is that of the last epoch. Weights are counted in the kernels that can
 have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
@@ -12,7 +13,7 @@ the same command goes on where it was cut off; with `--cache` several commands s
 
     python benchmarks/quality.py                                                # digits, all structures, 3 seeds
     python benchmarks/quality.py --structures unstructured --seeds 2 --output quality.json
-    python benchmarks/quality.py --dataset mnist --model lenet5 --data_dir data --epochs 25 --retrain 10 --strength 2e-5
+    python benchmarks/quality.py --dataset mnist --model lenet5 --data_dir data --epochs 25 --retrain 10 --strength 8
     python benchmarks/quality.py --dataset fashion_mnist --model bn_cnn --data_dir data --limit 10000 --cache dense
 """
 
@@ -77,6 +78,13 @@ class Contest:
 
         return select(self.dense, STRUCTURES[name])[0][0].structure
 
+    def num_groups(self, structure):
+        """Groups of all kernels that can have the structure; for patterns, whole 2-D kernels."""
+        from tf_reweight.selection import select
+
+        shapes = [item.structure.group_shape(item.target.standard_shape) for item in select(self.dense, structure)[0]]
+        return sum(scopes if structure.decides else scopes * groups for scopes, groups in shapes)
+
     def run(self, method, structure, target, sparsity):
         """One method at one target: the result that validation likes best of its coefficients."""
         tries = self._tries(method, target)
@@ -131,7 +139,7 @@ class Contest:
         from tf_reweight.proximal import Proximal
 
         options = self.options
-        tfr.regularize(model, structure, strength, penalty)
+        tfr.regularize(model, structure, strength / self.num_groups(structure), penalty)
         callbacks = [
             tfr.callbacks.Reweighting(
                 max(1, options.epochs // options.rounds), options.rounds, learning_rate=options.learning_rate
@@ -259,8 +267,8 @@ def parsed(arguments=None):
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--epsilon", type=float, default=1e-2)
-    parser.add_argument("--strength", nargs="+", type=float, default=[2e-5], help="of reweighting; the first makes 'free'")
-    parser.add_argument("--lasso_strength", nargs="+", type=float, default=[1e-4, 1e-3])
+    parser.add_argument("--strength", nargs="+", type=float, default=[4.0], help="of all groups together; the first is 'free'")
+    parser.add_argument("--lasso_strength", nargs="+", type=float, default=[4.0, 40.0], help="of all groups together")
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
