@@ -132,17 +132,28 @@ def _shrink(values, positional):
         fix = "For example: tf-reweight shrink pruned.keras small.keras."
         raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
     target = pathlib.Path(positional[1])
+    _check_folder(target)
+    small, report = shrinking.shrink(models.load(positional[0]), values.multiple_of, return_report=True)
+    _save_whole(small, target)
+    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    return 0
+
+
+def _check_folder(target):
+    from tf_reweight import errors
+
     if not target.parent.is_dir():
         raise FileNotFoundError(errors.message("The folder of OUT.keras must exist.", "Create it first.", path=str(target)))
-    small, report = shrinking.shrink(models.load(positional[0]), values.multiple_of, return_report=True)
+
+
+def _save_whole(model, target):
+    """Writes all of a model or nothing."""
     temporary = target.with_name(f".{target.name}")
     try:
-        small.save(temporary)
+        model.save(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
-    return 0
 
 
 def _inspect(values, positional):
@@ -165,7 +176,30 @@ def _pack(values, positional):
     return 0
 
 
+def _define_arm(values):
+    _define_verify_arm(values)
+    fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
+    flags.DEFINE_string("fix", None, fix, flag_values=values)
+
+
+def _fix_for_arm(values, positional):
+    from tf_reweight import errors, models
+    from tf_reweight.export import make_arm_eligible
+
+    source, target = _one(positional, "MODEL.keras"), pathlib.Path(values.fix)
+    if target.suffix != ".keras" or values.verify_arm:
+        fix = "For example: tf-reweight arm model.keras --fix eligible.keras; --verify_arm is for .tflite files."
+        raise ValueError(errors.message("`--fix` takes OUT.keras alone.", fix, fix=values.fix, verify_arm=values.verify_arm))
+    _check_folder(target)
+    made, report = make_arm_eligible(models.load(str(source)))
+    _save_whole(made, target)
+    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    return 0
+
+
 def _arm(values, positional):
+    if values.fix is not None:
+        return _fix_for_arm(values, positional)
     from tf_reweight.export import arm_eligibility, equivalence
     from tf_reweight.export.emulation import Emulator
     from tf_reweight.export.execution import read_file
@@ -260,7 +294,7 @@ COMMANDS = {
     "shrink": (_define_shrink, _shrink),
     "inspect": (_no_flags, _inspect),
     "pack": (_define_verify_arm, _pack),
-    "arm": (_define_verify_arm, _arm),
+    "arm": (_define_arm, _arm),
     "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),
 }

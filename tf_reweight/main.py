@@ -17,6 +17,7 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight inspect FILE.tflite
   tf-reweight pack IN.tflite OUT.tflite [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
+  tf-reweight arm MODEL.keras --fix OUT.keras
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
 

@@ -1,6 +1,7 @@
 """From a Keras model to a `.tflite` that was executed and compared, and looking at such files."""
 
 from tf_reweight.export.arm import ArmReport, arm_eligibility
+from tf_reweight.export.arm_fix import ArmFix, make_arm_eligible
 from tf_reweight.export.bundle import bundle
 from tf_reweight.export.execution import Runner, evaluate_tflite
 from tf_reweight.export.inspection import FileSummary, inspect_tflite
@@ -13,7 +14,7 @@ from tf_reweight.export.tflite import ExportRecord, export_tflite
 from tf_reweight.export.verification import VerificationError
 
 __all__ = [
-    "ArmReport", "ExportRecord", "FileSummary", "Latencies", "PRECISIONS", "PackResult", "Runner", "VerificationError",
-    "annotate", "apk_size", "arm_eligibility", "benchmark", "bundle", "evaluate_tflite", "export_tflite", "gzip_size",
-    "inspect_tflite", "pack", "pack_tflite", "sizes_of",
+    "ArmFix", "ArmReport", "ExportRecord", "FileSummary", "Latencies", "PRECISIONS", "PackResult", "Runner",
+    "VerificationError", "annotate", "apk_size", "arm_eligibility", "benchmark", "bundle", "evaluate_tflite",
+    "export_tflite", "gzip_size", "inspect_tflite", "make_arm_eligible", "pack", "pack_tflite", "sizes_of",
 ]  # fmt: skip

@@ -9,11 +9,16 @@ class Copied:
     """A fresh operation that takes over the weights at its first call, which builds it.
 
     A Lambda or custom layer without weights is used as it is: what it computes may not be in its config.
+
+    Args:
+        operation: the layer or operation.
+        name: of the copy; default its own.
+        changes: entries of the config that differ.
     """
 
-    def __init__(self, operation, name=None):
+    def __init__(self, operation, name=None, **changes):
         self.operation, self.filled = operation, False
-        self.copy = _fresh(operation, name or operation.name)
+        self.copy = _fresh(operation, {"name": name or operation.name, **changes})
 
     def __call__(self, *args, **kwargs):
         outputs = self.copy(*args, **kwargs)
@@ -26,13 +31,13 @@ class Copied:
         return outputs
 
 
-def _fresh(operation, name):
+def _fresh(operation, changes):
     if not isinstance(operation, keras.layers.Layer):
         return type(operation).from_config(operation.get_config())
     known = type(operation).__module__.startswith("keras.") and not isinstance(operation, keras.layers.Lambda)
     if not known and not operation.variables:
         return operation
-    return type(operation).from_config({**without_penalties(operation.get_config()), "name": name})
+    return type(operation).from_config({**without_penalties(operation.get_config()), **changes})
 
 
 def input_like(tensor):
