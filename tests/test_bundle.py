@@ -100,6 +100,8 @@ def test_bad_input(path, tmp_path, capsys):
         (["--normalization", "0"], "must be (mean, std)"),
         (["--normalization", "0,x"], "takes MEAN,STD"),
         (["--normalization", "0,0"], "std > 0"),
+        (["--normalization", "0,1", "--normalization", "0,2"], "names of inputs"),
+        (["--normalization", "featurs=0,1"], "Did you mean 'features'"),
     ],
 )
 def test_bad_flags_leave_nothing_behind(path, flags, words, tmp_path, capsys, monkeypatch):

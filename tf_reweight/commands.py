@@ -218,9 +218,10 @@ def _arm(values, positional):
 def _define_bundle(values):
     flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
     flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
-    flags.DEFINE_list(
-        "normalization", None, "MEAN,STD: the input is (raw - MEAN) / STD; 0,255 for pixels divided by 255", flag_values=values
-    )
+    flags.DEFINE_multi_string(
+        "normalization", [], "MEAN,STD: the input is (raw - MEAN) / STD, as 0,255 for pixels divided by 255; or "
+        "INPUT=MEAN,STD, which may be repeated", flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_bool("header", None, "write a C header; default for files up to 1 MiB", flag_values=values)
     flags.DEFINE_multi_string("extra", [], "a further file to put in; may be repeated", flag_values=values)
 
@@ -233,7 +234,7 @@ def _bundle(values, positional):
         fix = "For example: tf-reweight bundle model.tflite app.zip --labels labels.txt."
         raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
     labels = _lines(values.labels) if values.labels is not None else None
-    normalization = _numbers(values.normalization) if values.normalization is not None else None
+    normalization = _normalization(values.normalization)
     description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header)
     print(json.dumps(description, indent=1))
     return 0
@@ -253,14 +254,22 @@ def _lines(path):
         raise ValueError(errors.message("Labels must be text, one a line.", fix, labels=str(path))) from error
 
 
-def _numbers(words):
+def _normalization(words):
+    """`MEAN,STD` as a pair, `INPUT=MEAN,STD` as a dict of pairs, nothing as None."""
     from tf_reweight import errors
 
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        fix = "For example 0,255 for pixels divided by 255."
-        raise ValueError(errors.message("`normalization` takes MEAN,STD.", fix, normalization=words)) from None
+    pairs = {}
+    for word in words:
+        name, _, numbers = word.rpartition("=")
+        try:
+            pairs[name] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            fix = "For example 0,255, or image=0,255 for a file of several inputs."
+            raise ValueError(errors.message("`normalization` takes MEAN,STD.", fix, normalization=word)) from None
+    if "" in pairs and len(words) > 1:
+        fix = "Name every input, as in left=0,255."
+        raise ValueError(errors.message("Several normalisations need the names of inputs.", fix, normalization=words))
+    return pairs.get("", pairs or None)
 
 
 def _define_benchmark(values):

@@ -72,7 +72,10 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
 
 
 def describe(content, name, preprocessing=None):
-    """Inputs, outputs, labels and sizes of a file as a dict of plain types; see `bundle`."""
+    """Inputs, outputs, labels and sizes of a file as a dict of plain types; see `bundle`.
+
+    Sizes that the file leaves open are -1. Of a file with several signatures, inputs and outputs are those of the first graph.
+    """
     flatbuffer.parse(content, name)
     runner, summary = Runner(content), summarize(content, name)
     said = summary.metadata or {"inputs": [], "outputs": []}
@@ -81,7 +84,7 @@ def describe(content, name, preprocessing=None):
         item["name"]: {"mean": item["mean"], "std": item["std"]} for item in said["inputs"] if item["mean"] and item["std"]
     }  # fmt: skip
     return {
-        "signature": summary.signatures[0] if summary.signatures else None,
+        "signatures": list(summary.signatures),
         "inputs": [_end(name, detail) for name, detail in runner.inputs.items()],
         "outputs": [_end(name, detail) for name, detail in runner.outputs.items()],
         "labels": labels[0] if labels else None,
@@ -127,9 +130,11 @@ def c_header(content, name):
 
 def _end(name, detail):
     scale, zero_point = detail["quantization"]
+    # A shape that is known from the start has no signature in some files.
+    shape = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
     return {
         "name": name,
-        "shape": [int(size) for size in detail["shape"]],
+        "shape": [int(size) for size in shape],
         "dtype": detail["dtype"].__name__,
         "scale": float(scale) or None,
         "zero_point": int(zero_point) if scale else None,

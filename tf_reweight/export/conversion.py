@@ -99,11 +99,7 @@ def _set_precision(converter, precision, names, representative, quantized_io):
 def _named(content):
     """The same file, whose inputs and outputs have the signature's names also where there is no signature to ask."""
     model = flatbuffer.read(content)
-    for signature in model.signatureDefs or []:
-        tensors = model.subgraphs[signature.subgraphIndex].tensors
-        # An output that is an input, unchanged, keeps the name of the input.
-        for end in [*(signature.outputs or []), *(signature.inputs or [])]:
-            tensors[end.tensorIndex].name = end.name
+    flatbuffer.name_ends(model)
     return flatbuffer.write(model)
 
 

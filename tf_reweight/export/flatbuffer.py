@@ -84,6 +84,17 @@ def _check_indices(model):
             raise IndexError("operation")
 
 
+def name_ends(model):
+    """Gives the tensors of a model's inputs and outputs the names that its only signature has for them; in place."""
+    if len(model.signatureDefs or []) != 1:
+        return
+    (signature,) = model.signatureDefs
+    tensors = model.subgraphs[signature.subgraphIndex].tensors
+    # An output that is an input, unchanged, keeps the name of the input.
+    for end in [*(signature.outputs or []), *(signature.inputs or [])]:
+        tensors[end.tensorIndex].name = end.name
+
+
 def write(model):
     """Bytes of a `ModelT`."""
     import flatbuffers

@@ -24,6 +24,8 @@ _KINDS = {_FEATURES: "features", _IMAGE: "image"}
 def annotate(content, labels=None, normalization=None, name="model", description=""):
     """Writes into a `.tflite` what an app must know of it; what it computes stays the same, bit for bit.
 
+    Its inputs and outputs get the names that its signature has for them.
+
     Labels and normalisations that the file has stay where none are given, and so do other files attached to it; what else
     another tool wrote into its metadata is replaced.
 
@@ -47,6 +49,7 @@ def annotate(content, labels=None, normalization=None, name="model", description
         ['cat', 'dog']
     """
     model = flatbuffer.parse(content)
+    flatbuffer.name_ends(model)
     graph = model.subgraphs[0]
     inputs, outputs = ([graph.tensors[int(i)] for i in ends] for ends in (graph.inputs, graph.outputs))
     before = read(content) or {"inputs": [], "outputs": []}
