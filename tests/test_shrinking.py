@@ -264,15 +264,76 @@ def test_adapted_normalization_and_unknown_sizes():
     np.testing.assert_allclose(model(image), small(image), atol=1e-5)
 
 
-def test_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
+def test_half_precision_policies(policy):
+    keras.config.set_dtype_policy(policy)
     try:
-        model = nets.randomize(nets.plain())
+        model = nets.randomize(nets.residual())
     finally:
         keras.config.set_dtype_policy("float32")
+    coupling.prune_groups(model, 0.5, scope="set")
+    small, report = shrinking.shrink(model, return_report=True)
+    assert report.removed_groups == 7 and small.get_layer("inner").filters == 3
+    for layer in ("inner", "stem"):
+        assert small.get_layer(layer).dtype_policy.name == policy
+        assert small.get_layer(layer).kernel.dtype == model.get_layer(layer).kernel.dtype
+    (x,) = inputs_of(model)
+    first, second = (ops.convert_to_numpy(ops.cast(m(x), "float32")) for m in (model, small))
+    assert 0 < np.abs(first).max() < np.inf
+    np.testing.assert_allclose(first, second, rtol=0, atol=2e-2 * np.abs(first).max())
+
+
+def test_channels_first_on_a_processor_is_refused(monkeypatch):
+    x = keras.Input((3, 8, 8))
+    h = L.Conv2D(6, 3, data_format="channels_first", name="conv", use_bias=False)(x)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten(data_format="channels_first")(h))))
     coupling.prune_groups(model, 0.5)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="channels last.*layers=.'conv'"):
+        patch.setattr(keras.distribution, "list_devices", lambda kind=None: [])
+        shrinking.shrink(model)
+    # Elsewhere the same model is shrunk like any other; without a bias a processor gets it right too.
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind=None: ["gpu:0"])
     small = shrinking.shrink(model)
-    assert small.layers[0].compute_dtype == "bfloat16"
+    assert_same(model, small)
+    assert small.get_layer("conv").filters == 3
+
+
+def test_a_custom_layer_that_cannot_be_made_again_is_named():
+    class Stubborn(L.Layer):
+        def __init__(self, size):
+            super().__init__(name="stubborn")
+            self.inner = L.Dense(size)
+
+        def build(self, shape):
+            self.inner.build(shape)
+
+        def call(self, x):
+            return self.inner(x)
+
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(2)(L.Dense(6, name="free")(Stubborn(5)(x))))
+    coupling.prune_groups(model, 0.5)
+    with pytest.raises(TypeError, match="stubborn must be made again from its own config.*get_config"):
+        shrinking.shrink(model)
+
+
+def test_models_that_are_not_built_or_hide_their_graph():
+    class Hidden(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    hidden = Hidden()
+    hidden(np.zeros((1, 4)))
+    unbuilt = keras.Sequential([L.Dense(3), L.Dense(2)])
+    for act in (shrinking.shrink, coupling.prune_groups, coupling.regularize_coupled, coupling.hold_groups):
+        with pytest.raises(ValueError, match="must be built.*dense"):
+            act(unbuilt)
+        with pytest.raises(TypeError, match="must have a graph.*Hidden.*rebuild it"):
+            act(hidden)
 
 
 # The check must be able to fail.

@@ -117,7 +117,19 @@ class Rebuilder:
                 config |= smaller.config()
                 self._compact[id(operation)] = smaller
                 self.compacted[path] = smaller.words(operation)
-        return type(operation).from_config(config)
+        if known:
+            return type(operation).from_config(config)
+        try:
+            return type(operation).from_config(config)
+        except Exception as error:  # Code of the user's own may raise anything.
+            said = str(error).splitlines()[0][:200]
+            raise TypeError(
+                errors.message(
+                    f"The layer {path} must be made again from its own config, which failed: {said}",
+                    "Give its class a get_config with all arguments of __init__.",
+                    layer=type(operation).__name__,
+                )
+            ) from error
 
     def _config(self, operation):
         config = without_penalties(operation.get_config())

@@ -101,7 +101,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
     Raises:
         ShrinkError: when the outputs differ by more than float noise.
         TypeError: for a subclassed model.
-        ValueError: for a model that is not built, or a value out of range.
+        ValueError: for a model that is not built, a value out of range, or convolutions with channels first on a processor.
 
     Example:
         >>> prune_groups(model, sparsity=0.5)
@@ -110,6 +110,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
     if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
         raise ValueError(errors.message("`multiple_of` must be an integer >= 1.", "1, 8 or 16.", multiple_of=multiple_of))
     coupled = groups(model)
+    verify.check_device(model)
     batch = verify.random_inputs(coupled) if inputs is None else [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
     verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches

@@ -28,6 +28,27 @@ class Comparison:
         return self.difference / self.scale if self.scale > 0 else self.difference
 
 
+def check_device(model):
+    """Raises where this machine computes the model wrongly: Keras on a processor, for convolutions with channels first.
+
+    There TensorFlow gives other numbers eagerly than compiled as soon as a bias is added, so nothing can be compared.
+    """
+    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+        return
+    named = [
+        layer.name for layer in model._flatten_layers(include_self=False)
+        if getattr(layer, "data_format", None) == "channels_first" and layer.weights
+    ]  # fmt: skip
+    if named:
+        raise ValueError(
+            errors.message(
+                "A processor must get convolutions with channels last: TensorFlow's results for channels first differ there.",
+                "Shrink it on a GPU, or rebuild it with data_format='channels_last'; the kernels fit as they are.",
+                layers=named[:5],
+            )
+        )
+
+
 def random_inputs(coupled, seed=0):
     """One random batch per input tensor: standard normal numbers, or integers every embedding knows.
 
