@@ -1,5 +1,7 @@
 """Coupled groups: their cost, pruning them as one, and their common penalty."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from keras import ops
 
 import nets
 from tf_reweight import coupling, shrinking
-from tf_reweight.callbacks import KeepZeros
-from tf_reweight.coupling import scores
+from tf_reweight.attachment import regularize
+from tf_reweight.callbacks import KeepZeros, Reweighting
+from tf_reweight.coupling import CoupledProximal, scores
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.report import count_macs
 
@@ -241,8 +244,6 @@ def fit_data(model):
 def test_training_frees_groups_which_prune_and_shrink_remove():
     from tf_reweight import shrinking
     from tf_reweight.attachment import attachments
-    from tf_reweight.callbacks import Reweighting
-
     model = nets.randomize(nets.plain())
     coupling.regularize_coupled(model, 0.3)
     model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -324,3 +325,72 @@ def test_bad_penalties_leave_the_model_alone(bad):
     with pytest.raises(ValueError):
         coupling.regularize_coupled(model, **bad)
     assert all(getattr(layer, "kernel_regularizer", None) is None for layer in model.layers)
+
+
+# The proximal solver.
+
+
+def one_set():
+    return nets.randomize(keras.Sequential([keras.Input((5,)), L.Dense(6, activation="tanh"), L.Dense(3)]))
+
+
+def test_a_soft_threshold_takes_its_amount_off_each_norm():
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
+    before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    directions = [w / before for w in (ops.convert_to_numpy(model.layers[0].kernel),)]
+    amounts = np.linspace(0.0, 1.2 * before.max(), 6).astype("float32")
+    penalty.soft_threshold(amounts)
+    after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    np.testing.assert_allclose(after, np.maximum(0.0, before - amounts), atol=1e-5)
+    gone = before <= amounts
+    assert gone.any() and not gone.all()
+    assert (ops.convert_to_numpy(model.layers[0].kernel)[:, gone] == 0).all()
+    assert (ops.convert_to_numpy(model.layers[1].kernel)[gone] == 0).all()
+    np.testing.assert_allclose(ops.convert_to_numpy(model.layers[0].kernel), directions[0] * after, atol=1e-5)
+
+
+def test_proximal_steps_in_fit_follow_the_learning_rate_and_leave_the_loss_alone():
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 2.0).penalties
+    before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    x, y = fit_data(model)
+    model.compile(keras.optimizers.SGD(1e-12), "mse")
+    with_penalty = model.evaluate(x, y, verbose=0)
+    history = model.fit(x, y, epochs=3, batch_size=8, verbose=0, callbacks=[CoupledProximal(step=1e-3)])
+    after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    # 12 steps of step * strength * 1, the weights being 1 without `Reweighting`.
+    np.testing.assert_allclose(after, before - 12 * 2e-3, rtol=1e-4)
+    assert history.history["loss"][0] < with_penalty - 1.0 and sum(float(loss) for loss in model.losses) > 1.0
+
+
+def test_proximal_steps_free_whole_groups_where_gradients_do_not():
+    """A group with a large gamma: Adam moves it by a learning rate a step, a soft threshold scales it."""
+    freed = {}
+    for solver in ("gradient", "proximal"):
+        model = nets.randomize(nets.plain())
+        coupling.regularize_coupled(model, 0.2)
+        x, y = fit_data(model)
+        model.compile(keras.optimizers.Adam(1e-3), "mse")
+        callbacks = [Reweighting(every=5)] + ([CoupledProximal(step=0.2)] if solver == "proximal" else [])
+        model.fit(x, y, batch_size=8, epochs=15, verbose=0, callbacks=callbacks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            report = coupling.prune_groups(model)
+        freed[solver] = report.num_groups - report.kept_groups
+    assert freed["proximal"] > freed["gradient"]
+
+
+def test_the_proximal_solver_refuses_what_it_cannot_solve():
+    model = one_set()
+    model.compile("sgd", "mse")
+    x, y = fit_data(model)
+    with pytest.raises(ValueError, match="needs coupled penalties"):
+        model.fit(x, y, verbose=0, callbacks=[CoupledProximal()])
+    regularize(model, "filter", 1e-3)
+    coupling.regularize_coupled(model, 1e-3)
+    with pytest.raises(ValueError, match="and no others.*dense"):
+        model.fit(x, y, verbose=0, callbacks=[CoupledProximal()])
+    for bad in (0, -1.0, "x"):
+        with pytest.raises((ValueError, TypeError), match="step"):
+            CoupledProximal(bad)

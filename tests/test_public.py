@@ -29,7 +29,7 @@ COVERED = {
     "test_penalties.py": ("Penalty",),
     "test_structures.py": ("Structure",),
     "test_page.py": ("Curves", "NormSummaries"),
-    "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties"),
+    "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties", "CoupledProximal"),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),
     "test_rivals.py": (

@@ -678,3 +678,26 @@ def test_a_model_that_is_all_constant_is_not_cut_to_nothing():
     layer.kernel.assign(ops.zeros_like(layer.kernel))
     small = shrinking.shrink(model)
     assert_same(model, small)
+
+
+CONNECTIONS = {
+    "batch normalization": L.BatchNormalization, "residual add": L.Add, "squeeze-excite": L.Multiply,
+    "concatenation": L.Concatenate, "depthwise": L.DepthwiseConv2D, "separable": L.SeparableConv2D,
+    "transposed": L.Conv2DTranspose, "up-sampling": L.UpSampling2D, "padding": L.ZeroPadding1D, "pooling": L.MaxPooling2D,
+    "flatten": L.Flatten, "reshape": L.Reshape, "heads": L.MultiHeadAttention, "shared heads": L.GroupQueryAttention,
+    "LSTM": L.LSTM, "GRU": L.GRU, "x + y": "Add", "split": "Split", "concatenate": "Concatenate", "transpose": "Transpose",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONNECTIONS)
+def test_every_way_of_tying_channels_is_in_the_nets_of_the_chain(kind):
+    """The parity tests above run over `nets.NETS`: each connection must be there with channels on both sides."""
+    wanted = CONNECTIONS[kind]
+    found = [
+        step
+        for build in nets.NETS
+        for step in coupling.groups(build()).trace.steps
+        if (type(step.operation).__name__ == wanted and not isinstance(step.operation, L.Layer))
+        or (isinstance(wanted, type) and isinstance(step.operation, wanted))
+    ]
+    assert found

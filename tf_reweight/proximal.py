@@ -98,7 +98,7 @@ class Proximal(keras.callbacks.Callback):
         calls = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         self._placed = []
         for target, penalty in chosen:
-            target.variable.regularizer = _silenced(target.regularizer)
+            target.variable.regularizer = silenced(target.regularizer)
             factor = self.step * penalty.strength / calls
             constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
             insert(target.variable, constraint)
@@ -197,16 +197,16 @@ def _misfit(penalty, on_kernel):
     if len(on_kernel) > 1:
         return f"this one carries {len(on_kernel)} penalties"
     if penalty.structure is None:
-        return "this penalty is coupled over several kernels"
+        return "this penalty is coupled over several kernels; coupling.CoupledProximal solves for it"
     if penalty.penalty.power != 1:
         return f"{penalty.penalty.name!r} acts on squared norms and gives no zeros"
     return None
 
 
-def _silenced(regularizer):
+def silenced(regularizer):
     """The same regularizer with our penalties silent; others keep their place in the loss."""
     if isinstance(regularizer, regularizers.Combined):
-        return regularizers.Combined([_silenced(item) for item in regularizer.regularizers])
+        return regularizers.Combined([silenced(item) for item in regularizer.regularizers])
     return Silent(regularizer) if regularizers.parts_of(regularizer) else regularizer
 
 

@@ -2,11 +2,12 @@
 
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.penalty import Coupled, CoupledPenalties, regularize_coupled
+from tf_reweight.coupling.proximal import CoupledProximal
 from tf_reweight.coupling.pruning import GroupPruneReport, PrunedSet, hold_groups, prune_groups
 from tf_reweight.coupling.sets import CoupledSet, CoupledSets, FrozenChannels, Slice, groups
 from tf_reweight.coupling.table import register
 
 __all__ = [
-    "Cost", "Coupled", "CoupledPenalties", "CoupledSet", "CoupledSets", "FrozenChannels", "GroupPruneReport", "PrunedSet",
-    "Slice", "groups", "hold_groups", "prune_groups", "register", "regularize_coupled",
+    "Cost", "Coupled", "CoupledPenalties", "CoupledProximal", "CoupledSet", "CoupledSets", "FrozenChannels",
+    "GroupPruneReport", "PrunedSet", "Slice", "groups", "hold_groups", "prune_groups", "register", "regularize_coupled",
 ]  # fmt: skip

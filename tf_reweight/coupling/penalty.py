@@ -115,6 +115,14 @@ class Coupled(stateful.StatefulRegularizer):
         ]
         return safe_sqrt(sum(squares))
 
+    def soft_threshold(self, amounts):
+        """Takes `amounts` `(num_groups,)` off the group norms, in place, down to exact zeros: the proximal step."""
+        norms = self.norms(self.anchor.variable.value)
+        alive = norms > amounts
+        factors = ops.where(alive, 1.0 - amounts / ops.where(alive, norms, 1.0), 0.0)
+        for part in counted_slices(self.item, self.criterion):
+            part.variable.assign(part.variable * ops.cast(part.spread(factors), part.variable.dtype))
+
     def __call__(self, kernel):
         """The penalty of the whole set: a float32 scalar."""
         return self.strength * ops.sum(self.penalty_weights * self.norms(kernel) ** self.penalty.power)

@@ -49,8 +49,16 @@ class Slice:
 
     def mask(self, keep):
         """Bool array, broadcastable to the variable: False where a group with `keep[g] == False` lies."""
-        flags = np.append(np.asarray(keep, bool), True)[self.group_of]
-        return flags.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.variable.shape))])
+        return np.append(np.asarray(keep, bool), True)[self.group_of].reshape(self._broadcast)
+
+    def spread(self, factors):
+        """`factors` `(num_groups,)`, float32, at the places of their groups, and 1 elsewhere; broadcastable to the variable."""
+        places = np.where(self.group_of < 0, factors.shape[0], self.group_of)
+        return ops.reshape(ops.take(ops.append(factors, 1.0), places), self._broadcast)
+
+    @property
+    def _broadcast(self):
+        return [-1 if axis == self.axis else 1 for axis in range(len(self.variable.shape))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
