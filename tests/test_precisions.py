@@ -114,7 +114,7 @@ def test_bad_input_is_refused(pruned, tmp_path, monkeypatch):
         ("must have the shape", pruned, "int16", good[:, :4]),
         ("must be finite", pruned, "int16", good * np.nan),
         ("must hold numbers", pruned, "int16", good.astype("str")),
-        *(("A quantized model is an int8 model", quantized, name, good) for name in TABLE if name != "int8"),
+        *(("A model quantized like this is an int8 model", quantized, name, good) for name in TABLE if name != "int8"),
     ]
     for words, model, precision, given in cases:
         with pytest.raises(ValueError, match=words) as caught:

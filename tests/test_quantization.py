@@ -291,6 +291,55 @@ def test_our_models_are_all_integer(name):
     assert not report.left_out
 
 
+def test_bits_and_layers_by_name_type_and_function(tmp_path):
+    """Kernels of 4 bits and fewer are stored in int4, the rest in int8; the file computes what Keras does."""
+    model = nets.randomize(nets.residual())
+    bits = {"stem": 2, L.Dense: 6, lambda layer: layer.name == "back": 4}
+    chosen = [L.Conv2D, lambda layer: isinstance(layer, L.Dense)]
+    qat, report = quantization.quantize(model, bits, layers=chosen, return_report=True)
+    found = {kernel.name: kernel.bits for kernel in report.kernels}
+    assert [found[name] for name in ("stem", "inner", "back", "more")] == [2, 8, 4, 8] and 6 in found.values()
+    x = inputs(model)
+    quantization.calibrate(qat, x)
+    record = export.export_tflite(qat, tmp_path / "a.tflite", "int8", verify_data=x, tolerance=0.05)
+    kinds = [kernel.dtype for kernel in export.inspect_tflite(record.path).kernels if kernel.num_weights > 12]
+    assert kinds.count("INT4") == 2 and kinds.count("INT8") == 3
+    with pytest.raises(ValueError, match="int8 needs|is an int8 model"):
+        export.export_tflite(qat, tmp_path / "b.tflite", "int16", x)
+
+
+def test_sixteen_bit_activations_reach_a_file(tmp_path):
+    """Beside the 8-bit file of the same model, that of 16 is closer to Keras; its kernels are those of the training."""
+    model = nets.randomize(nets.squeeze_excite())
+    x = inputs(model)
+    qat = quantization.quantize(model, activation_bits=16)
+    quantization.calibrate(qat, x)
+    with pytest.raises(ValueError, match="needs `representative_data`"):
+        export.export_tflite(qat, tmp_path / "a.tflite", "int16")
+    with pytest.raises(ValueError, match="is an int16 model"):
+        export.export_tflite(qat, tmp_path / "a.tflite", "int8")
+    record = export.export_tflite(qat, tmp_path / "a.tflite", "int16", x, tolerance=5e-3)
+    assert record.float_ops == ()
+
+
+@pytest.mark.parametrize("build", [nets.attention, nets.lstm, nets.gru], ids=lambda build: build.__name__)
+def test_attention_and_recurrent_layers_are_written_out(build, tmp_path):
+    """`simplify` compares outputs; what cannot be written out stays float, named with the reason, and runs."""
+    model = nets.randomize(build())
+    rng = np.random.default_rng(0)
+    tensor = model.inputs[0]
+    x = rng.normal(size=(16, *tensor.shape[1:])) if "float" in tensor.dtype else rng.integers(1, 10, (16, *tensor.shape[1:]))
+    x = x.astype(tensor.dtype)
+    qat, report = quantization.quantize(model, return_report=True)
+    left_out = {item.name: item.reason for item in report.left_out}
+    expected = {"attention": ["layer_normalization"], "lstm": [], "gru": ["embedding", "not_equal", "encoder"]}[build.__name__]
+    assert [name.rstrip("_0123456789") for name in left_out] == expected
+    assert build is not nets.gru or "without masks" in left_out["encoder"]
+    quantization.calibrate(qat, x)
+    record = export.export_tflite(qat, tmp_path / "a.tflite", "int8", verify_data=x, tolerance=0.05)
+    assert not {"BATCH_MATMUL", "FULLY_CONNECTED", "TANH"} & set(record.float_ops) or build is nets.gru
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -336,7 +385,7 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
     lora = keras.Sequential([keras.Input((4,)), L.Dense(3)])
     lora.layers[0].enable_lora(2)
     qat = quantization.quantize(model)
-    other = quantization.quantize(model, weight_bits=4)
+    other = quantization.quantize(model, weight_bits=9)
     cases = [
         *((ValueError, lambda bits=bits: quantization.quantize(model, bits)) for bits in (1, 17, 8.0, True, "8")),
         (ValueError, lambda: quantization.quantize(model, 8, 1)),
@@ -348,6 +397,10 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
         (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), wrappers.Masked(L.Dense(2))]))),
         (ValueError, lambda: quantization.quantize(model, layers="convv*")),
         (TypeError, lambda: quantization.quantize(model, layers=[])),
+        (TypeError, lambda: quantization.quantize(model, {})),
+        (TypeError, lambda: quantization.quantize(model, {3: 8})),
+        (ValueError, lambda: quantization.quantize(model, {"convv": 4})),
+        (ValueError, lambda: quantization.quantize(model, {"*": 1})),
         (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), L.LayerNormalization()]))),
         (ValueError, lambda: quantization.QuantizedActivation(fixed_range=(1.0, 2.0))),
         (ValueError, lambda: quantization.QuantizedActivation(momentum=1)),

@@ -15,6 +15,7 @@ from tf_reweight.export.inspection import summarize
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.sizes import sizes_of
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
+from tf_reweight.quantization.strip import rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +105,11 @@ def export_tflite(
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
         held_out = representative if representative is not None else samples.made_up(model, specs)
-    calibrate_on = representative if TABLE[precision].needs_data and not is_quantized(model) else None
-    content = convert(model, precision, specs, calibrate_on, quantized_io)
+    # The converter takes learned ranges of 8 bits only; at 16 those it finds itself are as good.
+    learned = is_quantized(model) and precision == "int8"
+    converted = rounded(model) if is_quantized(model) and not learned else model
+    calibrate_on = representative if TABLE[precision].needs_data and not learned else None
+    content = convert(converted, precision, specs, calibrate_on, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
     checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
@@ -181,7 +185,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         check_installed()
     if is_quantized(model):
         check_exportable(model, precision)
-    elif TABLE[precision].needs_data and representative_data is None:
+    if (precision == "int16" or not is_quantized(model)) and TABLE[precision].needs_data and representative_data is None:
         fix = "Pass some hundred real inputs, for example data.representative(256), or train with `quantize` first."
         raise ValueError(errors.message(f"{precision} needs `representative_data`.", fix, representative_data=None))
     if quantized_io and not TABLE[precision].needs_data:

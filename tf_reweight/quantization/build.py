@@ -1,7 +1,5 @@
 """From a float model to one that trains with the numbers of its integer file."""
 
-import fnmatch
-
 import keras
 
 from tf_reweight import errors, targets
@@ -9,6 +7,7 @@ from tf_reweight.constraints import Mask
 from tf_reweight.coupling.graph import graph_of, walk
 from tf_reweight.masking import keep_zeros
 from tf_reweight.quantization import rules
+from tf_reweight.quantization.choosing import bits_of, chooser
 from tf_reweight.quantization.copying import input_like
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
@@ -34,10 +33,11 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
     Args:
         model: a built Sequential or functional model, nested and shared layers included; it is unchanged. Zeros that `prune` or
             `keep_zeros` hold in it are held in the new model too.
-        weight_bits: 2..16; 8 is what can be exported.
-        activation_bits: 2..16; 8 is what can be exported.
-        layers: None for all; a layer name or glob (`"block1*"`; a nested model's layers are `model_layer`), or a list of these.
-            Kernels that do not match stay float.
+        weight_bits: 2..16, or a mapping of selectors to bits: `{"head*": 8, keras.layers.Conv2D: 4}`; the first that matches a
+            layer decides, and 8 where none does. Files hold 2 to 4 bits in int4, 5 to 8 in int8; more is for studies.
+        activation_bits: 2..16; files hold 8, or 16 (exported as `"int16"`, with weights of 8 bits).
+        layers: None for all, a selector or a list of them. Kernels that do not match stay float. A selector is a layer name or
+            glob (`"block1*"`; a nested model's layers are `model_layer`), a layer type, or a function `layer -> bool`.
         return_report: whether to return `(model, QuantizationReport)`.
 
     Returns:
@@ -53,13 +53,12 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
         >>> qat.fit(x, y, epochs=5, callbacks=[FreezeRanges(epoch=4)])
         >>> export_tflite(qat, "model.tflite", "int8")
     """
-    check_bits("weight_bits", weight_bits)
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
     held = any(isinstance(target.variable.constraint, Mask) for target in targets.find(model)[0])
     simple, rewritten = simplify(model)
-    work = _Quantizer(simple, weight_bits, activation_bits, _globs(layers, simple))
+    work = _Quantizer(simple, bits_of(weight_bits, simple), activation_bits, chooser(layers, simple))
     made = work.model
     if not work.kernels:
         fix = "; ".join(f"{name}: {reason}" for name, reason in list(work.left_out.items())[:6])
@@ -81,14 +80,14 @@ class _Quantizer:
         grids: mapping of a new tensor's id to the layer that rounded it, for tensors on a grid; None where a relu behind is.
     """
 
-    def __init__(self, model, weight_bits, activation_bits, globs):
+    def __init__(self, model, weight_bits, activation_bits, chosen):
         self.weight_bits, self.activation_bits = weight_bits, activation_bits
         self.kernels, self.left_out, self.num_ranges = [], {}, 0
         self.grids = {}
         self._made, self._names = {}, set()
         self._rounded, self._rounders, self._kept = {}, {}, []
         graph = graph_of(model)
-        self.plan = Plan(graph, lambda name: globs is not None and not any(fnmatch.fnmatchcase(name, glob) for glob in globs))
+        self.plan = Plan(graph, chosen)
         old = keras.tree.flatten(graph.inputs)
         inputs = [input_like(tensor) for tensor in old]
         self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
@@ -169,14 +168,16 @@ class _Quantizer:
             number += 1
             unique = f"{name}_range_{number}"
         self._names.add(unique)
+        if fixed_range is not None and self.activation_bits > 8:
+            fixed_range = rules.FIXED_WIDE
         return QuantizedActivation(self.activation_bits, fixed_range=fixed_range, places=places, name=unique)
 
     def _wrapped(self, layer):
         """The layer with rounded kernels."""
         if id(layer) not in self._made:
-            axes = rules.channel_axes(layer)
-            self.kernels.append(QuantizedLayer(layer.name, type(layer).__name__, self.weight_bits, axes > 0))
-            self._made[id(layer)] = QuantizedKernel(layer, self.weight_bits, axes, name=f"quantized_{layer.name}")
+            axes, bits = rules.channel_axes(layer, self.activation_bits), self.weight_bits(layer)
+            self.kernels.append(QuantizedLayer(layer.name, type(layer).__name__, bits, axes > 0))
+            self._made[id(layer)] = QuantizedKernel(layer, bits, axes, name=f"quantized_{layer.name}")
         return self._made[id(layer)]
 
 
@@ -196,18 +197,3 @@ def _check_layers(model):
         found = [layer.name for layer in layers if getattr(layer, attribute, None)]
         if found:
             raise ValueError(errors.message(f"No layer may {what}.", fix, layers=found[:5]))
-
-
-def _globs(layers, model):
-    """`layers` as a list of globs, each of which matches something; None for all."""
-    if layers is None:
-        return None
-    globs = [layers] if isinstance(layers, str) else layers
-    if not isinstance(globs, (list, tuple)) or not globs or not all(isinstance(glob, str) for glob in globs):
-        fix = 'For example layers="block1*".'
-        raise TypeError(errors.message("`layers` must be None, a name or glob, or a list of these.", fix, layers=layers))
-    names = [operation.name for operation in graph_of(model).operations]
-    for glob in globs:
-        if not fnmatch.filter(names, glob):
-            raise ValueError(errors.unknown("layers", glob, names))
-    return globs

@@ -59,7 +59,12 @@ def round_kernel(kernel, bits, num_channel_axes=0):
 def round_activation(inputs, minimum, maximum, bits):
     """A tensor rounded to `2^bits` values between `minimum <= 0` and `maximum >= 0`, of which zero is exactly one.
 
-    Values outside are clipped; there the gradient is zero, inside it is that of the identity.
+    Values outside are clipped; there the gradient is zero, inside it is that of the identity. With more than 8 bits the range
+    is symmetric, as integer files have it: `-maximum * 2^(bits-1) / (2^(bits-1) - 1) .. maximum` of the wider side.
     """
+    if bits > 8:
+        half = 2.0 ** (bits - 1)
+        maximum = ops.maximum(maximum, -ops.convert_to_tensor(minimum, "float32") * (half - 1) / half)
+        minimum = -maximum * half / (half - 1)
     rounded = keras.quantizers.fake_quant_with_min_max_vars(ops.cast(inputs, "float32"), minimum, maximum, bits)
     return ops.cast(rounded, inputs.dtype)

@@ -102,6 +102,7 @@ class QuantizedKernel(keras.layers.Wrapper):
         check_bits("bits", bits)
         super().__init__(layer, **kwargs)
         self.bits, self.num_channel_axes = int(bits), num_channel_axes
+        self.supports_masking = layer.supports_masking
 
     def call(self, inputs, *args, **kwargs):
         rounded = self.rounded_kernels()

@@ -38,7 +38,7 @@ class Plan:
 
     Args:
         graph: a functional model, from `coupling.graph.graph_of`.
-        skipped: function `name -> bool`, of the kernel layers that the user keeps in float.
+        chosen: function `layer -> bool`, of the kernel layers that the user wants rounded.
 
     Attributes:
         sites: mapping of a tensor's id to the `Site` at which it is rounded.
@@ -47,7 +47,7 @@ class Plan:
         rules: mapping of a node's id to `(rule, reason)`.
     """
 
-    def __init__(self, graph, skipped):
+    def __init__(self, graph, chosen):
         self.sites, self.entries, self.rules = {}, {}, {}
         nodes = [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
         nodes = [node for node in nodes if not node.is_input]
@@ -55,7 +55,7 @@ class Plan:
         for node in nodes:
             operation = node.operation
             rule = rules.rule_of(operation)
-            out = rule[0] == rules.KERNEL and skipped(operation.name)
+            out = rule[0] == rules.KERNEL and not chosen(operation)
             self.rules[id(node)] = (None, "left out by `layers`") if out else rule
             if rule[0] == rules.CLAMP and self._follows_move(node):
                 # The file computes the relu inside the pooling, on the one grid it has.

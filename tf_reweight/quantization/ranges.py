@@ -64,13 +64,19 @@ def is_quantized(model):
 
 def check_exportable(model, precision):
     """Raises ValueError unless a quantized model can become a file of the given precision."""
-    if precision != "int8":
-        fix = 'Export it as "int8", or the float model inside, `strip_quantization(model)`.'
-        raise ValueError(errors.message("A quantized model is an int8 model.", fix, precision=precision))
-    bits = {layer.name: layer.bits for layer in _layers(model, (QuantizedActivation, QuantizedKernel)) if layer.bits != 8}
-    if bits:
-        fix = "Quantize with 8 and 8; other widths are for studies in Keras."
-        raise ValueError(errors.message("Files hold 8-bit weights and activations.", fix, bits=dict(list(bits.items())[:5])))
+    activation_bits = {layer.bits for layer in _layers(model, QuantizedActivation)}
+    weight_bits = {layer.bits for layer in _layers(model, QuantizedKernel)}
+    if activation_bits == {8} and max(weight_bits, default=8) <= 8:
+        fits = "int8"
+    elif activation_bits == {16} and weight_bits <= {8}:
+        fits = "int16"
+    else:
+        fix = "Quantize with such widths; others are for studies in Keras."
+        expected = "Files hold 8-bit activations with weights of 2 to 8 bits, or 16-bit activations with weights of 8."
+        raise ValueError(errors.message(expected, fix, activation_bits=activation_bits, weight_bits=weight_bits))
+    if precision != fits:
+        fix = f'Export it as "{fits}", or the float model inside, `strip_quantization(model)`.'
+        raise ValueError(errors.message(f"A model quantized like this is an {fits} model.", fix, precision=precision))
     blind = [layer.name for layer in rounders(model) if not float(ops.max(layer.observed))]
     if blind:
         fix = "Train it for an epoch, or call `calibrate(model, inputs)`."

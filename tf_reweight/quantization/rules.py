@@ -20,6 +20,7 @@ FIXED = {  # integer files prescribe the output's range
     "softmax": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
 }
+FIXED_WIDE = (-1.0, 32767 / 32768)  # of all of these, in 16 bits
 
 # Layer -> number of the kernel's last axes that tell channels apart. Integer files know one step per channel for these
 # convolutions; Dense and transposed kernels have one step in all, and one-dimensional ones too, since the converter cannot
@@ -56,16 +57,27 @@ _LAYERS = {
 
 # Operations of keras.ops have no public class: they go by name.
 _OPERATIONS = {
-    **dict.fromkeys(("Add", "Subtract", "Multiply", "Mean", "LeakyRelu"), RANGED),
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Matmul", "Mean", "LeakyRelu"), RANGED),
     **dict.fromkeys(("ExpandDims", "GetItem", "Pad", "Repeat", "Reshape", "Split", "Squeeze", "Transpose"), SAME),
     **{name: FIXED[name.lower()] for name in ("Sigmoid", "Softmax", "Tanh")},
-    **dict.fromkeys(("Concatenate", "Maximum", "Minimum"), JOINED),
+    **dict.fromkeys(("Concatenate", "Maximum", "Minimum", "Stack"), JOINED),
     "Gelu": RANGED,
     "HardSilu": RANGED,
     "Relu": CLAMP,
     "Relu6": CLAMP,
 }
-_ACTIVATIONS = {"linear": ABSENT, "relu": CLAMP, "relu6": CLAMP, "hard_silu": RANGED, "gelu": RANGED, **FIXED}
+ACTIVATIONS = {"linear": ABSENT, "relu": CLAMP, "relu6": CLAMP, "hard_silu": RANGED, "gelu": RANGED, **FIXED}
+
+# Layers that are written out in others before (`expansion`), and why they were not where they meet a rule.
+REASONS = {
+    _L.MultiHeadAttention: "attention becomes integers only on sequences of one length, without masks or scores as outputs",
+    **dict.fromkeys(
+        (_L.LSTM, _L.GRU, _L.SimpleRNN, _L.Bidirectional),
+        "recurrent layers become integers only on sequences of one length, without masks, dropout and lasting state",
+    ),
+    _L.TimeDistributed: "becomes integers only around a Dense layer",
+    _L.EinsumDense: "becomes integers only where it is a Dense layer",
+}  # fmt: skip
 
 
 def rule_of(operation):
@@ -74,7 +86,7 @@ def rule_of(operation):
     if kind is _L.Activation:
         name = activation_name(operation)
         reason = f"no integer kernel for the activation {name!r}"
-        return (_ACTIVATIONS[name], None) if name in _ACTIVATIONS else (None, reason)
+        return (ACTIVATIONS[name], None) if name in ACTIVATIONS else (None, reason)
     if kind is _L.ReLU or kind.__module__.startswith("keras.") and kind.__name__ == "ReLU":
         return (CLAMP if clamps(operation) else RANGED), None
     if kind is _L.Softmax:
@@ -85,7 +97,7 @@ def rule_of(operation):
         return _LAYERS[kind], None
     if not isinstance(operation, keras.layers.Layer) and kind.__module__.startswith("keras.") and kind.__name__ in _OPERATIONS:
         return _OPERATIONS[kind.__name__], None
-    return None, f"{kind.__name__} has no rule for integers"
+    return None, REASONS.get(kind, f"{kind.__name__} has no rule for integers")
 
 
 def register(layer_type, rule):
@@ -105,9 +117,12 @@ def register(layer_type, rule):
     _LAYERS[layer_type] = rule
 
 
-def channel_axes(layer):
-    """`num_channel_axes` of the layer's kernel, see `grid.round_kernel`."""
-    return _CHANNEL_AXES[type(layer)]
+def channel_axes(layer, activation_bits=8):
+    """`num_channel_axes` of the layer's kernel, see `grid.round_kernel`.
+
+    With wider activations Dense has a step per channel, as in the files the converter makes of them.
+    """
+    return 1 if activation_bits > 8 and type(layer) is _L.Dense else _CHANNEL_AXES[type(layer)]
 
 
 def takes_clamp(operation):

@@ -8,6 +8,7 @@ from tf_reweight import errors
 from tf_reweight.coupling.graph import graph_of, is_graph, walk
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.copying import Copied, input_like
+from tf_reweight.quantization.expansion import expand
 from tf_reweight.shrinking import verify
 from tf_reweight.shrinking.rebuild import without_penalties
 
@@ -33,6 +34,7 @@ def simplify(model):
       `relu6(x + 3) / 6`.
     - Nested models become part of the one model, so that each use of a shared one has ranges of its own.
     - Separable convolutions become two, a sum of many becomes sums of two.
+    - Attention and recurrent layers are written out, where that can be (`rules.REASONS`): Dense layers, products, gates.
 
     Args:
         model: a built Sequential or functional model, unchanged.
@@ -73,8 +75,14 @@ class _Simplifier:
             return self._run(operation, inputs, path + "/")
         made = self.made.get(id(operation))
         if made is None or isinstance(made, _Fold):
-            made = self.made[id(operation)] = self._rewrite(path, operation, args, made)
+            made = self.made[id(operation)] = self._expanded(path, operation) or self._rewrite(path, operation, args, made)
         return made(*args, **kwargs)
+
+    def _expanded(self, path, operation):
+        made = expand(operation, path.replace("/", "_"))
+        if made is not None:
+            self.rewritten[path] = "written out in layers that have integer arithmetic"
+        return made
 
     def _rewrite(self, path, operation, args, fold):
         """A function that stands for the operation, on the new model's tensors."""

@@ -22,15 +22,31 @@ def strip_quantization(model):
     Example:
         >>> strip_quantization(quantize(model))
     """
+    return _without_rounding(model, lambda activation: lambda inputs, **_: inputs)
+
+
+def rounded(model):
+    """As `strip_quantization`, with the kernels rounded as in training; outputs keep their names."""
+    made = _without_rounding(model, lambda activation: keras.layers.Identity(name=activation.name))
+    layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, QuantizedKernel)]
+    for wrapper in layers:
+        values = wrapper.rounded_kernels()
+        for variable, old in zip(made.get_layer(wrapper.layer.name).weights, wrapper.layer.weights):
+            variable.assign(values.get(id(old), old.value))
+    return made
+
+
+def _without_rounding(model, stands_for):
+    """A copy in which `stands_for(layer)` is called instead of each layer that rounds activations."""
     graph, made = graph_of(model), {}
 
     def visit(path, node, args, kwargs):
         operation = node.operation
-        if isinstance(operation, QuantizedActivation):
-            return args[0]
+        rounds = isinstance(operation, QuantizedActivation)
         if id(operation) not in made:
-            made[id(operation)] = Copied(operation.layer if isinstance(operation, QuantizedKernel) else operation)
-        return made[id(operation)](*args, **kwargs)
+            inner = operation.layer if isinstance(operation, QuantizedKernel) else operation
+            made[id(operation)] = stands_for(operation) if rounds else Copied(inner)
+        return made[id(operation)](args[0]) if rounds else made[id(operation)](*args, **kwargs)
 
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, inputs, visit)
