@@ -1,25 +1,28 @@
 """Does the coupled penalty earn its place? Reweighted against one-shot, gradual and static-lasso filter pruning.
 
 A residual net with BatchNorm on Fashion-MNIST (or digits); every method gets the same number of epochs, the same share of the
-multiply-accumulates is removed, the last epoch counts, and accuracy is that of the shrunk model.
+multiply-accumulates is removed, the last epoch counts, and accuracy is that of the shrunk model. `dense` is trained as long as
+the others and nothing is removed. The static group lasso runs at several strengths.
 
-    python benchmarks/coupled.py --data_dir DIR --seeds 3
-    python benchmarks/coupled.py --data digits --seeds 1       # a minute
+    python benchmarks/coupled.py --data_dir DIR --seeds 3 --output coupled.json     # goes on where it was stopped
+    python benchmarks/coupled.py --data digits --seeds 1                            # some minutes
+    python benchmarks/coupled.py --data digits --seeds 1 --methods reweighted --macs 0.75 --files   # and the speed of the file
 """
 
 import argparse
 import json
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
 
-from tf_reweight import coupling, data, shrinking
+from tf_reweight import coupling, data, export, shrinking
 from tf_reweight.callbacks import CosineDecay, Reweighting
 from tf_reweight.report import count_macs
 
 L = keras.layers
-METHODS = ("one_shot", "gradual", "lasso", "reweighted")
+METHODS = ("dense", "one_shot", "gradual", "lasso", "reweighted")
 _RATE = 2e-3
 
 
@@ -55,7 +58,9 @@ def accuracy(model, digits):
 def compressed(method, model, digits, macs, options):
     """The shrunk model after `options.rounds * options.every + options.retrain` epochs of one method."""
     rounds, every = options.rounds, options.every
-    if method == "one_shot":
+    if method == "dense":
+        fit(model, digits, rounds * every + options.retrain)
+    elif method == "one_shot":
         coupling.prune_groups(model, macs=macs, criterion="kernel")
         fit(model, digits, rounds * every + options.retrain)
     elif method == "gradual":
@@ -64,39 +69,76 @@ def compressed(method, model, digits, macs, options):
             fit(model, digits, every)
         fit(model, digits, options.retrain)
     else:
-        penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
-        criterion = "kernel" if method == "lasso" else "kernel+gamma+next"
-        coupling.regularize_coupled(model, options.strength, penalty, criterion)
-        fit(model, digits, rounds * every, Reweighting(every, rounds, learning_rate=_RATE))
-        coupling.prune_groups(model, macs=macs, criterion=criterion)
+        kind, strength = method.split()
+        penalty = "lasso" if kind == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
+        coupling.regularize_coupled(model, float(strength), penalty)
+        solver = [coupling.CoupledProximal()] if options.solver == "proximal" else []
+        fit(model, digits, rounds * every, Reweighting(every, rounds, learning_rate=_RATE), *solver)
+        coupling.prune_groups(model, macs=macs)
         fit(model, digits, options.retrain)
     return shrinking.shrink(model, inputs=digits.validation[0][:8])
 
 
-def rows_of(seed, digits, options):
-    """One row per method and budget, all from the same dense model."""
+def runs_of(options):
+    """The runs of one seed: `(method, budget)`; penalties with their strength in the name."""
+    names = []
+    for method in options.methods:
+        strengths = {"lasso": options.lasso_strengths, "reweighted": [options.strength]}.get(method)
+        names += [method] if strengths is None else [f"{method} {strength:g}" for strength in strengths]
+    return [(name, macs) for macs in options.macs for name in names if name != "dense" or macs == options.macs[0]]
+
+
+def rows_of(seed, digits, options, done):
+    """One row per method and budget that is not among `done`, all from the same dense model."""
+    wanted = [run for run in runs_of(options) if (seed, *run) not in done]
+    if not wanted:
+        return
     keras.utils.set_random_seed(seed)
     dense = build(digits.input_shape, digits.num_classes, options.width)
     fit(dense, digits, options.dense)
-    print(f"seed {seed}: dense {accuracy(dense, digits):.2%}", flush=True)
-    for macs in options.macs:
-        for method in options.methods:
-            keras.utils.set_random_seed(seed + 100)
-            model = keras.models.clone_model(dense)
-            model.set_weights(dense.get_weights())
-            small = compressed(method, model, digits, macs, options)
-            row = {
-                "seed": seed,
-                "method": method,
-                "macs_removed": 1 - count_macs(small) / count_macs(dense),
-                "budget": macs,
-                "dense_accuracy": accuracy(dense, digits),
-                "accuracy": accuracy(small, digits),
-                "fewest_filters": min(layer.filters for layer in small.layers if isinstance(layer, L.Conv2D)),
-            }
-            print(f"seed {seed}, {macs:.0%} of the MACs: {method:<11} {row['accuracy']:.2%}, "
-                  f"narrowest layer {row['fewest_filters']}", flush=True)  # fmt: skip
-            yield row
+    print(f"seed {seed}: before, {accuracy(dense, digits):.2%}", flush=True)
+    for method, macs in wanted:
+        keras.utils.set_random_seed(seed + 100)
+        model = keras.models.clone_model(dense)
+        model.set_weights(dense.get_weights())
+        small = compressed(method, model, digits, macs, options)
+        row = {
+            "seed": seed,
+            "method": method,
+            "macs_removed": 1 - count_macs(small) / count_macs(dense),
+            "budget": macs,
+            "before": accuracy(dense, digits),
+            "accuracy": accuracy(small, digits),
+            "fewest_filters": min(layer.filters for layer in small.layers if isinstance(layer, L.Conv2D)),
+        }
+        if options.files:
+            row |= files_of(dense, small, digits)
+        print(f"seed {seed}, {row['macs_removed']:.1%} of the MACs removed: {method:<16} {row['accuracy']:.2%}, "
+              f"narrowest layer {row['fewest_filters']}", flush=True)  # fmt: skip
+        yield row
+
+
+def files_of(dense, small, digits):
+    """Dense float32 against shrunk int8, as files: latency in turns in one process, sizes, and accuracy as executed."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [pathlib.Path(folder) / name for name in ("dense_float32.tflite", "shrunk_int8.tflite")]
+        calibration, held_out = digits.representative(200), digits.validation[0][:200]
+        records = [
+            export.export_tflite(model, path, precision, calibration, held_out)
+            for model, path, precision in zip((dense, small), paths, ("float32", "int8"))
+        ]
+        times = export.benchmark(paths, num_runs=400)
+        accuracies = [export.evaluate_tflite(path, *digits.test) for path in paths]
+    row = {
+        "speedup": times.rows[1]["speedup"],
+        "dense_ms": times.rows[0]["median_ms"],
+        "smaller": records[0].num_bytes / records[1].num_bytes,
+        "smaller_zipped": records[0].gzip_bytes / records[1].gzip_bytes,
+        "file_accuracies": accuracies,
+    }
+    print(f"  int8 file: {row['speedup']:.1f}x faster, {row['smaller']:.1f}x smaller, {row['smaller_zipped']:.1f}x zipped; "
+          f"accuracy {accuracies[0]:.2%} before, {accuracies[1]:.2%} after", flush=True)  # fmt: skip
+    return row
 
 
 def main():
@@ -110,27 +152,28 @@ def main():
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--retrain", type=int, default=6)
-    parser.add_argument("--strength", type=float, default=1e-3)
+    parser.add_argument("--strength", type=float, default=2.0)
+    parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="those of the static lasso")
     parser.add_argument("--epsilon", type=float, default=5e-2)
+    parser.add_argument("--solver", choices=("proximal", "gradient"), default="proximal", help="of both penalties")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.75], help="shares of the computing to remove")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the rows")
+    parser.add_argument("--files", action="store_true", help="also dense float32 against shrunk int8 .tflite: speed and sizes")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the rows; those in it are not run again")
     options = parser.parse_args()
     digits = data.load(options.data, options.data_dir, limit=options.limit if options.data != "digits" else None)
-    rows = []
+    rows = json.loads(options.output.read_text()) if options.output and options.output.exists() else []
+    done = {(row["seed"], row["method"], row["budget"]) for row in rows}
     for seed in range(options.seeds):
-        for row in rows_of(seed, digits, options):
+        for row in rows_of(seed, digits, options, done):
             rows.append(row)
             if options.output:
                 options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print("\nmethod       MACs removed  accuracy, mean and range over seeds   against dense")
-    for macs in options.macs:
-        for method in options.methods:
-            found = [row for row in rows if row["method"] == method and row["budget"] == macs]
-            values = np.array([row["accuracy"] for row in found]) * 100
-            change = np.mean([row["accuracy"] - row["dense_accuracy"] for row in found]) * 100
-            spread = f"{values.min():.2f} to {values.max():.2f}"
-            print(f"{method:<12} {macs:>12.0%}  {values.mean():.2f} ({spread}) {change:>+28.2f}")
+    print("\nmethod            MACs removed  accuracy, mean and range over seeds")
+    for method, macs in runs_of(options):
+        values = np.array([row["accuracy"] for row in rows if (row["method"], row["budget"]) == (method, macs)]) * 100
+        shown = "none" if method == "dense" else f"{macs:.0%}"
+        print(f"{method:<17} {shown:>12}  {values.mean():.2f} ({values.min():.2f} to {values.max():.2f})")
 
 
 if __name__ == "__main__":

@@ -132,11 +132,12 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, tmp_pat
         assert counted == [(s, n) for s, num in (("dense", 3), ("regularized", 4), ("retrained", 2)) for n in range(1, num + 1)]
 
 
-def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path):
+@pytest.mark.parametrize("solver", ["gradient", "proximal"])
+def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path, solver):
     """The small model's files are smaller in bytes, parameters and MACs, and their figures are the report's."""
     config = {
         **TINY,
-        "regularize": {"coupled": {"strength": 5e-3, "price": "weights"}, "rounds": 2, "every": 2},
+        "regularize": {"coupled": {"strength": 5e-3, "price": "weights"}, "rounds": 2, "every": 2, "solver": solver},
         "prune": {"sparsity": 0.5},
         "shrink": {"multiple_of": 4},
     }

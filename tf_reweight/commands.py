@@ -123,6 +123,7 @@ def _groups(values, positional):
 
 def _define_shrink(values):
     flags.DEFINE_integer("multiple_of", 1, "keep channel counts at multiples of this", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("find_groups", False, "make grouped convolutions of block-diagonal kernels", flag_values=values)
 
 
 def _shrink(values, positional):
@@ -133,7 +134,8 @@ def _shrink(values, positional):
         raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
     target = pathlib.Path(positional[1])
     _check_folder(target)
-    small, report = shrinking.shrink(models.load(positional[0]), values.multiple_of, return_report=True)
+    model = models.load(positional[0])
+    small, report = shrinking.shrink(model, values.multiple_of, find_groups=values.find_groups, return_report=True)
     _save_whole(small, target)
     print(json.dumps(report.to_dict(), indent=1) if values.json else report)
     return 0

@@ -204,8 +204,6 @@ class Config(_Section):
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
         if self.prune.threshold is not None and coupled:
             raise ValueError("prune.threshold is for single kernels; a coupled penalty knows what it freed")
-        if self.regularize.solver == "proximal" and coupled:
-            raise ValueError("regularize.solver 'proximal' is for single kernels: a threshold cannot span several")
         return self
 
     def to_yaml(self):

@@ -90,7 +90,8 @@ def _regularize(run):
             left_out.update({item.name: item.reason for item in attached.left_out})
     learning_rate = settings.learning_rate if settings.restart else None
     reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
-    solver = [Proximal(settings.step)] if settings.solver == "proximal" else []
+    proximal = Proximal if settings.coupled is None else coupling.CoupledProximal
+    solver = [proximal(settings.step)] if settings.solver == "proximal" else []
     spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
     curves = run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, *solver, *spread])
     fields = ("epoch", "counts", "living_groups", "num_groups", "negligible")
