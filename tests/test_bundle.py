@@ -122,7 +122,10 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(path, tmp_path, monkeyp
         with pytest.raises(OSError, match="No space left on device"):
             export.bundle(path, tmp_path / "app.zip", ["a", "b", "c"])
     assert not list(tmp_path.iterdir())
-    # Root may write anywhere, so the system is asked in words.
+    if os.path.isdir("/proc/self"):
+        with pytest.raises(OSError, match="must be writable"):
+            export.bundle(path, "/proc/app.zip")
+    # Root may write nearly anywhere, so the system is asked in words.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OSError, match="must be writable"):
         export.bundle(path, tmp_path / "app.zip")

@@ -1,5 +1,6 @@
 """What an app developer needs with a `.tflite`: its inputs and outputs in words, labels, a C header, one zip."""
 
+import io
 import json
 import os
 import pathlib
@@ -54,20 +55,17 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
         content = metadata.annotate(given, labels, normalization, pathlib.Path(path).stem, preprocessing or "")
         equivalence.check_same(given, content)
     description = describe(content, path, preprocessing)
-    temporary = out.with_name(f".{out.name}")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("model.tflite", content, zipfile.ZIP_STORED)
-            archive.writestr("model.json", json.dumps(description, indent=1) + "\n")
-            if header if header is not None else len(content) <= _LARGEST_HEADER:
-                archive.writestr("model.h", c_header(content, pathlib.Path(path).stem))
-            if description["labels"] is not None:
-                archive.writestr(metadata.LABELS, "".join(f"{label}\n" for label in description["labels"]))
-            for item in extra:
-                archive.write(item, item.name)
-        write_whole(out, temporary.read_bytes())
-    finally:
-        temporary.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.tflite", content, zipfile.ZIP_STORED)
+        archive.writestr("model.json", json.dumps(description, indent=1) + "\n")
+        if header if header is not None else len(content) <= _LARGEST_HEADER:
+            archive.writestr("model.h", c_header(content, pathlib.Path(path).stem))
+        if description["labels"] is not None:
+            archive.writestr(metadata.LABELS, "".join(f"{label}\n" for label in description["labels"]))
+        for item in extra:
+            archive.write(item, item.name)
+    write_whole(out, stream.getvalue())
     return description
 
 

@@ -10,7 +10,7 @@ from tf_reweight import targets
 
 # Larger kernels are drawn in cells, each showing its largest weight.
 _LARGEST = 320
-_LARGEST_DOT = 8
+_LARGEST_DOT, _THINNEST = 8, 24
 _POSITIVE, _NEGATIVE = (31, 142, 179), (222, 116, 55)
 # A kept weight shows however small it is.
 _FAINTEST = 0.3
@@ -37,14 +37,16 @@ def _picture(name, kernel):
     elif 1 in kernel.shape[2:]:
         how = "a tile for each filter"
     scale = min(_LARGEST_DOT, max(1, _LARGEST // max(drawn.shape)))
+    # A strip is stretched across, or it would be a line.
+    height, width = (max(scale, -(-_THINNEST // size)) * size for size in drawn.shape)
     return {
         "name": name,
         "shape": " x ".join(map(str, kernel.shape)),
         "kept": f"{int(np.count_nonzero(kernel)):,} of {kernel.size:,}",
         "how": how,
         "image": png(coloured(drawn)),
-        "width": drawn.shape[1] * scale,
-        "height": drawn.shape[0] * scale,
+        "width": width,
+        "height": height,
     }
 
 
