@@ -13,7 +13,7 @@ _LARGEST = 320
 _LARGEST_DOT, _THINNEST = 8, 24
 _POSITIVE, _NEGATIVE = (31, 142, 179), (222, 116, 55)
 # A kept weight shows however small it is.
-_FAINTEST = 0.3
+_FAINTEST = 0.45
 
 
 def kernels(model, most=24):
