@@ -127,3 +127,58 @@ def test_bad_input_is_refused(pruned, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"tf-reweight\[quantizer\]"):
         export.export_tflite(pruned, tmp_path / "a.tflite", "weight_int8")
     assert not list(tmp_path.iterdir())
+
+
+# One precision per kernel ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(pruned, digits):
+    return export.precision_sensitivity(pruned, digits.validation[0][:64], digits.validation[1][:64])
+
+
+def test_sensitivity_is_that_of_each_kernel_alone(pruned, digits, report):
+    """Fewer bits change the outputs more; the figures are those of a file with one kernel changed."""
+    assert len(report.operations) == sum(w.name == "kernel" for w in pruned.weights)
+    for item in report.operations:
+        assert item.errors["float16"] <= item.errors["weight_int8"] <= item.errors["weight_int4"]
+    item, x = report.operations[1], digits.validation[0][:64]
+    outputs = export.Runner(edge_quantizer.requantize(float_file(pruned), {item.output: "weight_int4"}))([x])[0]
+    before = export.Runner(float_file(pruned))([x])[0]
+    assert item.errors["weight_int4"] == pytest.approx(np.sqrt(((outputs - before) ** 2).sum() / (before**2).sum()))
+    assert item.accuracies["weight_int4"] == np.mean(outputs.argmax(-1) == digits.validation[1][:64])
+    (table,) = report.to_tables()
+    assert table.row_count == len(report.operations) and report.to_dict()["accuracy"] == report.accuracy
+
+
+def test_chosen_precisions_are_the_best_that_fit(report):
+    """Against all combinations: never over the size, at most a step away from the least possible error."""
+    import itertools
+
+    smallest = report.num_bytes - sum(max(item.saved.values()) for item in report.operations)
+    options = [[None, *item.saved] for item in report.operations]
+    for share in (0.2, 0.5, 0.8):
+        limit = int(smallest + share * (report.num_bytes - smallest))
+        plan = export.choose_precisions(report, limit)
+
+        def size_and_error(names):
+            pairs = [(item, name) for item, name in zip(report.operations, names) if name]
+            return report.num_bytes - sum(i.saved[n] for i, n in pairs), sum(i.errors[n] ** 2 for i, n in pairs)
+
+        size, error = size_and_error([plan.get(item.output) for item in report.operations])
+        best = min(e for s, e in map(size_and_error, itertools.product(*options)) if s <= limit)
+        assert size <= limit and best <= error <= 4 * best + 1e-12
+    assert export.choose_precisions(report, report.num_bytes) == {}
+    with pytest.raises(ValueError, match="must be at least"):
+        export.choose_precisions(report, smallest - 1)
+
+
+def test_mixed_files_fit_and_run(pruned, digits, report, tmp_path):
+    limit = report.num_bytes // 5
+    record = export.export_mixed(pruned, tmp_path / "a.tflite", limit, digits.validation[0][:64])
+    assert record.path.stat().st_size == record.num_bytes <= limit and len(set(record.plan.values())) > 1
+    assert record.verification.top1_agreement > 0.9 and record.to_dict()["plan"] == record.plan
+    with pytest.raises(ValueError, match="Expected a known precision"):
+        export.precision_sensitivity(pruned, digits.validation[0][:8], precisions=["int3"])
+    with pytest.raises(ValueError, match="label for each"):
+        export.precision_sensitivity(pruned, digits.validation[0][:8], [1, 2])

@@ -1,0 +1,229 @@
+"""Which kernel of a model loses what in which precision, and a file with a precision per kernel that fits a size."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from rich.table import Table
+
+from tf_reweight import errors
+from tf_reweight.export import flatbuffer, samples, verification
+from tf_reweight.export.conversion import convert
+from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
+from tf_reweight.export.execution import Runner
+from tf_reweight.export.tflite import checked_path, write_whole
+
+# From large to small, each with floating-point arithmetic: what is measured is the weights alone.
+_DEFAULT = ("float16", "weight_int8", "weight_int4")
+_COARSEST = "weight_int4"
+
+
+@dataclasses.dataclass(frozen=True)
+class OperationPrecision:
+    """One operation with a kernel, alone in each precision, all others in float32.
+
+    Attributes:
+        name: of the kernel in the file.
+        output: of the operation's output tensor, by which it is chosen.
+        num_weights: of the kernel.
+        saved: bytes that the file loses, by precision; a precision that the operation cannot have is not there.
+        errors: root mean square of the change of the model's outputs relative to theirs, by precision.
+        accuracies: top-1 accuracy by precision; empty without labels.
+    """
+
+    name: str
+    output: str
+    num_weights: int
+    saved: dict
+    errors: dict
+    accuracies: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionReport:
+    """What `precision_sensitivity` found; the float32 file has `num_bytes` and `accuracy` (None without labels)."""
+
+    num_bytes: int
+    accuracy: float | None
+    num_examples: int
+    precisions: tuple[str, ...]
+    operations: tuple[OperationPrecision, ...]
+
+    def to_dict(self):
+        """Everything, JSON-ready."""
+        return dataclasses.asdict(self)
+
+    def to_tables(self):
+        """One rich table, the most sensitive kernel first."""
+        known = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        table = Table(title=f"One kernel at a time in fewer bits; float32: {self.num_bytes:,} bytes{known}")
+        table.add_column("kernel")
+        for heading in ("weights", *self.precisions):
+            table.add_column(heading, justify="right")
+        for item in sorted(self.operations, key=lambda item: -max(item.errors.values(), default=0.0)):
+            table.add_row(item.name[-48:], f"{item.num_weights:,}", *[self._cell(item, name) for name in self.precisions])
+        return [table]
+
+    def _cell(self, item, precision):
+        if precision not in item.errors:
+            return "-"
+        accuracy = f", {item.accuracies[precision]:.2%}" if item.accuracies else ""
+        return f"error {item.errors[precision]:.2%}{accuracy}, -{item.saved[precision]:,} B"
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedRecord:
+    """A written file with a precision per kernel: `plan` maps a kernel's name to its precision, float32 where it is missing."""
+
+    path: pathlib.Path
+    num_bytes: int
+    plan: dict
+    verification: verification.Verification
+
+    def to_dict(self):
+        """Everything, JSON-ready."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
+    """Stores one kernel at a time in fewer bits, runs the file, and tells what the outputs and the accuracy lose.
+
+    Args:
+        model: a built Keras model on the TensorFlow backend, not quantized.
+        x: inputs `(num, ...)`, a list of arrays for several; some hundred, held out, not the test set.
+        y: integer labels `(num,)` of a classifier, or None.
+        precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
+
+    Returns:
+        `PrecisionReport`.
+
+    Raises:
+        ImportError: when ai-edge-quantizer is not installed.
+        ValueError: for an unknown precision, inputs that do not fit, or a model without kernels.
+
+    Example:
+        >>> rich.print(*precision_sensitivity(model, *data.validation).to_tables())
+    """
+    check_installed()
+    for precision in precisions:
+        if precision not in WEIGHT_PRECISIONS:
+            raise ValueError(errors.unknown("precision", precision, WEIGHT_PRECISIONS))
+    specs = samples.input_specs(model, x)
+    arrays = samples.checked(x, specs, "x")
+    if y is not None and len(y) != len(arrays[0]):
+        fix = "Pass one label per example."
+        raise ValueError(errors.message("`y` must have a label for each input.", fix, x=len(arrays[0]), y=len(y)))
+    content = convert(model, "float32", specs)
+    inputs = dict(zip(samples.identifiers([spec.name for spec in specs]), arrays))
+    expected = Runner(content)(inputs)
+    operations = tuple(_measured(content, inputs, expected, y, item, precisions) for item in _operations(content))
+    if not operations:
+        fix = "There is nothing to store in fewer bits."
+        raise ValueError(errors.message("The model must have an operation with a kernel.", fix, model=model.name))
+    return PrecisionReport(len(content), _accuracy(expected, y), len(arrays[0]), tuple(precisions), operations)
+
+
+def choose_precisions(report, max_bytes):
+    """A precision per kernel, so that the file fits and the outputs change as little as the report lets expect.
+
+    Squared errors of kernels add up, roughly. From float32 on, the step that costs the least squared error per byte is taken
+    until the file fits.
+
+    Args:
+        report: from `precision_sensitivity`.
+        max_bytes: largest size of the file.
+
+    Returns:
+        dict from operation output names to precisions, as `edge_quantizer.requantize` takes it.
+
+    Raises:
+        ValueError: when even the smallest precisions do not fit.
+    """
+    saved, errs, plan = {}, {}, {}
+    size = report.num_bytes
+    while size > max_bytes:
+        steps = [
+            ((item.errors[name] ** 2 - errs.get(item.output, 0.0)) / (item.saved[name] - saved.get(item.output, 0)), item, name)
+            for item in report.operations
+            for name in item.saved
+            if item.saved[name] > saved.get(item.output, 0)
+        ]
+        if not steps:
+            fix = "Allow more, or prune and shrink the model first."
+            smallest = f"`max_bytes` must be at least {size:,} in these precisions."
+            raise ValueError(errors.message(smallest, fix, max_bytes=max_bytes))
+        _, item, name = min(steps, key=lambda step: (step[0], step[1].name))
+        size -= item.saved[name] - saved.get(item.output, 0)
+        plan[item.output], saved[item.output], errs[item.output] = name, item.saved[name], item.errors[name] ** 2
+    return plan
+
+
+def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None):
+    """Writes a `.tflite` of at most `max_bytes` in which each kernel has the precision it can bear.
+
+    The file is run and compared with the model before it is written, as by `export_tflite`.
+
+    Args:
+        model: a built Keras model on the TensorFlow backend, not quantized.
+        path: where to write; must end in `.tflite`.
+        max_bytes: largest size of the file.
+        data: held-out inputs, as `precision_sensitivity` takes them.
+        precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
+        tolerance: largest accepted relative error of the outputs; default that of `"weight_int4"`.
+
+    Returns:
+        `MixedRecord`.
+
+    Raises:
+        ValueError: as `precision_sensitivity`, and when the size cannot be met.
+        VerificationError: when the file would not compute what the model does. Nothing is written then.
+
+    Example:
+        >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
+    """
+    path = checked_path(path)
+    report = precision_sensitivity(model, data, precisions=precisions)
+    chosen = choose_precisions(report, max_bytes)
+    specs = samples.input_specs(model, data)
+    content = requantize(convert(model, "float32", specs), chosen)
+    if len(content) > max_bytes:
+        fix = "Allow a little less: sizes of single changes do not add up exactly."
+        raise ValueError(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
+    held_out = samples.checked(data, specs, "data")
+    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance)
+    write_whole(path, content)
+    plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
+    return MixedRecord(path, len(content), plan, checked)
+
+
+def _operations(content):
+    """`(kernel name, output name, number of weights)` of each operation with a constant kernel."""
+    model = flatbuffer.parse(content)
+    tensors = model.subgraphs[0].tensors
+    found = []
+    for operator in model.subgraphs[0].operators:
+        for index in list(operator.inputs)[:2]:
+            values = flatbuffer.values(model, tensors[index]) if index >= 0 else None
+            if values is not None and values.ndim > 1 and values.dtype == "float32":
+                name, output = (tensors[i].name.decode() for i in (index, operator.outputs[0]))
+                found.append((name, output, values.size))
+    return found
+
+
+def _measured(content, inputs, expected, y, item, precisions):
+    name, output, num_weights = item
+    saved, changes, accuracies = {}, {}, {}
+    for precision in precisions:
+        made = requantize(content, {output: precision})
+        if len(made) >= len(content):  # the operation cannot have it, or is too small to gain
+            continue
+        outputs = Runner(made)(inputs)
+        saved[precision] = len(content) - len(made)
+        changes[precision] = verification.compare(expected, outputs)[1]
+        if y is not None:
+            accuracies[precision] = _accuracy(outputs, y)
+    return OperationPrecision(name, output, num_weights, saved, changes, accuracies)
+
+
+def _accuracy(outputs, y):
+    return None if y is None else float(np.mean(outputs[0].argmax(-1) == np.asarray(y)))
