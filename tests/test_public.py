@@ -40,6 +40,7 @@ COVERED = {
         "ClusterReport", "ClusteredKernel", "FreezeRanges", "QuantizationReport", "QuantizedActivation", "QuantizedKernel",
         "QuantizedLayer", "Shared",
     ),
+    "test_levels.py": ("ToLevels",),
     "tables.py": (
         "Lasso", *(type(entry).__name__ for entry in (penalties.LogSum(), penalties.Arctan(), penalties.LogSquared())),
         *(cls.__name__ for cls in map(type, map(structures.get, structures.names()))),

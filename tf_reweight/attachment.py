@@ -77,12 +77,7 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
         config = {**template.get_config(), "structure": item.structure.serialize(), "price": kernel_price}
         bound.append(regularizers.Reweighted(**{**config, "layout": item.target.layout.get_config()}))
     for item, regularizer in zip(chosen, bound):
-        existing = item.target.regularizer
-        if existing is not None:
-            existing = regularizers.bind(existing, item.target.layout) if not _is_bound(existing) else existing
-            put(item.target, regularizers.Combined([existing, regularizer]))
-        else:
-            put(item.target, regularizer)
+        add(item.target, regularizer)
     drop_compiled_steps(model)
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
 
@@ -171,6 +166,15 @@ def _others(regularizer):
         rest = [item for item in (_others(part) for part in regularizer.regularizers) if item is not None]
         return None if not rest else rest[0] if len(rest) == 1 else regularizers.Combined(rest)
     return None if regularizers.parts_of(regularizer) else regularizer
+
+
+def add(target, regularizer):
+    """Puts a bound regularizer on a built layer beside the one it may have."""
+    existing = target.regularizer
+    if existing is not None:
+        existing = regularizers.bind(existing, target.layout) if not _is_bound(existing) else existing
+        regularizer = regularizers.Combined([existing, regularizer])
+    put(target, regularizer)
 
 
 def put(target, regularizer):

@@ -3,6 +3,7 @@
 from tf_reweight.quantization.build import quantize
 from tf_reweight.quantization.clustering import ClusteredKernel, ClusterReport, Shared, cluster, keep_clusters
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
+from tf_reweight.quantization.levels import ToLevels, regularize_levels, snap
 from tf_reweight.quantization.ranges import FreezeRanges, calibrate, freeze, is_quantized
 from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
 from tf_reweight.quantization.simplification import simplify
@@ -10,6 +11,6 @@ from tf_reweight.quantization.strip import strip_quantization
 
 __all__ = [
     "ClusterReport", "ClusteredKernel", "FreezeRanges", "QuantizationReport", "QuantizedActivation", "QuantizedKernel",
-    "QuantizedLayer", "Shared", "calibrate", "cluster", "freeze", "is_quantized", "keep_clusters", "quantize", "simplify",
-    "strip_quantization",
+    "QuantizedLayer", "Shared", "ToLevels", "calibrate", "cluster", "freeze", "is_quantized", "keep_clusters", "quantize",
+    "regularize_levels", "simplify", "snap", "strip_quantization",
 ]  # fmt: skip

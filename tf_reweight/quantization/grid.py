@@ -41,19 +41,34 @@ def round_kernel(kernel, bits, num_channel_axes=0):
     Example:
         >>> round_kernel(layer.kernel, 8, num_channel_axes=1)
     """
+    values, limit = _values_and_limit(kernel, num_channel_axes)
+    axis = len(values.shape) - 1 if num_channel_axes else None
+    rounded = keras.quantizers.fake_quant_with_min_max_vars(values, -limit, limit, bits, narrow_range=True, axis=axis)
+    return ops.cast(ops.reshape(rounded, tuple(kernel.shape)), kernel.dtype)
+
+
+def distances(kernel, bits, num_channel_axes=0):
+    """How far each weight is from the value `round_kernel` gives it, in steps: float32 `(1, num weights)` in 0 .. 0.5.
+
+    The gradient is that towards the value, which counts as a constant.
+    """
+    values, limit = _values_and_limit(kernel, num_channel_axes)
+    nearest = ops.stop_gradient(ops.reshape(ops.cast(round_kernel(kernel, bits, num_channel_axes), "float32"), values.shape))
+    return ops.reshape(ops.abs(values - nearest) * (2.0 ** (bits - 1) - 1) / limit, (1, -1))
+
+
+def _values_and_limit(kernel, num_channel_axes):
+    """The kernel in float32 with one axis of channels at the end, and the end of the range: per channel, or one for all."""
     shape = tuple(kernel.shape)
     split = len(shape) - num_channel_axes
-    # One axis of channels. Reshaping also reads TensorFlow's variables, which are no tensors.
+    # Reshaping also reads TensorFlow's variables, which are no tensors.
     values = ops.reshape(kernel, (*shape[:split], math.prod(shape[split:])) if num_channel_axes else shape)
     values = ops.cast(values, "float32")
     sizes = ops.abs(ops.stop_gradient(values))
     largest = ops.max(sizes)
     if num_channel_axes:
         largest = ops.maximum(ops.max(sizes, axis=tuple(range(split))), _SMALLEST_CHANNEL * largest)
-    limit = ops.maximum(largest * (1 + _MARGIN), _EMPTY)
-    axis = split if num_channel_axes else None
-    rounded = keras.quantizers.fake_quant_with_min_max_vars(values, -limit, limit, bits, narrow_range=True, axis=axis)
-    return ops.cast(ops.reshape(rounded, shape), kernel.dtype)
+    return values, ops.maximum(largest * (1 + _MARGIN), _EMPTY)
 
 
 def round_activation(inputs, minimum, maximum, bits):

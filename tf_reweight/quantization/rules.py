@@ -125,6 +125,11 @@ def channel_axes(layer, activation_bits=8):
     return 1 if activation_bits > 8 and type(layer) is _L.Dense else _CHANNEL_AXES[type(layer)]
 
 
+def has_kernel(layer):
+    """Whether the layer's kernel is rounded."""
+    return type(layer) in _CHANNEL_AXES
+
+
 def takes_clamp(operation):
     """Whether integer files compute a relu behind this operation inside it."""
     known = type(operation) in _TAKES_CLAMP or type(operation).__name__ in _TAKES_CLAMP_OPERATIONS

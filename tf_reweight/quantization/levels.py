@@ -1,0 +1,113 @@
+"""Quantization levels reached by the reweighted penalty: it pulls each weight to the nearest value a file can store."""
+
+import keras
+from keras import ops
+
+from tf_reweight import attachment, errors, targets
+from tf_reweight.quantization import rules
+from tf_reweight.quantization.grid import check_bits, distances, round_kernel
+from tf_reweight.regularizers import Reweighted
+from tf_reweight.selection import select
+
+
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class ToLevels(Reweighted):
+    """Penalises each weight by its distance to the nearest of `2^bits - 1` levels, with a weight that follows the distance.
+
+    Adds `strength * sum_i P_i * d_i`, `d_i` in steps of the grid (0 to 0.5), with `P_i = penalty.weight(d_i)` renewed by
+    `callbacks.Reweighting`: weights near a level are pressed onto it, those half-way are left to decide. Zero is a level.
+
+    Args:
+        bits: 2..16.
+        num_channel_axes: see `grid.round_kernel`.
+        strength, penalty, price, layout: as of `Reweighted`.
+
+    Example:
+        >>> layer = keras.layers.Conv2D(8, 3, kernel_regularizer=ToLevels(4, num_channel_axes=1))
+    """
+
+    def __init__(self, bits=4, num_channel_axes=0, strength=1e-5, penalty=None, price=1.0, layout=None):
+        check_bits("bits", bits)
+        penalty = {"name": "log_sum", "epsilon": 0.1} if penalty is None else penalty
+        super().__init__("unstructured", strength, penalty, price, layout)
+        self.bits, self.num_channel_axes = int(bits), num_channel_axes
+
+    @property
+    def negligible(self):
+        """No weight is pruned for being near a level."""
+        return 0.0
+
+    def bind(self, layout):
+        return type(self)(**{**self.get_config(), "layout": layout.get_config()})
+
+    def norms(self, kernel):
+        """Distances `(1, num weights)`, float32, of the kernel in the layer's own order."""
+        return distances(kernel, self.bits, self.num_channel_axes)
+
+    def get_config(self):
+        config = {name: value for name, value in super().get_config().items() if name != "structure"}
+        return {"bits": self.bits, "num_channel_axes": self.num_channel_axes, **config}
+
+
+def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
+    """Puts the penalty towards quantization levels on a model's kernels, in place.
+
+    The grid is that of `quantize` with so many weight bits. It moves with the largest weights and, since it is per channel
+    where BatchNormalization may follow, is the same before and after folding. Train with `callbacks.Reweighting`, then `snap`.
+
+    Args:
+        model: a built Keras model.
+        bits: 2..16.
+        strength: the coefficient; about the price of one weight half-way between levels.
+        penalty: name, config or `Penalty` of the distance in steps; default log_sum with epsilon 0.1.
+        layers: which layers; see `selection.select`.
+
+    Returns:
+        `attachment.Attached`.
+
+    Raises:
+        ValueError: for bits or a strength out of range, or when no kernel can have it.
+
+    Example:
+        >>> regularize_levels(model, bits=4, strength=1e-4)
+        >>> model.fit(x, y, epochs=20, callbacks=[Reweighting(every=5)])
+        >>> snap(model)
+    """
+    selected, left_out = select(model, "unstructured", layers)
+    added = []
+    for item in selected:
+        layer = item.target.layer
+        if not rules.has_kernel(layer):
+            left_out.append(targets.LeftOut(item.target.name, f"{type(layer).__name__} has no rule for integers"))
+            continue
+        regularizer = ToLevels(bits, rules.channel_axes(layer), strength, penalty).bind(item.target.layout)
+        added.append(attachment.Attachment(item.target, regularizer))
+    if not added:
+        fix = "Choose other layers."
+        raise ValueError(errors.message("At least one kernel must be quantizable.", fix, model=model.name))
+    for item in added:
+        attachment.add(item.target, item.regularizer)
+    attachment.drop_compiled_steps(model)
+    return attachment.Attached(tuple(added), tuple(left_out))
+
+
+def snap(model):
+    """Moves all weights under the penalty to their levels and takes the penalty off, in place; zeros stay zeros.
+
+    Returns:
+        dict from kernel names to the mean distance the weights were moved, in steps.
+
+    Raises:
+        ValueError: when no kernel has the penalty.
+    """
+    found = [item for item in attachment.attachments(model) if isinstance(item.regularizer, ToLevels)]
+    if not found:
+        fix = "Call regularize_levels(model) and train first."
+        raise ValueError(errors.message("The model must have the penalty towards levels.", fix, model=model.name))
+    moved = {}
+    for item in found:
+        variable, penalty = item.target.variable, item.regularizer
+        moved[item.target.name] = float(ops.mean(penalty.norms(variable.value)))
+        variable.assign(round_kernel(variable.value, penalty.bits, penalty.num_channel_axes))
+    attachment.detach(model)
+    return moved
