@@ -152,7 +152,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--retrain", type=int, default=6)
-    parser.add_argument("--strength", type=float, default=2.0)
+    parser.add_argument("--strength", type=float, default=4.0)
     parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="those of the static lasso")
     parser.add_argument("--epsilon", type=float, default=5e-2)
     parser.add_argument("--solver", choices=("proximal", "gradient"), default="proximal", help="of both penalties")
