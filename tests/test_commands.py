@@ -92,3 +92,9 @@ def test_help_of_every_command(capsys):
         assert f"tf-reweight {command} " in usage
         assert main.console([command, "--help"]) == 0
         assert "--json" in capsys.readouterr().out.replace("--[no]json", "--json")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main.console(["shrink", "never_read.keras", "out.keras"]) == 1
+    assert "must be writable" in capsys.readouterr().err

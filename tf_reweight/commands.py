@@ -146,6 +146,8 @@ def _check_folder(target):
 
     if not target.parent.is_dir():
         raise FileNotFoundError(errors.message("The folder of OUT.keras must exist.", "Create it first.", path=str(target)))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errors.message("The folder of OUT.keras must be writable.", "Choose another.", path=str(target)))
 
 
 def _save_whole(model, target):
