@@ -268,3 +268,67 @@ def test_no_negative_zeros():
     rng = np.random.default_rng(0)
     held = np.asarray(Mask(np.zeros((20, 3), bool))(ops.convert_to_tensor(rng.normal(size=(20, 3)).astype("float32"))))
     assert (held == 0).all() and not np.signbit(held).any()
+
+
+PAIRS = [
+    ("pattern", "kernel"), ("kernel", "pattern"), ("filter", "unstructured"), ("column", "unstructured"),
+    ("channel", {"name": "block", "shape": [4, 4]}), ({"name": "n_of_m", "n": 1, "m": 2, "axis": "out"}, "kernel"),
+]  # fmt: skip
+
+
+def conv_net():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((9, 9, 4)), L.Conv2D(8, 3, name="conv"), L.Conv2D(6, 3, name="more")])
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_two_structures_cut_one_after_the_other_and_the_sparsity_counts_both(pair):
+    model, sparsity = conv_net(), 0.75
+    report = tfr.prune(model, sparsity=sparsity, structure=list(pair), layers=["conv", "more"])
+    counts = tfr.sparsity(model)
+    reached = sum(zeros for zeros, _ in counts.values()) / sum(size for _, size in counts.values())
+    # Whole groups only, and never more than was asked for; a group has at most 4 x 4 weights here.
+    assert sparsity - 16 / 504 <= reached <= sparsity + 1e-9 and report.sparsity == pytest.approx(reached)
+    assert [entry.structure for entry in report.kernels] == [tfr.structures.get(s).name for s in pair for _ in range(2)]
+    for target in targets.find(model)[0]:
+        entries = [entry for entry in report.kernels if entry.name == target.name]
+        assert min(entry.kept_weights for entry in entries) == entries[0].num_weights - counts[target.name][0]
+        mask = np.array(ops.convert_to_numpy(target.standard_kernel()) != 0)
+        for structure in map(tfr.structures.get, pair):  # the zeros are whole groups of the one in what the other left
+            if structure.decides:
+                norms = structure.group_norms(target.standard_kernel())
+                assert not (mask & (ops.convert_to_numpy(structure.mask(structure.select(norms), mask.shape)) == 0)).any()
+
+
+def test_filters_then_single_weights_of_those_that_are_left():
+    """By penalties: each removes what it freed; the report says what was left after each."""
+    model = conv_net()
+    kernel = np.array(ops.convert_to_numpy(model.layers[0].kernel))
+    kernel[..., :3] *= 1e-6
+    kernel[0, 0, :, 3:] = 1e-6
+    model.layers[0].kernel.assign(kernel)
+    tfr.regularize(model, "filter", 1e-3, layers="conv")
+    tfr.regularize(model, "unstructured", 1e-5, layers="conv")
+    filters, weights = tfr.prune(model).kernels
+    small = int((np.abs(kernel[..., 3:]) <= weights.threshold).sum())
+    assert (filters.kept_groups, filters.kept_weights) == (5, 5 * 36)
+    assert (weights.kept_groups, weights.kept_weights) == (5 * 36 - small,) * 2 and small >= 20
+    assert tfr.sparsity(model)["conv/kernel"] == (288 - weights.kept_weights, 288)
+
+
+def test_two_penalties_on_a_kernel_add_up_and_survive_save_and_load(tmp_path):
+    model = conv_net()
+    tfr.regularize(model, "pattern", 1e-2)
+    alone = float(sum(model.losses))
+    tfr.regularize(model, "kernel", 1e-3)
+    both = float(sum(model.losses))
+    tfr.detach(model)
+    tfr.regularize(model, "kernel", 1e-3)
+    assert both == pytest.approx(alone + float(sum(model.losses)), rel=1e-5)
+    tfr.detach(model)
+    tfr.regularize(model, "pattern", 1e-2)
+    tfr.regularize(model, "kernel", 1e-3)
+    model.save(tmp_path / "both.keras")
+    loaded = keras.saving.load_model(tmp_path / "both.keras")
+    assert float(sum(loaded.losses)) == pytest.approx(both, rel=1e-5)
+    assert tfr.prune(loaded, sparsity=0.8).to_dict()["kernels"] == tfr.prune(model, sparsity=0.8).to_dict()["kernels"]

@@ -6,7 +6,7 @@ import typing
 import pydantic
 import yaml
 
-from tf_reweight import epsilons, errors, penalties, structures
+from tf_reweight import epsilons, errors, methods, penalties, structures
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.export.precisions import PRECISIONS
 
@@ -66,9 +66,11 @@ class Coupled(_Section):
 class Regularize(_Section):
     """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
 
+    `method` is reweighting or a rival of `methods`, which takes as many epochs and the structure and layers of one rule.
     `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver.
     """
 
+    method: typing.Any = "reweighted"
     rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
     coupled: Coupled | None = None
     penalty: typing.Any = "log_sum"
@@ -80,6 +82,11 @@ class Regularize(_Section):
     solver: typing.Literal["gradient", "proximal"] = "gradient"
     step: float = pydantic.Field(0.1, gt=0)
     tensorboard: bool = False
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def _known_method(cls, value):
+        return methods.get(value).serialize()
 
     @pydantic.field_validator("penalty")
     @classmethod
@@ -199,6 +206,7 @@ class Config(_Section):
 
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
+        methods.check(self.regularize, self.prune)
         coupled = self.regularize.coupled is not None
         if self.prune.macs is not None and not coupled:
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")

@@ -15,7 +15,7 @@ from tf_reweight.structures import get as get_structure
 
 @dataclasses.dataclass(frozen=True)
 class PrunedKernel:
-    """What pruning did to one kernel with one structure."""
+    """What pruning did to one kernel with one structure; `kept_weights` counts what structures before it removed as well."""
 
     name: str
     structure: str
@@ -41,8 +41,10 @@ class PruneReport:
     @property
     def sparsity(self):
         """Fraction of the weights of all pruned kernels that are zero now."""
-        last = {kernel.name: kernel for kernel in self.kernels}.values()
-        return 1.0 - sum(k.kept_weights for k in last) / sum(k.num_weights for k in last)
+        least = {}
+        for kernel in sorted(self.kernels, key=lambda kernel: -kernel.kept_weights):
+            least[kernel.name] = kernel
+        return 1.0 - sum(k.kept_weights for k in least.values()) / sum(k.num_weights for k in least.values())
 
     def to_dict(self):
         return {
@@ -59,12 +61,16 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
     (`Penalty.negligible`). Without a penalty, name a `structure` (one-shot magnitude pruning). Penalties are taken off, since
     retraining is to recover accuracy; the zeros are held by constraints that every Keras optimizer applies after its step.
 
+    Several structures on one kernel (`regularize` called once for each, or a list here) cut one after the other: patterns and
+    then whole kernels, filters and then single weights of those that are left. A `sparsity` is then reached by the last of
+    them, counting what the ones before removed.
+
     Args:
         model: a built Keras model.
         sparsity: fraction of the weights to remove, in [0, 1), over all pruned kernels; groups are ranked by the root
             mean square of their weights.
         threshold: remove groups whose norm is at most this.
-        structure: name, config or `Structure`; by default that of each kernel's penalty.
+        structure: name, config or `Structure`, or a list of these; by default those of each kernel's penalties.
         layers: which layers, when `structure` is given; see `selection.select`.
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
 
@@ -103,16 +109,7 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
         names = {target.name for target, _, _ in chosen}
         left_out = [targets.LeftOut(t.name, "carries no penalty") for t in targets.find(model)[0] if t.name not in names]
     else:
-        if sparsity is None and threshold is None and not get_structure(structure).decides:
-            raise ValueError(
-                errors.message(
-                    "With `structure`, pass `sparsity` or `threshold`: no penalty says what is free.",
-                    "For example sparsity=0.8.",
-                    structure=structure,
-                )
-            )
-        selected, left_out = select(model, structure, layers)
-        chosen = [(item.target, item.structure, 0.0) for item in selected]
+        chosen, left_out = _magnitude_chosen(model, structure, layers, sparsity is not None or threshold is not None)
     kernels = _prune_chosen(chosen, sparsity, threshold, scope)
     detach(model)
     drop_compiled_steps(model)
@@ -172,37 +169,82 @@ def _check_amount(sparsity, threshold):
         raise ValueError(errors.message("`threshold` must be a number >= 0.", "It is a group norm.", threshold=threshold))
 
 
+def _magnitude_chosen(model, structure, layers, amount_given):
+    """`(target, structure, 0.0)` of every kernel and structure named, in their order, and what is left out of all."""
+    named = [get_structure(item) for item in (structure if isinstance(structure, (list, tuple)) else [structure])]
+    if not amount_given and not all(item.decides for item in named):
+        raise ValueError(
+            errors.message(
+                "With `structure`, pass `sparsity` or `threshold`: no penalty says what is free.",
+                "For example sparsity=0.8.",
+                structure=structure,
+            )
+        )
+    picked = [select(model, item, layers) for item in named]
+    chosen = [(item.target, item.structure, 0.0) for selected, _ in picked for item in selected]
+    names = {target.name for target, _, _ in chosen}
+    left_out = {item.name: item for _, skipped in picked for item in skipped if item.name not in names}
+    return chosen, list(left_out.values())
+
+
 def _prune_chosen(chosen, sparsity, threshold, scope):
-    """Decides all masks first, then applies them, so that an error leaves the model as it was."""
-    norms = [np.asarray(ops.convert_to_numpy(s.group_norms(t.standard_kernel())), "float64") for t, s, _ in chosen]
-    members = [structure.num_members(target.standard_shape) for target, structure, _ in chosen]
-    fixed = [structure.select(ops.convert_to_tensor(r, "float32")) for (_, structure, _), r in zip(chosen, norms)]
-    free = [i for i, flags in enumerate(fixed) if flags is None]
-    thresholds = [threshold if threshold is not None else chosen[i][2] for i in free]
-    if sparsity is not None:
-        scores = [norms[i] / np.sqrt(np.maximum(members[i], 1)) for i in free]
-        decided = allocation.by_sparsity(scores, [members[i] for i in free], sparsity, scope) if free else []
-        thresholds = [None] * len(free)
+    """Decides all masks first, then applies them, so that an error leaves the model as it was.
+
+    Several structures on one kernel cut one after the other, each what the ones before it left. A `sparsity` is for the last
+    on each kernel that has one to set; those before it remove what is negligible.
+    """
+    masks = {target.name: np.ones(target.standard_shape, bool) for target, _, _ in chosen}
+    free = {target.name: i for i, (target, structure, _) in enumerate(chosen) if not structure.decides}
+    budgeted = sorted(free.values()) if sparsity is not None else []
+    entries = {}
+    for i, (target, structure, negligible) in enumerate(chosen):
+        if i not in budgeted:
+            limit = None if structure.decides else negligible if threshold is None else threshold
+            entries[i] = _cut(target, structure, masks, limit)
+    if budgeted:
+        rest = [chosen[i][:2] for i in budgeted]
+        for i, keep in zip(budgeted, _within_budget(rest, masks, sparsity, scope)):
+            entries[i] = _cut(*chosen[i][:2], masks, None, keep)
+    for target in {target.name: target for target, _, _ in chosen}.values():
+        mask = target.layout.from_standard(ops.convert_to_tensor(masks[target.name]))
+        hold(target.variable, ops.convert_to_numpy(mask))
+    return [entries[i] for i in range(len(chosen))]
+
+
+def _within_budget(pairs, masks, sparsity, scope):
+    """Keep flags for each `(target, structure)`, such that `sparsity` of all weights is gone, what went before included."""
+    views = [_left(target, structure, masks[target.name]) for target, structure in pairs]
+    scores = [norms / np.sqrt(np.maximum(members, 1)) for norms, members in views]
+    counts = [members for _, members in views]
+    total = sum(masks[target.name].size for target, _ in pairs)
+    left = sum(int(members.sum()) for members in counts)
+    # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
+    share = sparsity if left == total else max(0.0, 1.0 - (1.0 - sparsity) * total / left)
+    return allocation.by_sparsity(scores, counts, share, scope)
+
+
+def _cut(target, structure, masks, threshold, keep=None):
+    """Lets one structure cut one kernel's mask, in place, by `keep`, its own choice or a threshold; returns what it did."""
+    mask = masks[target.name]
+    norms, members = _left(target, structure, mask)
+    if structure.decides:
+        keep = ops.convert_to_numpy(structure.select(ops.convert_to_tensor(norms, "float32")))
     else:
-        decided = allocation.by_threshold([norms[i] for i in free], thresholds)
-    keeps = [None if flags is None else ops.convert_to_numpy(flags) for flags in fixed]
-    used = [None] * len(chosen)
-    for i, keep, limit in zip(free, decided, thresholds):
-        keeps[i], rescued = allocation.keep_at_least(keep, norms[i], members[i])
-        used[i] = limit
+        keep = allocation.by_threshold([norms], threshold)[0] if keep is None else keep
+        keep, rescued = allocation.keep_at_least(keep, norms, members)
         if rescued:
-            warnings.warn(f"Every group of {chosen[i][0].name} was to be removed; the largest one was kept.", stacklevel=3)
-    return [
-        _apply(target, structure, keep, count, limit)
-        for (target, structure, _), keep, count, limit in zip(chosen, keeps, members, used)
-    ]
+            warnings.warn(f"Every group of {target.name} was to be removed; the largest one was kept.", stacklevel=4)
+    mask &= ops.convert_to_numpy(structure.mask(ops.convert_to_tensor(keep), target.standard_shape)) != 0
+    groups = int((structure.num_members(target.standard_shape) > 0).sum())
+    kept = int((keep & (members > 0)).sum())
+    return PrunedKernel(target.name, structure.name, kept, groups, int(mask.sum()), int(mask.size), threshold)
 
 
-def _apply(target, structure, keep, members, threshold):
-    mask = target.layout.from_standard(structure.mask(ops.convert_to_tensor(keep), target.standard_shape))
-    mask = ops.convert_to_numpy(mask) != 0
-    hold(target.variable, mask)
-    real = members > 0
-    return PrunedKernel(
-        target.name, structure.name, int((keep & real).sum()), int(real.sum()), int(mask.sum()), int(mask.size), threshold
-    )
+def _left(target, structure, mask):
+    """Norms, float64, and numbers of members, int64, of each group, `(scopes, groups)`, of what a mask leaves of a kernel."""
+    kept = target.standard_kernel() * ops.convert_to_tensor(mask, dtype="float32")
+    norms = np.asarray(ops.convert_to_numpy(structure.group_norms(kept)), "float64")
+    if mask.all():
+        return norms, structure.num_members(target.standard_shape)
+    members = ops.sum(structure.partition(ops.convert_to_tensor(mask, dtype="float32")), axis=-1)
+    return norms, ops.convert_to_numpy(members).round().astype("int64")

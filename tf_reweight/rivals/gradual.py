@@ -49,11 +49,13 @@ class GradualMagnitude(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._warn_when_too_late()
         self._selected, _ = select(self.model, self.structure, self.layers)
-        self._applied = None
+        self._applied, started = None, self.schedule.last_update(self._step() - 1)
         for item in self._selected:
             variable = item.target.variable
             if not isinstance(variable.constraint, Mask):
-                variable.constraint = Mask(np.ones(variable.shape, bool), variable.constraint)
+                # A fit that was cut off and goes on: its masks were not saved, but its zeros were.
+                kept = np.ones(variable.shape, bool) if started is None else ops.convert_to_numpy(variable.value) != 0
+                variable.constraint = Mask(kept, variable.constraint)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 

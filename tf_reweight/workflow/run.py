@@ -157,7 +157,8 @@ class Run:
             },
             "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
             **report.pruned_figures(details),
-            "rounds": details["rounds"],
+            "rounds": details.get("rounds", []),
+            "updates": details.get("updates", []),
             "norms": details["norms"],
             "curves": [
                 {name: value for name, value in record.items() if name != "counts"}

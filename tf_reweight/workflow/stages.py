@@ -4,11 +4,9 @@ import collections
 import dataclasses
 import typing
 
-from tf_reweight import coupling, quantization, shrinking
-from tf_reweight.attachment import regularize
-from tf_reweight.callbacks import CosineDecay, Reweighting
+from tf_reweight import coupling, methods, quantization, shrinking
+from tf_reweight.callbacks import CosineDecay
 from tf_reweight.masking import keep_zeros, prune, release
-from tf_reweight.proximal import Proximal
 from tf_reweight.summaries import NormSummaries
 
 
@@ -51,17 +49,20 @@ def merged(details):
 
 
 def _later(records, more):
-    """Records of further epochs, counted on."""
-    last = max(record["epoch"] for record in records) if records else 0
-    return records + [{**record, "epoch": record["epoch"] + last} for record in more]
+    """Records of further epochs (or steps), counted on."""
+    if not records or not more:
+        return records + more
+    unit = "epoch" if "epoch" in more[0] else "step"
+    last = max(record[unit] for record in records)
+    return records + [{**record, unit: record[unit] + last} for record in more]
 
 
 def _smaller(entries, again):
     """What was kept of kernels or sets in the end, of all there was in the beginning."""
-    by_name = {entry["name"]: entry for entry in again}
+    by_name = {(entry["name"], entry.get("structure")): entry for entry in again}
     whole = []
     for entry in entries:
-        later = by_name.get(entry["name"], entry)
+        later = by_name.get((entry["name"], entry.get("structure")), entry)
         entry = {**later, **{name: value for name, value in entry.items() if name.startswith("num_")}}
         if "sparsity" in entry:
             entry["sparsity"] = 1.0 - entry["kept_weights"] / entry["num_weights"]
@@ -77,26 +78,24 @@ def _train(run):
 
 
 def _regularize(run):
-    settings, left_out = run.config.regularize, {}
+    settings, amount = run.config.regularize, run.config.prune
+    method = methods.get(settings.method)
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
         coupled = settings.coupled
         price = _weights_price(run.model) if coupled.price == "weights" else 1.0
         attached = coupling.regularize_coupled(run.model, coupled.strength, settings.penalty, coupled.criterion, price)
-        left_out.update({item.name: item.reason for item in attached.left_out})
+        left_out = {item.name: item.reason for item in attached.left_out}
     else:
-        for rule in settings.rules:
-            attached = regularize(run.model, rule.structure, rule.strength, settings.penalty, rule.layers, rule.price)
-            left_out.update({item.name: item.reason for item in attached.left_out})
-    learning_rate = settings.learning_rate if settings.restart else None
-    reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
-    proximal = Proximal if settings.coupled is None else coupling.CoupledProximal
-    solver = [proximal(settings.step)] if settings.solver == "proximal" else []
-    spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
-    curves = run.fit("regularize", settings.epochs, settings.learning_rate, [reweighting, *solver, *spread])
+        left_out = method.put(run.model, settings, amount)
+    steps = -(-len(run.data.train[1]) // run.config.train.batch_size) * settings.epochs
+    callbacks, curves = method.callbacks(settings, amount, steps), []
+    if method.trains:
+        spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
+        curves = run.fit("regularize", settings.epochs, settings.learning_rate, [*callbacks, *spread])
     fields = ("epoch", "counts", "living_groups", "num_groups", "negligible")
     norms = [{name: record[name] for name in fields} for record in curves if record["epoch"] % settings.every == 0]
-    return {"rounds": reweighting.history, "norms": norms, "left_out": left_out}
+    return {**method.figures(callbacks), "norms": norms, "left_out": left_out}
 
 
 def _prune(run):
@@ -106,7 +105,7 @@ def _prune(run):
         criterion = run.config.regularize.coupled.criterion
         report = coupling.prune_groups(run.model, settings.sparsity, scope, criterion, macs=settings.macs)
         return {"sets": report.to_dict()["sets"]}
-    pruned = prune(run.model, sparsity=settings.sparsity, threshold=settings.threshold, scope=settings.scope)
+    pruned = prune(run.model, **methods.get(run.config.regularize.method).pruning(settings))
     return {"kernels": pruned.to_dict()["kernels"]}
 
 
@@ -158,6 +157,7 @@ _STAGES = {
 }
 _AGAIN = {
     "rounds": _later,
+    "updates": _later,
     "norms": _later,
     "kernels": _smaller,
     "sets": _smaller,

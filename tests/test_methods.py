@@ -1,0 +1,143 @@
+"""Rivals by one key of a configuration: the same rules, stages and report, and refused where they cannot work."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight import config, methods, workflow
+from tf_reweight.progress import QUIET
+
+L = keras.layers
+NATURAL = {"name": "pattern", "positions": "natural", "entries": 4, "num_patterns": 3}
+# One row per method: what a configuration says, the structure, `prune`, and the share of the convolution's weights it removes.
+METHODS = {
+    "reweighted": ("reweighted", "kernel", {"sparsity": 0.5}, 0.5),
+    "reweighted pattern": ("reweighted", NATURAL, {}, 5 / 9),
+    "lasso": ("lasso", "filter", {"sparsity": 0.5}, 0.5),
+    "lasso pattern": ("lasso", "pattern", {}, 5 / 9),
+    "admm": ({"name": "admm", "rho": [1e-2, 1.0]}, "kernel", {"sparsity": 0.5, "scope": "layer"}, 0.5),
+    "admm pattern": ("admm", NATURAL, {}, 5 / 9),
+    "gradual": ("gradual", "filter", {"sparsity": 0.5}, 0.5),
+    "gradual pattern": ("gradual", "pattern", {}, 5 / 9),
+    "gradual tfmot": (
+        {"name": "gradual", "schedule": {"name": "constant", "target_sparsity": 0.25, "begin_step": 2, "frequency": 2}},
+        "unstructured", {}, 0.25,
+    ),
+    "clipping": ({"name": "clipping", "threshold": 0.15}, "unstructured", {}, None),
+    "one_shot": ("one_shot", {"name": "block", "shape": [3, 2]}, {"sparsity": 0.5}, 0.5),
+    "one_shot n_of_m": ("one_shot", {"name": "n_of_m", "n": 1, "m": 4, "axis": "out"}, {}, 0.75),
+}  # fmt: skip
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.random((32, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 32)
+
+
+def small_net():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, activation="relu", name="conv")(image)
+    return keras.Model(image, L.Dense(3, name="top")(L.GlobalAveragePooling2D()(x)))
+
+
+def settings_of(method, structure, amount):
+    rules = [{"structure": structure, "strength": 1e-3, "layers": "conv"}]
+    return config.load({"regularize": {"method": method, "rules": rules, "rounds": 2, "every": 2}, "prune": amount})
+
+
+def test_every_method_is_in_the_table():
+    assert {methods.get(row[0]).name for row in METHODS.values()} == set(methods.names())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, data):
+    said, structure, amount, share = METHODS[name]
+    settings, model = settings_of(said, structure, amount), small_net()
+    method = methods.get(settings.regularize.method)
+    left_out = method.put(model, settings.regularize, settings.prune)
+    callbacks = method.callbacks(settings.regularize, settings.prune, 16)
+    if method.trains:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+        model.fit(*data, batch_size=8, epochs=4, callbacks=callbacks, verbose=0)
+    report = tfr.prune(model, **method.pruning(settings.prune))
+    zeros, size = tfr.sparsity(model)["conv/kernel"]
+    (kernel,) = report.kernels
+    assert (kernel.name, kernel.structure) == ("conv/kernel", tfr.structures.get(structure).name)
+    assert kernel.kept_weights == size - zeros and kernel.sparsity == zeros / size
+    assert 0 < zeros < size if share is None else zeros >= share * size - 1e-6
+    assert "top/kernel" in {**left_out, **{item.name: item.reason for item in report.left_out}}
+    assert not tfr.attachment.attachments(model)
+    for entry in method.figures(callbacks).values():
+        assert entry
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_config_round_trip(name):
+    method = methods.get(METHODS[name][0])
+    assert methods.get(method.serialize()) == method
+    resolved = settings_of(*METHODS[name][:3])
+    assert config.load(resolved.model_dump(mode="json")) == resolved
+
+
+def test_a_rival_from_yaml_makes_the_same_report(tmp_path):
+    """Nothing but the method differs: the same stages, files and figures, and kernels with the same fields."""
+    tiny = {
+        "name": "tiny", "data": {"limit": 200}, "train": {"epochs": 1}, "retrain": {"epochs": 1},
+        "regularize": {"rules": [{"strength": 1e-4}], "rounds": 2, "every": 1}, "prune": {"sparsity": 0.75},
+        "export": {"precisions": ["float32"], "latency_runs": 2, "representative": 16, "verify": 16, "pack": False},
+    }  # fmt: skip
+    ours = workflow.compress(tiny, out=tmp_path / "ours", console=QUIET)
+    rival = workflow.compress(tiny, out=tmp_path / "rival", overrides=["regularize.method=gradual"], console=QUIET)
+    assert ours.keys() == rival.keys()
+    assert [stage["name"] for stage in ours["stages"]] == [stage["name"] for stage in rival["stages"]]
+    assert [file["name"] for file in ours["files"]] == [file["name"] for file in rival["files"]]
+    assert [kernel.keys() for kernel in ours["kernels"]] == [kernel.keys() for kernel in rival["kernels"]]
+    assert ours["num_nonzero"] == rival["num_nonzero"] == 40_536 // 4
+    assert ours["rounds"] and not ours["updates"] and rival["updates"] and not rival["rounds"]
+    assert rival["updates"][-1]["sparsity"] == pytest.approx(0.75, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "regularize, amount, words",
+    [
+        ({"method": "adm"}, {}, "Did you mean 'admm'"),
+        ({"method": {"name": "admm", "roh": 1}}, {}, "Did you mean 'rho'"),
+        ({"method": {"name": "admm", "rho": 0}}, {"sparsity": 0.5}, "`rho` must be"),
+        ({"method": {"name": "admm", "every": 9}, "rounds": 3, "every": 3}, {"sparsity": 0.5}, "before the 9 epochs"),
+        ({"method": "admm"}, {}, "must be told how much"),
+        ({"method": "one_shot"}, {}, "must be told how much"),
+        ({"method": "gradual"}, {}, "must be told how much"),
+        ({"method": "clipping"}, {"sparsity": 0.5}, "Leave prune.sparsity out"),
+        ({"method": "admm", "rules": [{"structure": "pattern"}]}, {"sparsity": 0.5}, "for the structure to say"),
+        ({"method": "gradual", "rules": [{}, {"structure": "filter"}]}, {"sparsity": 0.5}, "takes one rule"),
+        ({"method": "gradual", "coupled": {}}, {"sparsity": 0.5}, "takes one rule"),
+        ({"method": {"name": "gradual", "schedule": {"name": "linear"}}}, {}, "Valid: constant"),
+        ({"method": {"name": "clipping", "threshold": -1}}, {}, "`threshold` must be"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(regularize, amount, words):
+    with pytest.raises(ValueError, match="Received: ") as raised:
+        config.load({"regularize": regularize, "prune": amount})
+    assert words in str(raised.value)
+
+
+def test_gradual_pruning_that_was_cut_off_keeps_its_zeros(data):
+    """A model loaded in the middle of a schedule has zeros and steps, but no masks: what was removed stays removed."""
+    from tf_reweight.rivals import GradualMagnitude, PolynomialDecay
+
+    def compiled(model):
+        model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", jit_compile=False)
+        return model
+
+    model, schedule = compiled(small_net()), PolynomialDecay(0.5, 0.75, 0, 12, frequency=4)
+    model.fit(*data, batch_size=8, epochs=1, callbacks=[GradualMagnitude(schedule, layers="conv")], verbose=0)
+    before = ops.convert_to_numpy(model.get_layer("conv").kernel) == 0
+    assert before.mean() >= 0.5
+    tfr.release(model)
+    model.fit(*data, batch_size=32, epochs=1, callbacks=[GradualMagnitude(schedule, layers="conv")], verbose=0)
+    assert (ops.convert_to_numpy(model.get_layer("conv").kernel)[before] == 0).all()
