@@ -1,11 +1,16 @@
-"""What a training step costs with a penalty, a mask or a rival, relative to plain `fit`.
+"""What a penalty, a mask or a rival costs relative to plain `fit`: time of a step, time of an update, memory.
 
 All variants of a net are trained in turns in one process, a short `fit` each, in an order drawn anew in every turn, so that
 whatever else the machine does hits all alike. The ratio is the median over the turns of a variant's time divided by the plain
 time of the same turn; the quartiles say how far to trust it. The processor's time is compared in the same way: on a machine
 shared with others it is the steadier of the two.
 
+An update renews all penalty weights of a net with 25 million weights, which a callback does every few epochs. Memory is that of
+the same kind of net, in copies of its weights: what a variant keeps (its state), and what the peak of a process that trains for
+a few steps rises by over the plain one's; temporaries and the allocator's habits are in the second.
+
     python benchmarks/step_cost.py
+    python benchmarks/step_cost.py --measure update memory
     python benchmarks/step_cost.py --nets mlp --variants plain penalty mask --turns 40 --output step_cost.json
 """
 
@@ -13,7 +18,10 @@ import argparse
 import json
 import pathlib
 import random
+import resource
 import statistics
+import subprocess
+import sys
 import time
 
 import keras
@@ -23,6 +31,8 @@ import tf_reweight as tfr
 from tf_reweight import proximal, report, rivals
 
 L = keras.layers
+MEASURES = ("step", "update", "memory")
+UPDATED = ("unstructured", "filter", "column", "kernel", {"name": "block", "shape": [4, 4]}, "n_of_m", "pattern")
 VARIANTS = ("plain", "penalty", "penalty filter", "mask", "proximal", "admm", "gradual")
 _FIELDS = (
     ("net", "<5"),
@@ -58,6 +68,12 @@ def mlp():
 
 
 NETS = {"conv": conv, "mlp": mlp}
+
+
+def large():
+    """Eleven convolutions of 512 filters, 26 million weights, on images so small that weights are all that matters."""
+    layers = [L.Conv2D(512, 3, padding="same", activation="relu") for _ in range(11)]
+    return keras.Sequential([keras.Input((4, 4, 512)), *layers, L.GlobalAveragePooling2D(), L.Dense(10)])
 
 
 class Contender:
@@ -163,25 +179,106 @@ def formatted(row):
     return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
 
 
+def updates(turns):
+    """Rows: seconds of one update of all penalty weights of the large net, for each structure."""
+    for structure in UPDATED:
+        model = large()
+        tfr.regularize(model, structure, 1e-6)
+        callback, seconds = tfr.callbacks.Reweighting(), []
+        callback.set_model(model)
+        for turn in range(turns + 1):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            callback.update(turn)
+            seconds.append((time.perf_counter() - started, time.process_time() - cpu_started))
+        wall, cpu = (statistics.median(column) for column in zip(*seconds[1:]))
+        name = tfr.structures.get(structure).name
+        yield {"structure": name, "num_weights": report.count_parameters(model), "seconds": wall, "cpu_seconds": cpu}
+
+
+def memory(variants):
+    """Rows: state and rise of the peak of each variant on the large net, in copies of its prunable weights."""
+    plain = None
+    for variant in variants:
+        command = [sys.executable, __file__, "--child", variant]
+        child = subprocess.run(command, check=True, capture_output=True, text=True)
+        row = json.loads(child.stdout.splitlines()[-1])
+        plain = row["peak_bytes"] if plain is None else plain
+        row["state_copies"] = row["state_bytes"] / row["kernel_bytes"]
+        row["peak_copies"] = (row["peak_bytes"] - plain) / row["kernel_bytes"]
+        yield row
+
+
+def peak(variant):
+    """Trains a variant of the large net for a few steps, and says what memory it took."""
+    model = large()
+    num_bytes = sum(int(np.prod(t.layout.shape)) * 4 for t in tfr.targets.find(model)[0])
+    callbacks = prepared(model, variant)
+    state = sum(int(np.prod(w.shape)) * 4 for part in model._flatten_layers() if _is_penalty(part) for w in part.weights)
+    masks = [v.constraint.mask for v in model.trainable_variables if isinstance(v.constraint, tfr.constraints.Mask)]
+    state += sum(int(np.prod(mask.shape)) for mask in masks)  # bool
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).random((16, 4, 4, 512)).astype("float32")
+    model.fit(x, np.zeros(16, "int32"), batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"variant": variant, "kernel_bytes": num_bytes, "state_bytes": state, "peak_bytes": peak_bytes}
+
+
+def _is_penalty(part):
+    return isinstance(part, keras.regularizers.Regularizer)
+
+
+def steps_measured(options):
+    """Rows of every net, printed as they come."""
+    variants = ["plain", *[variant for variant in options.variants if variant != "plain"]]
+    print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
+    for net in options.nets:
+        for row in measure(net, variants, options.turns, options.steps):
+            print(formatted(row), flush=True)
+            yield row
+
+
+def updates_measured(options):
+    """Rows of every structure, printed as they come."""
+    print(f"{'update of':<15} {'weights':>12} {'seconds':>8} {'cpu':>8}")
+    for row in updates(max(3, options.turns // 4)):
+        print(f"{row['structure']:<15} {row['num_weights']:>12,} {row['seconds']:>8.3f} {row['cpu_seconds']:>8.3f}", flush=True)
+        yield row
+
+
+def memory_measured(options):
+    """Rows of every variant, printed as they come."""
+    print(f"{'memory of':<15} {'state MB':>9} {'copies':>7} {'peak MB':>9} {'copies':>7}")
+    for row in memory(["plain", *[variant for variant in options.variants if variant != "plain"]]):
+        state, peak_mb = row["state_bytes"] / 1e6, row["peak_bytes"] / 1e6
+        copies = f"{row['state_copies']:>7.2f} {peak_mb:>9.0f} {row['peak_copies']:>7.2f}"
+        print(f"{row['variant']:<15} {state:>9.1f} {copies}", flush=True)
+        yield row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is always among them")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=30, help="steps of each fit's timed epoch")
     parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child:
+        print(json.dumps(peak(options.child)))
+        return
     if options.turns < 2 or options.steps < 2:
         parser.error("--turns and --steps must be at least 2")
-    variants = ["plain", *[variant for variant in options.variants if variant != "plain"]]
-    print(" ".join(f"{title:{form}}" for title, form in _FIELDS))
-    rows = []
-    for net in options.nets:
-        rows += measure(net, variants, options.turns, options.steps)
-        for row in rows[-len(variants) :]:
-            print(formatted(row), flush=True)
-        if options.output:
-            options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    rows = {}
+    for name, measured in zip(MEASURES, (steps_measured, updates_measured, memory_measured)):
+        if name not in options.measure:
+            continue
+        rows[name] = []
+        for row in measured(options):
+            rows[name].append(row)
+            if options.output:
+                options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,44 @@ def test_structures_that_choose_for_themselves_keep_what_is_largest_and_free_it(
     assert float(structure.surrogate(weights, projected)) == 0.0
 
 
+@st.composite
+def fitted(draw):
+    """A structure that decides itself, or heads, with a shape drawn to fit it."""
+    kind, many = draw(st.sampled_from(["n_of_m", "pattern", "circles", "head"])), st.integers(1, 5)
+    shape = draw(st.lists(many, min_size=2, max_size=4))
+    if kind == "n_of_m":
+        m = draw(st.integers(2, 5))
+        axis = draw(st.integers(0, len(shape) - 1))
+        shape[axis] *= m
+        named = {len(shape) - 1: "out", len(shape) - 2: "in"}.get(axis, axis)
+        return structures.NOfM(draw(st.integers(1, m - 1)), m, named), tuple(shape)
+    if kind == "head":
+        heads, axis = draw(many), draw(st.sampled_from(["in", "out"]))
+        shape[-1 if axis == "out" else -2] *= heads
+        return structures.Head(heads, axis), tuple(shape)
+    size = (draw(st.integers(1, 5)), draw(st.integers(2, 5)))
+    positions = st.sets(st.integers(0, size[0] * size[1] - 1), min_size=1)
+    sets = "circles" if kind == "circles" else [sorted(one) for one in draw(st.lists(positions, min_size=1, max_size=4))]
+    return structures.Pattern(sets, size), (*size, *shape[:2])
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(fitted())
+def test_laws_hold_on_drawn_structures_and_shapes(case):
+    structure, shape = case
+    kernel = random_kernel(shape)
+    assert structure.misfit(shape) is None and structures.get(structure.serialize()) == structure
+    np.testing.assert_array_equal(numpy_of(structure.assemble(structure.partition(kernel), shape)), kernel)
+    assert structure.num_members(shape).sum() == kernel.size
+    norms = structure.group_norms(kernel)
+    np.testing.assert_allclose(np.square(numpy_of(norms)).sum(), np.square(kernel).sum(), rtol=1e-4)
+    keep = structure.select(norms)
+    assert (keep is not None) == structure.decides
+    if structure.decides:
+        projected = kernel * numpy_of(structure.mask(keep, shape))
+        np.testing.assert_array_equal(numpy_of(structure.select(structure.group_norms(projected))), numpy_of(keep))
+
+
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     name=st.sampled_from(["unstructured", "filter", "channel", "column", "kernel", "block", "block_row", "block_column"]),
@@ -209,6 +247,8 @@ def test_gradient_of_norms_is_finite_at_zero(structure, shape):
         ({"name": "block", "shap": [2, 2]}, ValueError, "Did you mean 'shape'"),
         ({"name": "block", "shape": [0, 2]}, ValueError, "positive integers"),
         ({"name": "n_of_m", "n": 4, "m": 4}, ValueError, "counts what is KEPT"),
+        ({"name": "n_of_m", "axis": "inn"}, ValueError, "Did you mean 'in'"),
+        ({"name": "n_of_m", "axis": -1}, ValueError, "0 and up"),
         ({"name": "pattern", "positions": "hexagons"}, ValueError, "Valid: circles"),
         ({"name": "pattern", "positions": [[9]]}, ValueError, "0..8"),
         (3, TypeError, "must be a name"),
@@ -224,6 +264,7 @@ def test_bad_structures_are_explained(identifier, error, words):
 def test_misfits_are_named():
     assert "spatial" in structures.Kernel().misfit((4, 5))
     assert "multiple of 4" in structures.NOfM(2, 4).misfit((6, 3))
+    assert "no axis 2" in structures.NOfM(1, 3, 2).misfit((6, 3))
     assert "3x3" in structures.Pattern().misfit((5, 5, 1, 2))
     assert "single input" in structures.Channel().misfit((3, 3, 1, 8))
     assert "filter" in structures.Neuron().misfit((3, 3, 2, 8))

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tables import KERNEL_KINDS, random_kernel
+from tables import KERNEL_KINDS, STRUCTURES, random_kernel
 
-from tf_reweight import selection, targets
+from tf_reweight import regularizers, selection, structures, targets
 
 L = keras.layers
 kinds = pytest.mark.parametrize("kind", KERNEL_KINDS)
@@ -74,15 +74,27 @@ def test_what_cannot_be_pruned_is_left_out_with_a_reason():
         def call(self, x):
             return x @ self.matrix
 
-    dense = L.Dense(4, name="lora")
-    model = keras.Sequential([keras.Input((6,)), dense, L.SpectralNormalization(L.Dense(4, name="sn")), Odd(name="odd")])
+    dense, integers = L.Dense(4, name="lora"), L.Dense(5, name="integers")
+    spectral = L.SpectralNormalization(L.Dense(4, name="sn"))
+    model = keras.Sequential([keras.Input((6,)), integers, dense, spectral, Odd(name="odd")])
     dense.enable_lora(2)
+    integers.quantize("int8")
     found, left_out = targets.find(model)
     reasons = {item.name: item.reason for item in left_out}
     assert not found
     assert "LoRA" in reasons["lora/kernel"]
     assert "SpectralNormalization" in reasons["spectral_normalization/sn/kernel"]
     assert "register" in reasons["odd"]
+    assert "already quantized (int8)" in reasons["integers/kernel"]
+
+
+def test_depthwise_kernels_are_left_out_of_channel_pruning_by_name():
+    selected, left_out = selection.select(KERNEL_KINDS["separable2d"][0](), "channel")
+    assert [item.target.attribute for item in selected] == ["pointwise_kernel"]
+    with pytest.raises(ValueError, match="single input channel"):
+        selection.select(KERNEL_KINDS["depthwise2d"][0](), "channel", L.DepthwiseConv2D)
+    (item,) = left_out
+    assert item.name.endswith("depthwise_kernel") and "single input channel" in item.reason
 
 
 def test_register_teaches_the_table():
@@ -153,3 +165,48 @@ def test_heads_are_read_from_the_layer():
     assert [(s.structure.num_heads, s.structure.axis) for s in selected] == [
         (4, "out"), (2, "out"), (2, "out"), (4, "in")
     ]  # fmt: skip
+
+
+@kinds
+def test_every_structure_on_every_kernel(kind):
+    """Through the layer's own order: groups partition the kernel, a removed group is the zeros and nothing else, the penalty is
+    the formula and keeps its structure through its config. What a kernel cannot have is named with a reason."""
+    names = [*(structure for structure, _ in STRUCTURES.values()), structures.get("head")]
+    model = KERNEL_KINDS[kind][0]()
+    kernels = targets.find(model)[0]
+    for structure in names:
+        # By predicate: the only layer of these models makes their output, which filter pruning leaves alone by default.
+        try:
+            selected, left_out = selection.select(model, structure, [t.layer for t in kernels if fits(structure, t)] or None)
+        except ValueError as error:
+            assert "can have the structure" in str(error)
+            assert not any(fits(structure, target) for target in kernels)
+            continue
+        assert len(selected) + len(left_out) == len(kernels) and all(item.reason for item in left_out)
+        for item in selected:
+            check_kernel(item)
+
+
+def fits(structure, target):
+    return structure.fit(target.layout).misfit(target.standard_shape) is None
+
+
+def check_kernel(item):
+    structure, target = item.structure, item.target
+    kernel = ops.convert_to_numpy(target.variable.value)
+    norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
+    np.testing.assert_allclose(np.square(norms).sum(), np.square(kernel).sum(), rtol=1e-4)
+    members = structure.num_members(target.standard_shape)
+    assert members.sum() == kernel.size
+    keep = np.ones(norms.shape, bool)
+    keep[0, 0] = False
+    mask = ops.convert_to_numpy(target.layout.from_standard(structure.mask(keep, target.standard_shape)))
+    assert mask.shape == kernel.shape and (mask == 0).sum() == members[0, 0]
+    penalty = regularizers.Reweighted(structure, 0.5, "log_sum", layout=target.layout.get_config())
+    penalty.update(kernel)
+    weights = ops.convert_to_numpy(structure.penalty_weights(penalty.penalty, norms))
+    expected = 0.5 * float(structure.surrogate(weights, norms))
+    assert float(penalty(kernel)) == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert float(penalty(np.zeros_like(kernel))) == 0.0
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(penalty))
+    assert again.structure == structure and again.get_config() == penalty.get_config()

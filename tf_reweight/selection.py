@@ -27,8 +27,8 @@ def select(model, structure, layers=None):
         model: a built Keras model.
         structure: name, config or `Structure`.
         layers: None for all; a name or glob of layer paths (`"conv*"`, `"block1/*"`), a layer, a layer type, a predicate
-            `Target -> bool`, or a list of these. A layer named exactly must be prunable, else it is an error; what a
-            glob, type or predicate matches and cannot be pruned is left out and named.
+            `Target -> bool`, or a list of these. A layer named exactly must have a kernel that can be pruned so, else
+            it is an error; what a glob, type or predicate matches and cannot be pruned is left out and named.
 
     Returns:
         `(list of Selected, list of targets.LeftOut)`.
@@ -47,19 +47,23 @@ def select(model, structure, layers=None):
         alike = (t for t in found if t.standard_shape[:-2] == size and any(rule.matches(t) for rule in rules))
         return structure.learn(size, (t.standard_kernel() for t in alike))
 
+    def fit(target):
+        fitted = learned(target.standard_shape[:-2]).fit(target.layout)
+        return fitted, fitted.misfit(target.standard_shape)
+
     for target in found:
         matches = [rule for rule in rules if rule.matches(target)]
         if not matches:
             skipped.append(targets.LeftOut(target.name, "not selected by `layers`"))
             continue
-        named = any(rule.exact for rule in matches)
-        fitted = learned(target.standard_shape[:-2]).fit(target.layout)
-        reason = fitted.misfit(target.standard_shape)
+        exact = [rule for rule in matches if rule.exact]
+        named = bool(exact)
+        fitted, reason = fit(target)
         if reason is None and not named and target.path in outputs:
             reason = f"output layer: {structure.name} pruning would remove outputs of the model"
         if reason is None:
             selected.append(Selected(target, fitted))
-        elif named:
+        elif named and all(fit(t)[1] for t in found if t.path == target.path and any(rule.matches(t) for rule in exact)):
             raise ValueError(
                 errors.message(
                     f"A layer named in `layers` must be able to have the structure {structure.name!r}: {reason}.",

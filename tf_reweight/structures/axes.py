@@ -24,7 +24,11 @@ class _Outputs(Structure):
 
 @dataclasses.dataclass(frozen=True)
 class Filter(_Outputs):
-    """Whole outputs: filters of a convolution, units of a Dense. Physically removable, so smaller and faster anywhere."""
+    """Whole outputs: filters of a convolution, units of a Dense. Physically removable, so smaller and faster anywhere.
+
+    In recurrent kernels the gates are apart: a group is one unit's input to one gate, and zeros gain file size. Units that go
+    with all their gates are coupled sets (`regularize_coupled`).
+    """
 
     name = "filter"
 
@@ -49,7 +53,10 @@ class Channel(Structure):
         return "the kernel has a single input channel" if shape[-2] == 1 else None
 
     def partition(self, kernel):
-        return ops.reshape(ops.moveaxis(kernel, -2, 0), (1, kernel.shape[-2], -1))
+        rank = len(kernel.shape)
+        # Not moveaxis: Keras' own fails on variables.
+        kernel = ops.transpose(kernel, (rank - 2, *range(rank - 2), rank - 1))
+        return ops.reshape(kernel, (1, kernel.shape[0], -1))
 
     def assemble(self, parts, shape):
         shape = tuple(shape)

@@ -33,6 +33,10 @@ class Unstructured(Structure):
         return ops.reshape(ops.abs(kernel), (1, -1))
 
 
+# Names of axes of `(*spatial, in, out)`.
+_AXES = {"in": -2, "out": -1}
+
+
 @dataclasses.dataclass(frozen=True)
 class NOfM(Structure):
     """Keeps the `n` largest of each `m` consecutive weights along one axis, as 2:4 sparse hardware wants them.
@@ -42,12 +46,13 @@ class NOfM(Structure):
     Args:
         n: how many of `m` are kept, `1 <= n < m`.
         m: length of a scope; must divide the axis (a ragged tail has no n-of-m form, and is refused).
-        axis: `"in"` (default: the axis the hardware sums over) or `"out"`.
+        axis: `"in"` (default: the axis the hardware sums over), `"out"`, or the number of any axis of
+            `(*spatial, in, out)`: 0 is the first spatial one.
     """
 
     n: int = 2
     m: int = 4
-    axis: str = "in"
+    axis: str | int = "in"
 
     name = "n_of_m"
     decides = True
@@ -59,26 +64,31 @@ class NOfM(Structure):
                     "`n` and `m` must be integers with 1 <= n < m.", "`n` counts what is KEPT of `m`.", n=self.n, m=self.m
                 )
             )
-        if self.axis not in ("in", "out"):
-            raise ValueError(errors.unknown("axis", self.axis, ("in", "out")))
+        if self.axis not in _AXES and (isinstance(self.axis, bool) or not isinstance(self.axis, int) or self.axis < 0):
+            raise ValueError(errors.unknown("axis", self.axis, (*_AXES, "or a number of an axis, 0 and up")))
+
+    def _axis(self, shape):
+        """The axis counted from the end, negative."""
+        return _AXES[self.axis] if self.axis in _AXES else self.axis - len(shape)
 
     def misfit(self, shape):
-        size = shape[-2] if self.axis == "in" else shape[-1]
-        if size % self.m:
-            return f"n of m needs a multiple of {self.m} along {self.axis!r}, and the kernel has {size}"
+        axis = self._axis(shape)
+        if axis >= 0:
+            return f"the kernel has no axis {self.axis}"
+        if shape[axis] % self.m:
+            return f"n of m needs a multiple of {self.m} along {self.axis!r}, and the kernel has {shape[axis]}"
         return None
 
     def partition(self, kernel):
-        if self.axis == "in":
-            rank = len(kernel.shape)
-            kernel = ops.transpose(kernel, (*range(rank - 2), rank - 1, rank - 2))
+        rank, axis = len(kernel.shape), self._axis(kernel.shape) % len(kernel.shape)
+        # Not moveaxis: Keras' own fails on variables.
+        kernel = ops.transpose(kernel, (*range(axis), *range(axis + 1, rank), axis))
         return ops.reshape(kernel, (-1, self.m, 1))
 
     def assemble(self, parts, shape):
-        shape = tuple(shape)
-        if self.axis == "out":
-            return ops.reshape(parts, shape)
-        return ops.swapaxes(ops.reshape(parts, (*shape[:-2], shape[-1], shape[-2])), -1, -2)
+        shape, axis = tuple(shape), self._axis(shape)
+        moved = (*shape[:axis], *shape[len(shape) + axis + 1 :], shape[axis])
+        return ops.moveaxis(ops.reshape(parts, moved), -1, axis)
 
     def group_norms(self, kernel):
         return ops.abs(self.partition(kernel))[..., 0]
