@@ -5,7 +5,6 @@ last bit.
 
     python benchmarks/packing.py --sparsity 0.75 --precision int8         # one table, minutes
     python benchmarks/packing.py --flag --output packing.json             # everything, and the converter's flag as well
-    python benchmarks/packing.py --fuzz 200                               # random small graphs
     python benchmarks/packing.py --large                                  # 25 million weights
 """
 
@@ -153,80 +152,17 @@ def formatted(row):
     return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
 
 
-def random_net(rng):
-    """A small net of random layers, for one file to pack."""
-    import keras
-
-    layers = keras.layers
-    size, channels = int(rng.integers(5, 13)), int(rng.integers(1, 40))
-    x = inputs = keras.Input((size, size, channels))
-    for _ in range(rng.integers(1, 5)):
-        width, kernel = int(rng.integers(1, 70)), int(rng.choice([1, 1, 2, 3, 5]))
-        activation = rng.choice([None, "relu", "relu6", "tanh", "silu"])
-        options = {"activation": activation, "use_bias": bool(rng.random() < 0.7)}
-        choice = rng.integers(8)
-        if choice < 3:
-            groups = 2 if x.shape[-1] % 2 == 0 and width % 2 == 0 and rng.random() < 0.2 else 1
-            strides = int(rng.integers(1, 3))
-            x = layers.Conv2D(width, kernel, padding="same", strides=strides, groups=groups, **options)(x)
-        elif choice == 3:
-            x = layers.DepthwiseConv2D(kernel, padding="same", depth_multiplier=int(rng.integers(1, 3)), **options)(x)
-        elif choice == 4:
-            x = layers.Conv2DTranspose(width, kernel, strides=2, padding="same", **options)(x)
-        elif choice == 5:
-            x = layers.Dense(width, **options)(x)
-        elif choice == 6:
-            x = layers.BatchNormalization()(layers.MaxPooling2D(2, padding="same")(x))
-        else:
-            x = layers.Add()([layers.Conv2D(x.shape[-1], 3, padding="same")(x), x])
-    head = [layers.GlobalAveragePooling2D(), layers.Flatten(), layers.GlobalAveragePooling2D(keepdims=True)][rng.integers(3)]
-    return keras.Model(inputs, layers.Dense(int(rng.integers(2, 100)))(head(x)))
-
-
-def sparser(content, rng, sparsity=None):
-    """The same file with zeros of a random structure, along any axes of each kernel."""
-
+def with_zeros(content, rng, sparsity):
+    """The same file with random zeros in its kernels."""
     from tf_reweight.export import flatbuffer
 
     model = flatbuffer.parse(content)
     for tensor in model.subgraphs[0].tensors:
         values = flatbuffer.values(model, tensor)
-        if values is None or values.ndim < 2 or flatbuffer.dtype_name(tensor) not in flatbuffer.WEIGHT_TYPES:
-            continue
-        along = [size if rng.random() < 0.6 or sparsity else 1 for size in values.shape]
-        kept = rng.random(along) >= (sparsity or rng.choice([0.0, 0.5, 0.75, 0.9, 0.99]))
-        model.buffers[tensor.buffer].data = (values * kept.astype(values.dtype)).view("uint8").reshape(-1)
+        if values is not None and values.ndim > 1 and flatbuffer.dtype_name(tensor) in flatbuffer.WEIGHT_TYPES:
+            kept = (rng.random(values.shape) >= sparsity).astype(values.dtype)
+            model.buffers[tensor.buffer].data = (values * kept).view("uint8").reshape(-1)
     return flatbuffer.write(model)
-
-
-def fuzz(num, seed):
-    """Packs random files and runs each; prints and returns how many went wrong."""
-    import keras
-    import numpy as np
-
-    from tf_reweight.export import equivalence, packing, samples
-    from tf_reweight.export.conversion import convert
-
-    wrong = packed = kernels = saved = 0
-    for number in range(seed, seed + num):
-        rng = np.random.default_rng(number)
-        keras.utils.set_random_seed(number)
-        precision = str(rng.choice(_PRECISIONS))
-        try:
-            model = random_net(rng)
-            specs = samples.input_specs(model, None)
-            dense = convert(model, precision, specs, samples.made_up(model, specs) if precision == "int8" else None)
-            content = sparser(dense, rng)
-            result = packing.pack(content)
-            equivalence.check_same(content, result.content)
-            packed, kernels = packed + result.num_packed, kernels + len(result.tensors)
-            saved += result.num_bytes_before - result.num_bytes_after
-        except Exception as error:  # Whatever it is, the other files tell more.
-            wrong += 1
-            print(f"seed {number}, {precision}: {type(error).__name__}: {error}", flush=True)
-        keras.backend.clear_session(free_memory=False)
-    print(f"{num - wrong} of {num} files right; {packed} of {kernels} kernels packed, {saved:,} bytes saved.")
-    return wrong
 
 
 def large(sparsity):
@@ -244,7 +180,7 @@ def large(sparsity):
     specs = samples.input_specs(model, None)
     for precision in ("int8", "float32"):
         dense = convert(model, precision, specs, samples.made_up(model, specs, 2) if precision == "int8" else None)
-        content = sparser(dense, np.random.default_rng(0), sparsity)
+        content = with_zeros(dense, np.random.default_rng(0), sparsity)
         start = time.perf_counter()
         result = packing.pack(content)
         row = {"precision": precision, "sparsity": sparsity, "num_weights": model.count_params()}
@@ -276,8 +212,6 @@ def main():
     parser.add_argument("--precision", nargs="+", choices=_PRECISIONS, default=_PRECISIONS)
     parser.add_argument("--sparsity", nargs="+", type=float, default=(0.5, 0.75, 0.9), metavar="S", help="fractions removed")
     parser.add_argument("--flag", action="store_true", help="also convert with the converter's EXPERIMENTAL_SPARSITY")
-    parser.add_argument("--fuzz", type=int, metavar="N", help="instead: pack and run N random small graphs")
-    parser.add_argument("--seed", type=int, default=0, help="first seed of --fuzz")
     parser.add_argument("--large", action="store_true", help="instead: time a net of 25 million weights, 90 %% zeros")
     parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file as they come")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
@@ -286,8 +220,6 @@ def main():
         for row in examine(**options.child):
             print(json.dumps(row), flush=True)
         return
-    if options.fuzz:
-        sys.exit(bool(fuzz(options.fuzz, options.seed)))
     rows = []
     for row in large(0.9) if options.large else table(options):
         rows.append(row)

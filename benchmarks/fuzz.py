@@ -1,0 +1,180 @@
+"""Random small graphs through pack and verify: every file must load and compute what the dense one does, bit for bit.
+
+Each graph is made of its seed alone. With --output, every result is kept as a line of JSON; the same command goes on where it
+stopped, and a crash of LiteRT or the converter is a result like any other.
+
+    python benchmarks/fuzz.py 500 --output fuzz.jsonl
+    python benchmarks/fuzz.py 1 --first 17                                # one of them again
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+_ACTIVATIONS = (None, "relu", "relu6", "tanh", "silu")
+
+
+def image_block(x, rng):
+    """One random layer, or a few, on images."""
+    from keras import layers
+
+    width, kernel = int(rng.integers(1, 70)), int(rng.choice([1, 1, 2, 3, 5]))
+    options = {"activation": rng.choice(_ACTIVATIONS), "use_bias": bool(rng.random() < 0.7), "padding": "same"}
+    kind = rng.integers(10)
+    if kind < 3:
+        groups = 2 if x.shape[-1] % 2 == 0 and width % 2 == 0 and rng.random() < 0.2 else 1
+        return layers.Conv2D(width, kernel, strides=int(rng.integers(1, 3)), groups=groups, **options)(x)
+    if kind == 3:
+        return layers.DepthwiseConv2D(kernel, depth_multiplier=int(rng.integers(1, 3)), **options)(x)
+    if kind == 4:
+        return layers.Conv2DTranspose(width, kernel, strides=2, **options)(x)
+    if kind == 5:
+        return layers.Dense(width, activation=options["activation"], use_bias=options["use_bias"])(x)
+    if kind == 6:
+        return layers.BatchNormalization()(layers.MaxPooling2D(2, padding="same")(x))
+    if kind == 7:
+        return layers.Concatenate()([layers.Conv2D(width, 1)(x), x])
+    if kind == 8:
+        return layers.SeparableConv2D(width, kernel, strides=int(rng.integers(1, 3)), **options)(x)
+    return layers.Add()([layers.Conv2D(x.shape[-1], 3, padding="same")(x), x])
+
+
+def sequence_block(x, rng):
+    """One random layer, or a few, on sequences."""
+    from keras import layers
+
+    width, activation = int(rng.integers(1, 70)), rng.choice(_ACTIVATIONS)
+    kind = rng.integers(5)
+    if kind == 0:
+        return layers.Conv1D(width, int(rng.integers(1, 4)), padding="same", activation=activation)(x)
+    if kind == 1:
+        return layers.Dense(width, activation=activation)(x)
+    if kind == 2:
+        return layers.LayerNormalization()(x)
+    if kind == 3:
+        return layers.LSTM(int(rng.integers(1, 30)), return_sequences=True, unroll=True)(x)
+    return layers.Add()([x, layers.MultiHeadAttention(2, int(rng.integers(1, 9)))(x, x)])
+
+
+def random_net(rng):
+    """A small net of random layers on images or sequences, sometimes of indices."""
+    import keras
+    from keras import layers
+
+    if rng.random() < 0.75:
+        size = int(rng.integers(5, 13))
+        x = inputs = keras.Input((size, size, int(rng.integers(1, 40))))
+        block, heads = image_block, (layers.GlobalAveragePooling2D(), layers.GlobalAveragePooling2D(keepdims=True))
+    else:
+        length, block, heads = int(rng.integers(2, 7)), sequence_block, (layers.GlobalAveragePooling1D(),)
+        if rng.random() < 0.3:
+            inputs = keras.Input((length,), dtype="int32")
+            x = layers.Embedding(int(rng.integers(2, 200)), int(rng.integers(1, 40)))(inputs)
+        else:
+            x = inputs = keras.Input((length, int(rng.integers(1, 40))))
+    for _ in range(rng.integers(1, 5)):
+        x = block(x, rng)
+    head = [*heads, layers.Flatten()][rng.integers(len(heads) + 1)]
+    return keras.Model(inputs, layers.Dense(int(rng.integers(2, 100)))(head(x)))
+
+
+def sparser(content, rng):
+    """The same file with zeros of a random structure, along any axes of each kernel."""
+    from tf_reweight.export import flatbuffer
+
+    model = flatbuffer.parse(content)
+    for tensor in model.subgraphs[0].tensors:
+        values = flatbuffer.values(model, tensor)
+        if values is None or values.ndim < 2 or flatbuffer.dtype_name(tensor) not in flatbuffer.WEIGHT_TYPES:
+            continue
+        along = [size if rng.random() < 0.6 else 1 for size in values.shape]
+        kept = rng.random(along) >= rng.choice([0.0, 0.5, 0.75, 0.9, 0.99])
+        model.buffers[tensor.buffer].data = (values * kept.astype(values.dtype)).view("uint8").reshape(-1)
+    return flatbuffer.write(model)
+
+
+def examine(seed):
+    """One graph: a dict with what became of it, and `wrong` in words where something did not go well."""
+    import keras
+    import numpy as np
+
+    from tf_reweight.export import pack_tflite, samples
+    from tf_reweight.export.conversion import convert
+    from tf_reweight.export.edge_quantizer import requantize
+    from tf_reweight.export.precisions import TABLE
+
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    precision = str(rng.choice(list(TABLE)))
+    row = {"seed": seed, "precision": precision}
+    try:
+        model = random_net(rng)
+        specs = samples.input_specs(model, None)
+        later = TABLE[precision].by_edge_quantizer
+        data = samples.made_up(model, specs) if TABLE[precision].needs_data else None
+        content = sparser(convert(model, "float32" if later else precision, specs, data), rng)
+        content = requantize(content, precision) if later else content
+        with tempfile.TemporaryDirectory() as folder:
+            given, packed = (pathlib.Path(folder) / name for name in ("given.tflite", "packed.tflite"))
+            given.write_bytes(content)
+            result = pack_tflite(given, packed)
+            sizes = {"num_bytes_before": given.stat().st_size, "num_bytes_after": packed.stat().st_size}
+        row |= {**sizes, "num_packed": result.num_packed, "num_kernels": len(result.tensors)}
+        if sizes["num_bytes_after"] > sizes["num_bytes_before"]:
+            row["wrong"] = "it grew"
+    except Exception as error:  # Whatever it is, the other graphs tell more.
+        row["wrong"] = f"{type(error).__name__}: {error}"[:500]
+    finally:
+        keras.backend.clear_session(free_memory=False)
+    return row
+
+
+def run(seeds):
+    """Yields a row per seed, examined in a process of their own, and in another one behind a crash."""
+    left = list(seeds)
+    while left:
+        command = [sys.executable, __file__, "--seeds", *map(str, left)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+            for line in child.stdout:
+                if line.startswith("{"):
+                    yield json.loads(line)
+                    left.pop(0)
+        if left:
+            yield {"seed": left.pop(0), "wrong": f"the process died, status {child.returncode}"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("num", type=int, nargs="?", default=500, help="how many graphs")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--output", type=pathlib.Path, help="keep one line of JSON per graph here, and go on where it ends")
+    parser.add_argument("--seeds", type=int, nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.seeds:
+        for seed in options.seeds:
+            print(json.dumps(examine(seed)), flush=True)
+        return
+    seeds = range(options.first, options.first + options.num)
+    known = options.output.read_text(encoding="utf-8").splitlines() if options.output and options.output.exists() else []
+    rows = {row["seed"]: row for row in map(json.loads, known) if row["seed"] in seeds}
+    for row in run([seed for seed in seeds if seed not in rows]):
+        rows[row["seed"]] = row
+        if "wrong" in row:
+            print(f"seed {row['seed']}: {row['wrong']}", flush=True)
+        if options.output:
+            with open(options.output, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    wrong = sum("wrong" in row for row in rows.values())
+    packed, kernels, before, after = (
+        sum(row.get(name, 0) for row in rows.values())
+        for name in ("num_packed", "num_kernels", "num_bytes_before", "num_bytes_after")
+    )
+    print(f"{len(rows) - wrong} of {len(rows)} right; {packed} of {kernels} kernels packed, {before:,} to {after:,} bytes.")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
