@@ -96,14 +96,30 @@ def sparser(content, rng):
     return flatbuffer.write(model)
 
 
+def dense_file(precision, rng):
+    """A random graph as a file with zeros, not packed yet."""
+    from tf_reweight.export import samples
+    from tf_reweight.export.conversion import convert
+    from tf_reweight.export.edge_quantizer import requantize
+    from tf_reweight.export.precisions import TABLE
+
+    model = random_net(rng)
+    specs, kind = samples.input_specs(model, None), TABLE[precision]
+    data = samples.made_up(model, specs) if kind.needs_data else None
+    content = sparser(convert(model, "float32" if kind.by_edge_quantizer else precision, specs, data), rng)
+    return requantize(content, precision) if kind.by_edge_quantizer else content
+
+
 def examine(seed):
-    """One graph: a dict with what became of it, and `wrong` in words where something did not go well."""
+    """One graph: a dict with what became of it.
+
+    It has `unmade` in words where the converter or ai-edge-quantizer makes no file of the graph, so that there is nothing to
+    pack, and `wrong` where packing did not go well.
+    """
     import keras
     import numpy as np
 
-    from tf_reweight.export import pack_tflite, samples
-    from tf_reweight.export.conversion import convert
-    from tf_reweight.export.edge_quantizer import requantize
+    from tf_reweight.export import pack_tflite
     from tf_reweight.export.precisions import TABLE
 
     rng = np.random.default_rng(seed)
@@ -111,12 +127,12 @@ def examine(seed):
     precision = str(rng.choice(list(TABLE)))
     row = {"seed": seed, "precision": precision}
     try:
-        model = random_net(rng)
-        specs = samples.input_specs(model, None)
-        later = TABLE[precision].by_edge_quantizer
-        data = samples.made_up(model, specs) if TABLE[precision].needs_data else None
-        content = sparser(convert(model, "float32" if later else precision, specs, data), rng)
-        content = requantize(content, precision) if later else content
+        content = dense_file(precision, rng)
+    except ValueError as error:
+        return row | {"unmade": str(error)[:500]}
+    finally:
+        keras.backend.clear_session(free_memory=False)
+    try:
         with tempfile.TemporaryDirectory() as folder:
             given, packed = (pathlib.Path(folder) / name for name in ("given.tflite", "packed.tflite"))
             given.write_bytes(content)
@@ -127,8 +143,6 @@ def examine(seed):
             row["wrong"] = "it grew"
     except Exception as error:  # Whatever it is, the other graphs tell more.
         row["wrong"] = f"{type(error).__name__}: {error}"[:500]
-    finally:
-        keras.backend.clear_session(free_memory=False)
     return row
 
 
@@ -148,7 +162,7 @@ def run(seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("num", type=int, nargs="?", default=500, help="how many graphs")
+    parser.add_argument("num", type=int, nargs="?", default=500, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--output", type=pathlib.Path, help="keep one line of JSON per graph here, and go on where it ends")
     parser.add_argument("--seeds", type=int, nargs="+", help=argparse.SUPPRESS)
@@ -167,12 +181,14 @@ def main():
         if options.output:
             with open(options.output, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-    wrong = sum("wrong" in row for row in rows.values())
+    wrong, unmade = (sum(what in row for row in rows.values()) for what in ("wrong", "unmade"))
     packed, kernels, before, after = (
         sum(row.get(name, 0) for row in rows.values())
         for name in ("num_packed", "num_kernels", "num_bytes_before", "num_bytes_after")
     )
-    print(f"{len(rows) - wrong} of {len(rows)} right; {packed} of {kernels} kernels packed, {before:,} to {after:,} bytes.")
+    made = len(rows) - unmade
+    print(f"{made - wrong} of {made} files right; {packed} of {kernels} kernels packed, {before:,} to {after:,} bytes.")
+    print(f"{unmade} graphs became no file in the first place.")
     sys.exit(bool(wrong))
 
 
