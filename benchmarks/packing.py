@@ -23,7 +23,8 @@ _STRUCTURES = {
 }
 _FIELDS = (
     ("net", "<6"), ("structure", "<10"), ("zeros", ">6"), ("precision", "<13"), ("dense", ">9"), ("packed", ">9"),
-    ("of dense", ">9"), ("dense gz", ">9"), ("packed gz", ">10"), ("flag", ">9"), ("flag says", "<14"), ("kernels", ">8"),
+    ("of dense", ">9"), ("dense gz", ">9"), ("packed gz", ">10"), ("zipped gz", ">10"), ("flag", ">9"),
+    ("flag says", "<14"), ("kernels", ">8"),
 )  # fmt: skip
 
 
@@ -106,6 +107,8 @@ def examine(net, precision, cases, flag):
         equivalence.check_same(dense, result.content)
         row |= {"dense_bytes": len(dense), "packed_bytes": len(result.content), "num_packed": result.num_packed}
         row |= {"dense_gzip": sizes.gzip_size(dense), "packed_gzip": sizes.gzip_size(result.content)}
+        download = packing.pack(dense, zipped=True).content
+        row |= {"download_bytes": len(download), "download_gzip": sizes.gzip_size(download)}
         yield row
         if flag:
             other = flagged(model, precision, inputs)
@@ -146,8 +149,8 @@ def formatted(row):
         return f"{row['net']} {row['structure']} {row['sparsity']} {row['precision']} failed: {row['error']}"
     values = (
         row["net"], row["structure"], f"{row['sparsity']:.0%}", row["precision"], row["dense_bytes"], row["packed_bytes"],
-        f"{row['packed_bytes'] / row['dense_bytes']:.1%}", row["dense_gzip"], row["packed_gzip"], row.get("flag_bytes", "-"),
-        row.get("flag", "-"), f"{row['num_packed']}/{row['num_kernels']}",
+        f"{row['packed_bytes'] / row['dense_bytes']:.1%}", row["dense_gzip"], row["packed_gzip"], row["download_gzip"],
+        row.get("flag_bytes", "-"), row.get("flag", "-"), f"{row['num_packed']}/{row['num_kernels']}",
     )  # fmt: skip
     return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
 

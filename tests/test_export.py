@@ -197,6 +197,16 @@ def test_bad_paths_and_models(small, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_models_too_large_for_a_file_are_refused_before_any_work(small, tmp_path, monkeypatch):
+    from tf_reweight.export import flatbuffer, tflite
+
+    monkeypatch.setattr(flatbuffer, "LIMIT", 600)
+    monkeypatch.setattr(tflite, "convert", lambda *arguments: pytest.fail("it was converted"))
+    with pytest.raises(ValueError, match="smaller than 2 GiB"):
+        export.export_tflite(small, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_unrolled_recurrent_layers_go_through(tmp_path):
     model = keras.Sequential([keras.Input((4, 3)), L.LSTM(4, unroll=True), L.Dense(2)])
     assert export.export_tflite(model, tmp_path / "a.tflite").verification.relative_error < 1e-4

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from packed_nets import NETS, STRUCTURES, content_of, converted, kernels, ops_of, sequential, zeroed
-from tf_reweight import export
+from tf_reweight import export, main
 from tf_reweight.export import arm, equivalence, flatbuffer, packing, sparsity_format
 from tf_reweight.export.graph import Graph
 
@@ -55,6 +55,20 @@ def test_structured_zeros_at_75_percent_leave_a_third():
     for structure in ("filter", "channel"):
         content = zeroed(dense, structure)
         assert len(packing.pack(content).content) * 3 < len(content)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("kind", ["conv 3x3", "dense"])
+def test_packed_for_a_download_is_never_larger_in_either_measure(kind, structure):
+    content = zeroed(converted(kind, "int8"), structure)
+    result = packing.pack(content, zipped=True)
+    equivalence.check_same(content, result.content)
+    assert len(result.content) <= len(content) and export.gzip_size(result.content) <= export.gzip_size(content)
+    if structure == "random" and kind == "conv 3x3":
+        assert "zipped" in result.tensors[0].reason and packing.pack(content).num_packed == 2
+        assert export.gzip_size(packing.pack(content).content) > export.gzip_size(content)
+    if structure == "channel":
+        assert result.num_packed
 
 
 def test_files_without_zeros_stay_as_they_are():
@@ -168,6 +182,21 @@ def test_packing_twice_changes_nothing():
     assert twice.content == once and {tensor.reason for tensor in twice.tensors} == {"it is packed already"}
 
 
+def test_single_numbers_have_no_shape():
+    """As the axis of a mean that TensorFlow's own converter wrote."""
+    model = flatbuffer.parse(zeroed(converted("conv 1x1", "float32")))
+    tensor, buffer = flatbuffer.schema().TensorT(), flatbuffer.schema().BufferT()
+    tensor.name, tensor.type, tensor.buffer = b"axis", flatbuffer.schema().TensorType.INT32, len(model.buffers)
+    buffer.data = np.asarray(7, "int32").reshape(1).view("uint8")
+    model.subgraphs[0].tensors.append(tensor)
+    model.buffers.append(buffer)
+    written = flatbuffer.parse(flatbuffer.write(model))
+    assert written.subgraphs[0].tensors[-1].shape is None
+    values = flatbuffer.values(written, written.subgraphs[0].tensors[-1])
+    assert values.shape == () and values == 7
+    assert packing.pack(flatbuffer.write(model)).num_packed == 2
+
+
 def test_values_shared_by_two_tensors_are_left():
     model = flatbuffer.parse(zeroed(converted("conv 1x1", "float32")))
     tensors = model.subgraphs[0].tensors
@@ -218,18 +247,39 @@ def test_what_is_no_tflite_is_refused(tmp_path):
 @given(st.integers(0, 2**32 - 1))
 def test_damaged_files_are_refused_or_packed_but_never_break(seed):
     content, rng = bytearray(converted("depthwise", "int8")), np.random.default_rng(seed)
-    for _ in range(20):
-        content[rng.integers(len(content))] = rng.integers(256)
+    for _ in range(rng.integers(1, 30)):
+        # Half of them in the tables at the beginning, which say where everything is.
+        content[rng.integers(len(content) if rng.random() < 0.5 else 2000)] = rng.integers(256)
     try:
         packing.pack(bytes(content))
     except ValueError as error:
         assert "Received" in str(error)
 
 
+def test_files_without_a_graph_are_refused():
+    model = flatbuffer.parse(converted("depthwise", "int8"))
+    model.subgraphs = []
+    for function in (packing.pack, arm.arm_eligibility):
+        with pytest.raises(ValueError, match="(?s)must be a whole TFLite flatbuffer.*Received"):
+            function(flatbuffer.write(model))
+
+
+def test_files_over_two_gibibytes_are_refused_before_they_are_read(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "large.tflite"
+    with open(path, "wb") as file:
+        file.write(b"\x1c\0\0\0TFL3")
+        file.truncate(2**31)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: pytest.fail("it was read"))
+    for command in (["pack", str(path), str(tmp_path / "b.tflite")], ["arm", str(path)], ["inspect", str(path)]):
+        assert main.console(command) == 1
+        assert "smaller than 2 GiB" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_weights_outside_the_flatbuffer_are_refused():
     model = flatbuffer.parse(converted("conv 3x3", "float32"))
     model.buffers[1].offset = 4096
-    with pytest.raises(ValueError, match="2 GiB"):
+    with pytest.raises(ValueError, match="must lie inside the file"):
         packing.pack(flatbuffer.write(model))
 
 
@@ -305,6 +355,34 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.tflite"]
     with pytest.raises(FileNotFoundError, match="folder of `path` must exist"):
         packing.pack_tflite(source, tmp_path / "none" / "b.tflite")
+
+
+def test_a_disk_that_is_full_half_way_leaves_no_half_file(tmp_path):
+    """The system itself cuts the write off."""
+    import resource
+
+    source = tmp_path / "a.tflite"
+    content = zeroed(converted("conv 3x3", "int8"))
+    source.write_bytes(content)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for target in (tmp_path / "b.tflite", source):
+            with pytest.raises(OSError, match="too large"):
+                packing.pack_tflite(source, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [source] and source.read_bytes() == content
+
+
+def test_a_read_only_folder_is_refused_before_any_work(tmp_path, monkeypatch):
+    source = tmp_path / "a.tflite"
+    source.write_bytes(converted("conv 3x3", "int8"))
+    # Root may write everywhere, so the answer is the system's only for others.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(packing, "_packed", lambda *arguments: pytest.fail("it was packed"))
+    with pytest.raises(OSError, match="writable folder"):
+        packing.pack_tflite(source, tmp_path / "b.tflite")
 
 
 def test_in_place(tmp_path):

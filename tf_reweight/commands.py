@@ -168,6 +168,11 @@ def _inspect(values, positional):
     return 0
 
 
+def _define_pack(values):
+    _define_verify_arm(values)
+    flags.DEFINE_bool("zipped", False, "pack only what is smaller in a zipped download as well", flag_values=values)
+
+
 def _pack(values, positional):
     from tf_reweight import errors
     from tf_reweight.export import pack_tflite
@@ -175,7 +180,7 @@ def _pack(values, positional):
     if len(positional) != 2:
         fix = "For example: tf-reweight pack model.tflite packed.tflite."
         raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
-    result = pack_tflite(*positional, verify_arm=values.verify_arm)
+    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped)
     _show(values, result.to_dict(), result.to_tables() if not values.json else [])
     return 0
 
@@ -306,7 +311,7 @@ COMMANDS = {
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),
     "inspect": (_no_flags, _inspect),
-    "pack": (_define_verify_arm, _pack),
+    "pack": (_define_pack, _pack),
     "arm": (_define_arm, _arm),
     "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.export import raw
+from tf_reweight.export import flatbuffer, raw
 
 
 class Runner:
@@ -134,11 +134,12 @@ def read_file(path):
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not in the TFLite format.
+        ValueError: when it is not in the TFLite format, or over 2 GiB; the latter is found before it is read.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(errors.message("The .tflite file must exist.", "Check the path.", file=str(path)))
+    flatbuffer.check_size(path.stat().st_size, path)
     content = path.read_bytes()
     check_format(content, path)
     return content

@@ -1,6 +1,7 @@
 """The TFLite flatbuffer as Python objects: reading, the names in it, and the values of constants, packed ones included."""
 
 import functools
+import math
 import struct
 
 import numpy as np
@@ -14,7 +15,7 @@ _NUMPY = {
 }  # fmt: skip
 DAMAGE = (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError)
 _ALIGNMENT = 16
-_LIMIT = 2**31
+LIMIT = 2**31
 
 
 def schema():
@@ -59,14 +60,24 @@ def parse(content, name="content"):
     except DAMAGE as error:
         expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
         raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content))) from error
-    if len(content) >= _LIMIT or any(buffer.offset > 1 for buffer in model.buffers):
-        expected = "The weights must lie inside the flatbuffer, which ends at 2 GiB."
-        raise ValueError(errors.message(expected, "Split the model.", file=str(name), num_bytes=len(content)))
+    check_size(len(content), name)
+    if any(buffer.offset > 1 for buffer in model.buffers):
+        expected = "All weights must lie inside the file; some of this one's do not."
+        raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content)))
     return model
+
+
+def check_size(num_bytes, name):
+    """Raises ValueError for what is too large for a flatbuffer."""
+    if num_bytes >= LIMIT:
+        expected = "A .tflite must be smaller than 2 GiB, where flatbuffers end."
+        raise ValueError(errors.message(expected, "Split the model.", file=str(name), num_bytes=num_bytes))
 
 
 def _check_indices(model):
     """Raises IndexError where something points outside its list, or a constant is not as long as its shape says."""
+    if not model.subgraphs:
+        raise IndexError("graph")
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
@@ -156,4 +167,6 @@ def values(model, tensor):
         from tf_reweight.export import sparsity_format
 
         return sparsity_format.decode(stored, tensor.sparsity, tuple(int(size) for size in tensor.shape))
-    return stored[: int(np.prod(tensor.shape))].reshape(tensor.shape)
+    # A single number has no shape in the file.
+    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    return stored[: math.prod(shape)].reshape(shape)

@@ -6,11 +6,12 @@ That makes the file smaller. It makes nothing faster in int8, and floating-point
 """
 
 import dataclasses
+import zlib
 
 import numpy as np
 from rich.table import Table
 
-from tf_reweight.export import arm, equivalence, flatbuffer, rewriting, sparsity_format, tflite
+from tf_reweight.export import arm, equivalence, flatbuffer, rewriting, sizes, sparsity_format, tflite
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.execution import read_file
 from tf_reweight.export.graph import Graph
@@ -99,7 +100,7 @@ class PackResult:
         return [table]
 
 
-def pack(content):
+def pack(content, zipped=False):
     """Stores each kernel of a `.tflite` sparsely where that makes the file smaller and LiteRT loads it.
 
     Works on any file, whoever made it. Values do not change by a bit, but for negative zeros, which become zeros. A kernel that
@@ -109,22 +110,24 @@ def pack(content):
 
     Args:
         content: the bytes.
+        zipped: whether kernels also stay as they are where packing makes them larger in a zipped download, as it does with
+            random zeros in int8. The file is smaller then, or the same, both as it is and zipped.
 
     Returns:
         `PackResult`.
 
     Raises:
         TypeError: when these are no bytes.
-        ValueError: when it is no TFLite flatbuffer, or is cut off, or keeps its weights outside the flatbuffer (over 2 GiB).
+        ValueError: when it is no TFLite flatbuffer, or is cut off, is over 2 GiB, or keeps its weights outside of itself.
 
     Example:
         >>> result = pack(pathlib.Path("model.tflite").read_bytes())
         >>> result.num_bytes_before, result.num_bytes_after
     """
-    return _packed(flatbuffer.parse(content), bytes(content))[0]
+    return _packed(flatbuffer.parse(content), bytes(content), zipped)[0]
 
 
-def pack_tflite(in_path, out_path, verify=True, verify_arm=False):
+def pack_tflite(in_path, out_path, verify=True, verify_arm=False, zipped=False):
     """`pack` for files: writes only what was run in LiteRT and computes the same as the given file, to the last bit.
 
     Both are run on random inputs, with and without the default delegate. The file is written whole or not at all, so that both
@@ -135,6 +138,7 @@ def pack_tflite(in_path, out_path, verify=True, verify_arm=False):
         out_path: where to write; in an existing folder.
         verify: whether to run both. Without, files can be packed that LiteRT does not run here.
         verify_arm: whether to run both on an emulated ARM machine as well, see `emulation`.
+        zipped: as for `pack`.
 
     Returns:
         `PackResult`; where nothing shrinks, the given bytes are written.
@@ -151,14 +155,14 @@ def pack_tflite(in_path, out_path, verify=True, verify_arm=False):
     out_path = tflite.checked_path(out_path)
     emulator = Emulator() if verify_arm else None
     given = read_file(in_path)
-    result, report = _packed(flatbuffer.parse(given, in_path), given)
+    result, report = _packed(flatbuffer.parse(given, in_path), given, zipped)
     if verify and result.content != given:
         equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator)
     tflite.write_whole(out_path, result.content)
     return result
 
 
-def _packed(model, content):
+def _packed(model, content, zipped):
     """`(PackResult, ArmReport)`; changes the model."""
     graph = Graph(model)
     report = arm.examine(graph)
@@ -172,17 +176,17 @@ def _packed(model, content):
     records = []
     for number, index in kernels:
         view = graph if number == 0 else Graph(model, number)
-        records.append(_treat(view, index, rewriter, users, obstacle))
+        records.append(_treat(view, index, rewriter, users, obstacle, zipped))
     made = content
     if any(record.decision == "packed" for record in records):
         made = attach(flatbuffer.write(rewriter.finish()), attached_files(content))
-    if len(made) >= len(content):
+    if len(made) >= len(content) or (zipped and sizes.gzip_size(made) > sizes.gzip_size(content)):
         made = content
         records = [_unpacked(record, "the whole file would not shrink") for record in records]
     return PackResult(made, len(content), len(made), tuple(records)), report
 
 
-def _treat(graph, index, rewriter, users, obstacle):
+def _treat(graph, index, rewriter, users, obstacle, zipped):
     """Packs one kernel or leaves it; its `PackedTensor`."""
     tensor = graph.tensors[index]
     positions = sorted({position for position, _ in graph.readers.get(index, [])})
@@ -203,10 +207,21 @@ def _treat(graph, index, rewriter, users, obstacle):
     if cost >= before:
         share = np.count_nonzero(array) / array.size
         return dataclasses.replace(record, reason=f"packing does not shrink it ({1 - share:.0%} zeros)")
+    if zipped and _grows_zipped(graph.model.buffers[tensor.buffer].data, array, layout):
+        return dataclasses.replace(record, reason="packing does not shrink it in a zipped download")
     if rewritten:
         rewriter.fully_connected_as_convolution(positions[0])
     rewriter.pack(index, array, layout, positions)
     return dataclasses.replace(record, decision="packed", num_bytes_after=cost, layout=str(layout))
+
+
+def _grows_zipped(data, array, layout):
+    """Whether values and positions take more bytes than the dense values, both compressed."""
+    values, sparsity = sparsity_format.encode(array, layout)
+    listed = [made for made in sparsity.dimMetadata if made.arrayIndices is not None]
+    lists = [vector.values for made in listed for vector in (made.arraySegments, made.arrayIndices)]
+    packed = b"".join(np.asarray(part).tobytes() for part in (values, *lists))
+    return len(zlib.compress(packed, 9)) >= len(zlib.compress(bytes(data), 9))
 
 
 def _unpacked(record, reason):

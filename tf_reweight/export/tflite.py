@@ -1,13 +1,14 @@
 """`export_tflite`: convert, execute, compare, and only then write."""
 
 import dataclasses
+import math
 import os
 import pathlib
 
 import keras
 
 from tf_reweight import errors, targets
-from tf_reweight.export import samples, verification
+from tf_reweight.export import flatbuffer, samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.emulation import Emulator
@@ -181,6 +182,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
         raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
     targets.check_model(model)
+    flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)
     if TABLE[precision].by_edge_quantizer:
         check_installed()
     if is_quantized(model):
