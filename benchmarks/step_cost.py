@@ -7,7 +7,8 @@ shared with others it is the steadier of the two.
 
 An update renews all penalty weights of a net with 25 million weights, which a callback does every few epochs. Memory is that of
 the same kind of net, in copies of its weights: what a variant keeps (its state), and what the peak of a process that trains for
-a few steps rises by over the plain one's; temporaries and the allocator's habits are in the second.
+a few steps rises by over the plain one's; temporaries and the allocator's habits are in the second, and where weights are
+ranked (mask, admm, gradual) that of the ranking.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --measure update memory
