@@ -6,9 +6,9 @@ from tf_reweight._version import __version__
 
 # Everything is loaded on first use: `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot.
 _MODULES = (
-    "allocation", "attachment", "callbacks", "config", "constraints", "coupling", "data", "export", "masking", "models",
-    "penalties", "proximal", "quantization", "regularizers", "report", "rivals", "selection", "sensitivity", "shrinking",
-    "structures", "summaries", "targets", "workflow", "wrappers",
+    "allocation", "attachment", "callbacks", "config", "constraints", "coupling", "data", "export", "legacy", "masking",
+    "models", "penalties", "proximal", "quantization", "regularizers", "report", "rivals", "selection", "sensitivity",
+    "shrinking", "structures", "summaries", "targets", "workflow", "wrappers",
 )  # fmt: skip
 _HOME = {
     "Masked": "wrappers",
