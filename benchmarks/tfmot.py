@@ -1,9 +1,9 @@
 """Ours against tfmot at the same sparsity and epochs: prune + QAT, and prune + cluster + QAT, as executed int8 files.
 
 One dense model per seed is trained in Keras 3 and given to both. Each side runs in a process of its own, since importing tfmot
-turns `tf.keras` into Keras 2. Both prune by the same gradual magnitude schedule over the same epochs, so that what is compared is
-what comes after: `quantize` and `cluster` here, sparsity-preserving (PQAT) and sparsity- and cluster-preserving QAT (PCQAT) there.
-Needs `pip install "tf-reweight[tfmot]"`.
+turns `tf.keras` into Keras 2. Both prune by the same gradual magnitude schedule over the same epochs, so that what is
+compared is what comes after: `quantize` and `cluster` here, sparsity-preserving (PQAT) and sparsity- and cluster-preserving
+QAT (PCQAT) there. Needs `pip install "tf-reweight[tfmot]"`.
 
     python benchmarks/tfmot.py --seeds 3
     python benchmarks/tfmot.py --data fashion_mnist --data_dir DIR --limit 10000 --model ds_cnn
