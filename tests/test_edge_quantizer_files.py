@@ -1,10 +1,11 @@
 """Files made by ai-edge-quantizer are packed as those of the converter are: to the last bit."""
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_quantizer import qtyping, quantizer, recipe
 
-from packed_nets import NETS, content_of, converted, kernels, ops_of, zeroed
+from packed_nets import NETS, content_of, converted, kernels, ops_of, sequential, zeroed
 from test_arm import mobile
 from test_emulation import emulated
 from tf_reweight.export import arm, emulation, equivalence, packing, raw
@@ -14,6 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`:UserWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning"),
 ]
+L = keras.layers
 _EVERY = qtyping.TFLOperationName.ALL_SUPPORTED
 
 
@@ -58,6 +60,22 @@ def test_int8_weights_of_a_net_that_computes_in_float():
     assert [names[i + 1] for i, name in enumerate(names) if name == "DENSIFY"] == ["DEQUANTIZE"] * 8
     assert len(result.content) < 0.7 * len(content)
     equivalence.check_same(content, result.content)
+
+
+def test_int8_weights_beside_a_reader_of_weights_outside_of_the_delegate_are_left():
+    """LiteRT gives garbage there, packed as that reader's weights are or not; other operations outside do no harm."""
+    small = L.Conv2DTranspose(16, 1, strides=2, padding="same")
+    for layers, packed in (
+        ((L.Conv2D(32, 1), small, L.Conv2D(32, 1)), 0),
+        ((L.Conv2DTranspose(16, 2, strides=2, padding="same"), L.Conv2D(32, 1), small), 0),
+        ((L.Conv2D(32, 1), L.Lambda(keras.ops.sin), L.Conv2D(32, 1)), 2),
+    ):
+        dense = zeroed(content_of(sequential((6, 6, 16), *layers), "float32"), fraction=0.9)
+        content = requantized(dense, "weight int8")
+        result = packing.pack(content)
+        equivalence.check_same(content, result.content)
+        assert result.num_packed == packed
+        assert packed or any("TRANSPOSE_CONV" in tensor.reason for tensor in result.tensors)
 
 
 @emulated

@@ -24,8 +24,8 @@ _WEIGHT_SLOTS = {
 _ACTIVATION_SLOTS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "TRANSPOSE_CONV": 2, "FULLY_CONNECTED": 0}
 _CONTROL_FLOW = ("CALL", "CALL_ONCE", "IF", "WHILE", "STABLEHLO_COMPOSITE")
 _TYPES = ("FLOAT32", "FLOAT16", "INT8")
-# LiteRT computes garbage from packed float16 kernels as soon as one operation runs outside of XNNPACK, which splits the graph;
-# these run inside.
+# LiteRT computes garbage from packed kernels that it dequantizes when certain operations run outside of XNNPACK, which splits
+# the graph (see `_breaks_unpacking`); these run inside.
 _DELEGATED = (
     "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "FULLY_CONNECTED", "HARD_SWISH",
     "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "RELU", "RELU6", "RESHAPE", "SOFTMAX", "SUB", "TANH", "TRANSPOSE_CONV",
@@ -277,8 +277,9 @@ def _reader_obstacle(graph, index):
             return f"{name} does not read it as weights, or was not tried with packed ones"
         if name == "DEQUANTIZE" and not _dequantized_well(graph, graph.output(position)):
             return "DEQUANTIZE passes it on to an operation that was not tried with packed weights"
-        if graph.dtype(index) == "FLOAT16" and _undelegated(graph):
-            return f"LiteRT computes garbage from packed float16 beside {_undelegated(graph)}, which its delegate does not run"
+        dequantized = name == "DEQUANTIZE" or graph.dtype(index) == "FLOAT16"
+        if dequantized and (breaker := _breaks_unpacking(graph, graph.dtype(index))):
+            return f"LiteRT computes garbage from packed kernels that it dequantizes, beside {breaker} outside of its delegate"
         if graph.dtype(index) == "INT8" and name in _ACTIVATION_SLOTS:
             computes = graph.dtype(graph.input(position, _ACTIVATION_SLOTS[name]))
             if computes not in ("INT8", "INT16") and name != "DEPTHWISE_CONV_2D":
@@ -296,13 +297,19 @@ def _dequantized_well(graph, index):
     )
 
 
-def _undelegated(graph):
-    """Name of the first operation that XNNPACK may not run; "" where it runs all."""
+def _breaks_unpacking(graph, dtype):
+    """Name of an operation beside which LiteRT unfolds and dequantizes packed kernels wrongly; "" where there is none.
+
+    For float16 that may be any that XNNPACK does not run, for int8 one that reads dequantized weights, packed or not, itself.
+    """
     for position, name in enumerate(graph.names):
         small = name == "TRANSPOSE_CONV" and any(
             size < stride for size, stride in zip(graph.shape(graph.input(position, 1))[1:3], arm.strides(graph, position))
         )
-        if name not in _DELEGATED or small:
+        if name in _DELEGATED and not small:
+            continue
+        reads = graph.operators[position].inputs
+        if dtype == "FLOAT16" or any(graph.maker(int(index)) == "DEQUANTIZE" for index in reads):
             return f"{name} #{position}"
     return ""
 
