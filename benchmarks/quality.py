@@ -159,8 +159,7 @@ class Contest:
         keras.utils.set_random_seed(self.seed + 1)
         rate = self.options.learning_rate
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        # Not XLA, which Keras would choose: on a processor it made LeNet-5 half slower, and every one of these fits compiles.
-        model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
+        model.compile(keras.optimizers.Adam(rate), loss)
         decays = [tfr.callbacks.CosineDecay(rate)] if decay else []
         batch = self.options.batch_size
         model.fit(*self.data.train, batch_size=batch, epochs=epochs, callbacks=[*decays, *callbacks], verbose=0)

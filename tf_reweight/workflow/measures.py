@@ -25,19 +25,6 @@ def outputs_of(model, x):
     return keras.ops.convert_to_numpy(model(x, training=False))
 
 
-def compiling_pays():
-    """Whether Keras should choose if XLA compiles the training step.
-
-    On a processor it always does, and TensorFlow's own kernels are faster there: measured per epoch of 10,000 images on two
-    x86 cores, depthwise nets took 7 times as long with XLA, LeNet-5 1.7 times.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
 def stage_figures(model, data):
     """Accuracy, weights, zeros, parameters and MACs of a model as it is."""
     counts = sparsity(model).values()

@@ -20,7 +20,7 @@ from tf_reweight.selection import select
 from tf_reweight.summaries import Curves, read_curves
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
-from tf_reweight.workflow.measures import compiling_pays, environment, outputs_of, stage_figures
+from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
 from tf_reweight.workflow.stages import merged, stages_of
 
 CURVES = "curves.jsonl"
@@ -99,8 +99,7 @@ class Run:
         from_logits = not _gives_probabilities(self.model, self.data)
         trainee = self.model if teacher is None else self._taught(teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-        optimizer = keras.optimizers.Adam(learning_rate)
-        trainee.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if compiling_pays() else False)
+        trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage, delete_checkpoint=True)
         curves = Curves(self.stage, self.folder / CURVES, self.logs)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
