@@ -19,6 +19,7 @@ import numpy as np
 
 from tf_reweight import coupling, data, export, shrinking
 from tf_reweight.callbacks import CosineDecay, Reweighting
+from tf_reweight.coupling.prices import PRICES
 from tf_reweight.report import count_macs
 
 L = keras.layers
@@ -71,7 +72,7 @@ def compressed(method, model, digits, macs, options):
     else:
         kind, strength = method.split()
         penalty = "lasso" if kind == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
-        coupling.regularize_coupled(model, float(strength), penalty)
+        coupling.regularize_coupled(model, float(strength), penalty, price=options.price)
         solver = [coupling.CoupledProximal()] if options.solver == "proximal" else []
         fit(model, digits, rounds * every, Reweighting(every, rounds, learning_rate=_RATE), *solver)
         coupling.prune_groups(model, macs=macs)
@@ -155,6 +156,7 @@ def main():
     parser.add_argument("--strength", type=float, default=4.0)
     parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="those of the static lasso")
     parser.add_argument("--epsilon", type=float, default=5e-2)
+    parser.add_argument("--price", choices=PRICES, default="equal", help="of a group, for both penalties")
     parser.add_argument("--solver", choices=("proximal", "gradient"), default="proximal", help="of both penalties")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.75], help="shares of the computing to remove")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)

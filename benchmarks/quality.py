@@ -23,6 +23,8 @@ import pathlib
 import sys
 import time
 
+from tf_reweight.prices import PRICES
+
 METHODS = ("reweighted", "proximal", "admm", "gradual", "lasso", "one_shot")
 STRUCTURES = {
     "unstructured": "unstructured",
@@ -139,7 +141,7 @@ class Contest:
         from tf_reweight.proximal import Proximal
 
         options = self.options
-        tfr.regularize(model, structure, strength / self.num_groups(structure), penalty)
+        tfr.regularize(model, structure, strength / self.num_groups(structure), penalty, price=options.price)
         callbacks = [
             tfr.callbacks.Reweighting(
                 max(1, options.epochs // options.rounds), options.rounds, learning_rate=options.learning_rate
@@ -270,6 +272,7 @@ def parsed(arguments=None):
     parser.add_argument("--lasso_strength", nargs="+", type=float, default=[4.0, 40.0], help="of all groups together")
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
+    parser.add_argument("--price", choices=PRICES, default="size", help="of a group, for all penalties")
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
     parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")
     parser.add_argument("--cache", type=pathlib.Path, help="folder in which dense models are kept and found")

@@ -319,7 +319,26 @@ def test_penalty_beside_another_prices_and_what_is_left_out():
         coupling.prune_groups(model)
 
 
-@pytest.mark.parametrize("bad", [{"strength": -1}, {"penalty": "logsum"}, {"criterion": "beta"}, {"price": 0.0}])
+def test_prices_by_name_are_what_a_group_saves():
+    model = nets.randomize(nets.two_headed())
+    found = coupling.groups(model)
+    cost = coupling.Cost(found)
+    keeps = [np.ones(item.num_groups, bool) for item in found.sets]
+    saved = []
+    for keep in keeps:
+        keep[-1] = False
+        saved.append(cost.macs() - cost.macs(keeps))
+        keep[-1] = True
+    for price, savings in (("macs", saved), ("weights", [item.weights_per_group for item in found.sets])):
+        made = coupling.regularize_coupled(nets.randomize(nets.two_headed()), 0.1, price=price).penalties
+        expected = np.clip(np.divide(savings, np.mean(savings)), 0.25, 4.0)
+        np.testing.assert_allclose([penalty.price for penalty in made], expected, rtol=1e-6)
+    assert {p.price for p in coupling.regularize_coupled(model, 0.1, price="equal").penalties} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"strength": -1}, {"penalty": "logsum"}, {"criterion": "beta"}, {"price": 0.0}, {"price": "mac"}]
+)
 def test_bad_penalties_leave_the_model_alone(bad):
     model = nets.randomize(nets.plain())
     with pytest.raises(ValueError):

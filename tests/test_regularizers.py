@@ -215,6 +215,20 @@ def test_price_multiplies_the_penalty(batch):
     assert (ops.convert_to_numpy(attached.attachments[0].regularizer.penalty_weights) == 2.0).all()
 
 
+def test_price_by_size_is_the_root_of_the_weights_of_a_group_and_one_on_average():
+    model = small_net()
+    attached = tfr.regularize(model, "column", price="size").attachments
+    sizes = [a.regularizer.structure.num_members(a.target.standard_shape).ravel() for a in attached]
+    roots = [size.mean() ** 0.5 for size in sizes]
+    prices = [a.regularizer.price for a in attached]
+    np.testing.assert_allclose(np.divide(prices, prices[0]), np.divide(roots, roots[0]), rtol=1e-6)
+    assert np.concatenate([np.full(len(size), price) for size, price in zip(sizes, prices)]).mean() == pytest.approx(1.0)
+    assert len(set(prices)) > 1
+    assert {a.regularizer.price for a in tfr.regularize(small_net(), "unstructured", price="size").attachments} == {1.0}
+    with pytest.raises(ValueError, match="Did you mean 'size'"):
+        tfr.regularize(small_net(), "column", price="sise")
+
+
 def test_an_unbound_penalty_says_so():
     with pytest.warns(UserWarning, match="Reweighting"):
         value = Reweighted("filter", 1e-3)(ops.ones((2, 2)))

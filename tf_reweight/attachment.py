@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from tf_reweight import errors, regularizers, targets
+from tf_reweight import errors, prices, regularizers, targets
 from tf_reweight.selection import select
 
 
@@ -41,7 +41,8 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
         strength: the coefficient, about the price of one surviving group in units of the loss.
         penalty: name, config or `Penalty`.
         layers: which layers; see `selection.select`.
-        price: a number, or a function `Target -> number`, that multiplies the penalty weights of each kernel.
+        price: what a group costs relative to those of other kernels: a number, a function `Target -> number`, or `"size"`
+            for the root of its number of weights, one on average.
 
     Returns:
         `Attached`: the penalties and, with the reason, every kernel left out.
@@ -71,9 +72,8 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
                 frozen=[f.name for f in frozen],
             )
         )
-    prices = [price(item.target) if callable(price) else price for item in chosen]
     bound = []
-    for item, kernel_price in zip(chosen, prices):
+    for item, kernel_price in zip(chosen, prices.of_kernels(price, chosen)):
         config = {**template.get_config(), "structure": item.structure.serialize(), "price": kernel_price}
         bound.append(regularizers.Reweighted(**{**config, "layout": item.target.layout.get_config()}))
     for item, regularizer in zip(chosen, bound):

@@ -6,7 +6,8 @@ import typing
 import pydantic
 import yaml
 
-from tf_reweight import epsilons, errors, methods, penalties, structures
+from tf_reweight import epsilons, errors, methods, penalties, prices, structures
+from tf_reweight.coupling.prices import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.export.precisions import PRECISIONS
 
@@ -47,7 +48,7 @@ class Rule(_Section):
     structure: typing.Any = "unstructured"
     strength: float = pydantic.Field(1e-5, ge=0)
     layers: str | list[str] | None = None
-    price: float = pydantic.Field(1.0, gt=0)
+    price: typing.Annotated[float, pydantic.Field(gt=0)] | typing.Literal[prices.PRICES] = 1.0
 
     @pydantic.field_validator("structure")
     @classmethod
@@ -60,7 +61,7 @@ class Coupled(_Section):
 
     strength: float = pydantic.Field(1e-3, ge=0)
     criterion: typing.Literal[CRITERIA] = CRITERIA[0]
-    price: typing.Literal["equal", "weights"] = "equal"
+    price: typing.Literal[SET_PRICES] = "equal"
 
 
 class Regularize(_Section):

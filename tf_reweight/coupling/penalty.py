@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_reweight import errors, penalties, regularizers, stateful, targets
 from tf_reweight.attachment import attachments, drop_compiled_steps, put
+from tf_reweight.coupling import prices
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.coupling.sets import groups
@@ -179,7 +180,8 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
         strength: the coefficient, about the price of one surviving group in units of the loss.
         penalty: name, config or `Penalty`.
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights that make up a group's norm.
-        price: a number, or a function `CoupledSet -> number`: what a group costs relative to those of other sets.
+        price: what a group costs relative to those of other sets: a number, a function `CoupledSet -> number`, or what it
+            saves, `"weights"` or `"macs"`, about one on average.
 
     Returns:
         `CoupledPenalties`.
@@ -197,13 +199,13 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
     """
     coupled = removable(model)
     made, left_out, positions = [], [], {}
-    for item, target in _anchored(coupled.sets, targets.find(model)[0], trainable=True):
+    costs = prices.of_sets(price, coupled)
+    for cost, (item, target) in zip(costs, _anchored(coupled.sets, targets.find(model)[0], trainable=True)):
         if target is None:
             left_out.append(targets.LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
             continue
         position = positions.get(target.name, 0)
         positions[target.name] = position + 1
-        cost = price(item) if callable(price) else price
         regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, position)
         made.append((target, regularizer.join(item, target.variable)))
     left_out += [targets.LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]

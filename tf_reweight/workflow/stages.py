@@ -83,8 +83,8 @@ def _regularize(run):
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
         coupled = settings.coupled
-        price = _weights_price(run.model) if coupled.price == "weights" else 1.0
-        attached = coupling.regularize_coupled(run.model, coupled.strength, settings.penalty, coupled.criterion, price)
+        arguments = (coupled.strength, settings.penalty, coupled.criterion, coupled.price)
+        attached = coupling.regularize_coupled(run.model, *arguments)
         left_out = {item.name: item.reason for item in attached.left_out}
     else:
         left_out = method.put(run.model, settings, amount)
@@ -137,13 +137,6 @@ def _quantize(run):
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
     run.fit("quantize", settings.epochs, settings.learning_rate, callbacks, run.teacher())
     return details
-
-
-def _weights_price(model):
-    """Price of a group: its weights relative to the mean over the sets, so that costly layers pay more."""
-    sets = coupling.groups(model).sets
-    mean = sum(item.weights_per_group for item in sets) / len(sets)
-    return lambda item: max(0.25, min(4.0, item.weights_per_group / mean))
 
 
 # By the name of their section in a configuration.

@@ -1,0 +1,37 @@
+"""What a group costs relative to those of other kernels: prices by name, one on average."""
+
+import math
+
+import numpy as np
+
+from tf_reweight import errors
+
+PRICES = ("equal", "size")
+
+
+def of_kernels(price, items):
+    """The price of each kernel of a `regularize` call.
+
+    `"size"` is the root of a group's number of weights, as the group lasso has it (Yuan and Lin 2006), divided by the mean over
+    all groups. Without it a column of 500 weights costs what one of 10 does, and the penalty takes the small ones.
+
+    Args:
+        price: a number, a name of `PRICES`, or a function `Target -> number`.
+        items: what `selection.select` found: each with `target` and `structure`.
+
+    Returns:
+        Floats > 0, in the order of `items`.
+    """
+    if callable(price):
+        return [price(item.target) for item in items]
+    if not isinstance(price, str):
+        return [price] * len(items)
+    if price not in PRICES:
+        raise ValueError(errors.unknown("price", price, PRICES))
+    if price == "equal":
+        return [1.0] * len(items)
+    members = [np.asarray(item.structure.num_members(item.target.standard_shape)) for item in items]
+    counts = [int((m > 0).sum()) for m in members]
+    roots = [math.sqrt(m.sum() / count) for m, count in zip(members, counts)]
+    mean = sum(root * count for root, count in zip(roots, counts)) / sum(counts)
+    return [root / mean for root in roots]
