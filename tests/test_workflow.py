@@ -187,7 +187,9 @@ def test_stages_in_an_order_of_ones_own_and_more_than_once(tmp_path):
         (["train", "prune"], "what the `regularize` just before it freed"),
         (["train", "regularize"], "followed by a `prune`"),
         (["train", "regularize", "retrain", "prune"], "followed by the `prune`"),
-        (["train", "regularize", "prune", "quantize", "retrain"], "`quantize` comes last"),
+        (["train", "regularize", "prune", "quantize", "retrain"], "after `quantize` only `cluster`"),
+        (["train", "regularize", "prune", "cluster", "retrain"], "after `cluster` only `quantize`"),
+        (["train", "cluster", "quantize", "cluster"], "`cluster` comes once"),
     ],
 )
 def test_an_order_that_cannot_work_is_refused(stages, words):
@@ -203,12 +205,13 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
         **TINY,
         "prune": {"sparsity": 0.8},
         "distill": {"weight": 0.5},
-        "quantize": {"epochs": 2, "clusters": 16},
+        "cluster": {"clusters": 16, "epochs": 1},
+        "quantize": {"epochs": 2},
         "export": {**TINY["export"], "precisions": ["int8"], "pack": True},
     }
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
     stages = {stage["name"]: stage for stage in figures["stages"]}
-    assert list(stages) == ["dense", "regularized", "pruned", "retrained", "quantized"]
+    assert list(stages) == ["dense", "regularized", "pruned", "retrained", "clustered", "quantized"]
     assert stages["quantized"]["num_nonzero"] <= stages["pruned"]["num_nonzero"] == stages["retrained"]["num_nonzero"]
     assert stages["quantized"]["num_macs"] == stages["dense"]["num_macs"]
     assert all(kernel["num_values"] <= 16 for kernel in figures["clustered"]["kernels"])
@@ -220,6 +223,34 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
     assert last["gzip_bytes"] < files["pruned_int8.tflite"]["gzip_bytes"]
     assert packed["num_bytes"] < 0.7 * last["num_bytes"] and packed["test_accuracy"] == last["test_accuracy"]
     assert export.inspect_tflite(tmp_path / "run" / "quantized_int8_packed.tflite").sparsity == last["sparsity"]
+
+
+def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    config = {
+        **TINY,
+        "stages": ["train", "regularize", "prune", "retrain", "quantize", "cluster"],
+        "prune": {"sparsity": 0.8},
+        "cluster": {"clusters": 8, "epochs": 1},
+        "quantize": {"epochs": 2, "weight_bits": {"conv*": 4}},
+        "export": {**TINY["export"], "precisions": ["float32"], "mixed_bytes": 60_000},
+    }
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    assert [stage["name"] for stage in figures["stages"]][-2:] == ["quantized", "clustered"]
+    model = keras.saving.load_model(tmp_path / "run" / "clustered.keras")
+    assert all(len(np.unique(w.numpy())) <= 8 for w in model.weights if w.name == "kernel")
+    files = {file["name"]: file for file in figures["files"]}
+    assert set(files) == {
+        "dense_float32.tflite", "pruned_mixed.tflite", "pruned_float32.tflite", "clustered_int8.tflite"
+    }  # fmt: skip
+    assert files["pruned_mixed.tflite"]["num_bytes"] <= 60_000 and len(files["pruned_mixed.tflite"]["plan"]) > 0
+    kernels = export.inspect_tflite(tmp_path / "run" / "clustered_int8.tflite").kernels
+    assert {"INT4", "INT8"} <= {kernel.dtype.upper() for kernel in kernels}
+    with pytest.raises(ValueError, match="weight_bits"):
+        workflow.compress({**TINY, "quantize": {"weight_bits": {"konv*": 4}}}, out=tmp_path / "b", console=QUIET)
+    for wrong in ({"activation_bits": 4}, {"weight_bits": 12}, {"weight_bits": 4, "activation_bits": 16}, {"weight_bits": 1}):
+        with pytest.raises(ValueError, match="bits"):
+            tfr.config.load({**TINY, "quantize": wrong})
 
 
 def test_a_model_has_nothing_to_learn_from_itself():

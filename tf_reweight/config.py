@@ -11,7 +11,7 @@ from tf_reweight.coupling.prices import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.export.precisions import PRECISIONS
 
-STEPS = ("train", "regularize", "prune", "retrain", "shrink", "quantize")
+STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
 
 class _Section(pydantic.BaseModel):
@@ -135,12 +135,40 @@ class Shrink(_Section):
     multiple_of: int = pydantic.Field(1, ge=1)
 
 
+class Cluster(_Section):
+    """Kernels move to `clusters` values each, zero among them, which training then moves; before or after `quantize`."""
+
+    clusters: int = pydantic.Field(16, ge=2, le=256)
+    epochs: int = pydantic.Field(4, ge=0)
+    learning_rate: float = pydantic.Field(2e-4, gt=0)
+
+
+_Bits = typing.Annotated[int, pydantic.Field(ge=2, le=16)]
+
+
 class Quantize(_Section):
-    """Quantization-aware training of what is left; with `clusters`, kernels move to that many values before it."""
+    """Quantization-aware training of what is left.
+
+    `weight_bits` is a number, or one for each name or glob of layers (`{"head*": 8, "*": 4}`). With `activation_bits: 16` the
+    file is an `int16` one, else `int8`.
+    """
 
     epochs: int = pydantic.Field(4, ge=1)
     learning_rate: float = pydantic.Field(2e-4, gt=0)
-    clusters: int | None = pydantic.Field(None, ge=2, le=256)
+    weight_bits: _Bits | dict[str, _Bits] = 8
+    activation_bits: _Bits = 8
+
+    @property
+    def precision(self):
+        """Of the file that holds such a model."""
+        return "int8" if self.activation_bits == 8 else "int16"
+
+    @pydantic.model_validator(mode="after")
+    def _makes_a_file(self):
+        bits = set(self.weight_bits.values()) if isinstance(self.weight_bits, dict) else {self.weight_bits}
+        if not (self.activation_bits == 8 and max(bits, default=8) <= 8 or self.activation_bits == 16 and bits <= {8}):
+            raise ValueError("files hold 8-bit activations with 2- to 8-bit weights, or 16-bit activations with 8-bit weights")
+        return self
 
 
 class Distill(_Section):
@@ -151,9 +179,13 @@ class Distill(_Section):
 
 
 class Export(_Section):
-    """Which files are written, and how they are checked; `verify_arm` runs them on an emulated ARM machine as well."""
+    """Which files are written, and how they are checked; `verify_arm` runs them on an emulated ARM machine as well.
+
+    With `mixed_bytes` there is one of at most that size in which each kernel has the precision it can bear.
+    """
 
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
+    mixed_bytes: int | None = pydantic.Field(None, ge=1)
     representative: int = pydantic.Field(256, ge=1)
     verify: int = pydantic.Field(256, ge=1)
     tolerance: float | None = pydantic.Field(None, gt=0)
@@ -162,8 +194,12 @@ class Export(_Section):
     latency_runs: int = pydantic.Field(50, ge=1)
 
 
+# Stages a run has when their section is there.
+_OPTIONAL = {"shrink": Shrink, "cluster": Cluster, "quantize": Quantize}
+
+
 class Config(_Section):
-    """A whole run: train, regularize, prune, retrain, then shrink and quantize if asked for, export, report.
+    """A whole run: train, regularize, prune, retrain, then shrink, cluster and quantize if asked for, export, report.
 
     `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
     faster; a stage may come again, and then works with the same settings.
@@ -180,6 +216,7 @@ class Config(_Section):
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
     distill: Distill | None = None
     shrink: Shrink | None = None
+    cluster: Cluster | None = None
     quantize: Quantize | None = None
     export: Export = pydantic.Field(default_factory=Export)
 
@@ -189,13 +226,13 @@ class Config(_Section):
             return self
         problem = _problem_of(self.steps)
         if problem is None:
-            idle = [name for name in ("shrink", "quantize") if getattr(self, name) is not None and name not in self.stages]
+            idle = [name for name in _OPTIONAL if getattr(self, name) is not None and name not in self.stages]
             problem = f"the section `{idle[0]}` is not among the stages" if idle else None
         if problem is not None:
             raise ValueError(f"stages must be in an order that works: {problem}")
-        for name in ("shrink", "quantize"):
+        for name, section in _OPTIONAL.items():
             if name in self.stages and getattr(self, name) is None:
-                setattr(self, name, Shrink() if name == "shrink" else Quantize())
+                setattr(self, name, section())
         return self
 
     @property
@@ -203,7 +240,7 @@ class Config(_Section):
         """The stages in order, by the names of their sections."""
         if self.stages is not None:
             return tuple(self.stages)
-        return tuple(name for name in STEPS if name not in ("shrink", "quantize") or getattr(self, name) is not None)
+        return tuple(name for name in STEPS if name not in _OPTIONAL or getattr(self, name) is not None)
 
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
@@ -229,8 +266,13 @@ def _problem_of(steps):
             return "`prune` removes what the `regularize` just before it freed"
         if before == "regularize" and step != "prune":
             return "`regularize` is followed by the `prune` that takes its penalty off"
-        if before == "quantize":
-            return "`quantize` comes last: what follows would lose its ranges"
+        if before == "quantize" and step != "cluster":
+            return "after `quantize` only `cluster` may come: others would lose its ranges"
+        if before == "cluster" and step != "quantize":
+            return "after `cluster` only `quantize` may come: others would move its values apart"
+    for step in ("cluster", "quantize"):
+        if steps.count(step) > 1:
+            return f"`{step}` comes once"
     return "`regularize` is followed by a `prune`" if steps[-1] == "regularize" else None
 
 

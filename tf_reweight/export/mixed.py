@@ -1,7 +1,6 @@
 """Which kernel of a model loses what in which precision, and a file with a precision per kernel that fits a size."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 from rich.table import Table
@@ -11,7 +10,9 @@ from tf_reweight.export import flatbuffer, samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
 from tf_reweight.export.execution import Runner
-from tf_reweight.export.tflite import checked_path, write_whole
+from tf_reweight.export.inspection import summarize
+from tf_reweight.export.sizes import sizes_of
+from tf_reweight.export.tflite import ExportRecord, checked_path, write_whole
 
 # From large to small, each with floating-point arithmetic: what is measured is the weights alone.
 _DEFAULT = ("float16", "weight_int8", "weight_int4")
@@ -72,17 +73,14 @@ class PrecisionReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedRecord:
+class MixedRecord(ExportRecord):
     """A written file with a precision per kernel: `plan` maps a kernel's name to its precision, float32 where it is missing."""
 
-    path: pathlib.Path
-    num_bytes: int
     plan: dict
-    verification: verification.Verification
 
-    def to_dict(self):
-        """Everything, JSON-ready."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+class DoesNotFit(ValueError):
+    """Even the smallest precisions make a file that is larger than asked for."""
 
 
 def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
@@ -137,7 +135,7 @@ def choose_precisions(report, max_bytes):
         dict from operation output names to precisions, as `edge_quantizer.requantize` takes it.
 
     Raises:
-        ValueError: when even the smallest precisions do not fit.
+        DoesNotFit: when even the smallest precisions do not fit.
     """
     saved, errs, plan = {}, {}, {}
     size = report.num_bytes
@@ -151,7 +149,7 @@ def choose_precisions(report, max_bytes):
         if not steps:
             fix = "Allow more, or prune and shrink the model first."
             smallest = f"`max_bytes` must be at least {size:,} in these precisions."
-            raise ValueError(errors.message(smallest, fix, max_bytes=max_bytes))
+            raise DoesNotFit(errors.message(smallest, fix, max_bytes=max_bytes))
         _, item, name = min(steps, key=lambda step: (step[0], step[1].name))
         size -= item.saved[name] - saved.get(item.output, 0)
         plan[item.output], saved[item.output], errs[item.output] = name, item.saved[name], item.errors[name] ** 2
@@ -175,7 +173,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         `MixedRecord`.
 
     Raises:
-        ValueError: as `precision_sensitivity`, and when the size cannot be met.
+        ValueError: as `precision_sensitivity`; `DoesNotFit` when the size cannot be met.
         VerificationError: when the file would not compute what the model does. Nothing is written then.
 
     Example:
@@ -188,12 +186,22 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     content = requantize(convert(model, "float32", specs), chosen)
     if len(content) > max_bytes:
         fix = "Allow a little less: sizes of single changes do not add up exactly."
-        raise ValueError(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
+        raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
     held_out = samples.checked(data, specs, "data")
     checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance)
     write_whole(path, content)
-    plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
-    return MixedRecord(path, len(content), plan, checked)
+    summary = summarize(content, path)
+    return MixedRecord(
+        path=path,
+        precision="mixed",
+        **sizes_of(content),
+        sparsity=summary.sparsity,
+        num_ops=summary.num_ops,
+        float_ops=(),
+        wider=(),
+        verification=checked,
+        plan={item.name: chosen[item.output] for item in report.operations if item.output in chosen},
+    )
 
 
 def _operations(content):

@@ -22,6 +22,9 @@ def export_files(run):
     settings = run.config.export
     for name, model, precision in _wanted(run):
         path = run.folder / f"{name}_{precision}.tflite"
+        if precision == "mixed":
+            files += _mixed(run, path, model, held_out)
+            continue
         record = export.export_tflite(
             model, path, precision, representative, held_out, settings.tolerance, verify_arm=settings.verify_arm
         )
@@ -40,20 +43,38 @@ def _times(row):
 
 
 def _wanted(run):
-    """`(name, model, precision)` of every file: dense, as pruned or shrunk, and as quantized in training."""
-    settings = run.config
-    small = run.model if settings.quantize is None else run.folder.load(stages_of(settings)[-2].name)
-    dense = run.folder.load("dense")
-    files = [("dense", dense, precision) for precision in dict.fromkeys(("float32", *settings.export.precisions))]
+    """`(name, model, precision)` of every file: dense, as pruned or shrunk, and as clustered or quantized in training."""
+    settings, stages = run.config, stages_of(run.config)
+    wanted = settings.export.precisions
+    plain = [step not in ("cluster", "quantize") for step in settings.steps]
+    small = run.model if all(plain) else run.folder.load(stages[plain.index(False) - 1].name)
+    files = [("dense", run.folder.load("dense"), precision) for precision in dict.fromkeys(("float32", *wanted))]
     kind = "shrunk" if "shrink" in settings.steps else "pruned"
-    files += [(kind, small, precision) for precision in settings.export.precisions]
-    return files + ([("quantized", run.model, "int8")] if settings.quantize is not None else [])
+    files += [(kind, small, "mixed")] if settings.export.mixed_bytes is not None else []
+    files += [(kind, small, precision) for precision in wanted]
+    if not all(plain):
+        last = wanted if settings.quantize is None else [settings.quantize.precision]
+        files += [(stages[-1].name, run.model, precision) for precision in last]
+    return files
 
 
 def _executed(run, path, figures):
     accuracy = export.evaluate_tflite(path, *run.data.test)
     say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed: {accuracy:.2%}")
     return {**figures, "path": str(path), "name": path.name, "test_accuracy": accuracy}
+
+
+def _mixed(run, path, model, held_out):
+    """A file of at most `export.mixed_bytes`; one entry, or none where even the smallest precisions do not fit."""
+    try:
+        record = export.export_mixed(
+            model, path, run.config.export.mixed_bytes, held_out, tolerance=run.config.export.tolerance
+        )
+    except export.DoesNotFit as error:
+        # The other files are good, and hours of training are in them.
+        say(run.console, f"[bold]export[/bold]: no {path.name}. {error}")
+        return []
+    return [_executed(run, path, record.to_dict())]
 
 
 def _packed(run, path, figures):

@@ -16,6 +16,8 @@ from tf_reweight.data.augment import Shifted
 from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.quantization import simplify
+from tf_reweight.quantization.choosing import check_selectors
 from tf_reweight.selection import select
 from tf_reweight.summaries import Curves, read_curves
 from tf_reweight.workflow.files import app_zip, export_files
@@ -223,11 +225,14 @@ def _check_stages(config, model, data):
     else:
         for rule in config.regularize.rules:
             select(model, rule.structure, rule.layers)
-    if config.shrink is not None or config.quantize is not None:
+    if any(section is not None for section in (config.shrink, config.cluster, config.quantize)):
         graph_of(model)
+    if config.quantize is not None and isinstance(config.quantize.weight_bits, dict):
+        check_selectors("weight_bits", list(config.quantize.weight_bits), simplify(model)[0])
     if config.export.verify_arm:
         Emulator()
-    if any(TABLE[precision].by_edge_quantizer for precision in config.export.precisions):
+    wanted = config.export
+    if wanted.mixed_bytes is not None or any(TABLE[precision].by_edge_quantizer for precision in wanted.precisions):
         check_installed()
     if config.distill is not None and _gives_probabilities(model, data):
         fix = "End it with a Dense layer without softmax, or leave `distill` out."

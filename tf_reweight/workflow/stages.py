@@ -128,15 +128,30 @@ def _shrink(run):
 
 def _quantize(run):
     settings = run.config.quantize
-    run.model, report = quantization.quantize(run.model, return_report=True)
+    bits = (settings.weight_bits, settings.activation_bits)
+    run.model, report = quantization.quantize(run.model, *bits, return_report=True)
     quantization.calibrate(run.model, run.data.representative(run.config.export.representative))
-    details = {"quantized": report.to_dict()}
-    if settings.clusters is not None:
-        details["clustered"] = quantization.cluster(run.model, settings.clusters).to_dict()
+    if run.config.cluster is not None:
+        quantization.keep_clusters(run.model, run.config.cluster.clusters)
     keep_zeros(run.model)
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
     run.fit("quantize", settings.epochs, settings.learning_rate, callbacks, run.teacher())
-    return details
+    return {"quantized": report.to_dict()}
+
+
+def _cluster(run):
+    settings = run.config.cluster
+    callbacks = [CosineDecay(settings.learning_rate)]
+    if quantization.is_quantized(run.model):
+        callbacks.append(quantization.FreezeRanges(0))
+    else:
+        # Folding BatchNormalization later would multiply the values of each channel by a number of its own.
+        run.model, _ = quantization.simplify(run.model)
+    report = quantization.cluster(run.model, settings.clusters)
+    keep_zeros(run.model)
+    if settings.epochs:
+        run.fit("cluster", settings.epochs, settings.learning_rate, callbacks, run.teacher())
+    return {"clustered": report.to_dict()}
 
 
 # By the name of their section in a configuration.
@@ -146,6 +161,7 @@ _STAGES = {
     "prune": Stage("pruned", _prune, True),
     "retrain": Stage("retrained", _retrain, True),
     "shrink": Stage("shrunk", _shrink, True),
+    "cluster": Stage("clustered", _cluster, True),
     "quantize": Stage("quantized", _quantize, True),
 }
 _AGAIN = {
