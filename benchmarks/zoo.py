@@ -52,11 +52,35 @@ def build(name):
         size = _SIZES.get(name, 64)
         model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classifier_activation=None)
     for variable in model.weights:
-        if variable.name in ("gamma", "moving_variance"):
+        if variable.name == "gamma":
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-        elif variable.name in ("beta", "bias", "moving_mean"):
+        elif variable.name in ("beta", "bias"):
             variable.assign(rng.normal(size=variable.shape) * 0.2)
+    settle(model, rng)
     return model
+
+
+def settle(model, rng):
+    """Statistics of every BatchNormalization: at random about those of a random batch.
+
+    With others, activations grow from layer to layer; the outputs of the deepest nets then have the rounding of their first
+    layers, amplified a million times, and say nothing.
+    """
+    import keras
+    import numpy as np
+
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model([rng.normal(size=(4, *tensor.shape[1:])).astype("float32") for tensor in model.inputs], training=True)
+    for layer, momentum in zip(norms, momenta):
+        layer.momentum = momentum
+        mean, variance = np.asarray(layer.moving_mean), np.maximum(layer.moving_variance, 0.05)
+        layer.moving_mean.assign(mean + rng.normal(size=mean.shape) * 0.2 * np.sqrt(variance))
+        layer.moving_variance.assign(variance * rng.uniform(0.5, 1.5, mean.shape))
 
 
 def examine(name, export):
@@ -81,6 +105,7 @@ def examine(name, export):
         "macs_before": count_macs(model),
         "macs_after": count_macs(small),
         "difference": shrunk.difference,
+        "compared_in": shrunk.compared_in,
         "frozen": [f"{item.name}: {item.num_channels} channels; {'; '.join(item.reasons[:2])}" for item in shrunk.frozen],
     }
     del model

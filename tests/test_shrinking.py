@@ -351,6 +351,32 @@ def test_a_tampered_copy_is_refused():
         shrinking.verify.check(model, copy, batch)
 
 
+def test_rounding_that_a_deep_model_amplifies_is_told_from_a_mistake():
+    """The same net with its units in another order: each layer makes the rounding of other sums larger."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((16,)), *[L.Dense(100, activation="tanh") for _ in range(30)], L.Dense(3)])
+    shuffled, order = keras.models.clone_model(model), np.arange(16)
+    for layer, other in zip(model.layers, shuffled.layers):
+        layer.kernel.assign(rng.normal(scale=0.3, size=layer.kernel.shape))
+        new = rng.permutation(layer.units) if layer.units == 100 else np.arange(3)
+        other.kernel.assign(np.asarray(layer.kernel)[order][:, new])
+        order = new
+    batch = inputs_of(model)
+    assert shrinking.verify.compare(model, shuffled, batch).relative > 1e-4
+    result = shrinking.verify.check(model, shuffled, batch)
+    assert result.dtype == "float64" and result.relative < 1e-6
+    shuffled.layers[-1].bias.assign([0.01, 0.0, 0.0])
+    with pytest.raises(shrinking.ShrinkError):
+        shrinking.verify.check(model, shuffled, batch)
+
+
+@pytest.mark.parametrize("net", [nets.residual, nets.two_headed, nets.attention])
+def test_in_float64_a_model_computes_the_same(net):
+    model = nets.randomize(net())
+    wide = shrinking.verify.in_float64(model)
+    assert shrinking.verify.compare(model, wide, inputs_of(model)).relative < 1e-5
+
+
 def test_a_wrong_verdict_is_refused(monkeypatch):
     """Removing a group that lives must never get through."""
     model = nets.randomize(nets.plain())

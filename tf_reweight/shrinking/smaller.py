@@ -36,6 +36,7 @@ class ShrinkReport:
         kernels: one `(path, what became smaller)` per convolution whose kernel itself lost rows or became grouped.
         branches: paths of the layers that fell away whole, because what they added no longer depended on the input.
         difference: largest difference of the outputs, in units of their scale.
+        compared_in: `"float32"`, the models' own precision; `"float64"` for models that amplify their rounding to noise.
     """
 
     parameters_before: int
@@ -45,6 +46,7 @@ class ShrinkReport:
     kernels: tuple[tuple[str, str], ...]
     branches: tuple[str, ...]
     difference: float
+    compared_in: str
 
     @property
     def removed_groups(self):
@@ -56,6 +58,7 @@ class ShrinkReport:
             "parameters_after": self.parameters_after,
             "removed_groups": self.removed_groups,
             "difference": self.difference,
+            "compared_in": self.compared_in,
             "sets": [dataclasses.asdict(item) for item in self.sets],
             "frozen": [dataclasses.asdict(item) for item in self.frozen],
             "kernels": dict(self.kernels),
@@ -65,7 +68,7 @@ class ShrinkReport:
     def __str__(self):
         lines = [
             f"{self.parameters_before:,} -> {self.parameters_after:,} parameters; {self.removed_groups} groups removed; "
-            f"outputs differ by {self.difference:.1e} of their scale."
+            f"outputs differ by {self.difference:.1e} of their scale in {self.compared_in}."
         ]
         for item in self.sets:
             notes = f" ({'; '.join(item.notes)})" if item.notes else ""
@@ -99,7 +102,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
         A new `keras.Model` with the layers' names kept, compiled like the large one (with a fresh optimizer).
 
     Raises:
-        ShrinkError: when the outputs differ by more than float noise.
+        ShrinkError: when the outputs differ by more than float noise; where float32 models differ, float64 decides.
         TypeError: for a subclassed model.
         ValueError: for a model that is not built, a value out of range, or convolutions with channels first on a processor.
 
@@ -134,6 +137,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
         kernels=tuple(rebuilder.compacted.items()),
         branches=tuple(layer.name for layer in branches.layers if layer.weights),
         difference=result.relative,
+        compared_in=result.dtype,
     )
     return (small, report) if return_report else small
 

@@ -13,14 +13,17 @@ from tf_reweight.shrinking.rebuild import ShrinkError
 # Size taken for an axis of unknown length, and examples per batch.
 _UNKNOWN_SIZE = 32
 _BATCH = 2
+# Largest relative differences that are noise. Float64 outputs are compared after rounding to float32.
+_FLOAT32_NOISE, _FLOAT64_NOISE = 1e-4, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Largest difference of two models' outputs, and the largest output, on the same inputs."""
+    """Largest difference of two models' outputs, and the largest output, on the same inputs, in which floating-point type."""
 
     difference: float
     scale: float
+    dtype: str = "float32"
 
     @property
     def relative(self):
@@ -99,12 +102,38 @@ def compare(model, other, inputs):
 def tolerance_of(model):
     """Largest relative difference that is float noise at the model's precision."""
     policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
-    return 2e-2 if policies & {"float16", "bfloat16"} else 1e-4
+    return 2e-2 if policies & {"float16", "bfloat16"} else _FLOAT32_NOISE
+
+
+def in_float64(model):
+    """The same model with the same weights, computing in float64; None where a layer cannot be made anew like that."""
+
+    def widened(config):
+        if isinstance(config, dict):
+            return {key: "float64" if key == "dtype" and value else widened(value) for key, value in config.items()}
+        return [widened(item) for item in config] if isinstance(config, list) else config
+
+    try:
+        copy = keras.models.clone_model(model, clone_function=lambda x: type(x).from_config(widened(x.get_config())))
+        copy.set_weights(model.get_weights())
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    return copy
 
 
 def check(model, other, inputs):
-    """`compare`, raising `ShrinkError` with both figures when the models differ by more than float noise."""
+    """`compare`, raising `ShrinkError` with both figures when the models differ by more than float noise.
+
+    A deep model can amplify the rounding of its first layers until its outputs are noise. Where float32 models differ, float64
+    decides: what remains there is no rounding.
+    """
     result, limit = compare(model, other, inputs), tolerance_of(model)
+    if not result.relative <= limit and limit == _FLOAT32_NOISE:
+        wide = in_float64(model), in_float64(other)
+        if None not in wide:
+            found = compare(*wide, inputs)
+            if found.relative <= _FLOAT64_NOISE:
+                return dataclasses.replace(found, dtype="float64")
     if not result.relative <= limit:
         raise ShrinkError(
             errors.message(
