@@ -212,6 +212,38 @@ def test_unrolled_recurrent_layers_go_through(tmp_path):
     assert export.export_tflite(model, tmp_path / "a.tflite").verification.relative_error < 1e-4
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_half_precision_models_are_exported_as_their_float32_copy(policy, precision, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = nets.randomize(nets.residual())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    batch = [np.random.default_rng(0).normal(size=(16, *x.shape[1:])).astype("float32") for x in model.inputs]
+    record = export.export_tflite(model, tmp_path / "a.tflite", precision, batch)
+    assert record.verification.relative_error < (1e-5 if precision == "float32" else 0.2)
+    half = np.asarray(keras.ops.cast(model(batch[0]), "float32"))
+    (found,) = export.Runner((tmp_path / "a.tflite").read_bytes())(batch)
+    assert np.abs(found - half).max() < (0.05 if precision == "float32" else 0.2) * np.abs(half).max()
+
+
+def test_a_half_precision_model_that_cannot_be_made_anew_is_refused(tmp_path):
+    class Hidden(keras.Model):
+        def __init__(self):
+            super().__init__(dtype="mixed_float16")
+            self.dense = L.Dense(3, dtype="mixed_float16")
+
+        def call(self, x):
+            return self.dense(x)
+
+    hidden = Hidden()
+    hidden(inputs(2, (4,)))
+    with pytest.raises(ValueError, match="made anew in float32.*Received.*policy float32"):
+        export.export_tflite(hidden, tmp_path / "a.tflite", verify_data=inputs(2, (4,)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_file_is_not_kept(small, tmp_path, monkeypatch):
     """The verifier must notice a file of another model, and of one with NaN in it."""
     from tf_reweight.export import tflite

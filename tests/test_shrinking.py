@@ -9,6 +9,7 @@ import nets
 from tf_reweight import coupling, shrinking
 from tf_reweight.attachment import attachments, regularize
 from tf_reweight.masking import prune
+from tf_reweight.recasting import is_half, recast
 from tf_reweight.shrinking import smaller
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import Verdict
@@ -373,7 +374,8 @@ def test_rounding_that_a_deep_model_amplifies_is_told_from_a_mistake():
 @pytest.mark.parametrize("net", [nets.residual, nets.two_headed, nets.attention])
 def test_in_float64_a_model_computes_the_same(net):
     model = nets.randomize(net())
-    wide = shrinking.verify.in_float64(model)
+    wide = recast(model, "float64")
+    assert {layer.compute_dtype for layer in wide.layers} <= {"float64", "float32"} and not is_half(wide)
     assert shrinking.verify.compare(model, wide, inputs_of(model)).relative < 1e-5
 
 

@@ -17,6 +17,7 @@ from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.sizes import sizes_of
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.quantization.strip import rounded
+from tf_reweight.recasting import is_half, recast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ def export_tflite(
     `serving_default` with the names of the model's inputs and outputs, which its tensors have as well.
 
     Args:
-        model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in.
+        model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in. Of a model with a
+            half-precision policy the float32 copy is exported and compared.
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
@@ -97,6 +99,7 @@ def export_tflite(
     """
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
+    model = _in_single_precision(model)
     emulator = Emulator() if verify_arm else None
     specs = samples.input_specs(model, verify_data if verify_data is not None else representative_data)
     representative = None
@@ -125,6 +128,18 @@ def export_tflite(
         wider=wider,
         verification=checked,
     )
+
+
+def _in_single_precision(model):
+    """The model itself, or its float32 copy where layers compute in half precision, which no TFLite kernel does."""
+    if not is_half(model):
+        return model
+    try:
+        return recast(model, "float32")
+    except (TypeError, ValueError, NotImplementedError) as error:
+        expected = "A half-precision model must be one that can be made anew in float32: Sequential or functional."
+        fix = "Build it under the policy float32 and load its weights there."
+        raise ValueError(errors.message(expected, fix, model=model.name)) from error
 
 
 def write_whole(path, content):

@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.coupling.graph import graph_of
+from tf_reweight.recasting import recast
 from tf_reweight.shrinking.rebuild import ShrinkError
 
 # Size taken for an axis of unknown length, and examples per batch.
@@ -105,22 +106,6 @@ def tolerance_of(model):
     return 2e-2 if policies & {"float16", "bfloat16"} else _FLOAT32_NOISE
 
 
-def in_float64(model):
-    """The same model with the same weights, computing in float64; None where a layer cannot be made anew like that."""
-
-    def widened(config):
-        if isinstance(config, dict):
-            return {key: "float64" if key == "dtype" and value else widened(value) for key, value in config.items()}
-        return [widened(item) for item in config] if isinstance(config, list) else config
-
-    try:
-        copy = keras.models.clone_model(model, clone_function=lambda x: type(x).from_config(widened(x.get_config())))
-        copy.set_weights(model.get_weights())
-    except (TypeError, ValueError, NotImplementedError):
-        return None
-    return copy
-
-
 def check(model, other, inputs):
     """`compare`, raising `ShrinkError` with both figures when the models differ by more than float noise.
 
@@ -129,11 +114,12 @@ def check(model, other, inputs):
     """
     result, limit = compare(model, other, inputs), tolerance_of(model)
     if not result.relative <= limit and limit == _FLOAT32_NOISE:
-        wide = in_float64(model), in_float64(other)
-        if None not in wide:
-            found = compare(*wide, inputs)
-            if found.relative <= _FLOAT64_NOISE:
-                return dataclasses.replace(found, dtype="float64")
+        try:
+            found = compare(recast(model, "float64"), recast(other, "float64"), inputs)
+        except (TypeError, ValueError, NotImplementedError):
+            found = result  # a layer that cannot be made anew: nothing speaks for the model
+        if found.relative <= _FLOAT64_NOISE:
+            return dataclasses.replace(found, dtype="float64")
     if not result.relative <= limit:
         raise ShrinkError(
             errors.message(
