@@ -147,6 +147,7 @@ def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path, solver):
     assert stages["shrunk"]["num_parameters"] < 0.6 * stages["dense"]["num_parameters"]
     assert stages["shrunk"]["num_macs"] < 0.6 * stages["dense"]["num_macs"]
     assert stages["shrunk"]["test_accuracy"] == pytest.approx(stages["retrained"]["test_accuracy"], abs=0.003)
+    assert all(item["kept_groups"] % 4 == 0 for item in figures["sets"])  # retrained as it will be
     assert figures["sets"] and sum(item["kept_groups"] for item in figures["sets"]) < 0.6 * sum(
         item["num_groups"] for item in figures["sets"]
     )

@@ -103,7 +103,11 @@ def _prune(run):
     if run.config.regularize.coupled is not None:
         scope = "model" if settings.scope == "model" else "set"
         criterion = run.config.regularize.coupled.criterion
-        report = coupling.prune_groups(run.model, settings.sparsity, scope, criterion, macs=settings.macs)
+        # Rounded here and not by `shrink` alone, so that what is kept for the hardware's sake is retrained with the rest.
+        multiple_of = 1 if run.config.shrink is None else run.config.shrink.multiple_of
+        report = coupling.prune_groups(
+            run.model, settings.sparsity, scope, criterion, macs=settings.macs, multiple_of=multiple_of
+        )
         return {"sets": report.to_dict()["sets"]}
     pruned = prune(run.model, **methods.get(run.config.regularize.method).pruning(settings))
     return {"kernels": pruned.to_dict()["kernels"]}
