@@ -135,7 +135,7 @@ def _quantize(run):
     bits = (settings.weight_bits, settings.activation_bits)
     run.model, report = quantization.quantize(run.model, *bits, return_report=True)
     quantization.calibrate(run.model, run.data.representative(run.config.export.representative))
-    if run.config.cluster is not None:
+    if "cluster" in run.config.steps[: run.config.steps.index("quantize")]:
         quantization.keep_clusters(run.model, run.config.cluster.clusters)
     keep_zeros(run.model)
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
