@@ -60,6 +60,17 @@ def build(name):
     return model
 
 
+def examples(model, num, rng):
+    """Made-up inputs, a list of arrays: pixels where the model rescales them itself, else standard normal or integers."""
+    import keras
+
+    from tf_reweight import export
+
+    arrays = export.samples.made_up(model, export.samples.input_specs(model), num=num, seed=1)
+    pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in model._flatten_layers())
+    return [rng.uniform(0, 255, array.shape).astype("float32") if pixels else array for array in arrays]
+
+
 def settle(model, rng):
     """Statistics of every BatchNormalization: at random about those of a random batch.
 
@@ -75,10 +86,11 @@ def settle(model, rng):
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model([rng.normal(size=(4, *tensor.shape[1:])).astype("float32") for tensor in model.inputs], training=True)
+    model(keras.tree.pack_sequence_as(model.input, examples(model, 8, rng)), training=True)
     for layer, momentum in zip(norms, momenta):
         layer.momentum = momentum
-        mean, variance = np.asarray(layer.moving_mean), np.maximum(layer.moving_variance, 0.05)
+        mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+        variance = np.maximum(variance, 0.1 * variance.mean())
         layer.moving_mean.assign(mean + rng.normal(size=mean.shape) * 0.2 * np.sqrt(variance))
         layer.moving_variance.assign(variance * rng.uniform(0.5, 1.5, mean.shape))
 
@@ -89,13 +101,18 @@ def examine(name, export):
     Raises:
         ShrinkError: when the shrunk model computes something else.
     """
+    import keras
+    import numpy as np
+
     from tf_reweight import coupling, shrinking
     from tf_reweight.report import count_macs
 
     start = time.time()
     model = build(name)
     report = coupling.prune_groups(model, _FRACTION, scope="set")
-    small, shrunk = shrinking.shrink(model, return_report=True)
+    inputs = examples(model, 4, np.random.default_rng(2))
+    batch = keras.tree.pack_sequence_as(model.input, [array[:2] for array in inputs])
+    small, shrunk = shrinking.shrink(model, inputs=batch, return_report=True)
     row = {
         "architecture": name,
         "groups": report.num_groups,
@@ -110,20 +127,19 @@ def examine(name, export):
     }
     del model
     if export:
-        row |= exported(small)
+        row |= exported(small, inputs)
     row["seconds"] = round(time.time() - start, 1)
     return row
 
 
-def exported(model):
+def exported(model, arrays):
     """Float and int8 .tflite files of a model, both executed: sizes in bytes and errors relative to the outputs' scale."""
     from tf_reweight import export
 
-    # 4 examples: int8 ranges of random weights need no more, and only the first two are compared.
-    arrays = export.samples.made_up(model, export.samples.input_specs(model), num=4, seed=1)
     row = {}
     with tempfile.TemporaryDirectory() as folder:
-        # Random weights put no distance between outputs, so int8 is only asked to run; its error is in the table.
+        # 4 examples: int8 ranges of random weights need no more, and only the first two are compared. Random weights put no
+        # distance between outputs, so int8 is only asked to run; its error is in the table.
         for precision, tolerance in (("float32", None), ("int8", 10.0)):
             path = pathlib.Path(folder) / f"{precision}.tflite"
             record = export.export_tflite(model, path, precision, arrays, [array[:2] for array in arrays], tolerance)
