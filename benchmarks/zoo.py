@@ -122,7 +122,7 @@ def examine(name, export):
         "macs_before": count_macs(model),
         "macs_after": count_macs(small),
         "difference": shrunk.difference,
-        "compared_in": shrunk.compared_in,
+        "in_float64": shrunk.in_float64,
         "frozen": [f"{item.name}: {item.num_channels} channels; {'; '.join(item.reasons[:2])}" for item in shrunk.frozen],
     }
     del model

@@ -178,6 +178,13 @@ def test_mixed_files_fit_and_run(pruned, digits, report, tmp_path):
     record = export.export_mixed(pruned, tmp_path / "a.tflite", limit, digits.validation[0][:64])
     assert record.path.stat().st_size == record.num_bytes <= limit and len(set(record.plan.values())) > 1
     assert record.verification.top1_agreement > 0.9 and record.to_dict()["plan"] == record.plan
+    with pytest.raises(export.DoesNotFit, match="at least"):
+        export.export_mixed(pruned, tmp_path / "b.tflite", 100, digits.validation[0][:64])
+    policy = "mixed_float16"
+    half = keras.models.clone_model(pruned, clone_function=lambda x: type(x).from_config({**x.get_config(), "dtype": policy}))
+    half.set_weights(pruned.get_weights())
+    assert export.export_mixed(half, tmp_path / "c.tflite", limit, digits.validation[0][:64]).plan == record.plan
+    assert not (tmp_path / "b.tflite").exists()
     with pytest.raises(ValueError, match="Expected a known precision"):
         export.precision_sensitivity(pruned, digits.validation[0][:8], precisions=["int3"])
     with pytest.raises(ValueError, match="label for each"):

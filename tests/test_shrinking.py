@@ -9,7 +9,7 @@ import nets
 from tf_reweight import coupling, shrinking
 from tf_reweight.attachment import attachments, regularize
 from tf_reweight.masking import prune
-from tf_reweight.recasting import is_half, recast
+from tf_reweight.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking import smaller
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import Verdict
@@ -365,7 +365,7 @@ def test_rounding_that_a_deep_model_amplifies_is_told_from_a_mistake():
     batch = inputs_of(model)
     assert shrinking.verify.compare(model, shuffled, batch).relative > 1e-4
     result = shrinking.verify.check(model, shuffled, batch)
-    assert result.dtype == "float64" and result.relative < 1e-6
+    assert result.in_float64 and result.relative < 1e-6
     shuffled.layers[-1].bias.assign([0.01, 0.0, 0.0])
     with pytest.raises(shrinking.ShrinkError):
         shrinking.verify.check(model, shuffled, batch)
@@ -377,6 +377,33 @@ def test_in_float64_a_model_computes_the_same(net):
     wide = recast(model, "float64")
     assert {layer.compute_dtype for layer in wide.layers} <= {"float64", "float32"} and not is_half(wide)
     assert shrinking.verify.compare(model, wide, inputs_of(model)).relative < 1e-5
+
+
+def test_recasting_keeps_integers_and_reaches_into_nested_models():
+    ids = keras.Input((5,), dtype="int32")
+    inner = keras.Model(ids, L.Embedding(7, 4, dtype="mixed_float16")(ids))
+    x = keras.Input((5,), dtype="int32")
+    model = keras.Model(x, L.Bidirectional(L.LSTM(3, dtype="mixed_float16"), dtype="mixed_float16")(inner(x)))
+    wide = recast(model, "float32")
+    assert is_half(model) and not is_half(wide) and wide.layers[1].inputs[0].dtype == "int32"
+    batch = np.arange(10).reshape(2, 5) % 7
+    np.testing.assert_allclose(wide(batch), np.asarray(model(batch), "float32"), atol=5e-3)
+
+
+def test_what_cannot_be_recast_is_refused_with_the_figures(monkeypatch):
+    """A layer without a config says nothing for a shrunk model that differs: the difference stands."""
+    model = nets.randomize(nets.plain())
+    copy = keras.models.clone_model(model)
+    copy.set_weights([weight * 1.01 for weight in model.get_weights()])
+
+    def without(self):
+        raise NotImplementedError("no config")
+
+    monkeypatch.setattr(type(model.layers[-1]), "get_config", without)
+    with pytest.raises(RecastError, match="made anew in float64"):
+        recast(model, "float64")
+    with pytest.raises(shrinking.ShrinkError, match=r"difference=.*scale="):
+        shrinking.verify.check(model, copy, inputs_of(model))
 
 
 def test_a_wrong_verdict_is_refused(monkeypatch):

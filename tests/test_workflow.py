@@ -241,12 +241,14 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
     model = keras.saving.load_model(tmp_path / "run" / "clustered.keras")
     assert all(len(np.unique(w.numpy())) <= 8 for w in model.weights if w.name == "kernel")
     files = {file["name"]: file for file in figures["files"]}
-    assert set(files) == {
-        "dense_float32.tflite", "pruned_mixed.tflite", "pruned_float32.tflite", "clustered_int8.tflite"
-    }  # fmt: skip
+    written = {"dense_float32.tflite", "pruned_mixed.tflite", "pruned_float32.tflite", "clustered_int8.tflite"}
+    assert written == {name for name in files if "packed" not in name}
     assert files["pruned_mixed.tflite"]["num_bytes"] <= 60_000 and len(files["pruned_mixed.tflite"]["plan"]) > 0
     kernels = export.inspect_tflite(tmp_path / "run" / "clustered_int8.tflite").kernels
     assert {"INT4", "INT8"} <= {kernel.dtype.upper() for kernel in kernels}
+    config["export"]["mixed_bytes"] = 100
+    figures = workflow.compress({**config, "train": {"epochs": 0}}, out=tmp_path / "c", console=QUIET)
+    assert "pruned_mixed.tflite" not in {file["name"] for file in figures["files"]}
     with pytest.raises(ValueError, match="weight_bits"):
         workflow.compress({**TINY, "quantize": {"weight_bits": {"konv*": 4}}}, out=tmp_path / "b", console=QUIET)
     for wrong in ({"activation_bits": 4}, {"weight_bits": 12}, {"weight_bits": 4, "activation_bits": 16}, {"weight_bits": 1}):

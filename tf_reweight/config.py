@@ -10,6 +10,7 @@ from tf_reweight import epsilons, errors, methods, penalties, prices, structures
 from tf_reweight.coupling.prices import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.export.precisions import PRECISIONS
+from tf_reweight.quantization.grid import check_bits
 
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
@@ -48,12 +49,19 @@ class Rule(_Section):
     structure: typing.Any = "unstructured"
     strength: float = pydantic.Field(1e-5, ge=0)
     layers: str | list[str] | None = None
-    price: typing.Annotated[float, pydantic.Field(gt=0)] | typing.Literal[prices.PRICES] = 1.0
+    price: typing.Any = 1.0
 
     @pydantic.field_validator("structure")
     @classmethod
     def _known_structure(cls, value):
         return structures.get(value).serialize()
+
+    @pydantic.field_validator("price")
+    @classmethod
+    def _known_price(cls, value):
+        value = _number_or_text(value)
+        prices.check(value)
+        return value
 
 
 class Coupled(_Section):
@@ -143,9 +151,6 @@ class Cluster(_Section):
     learning_rate: float = pydantic.Field(2e-4, gt=0)
 
 
-_Bits = typing.Annotated[int, pydantic.Field(ge=2, le=16)]
-
-
 class Quantize(_Section):
     """Quantization-aware training of what is left.
 
@@ -155,8 +160,15 @@ class Quantize(_Section):
 
     epochs: int = pydantic.Field(4, ge=1)
     learning_rate: float = pydantic.Field(2e-4, gt=0)
-    weight_bits: _Bits | dict[str, _Bits] = 8
-    activation_bits: _Bits = 8
+    weight_bits: typing.Any = 8
+    activation_bits: int = pydantic.Field(8, ge=2, le=16)
+
+    @pydantic.field_validator("weight_bits")
+    @classmethod
+    def _known_bits(cls, value):
+        for bits in value.values() if isinstance(value, dict) else [value]:
+            check_bits("weight_bits", bits)
+        return value
 
     @property
     def precision(self):
@@ -341,13 +353,15 @@ def _overridden(values, override):
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(errors.message("`--set` takes a YAML value.", f"The parser says: {error}", set=override)) from None
-    # YAML 1.1 reads 1e-3 as text; a user means the number.
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    return _with(values, key.split("."), value)
+    return _with(values, key.split("."), _number_or_text(value))
+
+
+def _number_or_text(value):
+    """YAML 1.1 reads 1e-3 as text; a user means the number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _with(node, path, value):
@@ -373,7 +387,9 @@ def _explain(error, origin):
         else:
             text = problem["msg"].removeprefix("Value error, ").rstrip(".")
             expected = f"`{key}` in {origin}: {text[:1].lower() + text[1:]}."
-            lines.append(errors.message(expected, "Correct the value.", **{path[-1] if path else "config": problem["input"]}))
+            # Checks of ours say themselves what was received.
+            received = {path[-1] if path else "config": problem["input"]}
+            lines.append(expected if "Received: " in text else errors.message(expected, "Correct the value.", **received))
     return "\n".join(lines)
 
 

@@ -4,9 +4,17 @@ import math
 
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight import errors, regularizers
 
 PRICES = ("equal", "size")
+
+
+def check(price, names=PRICES):
+    """Raises ValueError unless `price` is a number > 0 or among `names`."""
+    if not isinstance(price, str):
+        regularizers.check_price(price)
+    elif price not in names:
+        raise ValueError(errors.unknown("price", price, names))
 
 
 def of_kernels(price, items):
@@ -24,12 +32,9 @@ def of_kernels(price, items):
     """
     if callable(price):
         return [price(item.target) for item in items]
-    if not isinstance(price, str):
-        return [price] * len(items)
-    if price not in PRICES:
-        raise ValueError(errors.unknown("price", price, PRICES))
-    if price == "equal":
-        return [1.0] * len(items)
+    check(price)
+    if price != "size":
+        return [1.0 if price == "equal" else price] * len(items)
     members = [np.asarray(item.structure.num_members(item.target.standard_shape)) for item in items]
     counts = [int((m > 0).sum()) for m in members]
     roots = [math.sqrt(m.sum() / count) for m, count in zip(members, counts)]

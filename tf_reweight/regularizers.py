@@ -36,7 +36,7 @@ class Reweighted(stateful.StatefulRegularizer):
         structure = structures.get(structure)
         penalty = penalties.get(penalty)
         check_number("strength", strength, minimum=0.0)
-        check_number("price", price, minimum=0.0, exclusive=True)
+        check_price(price)
         super().__init__()
         self.structure = structure
         self.strength = float(strength)
@@ -204,13 +204,14 @@ def bind(regularizer, layout):
     return regularizer.bind(layout) if isinstance(regularizer, stateful.StatefulRegularizer) else regularizer
 
 
-def check_number(name, value, minimum, exclusive=False):
+def check_price(price):
+    """Raises unless `price` is a finite number > 0."""
+    check_number("price", price, minimum=0.0, exclusive=True, fix="1 is what a group costs by default.")
+
+
+def check_number(name, value, minimum, exclusive=False, fix="Typical: 1e-6 to 1e-2."):
     """Raises unless `value` is a finite number at or above (`exclusive`: above) `minimum`."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and value != float("inf")
     if not good or value < minimum or (exclusive and value == minimum):
         relation = ">" if exclusive else ">="
-        raise ValueError(
-            errors.message(
-                f"`{name}` must be a finite number {relation} {minimum:g}.", "Typical: 1e-6 to 1e-2.", **{name: value}
-            )
-        )
+        raise ValueError(errors.message(f"`{name}` must be a finite number {relation} {minimum:g}.", fix, **{name: value}))

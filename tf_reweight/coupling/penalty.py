@@ -39,7 +39,7 @@ class Coupled(stateful.StatefulRegularizer):
         penalty = penalties.get(penalty)
         check_criterion(criterion)
         regularizers.check_number("strength", strength, minimum=0.0)
-        regularizers.check_number("price", price, minimum=0.0, exclusive=True)
+        regularizers.check_price(price)
         super().__init__()
         self.num_groups, self.position = num_groups, position
         self.strength, self.price = float(strength), float(price)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_reweight import errors, regularizers
+from tf_reweight import prices
 from tf_reweight.coupling.cost import Cost
 
 PRICES = ("equal", "weights", "macs")
@@ -24,17 +24,10 @@ def of_sets(price, coupled):
     """
     if callable(price):
         return [price(item) for item in coupled.sets]
-    if not isinstance(price, str):
-        regularizers.check_number("price", price, minimum=0.0, exclusive=True)
-        return [price] * len(coupled.sets)
-    if price not in PRICES:
-        raise ValueError(errors.unknown("price", price, PRICES))
-    if price == "equal":
-        return [1.0] * len(coupled.sets)
-    if price == "weights":
-        savings = [item.weights_per_group for item in coupled.sets]
-    else:
-        savings = _macs_per_group(coupled)
+    prices.check(price, PRICES)
+    if price not in ("weights", "macs"):
+        return [1.0 if price == "equal" else price] * len(coupled.sets)
+    savings = [item.weights_per_group for item in coupled.sets] if price == "weights" else _macs_per_group(coupled)
     mean = sum(savings) / len(savings)
     return [max(1.0 / _MOST, min(_MOST, saving / mean)) for saving in savings]
 

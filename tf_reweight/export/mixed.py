@@ -9,10 +9,11 @@ from tf_reweight import errors
 from tf_reweight.export import flatbuffer, samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
+from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.execution import Runner
 from tf_reweight.export.inspection import summarize
-from tf_reweight.export.sizes import sizes_of
-from tf_reweight.export.tflite import ExportRecord, checked_path, write_whole
+from tf_reweight.export.tflite import ExportRecord, checked_path, facts, write_whole
+from tf_reweight.recasting import single_precision
 
 # From large to small, each with floating-point arithmetic: what is measured is the weights alone.
 _DEFAULT = ("float16", "weight_int8", "weight_int4")
@@ -106,6 +107,7 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     for precision in precisions:
         if precision not in WEIGHT_PRECISIONS:
             raise ValueError(errors.unknown("precision", precision, WEIGHT_PRECISIONS))
+    model = single_precision(model)
     specs = samples.input_specs(model, x)
     arrays = samples.checked(x, specs, "x")
     if y is not None and len(y) != len(arrays[0]):
@@ -156,7 +158,7 @@ def choose_precisions(report, max_bytes):
     return plan
 
 
-def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None):
+def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None, verify_arm=False):
     """Writes a `.tflite` of at most `max_bytes` in which each kernel has the precision it can bear.
 
     The file is run and compared with the model before it is written, as by `export_tflite`.
@@ -168,6 +170,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         data: held-out inputs, as `precision_sensitivity` takes them.
         precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
         tolerance: largest accepted relative error of the outputs; default that of `"weight_int4"`.
+        verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
 
     Returns:
         `MixedRecord`.
@@ -180,6 +183,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
     """
     path = checked_path(path)
+    emulator = Emulator() if verify_arm else None
+    model = single_precision(model)
     report = precision_sensitivity(model, data, precisions=precisions)
     chosen = choose_precisions(report, max_bytes)
     specs = samples.input_specs(model, data)
@@ -188,20 +193,11 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         fix = "Allow a little less: sizes of single changes do not add up exactly."
         raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
     held_out = samples.checked(data, specs, "data")
-    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance)
+    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator)
     write_whole(path, content)
-    summary = summarize(content, path)
-    return MixedRecord(
-        path=path,
-        precision="mixed",
-        **sizes_of(content),
-        sparsity=summary.sparsity,
-        num_ops=summary.num_ops,
-        float_ops=(),
-        wider=(),
-        verification=checked,
-        plan={item.name: chosen[item.output] for item in report.operations if item.output in chosen},
-    )
+    plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
+    known = facts(path, content, summarize(content, path), checked)
+    return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
 
 
 def _operations(content):

@@ -17,7 +17,7 @@ from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.sizes import sizes_of
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.quantization.strip import rounded
-from tf_reweight.recasting import is_half, recast
+from tf_reweight.recasting import single_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,8 @@ def export_tflite(
         `ExportRecord`.
 
     Raises:
-        ValueError: for bad arguments, before any work; when an operation has no TFLite kernel, or no kernel the precision.
+        ValueError: for bad arguments or a subclassed half-precision model, before any work; when an operation has no TFLite
+            kernel, or no kernel the precision.
         ImportError: when the precision needs ai-edge-quantizer, which is not installed.
         FileNotFoundError: when `path` has no folder, or `verify_arm` no emulator.
         VerificationError: when the file would not compute what the model does. Nothing is written then.
@@ -99,7 +100,7 @@ def export_tflite(
     """
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
-    model = _in_single_precision(model)
+    model = single_precision(model)
     emulator = Emulator() if verify_arm else None
     specs = samples.input_specs(model, verify_data if verify_data is not None else representative_data)
     representative = None
@@ -109,37 +110,28 @@ def export_tflite(
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
         held_out = representative if representative is not None else samples.made_up(model, specs)
-    # The converter takes learned ranges of 8 bits only; at 16 those it finds itself are as good.
-    learned = is_quantized(model) and precision == "int8"
-    converted = rounded(model) if is_quantized(model) and not learned else model
-    calibrate_on = representative if TABLE[precision].needs_data and not learned else None
-    content = convert(converted, precision, specs, calibrate_on, quantized_io)
+    content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
     checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
     write_whole(path, content)
-    return ExportRecord(
-        path=path,
-        precision=precision,
-        **sizes_of(content),
-        sparsity=summary.sparsity,
-        num_ops=summary.num_ops,
-        float_ops=summary.float_ops if TABLE[precision].needs_data else (),
-        wider=wider,
-        verification=checked,
-    )
+    float_ops = summary.float_ops if TABLE[precision].needs_data else ()
+    return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **facts(path, content, summary, checked))
 
 
-def _in_single_precision(model):
-    """The model itself, or its float32 copy where layers compute in half precision, which no TFLite kernel does."""
-    if not is_half(model):
-        return model
-    try:
-        return recast(model, "float32")
-    except (TypeError, ValueError, NotImplementedError) as error:
-        expected = "A half-precision model must be one that can be made anew in float32: Sequential or functional."
-        fix = "Build it under the policy float32 and load its weights there."
-        raise ValueError(errors.message(expected, fix, model=model.name)) from error
+def facts(path, content, summary, checked):
+    """The fields of an `ExportRecord` that every file has, whatever its precision."""
+    sizes = sizes_of(content)
+    return {"path": path, **sizes, "sparsity": summary.sparsity, "num_ops": summary.num_ops, "verification": checked}
+
+
+def _converted(model, precision, specs, representative, quantized_io):
+    """The file's bytes, with the ranges a quantized model learned where the converter takes them."""
+    # It takes learned ranges of 8 bits only; at 16 those it finds itself are as good.
+    learned = is_quantized(model) and precision == "int8"
+    source = rounded(model) if is_quantized(model) and not learned else model
+    calibrate_on = representative if TABLE[precision].needs_data and not learned else None
+    return convert(source, precision, specs, calibrate_on, quantized_io)
 
 
 def write_whole(path, content):

@@ -13,7 +13,6 @@ from tf_reweight.export.samples import identifiers
 
 # Largest accepted error, as root mean square relative to the root mean square of the Keras outputs.
 TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
-_MIXED = 2e-2
 _BATCH = 64
 
 
@@ -63,7 +62,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     Raises:
         VerificationError: when the file does not load, gives NaN, or is too far from the model.
     """
-    limit = tolerance_of(model, precision) if tolerance is None else tolerance
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
     expected = keras_outputs(model, arrays)
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
@@ -115,12 +114,6 @@ def _ran(run, how, precision, content):
                 num_bytes=len(content),
             )
         ) from error
-
-
-def tolerance_of(model, precision):
-    """The bound for a model: half-precision Keras models are no more exact than their own arithmetic."""
-    half = {"float16", "bfloat16"} & {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
-    return max(TOLERANCES[precision], _MIXED if half else 0.0)
 
 
 def keras_outputs(model, arrays):

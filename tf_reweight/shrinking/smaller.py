@@ -36,7 +36,7 @@ class ShrinkReport:
         kernels: one `(path, what became smaller)` per convolution whose kernel itself lost rows or became grouped.
         branches: paths of the layers that fell away whole, because what they added no longer depended on the input.
         difference: largest difference of the outputs, in units of their scale.
-        compared_in: `"float32"`, the models' own precision; `"float64"` for models that amplify their rounding to noise.
+        in_float64: whether float64 copies were compared, since the models themselves amplify their rounding to noise.
     """
 
     parameters_before: int
@@ -46,7 +46,7 @@ class ShrinkReport:
     kernels: tuple[tuple[str, str], ...]
     branches: tuple[str, ...]
     difference: float
-    compared_in: str
+    in_float64: bool
 
     @property
     def removed_groups(self):
@@ -58,7 +58,7 @@ class ShrinkReport:
             "parameters_after": self.parameters_after,
             "removed_groups": self.removed_groups,
             "difference": self.difference,
-            "compared_in": self.compared_in,
+            "in_float64": self.in_float64,
             "sets": [dataclasses.asdict(item) for item in self.sets],
             "frozen": [dataclasses.asdict(item) for item in self.frozen],
             "kernels": dict(self.kernels),
@@ -68,7 +68,7 @@ class ShrinkReport:
     def __str__(self):
         lines = [
             f"{self.parameters_before:,} -> {self.parameters_after:,} parameters; {self.removed_groups} groups removed; "
-            f"outputs differ by {self.difference:.1e} of their scale in {self.compared_in}."
+            f"outputs differ by {self.difference:.1e} of their scale{' in float64' if self.in_float64 else ''}."
         ]
         for item in self.sets:
             notes = f" ({'; '.join(item.notes)})" if item.notes else ""
@@ -137,7 +137,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
         kernels=tuple(rebuilder.compacted.items()),
         branches=tuple(layer.name for layer in branches.layers if layer.weights),
         difference=result.relative,
-        compared_in=result.dtype,
+        in_float64=result.in_float64,
     )
     return (small, report) if return_report else small
 

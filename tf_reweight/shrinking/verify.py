@@ -8,23 +8,23 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.coupling.graph import graph_of
-from tf_reweight.recasting import recast
+from tf_reweight.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
 
 # Size taken for an axis of unknown length, and examples per batch.
 _UNKNOWN_SIZE = 32
 _BATCH = 2
 # Largest relative differences that are noise. Float64 outputs are compared after rounding to float32.
-_FLOAT32_NOISE, _FLOAT64_NOISE = 1e-4, 1e-6
+_HALF_NOISE, _FLOAT32_NOISE, _FLOAT64_NOISE = 2e-2, 1e-4, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Largest difference of two models' outputs, and the largest output, on the same inputs, in which floating-point type."""
+    """Largest difference of two models' outputs, and the largest output, on the same inputs; as they are, or in float64."""
 
     difference: float
     scale: float
-    dtype: str = "float32"
+    in_float64: bool = False
 
     @property
     def relative(self):
@@ -102,8 +102,7 @@ def compare(model, other, inputs):
 
 def tolerance_of(model):
     """Largest relative difference that is float noise at the model's precision."""
-    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
-    return 2e-2 if policies & {"float16", "bfloat16"} else _FLOAT32_NOISE
+    return _HALF_NOISE if is_half(model) else _FLOAT32_NOISE
 
 
 def check(model, other, inputs):
@@ -113,20 +112,25 @@ def check(model, other, inputs):
     decides: what remains there is no rounding.
     """
     result, limit = compare(model, other, inputs), tolerance_of(model)
-    if not result.relative <= limit and limit == _FLOAT32_NOISE:
-        try:
-            found = compare(recast(model, "float64"), recast(other, "float64"), inputs)
-        except (TypeError, ValueError, NotImplementedError):
-            found = result  # a layer that cannot be made anew: nothing speaks for the model
-        if found.relative <= _FLOAT64_NOISE:
-            return dataclasses.replace(found, dtype="float64")
-    if not result.relative <= limit:
-        raise ShrinkError(
-            errors.message(
-                f"Both models must give the same outputs within {limit:g} of the outputs' scale.",
-                "The model is refused; the large one is unchanged.",
-                difference=result.difference,
-                scale=result.scale,
-            )
+    if result.relative <= limit:
+        return result
+    exact = None if is_half(model) else _in_float64(model, other, inputs)
+    if exact is not None and exact.relative <= _FLOAT64_NOISE:
+        return exact
+    raise ShrinkError(
+        errors.message(
+            f"Both models must give the same outputs within {limit:g} of the outputs' scale.",
+            "The model is refused; the large one is unchanged.",
+            difference=result.difference,
+            scale=result.scale,
         )
-    return result
+    )
+
+
+def _in_float64(model, other, inputs):
+    """`compare` of float64 copies; None where a layer cannot be made anew, so that nothing is known."""
+    try:
+        result = compare(recast(model, "float64"), recast(other, "float64"), inputs)
+    except RecastError:
+        return None
+    return dataclasses.replace(result, in_float64=True)

@@ -22,12 +22,13 @@ def export_files(run):
     settings = run.config.export
     for name, model, precision in _wanted(run):
         path = run.folder / f"{name}_{precision}.tflite"
+        checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
         if precision == "mixed":
-            files += _mixed(run, path, model, held_out)
+            record = _mixed(run, path, model, held_out, checks)
+        else:
+            record = export.export_tflite(model, path, precision, representative, held_out, **checks)
+        if record is None:
             continue
-        record = export.export_tflite(
-            model, path, precision, representative, held_out, settings.tolerance, verify_arm=settings.verify_arm
-        )
         files.append(_executed(run, path, record.to_dict()))
         if name != "dense" and settings.pack:
             files += _packed(run, path, record.to_dict())
@@ -64,17 +65,14 @@ def _executed(run, path, figures):
     return {**figures, "path": str(path), "name": path.name, "test_accuracy": accuracy}
 
 
-def _mixed(run, path, model, held_out):
-    """A file of at most `export.mixed_bytes`; one entry, or none where even the smallest precisions do not fit."""
+def _mixed(run, path, model, held_out, checks):
+    """Writes a file of at most `export.mixed_bytes`; None where even the smallest precisions do not fit."""
     try:
-        record = export.export_mixed(
-            model, path, run.config.export.mixed_bytes, held_out, tolerance=run.config.export.tolerance
-        )
+        return export.export_mixed(model, path, run.config.export.mixed_bytes, held_out, **checks)
     except export.DoesNotFit as error:
         # The other files are good, and hours of training are in them.
         say(run.console, f"[bold]export[/bold]: no {path.name}. {error}")
-        return []
-    return [_executed(run, path, record.to_dict())]
+        return None
 
 
 def _packed(run, path, figures):
