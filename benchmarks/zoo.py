@@ -61,18 +61,31 @@ def build(name):
 
 
 def examples(model, num, rng):
-    """Made-up inputs, a list of arrays: pixels where the model rescales them itself, else standard normal or integers."""
+    """Made-up inputs, a list of arrays: smooth pictures for images, in pixels where the model rescales them itself.
+
+    Noise would not do: convolutions average it away, and a deep net would then normalize what rounding has left of it.
+    """
     import keras
 
     from tf_reweight import export
 
     arrays = export.samples.made_up(model, export.samples.input_specs(model), num=num, seed=1)
     pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in model._flatten_layers())
-    return [rng.uniform(0, 255, array.shape).astype("float32") if pixels else array for array in arrays]
+    return [pictures(array.shape, pixels, rng) if array.ndim == 4 else array for array in arrays]
+
+
+def pictures(shape, pixels, rng):
+    """Random images `(examples, height, width, channels)` of a few soft spots: 0 to 255, or standard normal."""
+    import keras
+    import numpy as np
+
+    coarse = rng.normal(size=(shape[0], 5, 5, shape[3])).astype("float32")
+    images = np.asarray(keras.ops.image.resize(coarse, shape[1:3], interpolation="bicubic"))
+    return np.clip(127.5 + 60 * images, 0, 255) if pixels else images
 
 
 def settle(model, rng):
-    """Statistics of every BatchNormalization: at random about those of a random batch.
+    """Statistics of every BatchNormalization: at random about those of a random batch; gamma keeps the scale.
 
     With others, activations grow from layer to layer; the outputs of the deepest nets then have the rounding of their first
     layers, amplified a million times, and say nothing.
@@ -91,8 +104,11 @@ def settle(model, rng):
         layer.momentum = momentum
         mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
         variance = np.maximum(variance, 0.1 * variance.mean())
+        factor = rng.uniform(0.5, 1.5, mean.shape)
         layer.moving_mean.assign(mean + rng.normal(size=mean.shape) * 0.2 * np.sqrt(variance))
-        layer.moving_variance.assign(variance * rng.uniform(0.5, 1.5, mean.shape))
+        layer.moving_variance.assign(variance * factor)
+        if layer.scale:
+            layer.gamma.assign(np.asarray(layer.gamma) * np.sqrt(factor))
 
 
 def examine(name, export):
