@@ -28,14 +28,14 @@ _RATE = 2e-3
 
 
 def build(shape, num_classes, width):
-    """Three residual stages of one block each; BatchNorm after every convolution."""
+    """A stem of stride 2 and three residual stages of one block each; BatchNorm after every convolution."""
 
     def conv(x, filters, size, strides=1, activate=True):
         x = L.BatchNormalization(momentum=0.9)(L.Conv2D(filters, size, strides, padding="same", use_bias=False)(x))
         return L.ReLU()(x) if activate else x
 
     inputs = keras.Input(shape)
-    x = conv(inputs, width, 3)
+    x = conv(inputs, width, 3, 2)
     for stage in range(3):
         filters, strides = width * 2**stage, 1 if stage == 0 else 2
         y = conv(conv(x, filters, 3, strides), filters, 3, activate=False)

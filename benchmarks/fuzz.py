@@ -1,9 +1,11 @@
 """Random small graphs through pack and verify: every file must load and compute what the dense one does, bit for bit.
 
 Each graph is made of its seed alone. With --output, every result is kept as a line of JSON; the same command goes on where it
-stopped, and a crash of LiteRT or the converter is a result like any other.
+stopped, and a crash of LiteRT or the converter is a result like any other. Precisions are those of `export_tflite`, and
+"mixed", one for each kernel.
 
     python benchmarks/fuzz.py 500 --output fuzz.jsonl
+    python benchmarks/fuzz.py 100 --verify_arm                            # on an emulated ARM machine as well
     python benchmarks/fuzz.py 1 --first 17                                # one of them again
 """
 
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 
+_MIXED = "mixed"
 _ACTIVATIONS = (None, "relu", "relu6", "tanh", "silu")
 
 
@@ -98,19 +101,26 @@ def sparser(content, rng):
 
 def dense_file(precision, rng):
     """A random graph as a file with zeros, not packed yet."""
-    from tf_reweight.export import samples
+    from tf_reweight.export import mixed, samples
     from tf_reweight.export.conversion import convert
-    from tf_reweight.export.edge_quantizer import requantize
+    from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, requantize
     from tf_reweight.export.precisions import TABLE
 
     model = random_net(rng)
-    specs, kind = samples.input_specs(model, None), TABLE[precision]
-    data = samples.made_up(model, specs) if kind.needs_data else None
-    content = sparser(convert(model, "float32" if kind.by_edge_quantizer else precision, specs, data), rng)
-    return requantize(content, precision) if kind.by_edge_quantizer else content
+    specs, kind = samples.input_specs(model, None), TABLE.get(precision)
+    data = samples.made_up(model, specs) if kind and kind.needs_data else None
+    by_converter = kind is not None and not kind.by_edge_quantizer
+    content = sparser(convert(model, precision if by_converter else "float32", specs, data), rng)
+    if by_converter:
+        return content
+    if precision == _MIXED:
+        choices = (None, *WEIGHT_PRECISIONS)
+        drawn = {output: choices[rng.integers(len(choices))] for _, output, _ in mixed.kernels(content)}
+        precision = {output: name for output, name in drawn.items() if name}
+    return requantize(content, precision)
 
 
-def examine(seed):
+def examine(seed, verify_arm):
     """One graph: a dict with what became of it.
 
     It has `unmade` in words where the converter or ai-edge-quantizer makes no file of the graph, so that there is nothing to
@@ -124,7 +134,7 @@ def examine(seed):
 
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
-    precision = str(rng.choice(list(TABLE)))
+    precision = str(rng.choice([*TABLE, _MIXED]))
     row = {"seed": seed, "precision": precision}
     try:
         content = dense_file(precision, rng)
@@ -136,7 +146,7 @@ def examine(seed):
         with tempfile.TemporaryDirectory() as folder:
             given, packed = (pathlib.Path(folder) / name for name in ("given.tflite", "packed.tflite"))
             given.write_bytes(content)
-            result = pack_tflite(given, packed)
+            result = pack_tflite(given, packed, verify_arm=verify_arm)
             sizes = {"num_bytes_before": given.stat().st_size, "num_bytes_after": packed.stat().st_size}
         row |= {**sizes, "num_packed": result.num_packed, "num_kernels": len(result.tensors)}
         if sizes["num_bytes_after"] > sizes["num_bytes_before"]:
@@ -146,11 +156,12 @@ def examine(seed):
     return row
 
 
-def run(seeds):
+def run(seeds, verify_arm):
     """Yields a row per seed, examined in a process of their own, and in another one behind a crash."""
     left = list(seeds)
     while left:
-        command = [sys.executable, __file__, "--seeds", *map(str, left)]
+        flags = ["--verify_arm"] if verify_arm else []
+        command = [sys.executable, __file__, *flags, "--seeds", *map(str, left)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
             for line in child.stdout:
                 if line.startswith("{"):
@@ -165,16 +176,17 @@ def main():
     parser.add_argument("num", type=int, nargs="?", default=500, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--output", type=pathlib.Path, help="keep one line of JSON per graph here, and go on where it ends")
+    parser.add_argument("--verify_arm", action="store_true", help="also run every file on an emulated ARM machine")
     parser.add_argument("--seeds", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seeds:
         for seed in options.seeds:
-            print(json.dumps(examine(seed)), flush=True)
+            print(json.dumps(examine(seed, options.verify_arm)), flush=True)
         return
     seeds = range(options.first, options.first + options.num)
     known = options.output.read_text(encoding="utf-8").splitlines() if options.output and options.output.exists() else []
     rows = {row["seed"]: row for row in map(json.loads, known) if row["seed"] in seeds}
-    for row in run([seed for seed in seeds if seed not in rows]):
+    for row in run([seed for seed in seeds if seed not in rows], options.verify_arm):
         rows[row["seed"]] = row
         if "wrong" in row:
             print(f"seed {row['seed']}: {row['wrong']}", flush=True)

@@ -8,7 +8,7 @@ from ai_edge_quantizer import qtyping, quantizer, recipe
 from packed_nets import NETS, content_of, converted, kernels, ops_of, sequential, zeroed
 from test_arm import mobile
 from test_emulation import emulated
-from tf_reweight.export import arm, emulation, equivalence, packing, raw
+from tf_reweight.export import arm, edge_quantizer, emulation, equivalence, mixed, packing, raw
 
 pytestmark = [
     # Its calibration asks LiteRT for all tensors, and the bias of a filter without weights has no scale it can express.
@@ -76,6 +76,31 @@ def test_int8_weights_beside_a_reader_of_weights_outside_of_the_delegate_are_lef
         equivalence.check_same(content, result.content)
         assert result.num_packed == packed
         assert packed or any("TRANSPOSE_CONV" in tensor.reason for tensor in result.tensors)
+
+
+def _half_beside_int8():
+    """A file with float16 kernels before and behind an int8 convolution, all dequantized where they are used."""
+    layers = (L.Conv2D(24, 3, activation="relu"), L.Conv2D(32, 3, activation="relu"), L.Flatten(), L.Dense(10))
+    content = zeroed(content_of(sequential((8, 8, 8), *layers), "float32"), fraction=0.9)
+    outputs = [output for _, output, _ in mixed.kernels(content)]
+    return edge_quantizer.requantize(content, dict(zip(outputs, ("float16", "weight_int8", "float16"))))
+
+
+def test_half_precision_beside_a_convolution_of_dequantized_int8_is_left():
+    content = _half_beside_int8()
+    result = packing.pack(content)
+    equivalence.check_same(content, result.content)
+    assert result.num_packed == 1
+    assert ["CONV_2D #3" in tensor.reason for tensor in result.tensors if tensor.decision == "left"] == [True, True]
+
+
+@emulated
+def test_half_precision_beside_int8_would_be_wrong_on_arm(monkeypatch):
+    content, emulator = _half_beside_int8(), emulation.Emulator()
+    equivalence.check_same(content, packing.pack(content).content, emulator=emulator)
+    monkeypatch.setattr(packing, "_breaks_unpacking", lambda graph, dtype: "")
+    with pytest.raises(Exception, match="with the default delegate on an emulated ARM machine"):
+        equivalence.check_same(content, packing.pack(content).content, emulator=emulator)
 
 
 @emulated

@@ -116,7 +116,7 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     content = convert(model, "float32", specs)
     inputs = dict(zip(samples.identifiers([spec.name for spec in specs]), arrays))
     expected = Runner(content)(inputs)
-    operations = tuple(_measured(content, inputs, expected, y, item, precisions) for item in _operations(content))
+    operations = tuple(_measured(content, inputs, expected, y, item, precisions) for item in kernels(content))
     if not operations:
         fix = "There is nothing to store in fewer bits."
         raise ValueError(errors.message("The model must have an operation with a kernel.", fix, model=model.name))
@@ -200,8 +200,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
 
 
-def _operations(content):
-    """`(kernel name, output name, number of weights)` of each operation with a constant kernel."""
+def kernels(content):
+    """`(kernel name, output name, number of weights)` of each operation with a constant float32 kernel."""
     model = flatbuffer.parse(content)
     tensors = model.subgraphs[0].tensors
     found = []

@@ -301,8 +301,11 @@ def _breaks_unpacking(graph, dtype):
     """Name of an operation beside which LiteRT unfolds and dequantizes packed kernels wrongly; "" where there is none.
 
     For float16 that may be any that XNNPACK does not run, for int8 one that reads dequantized weights, packed or not, itself.
+    On ARM convolutions that read int8 weights through DEQUANTIZE are outside too.
     """
     for position, name in enumerate(graph.names):
+        if dtype == "FLOAT16" and _reads_int8_dequantized(graph, position):
+            return f"{name} #{position}"
         small = name == "TRANSPOSE_CONV" and any(
             size < stride for size, stride in zip(graph.shape(graph.input(position, 1))[1:3], arm.strides(graph, position))
         )
@@ -312,6 +315,13 @@ def _breaks_unpacking(graph, dtype):
         if dtype == "FLOAT16" or any(graph.maker(int(index)) == "DEQUANTIZE" for index in reads):
             return f"{name} #{position}"
     return ""
+
+
+def _reads_int8_dequantized(graph, position):
+    if graph.names[position] not in _ACTIVATION_SLOTS or graph.names[position] == "FULLY_CONNECTED":
+        return False
+    weights = graph.input(position, _WEIGHT_SLOTS[graph.names[position]])
+    return graph.maker(weights) == "DEQUANTIZE" and graph.dtype(graph.input(graph.makers[weights], 0)) == "INT8"
 
 
 def _convolution_obstacle(graph, index, position):
