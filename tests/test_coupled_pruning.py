@@ -400,6 +400,28 @@ def test_proximal_steps_free_whole_groups_where_gradients_do_not():
     assert freed["proximal"] > freed["gradient"]
 
 
+def test_proximal_steps_end_when_the_budget_is_met():
+    """With a strength that would empty the net: zeros stay, the others are left alone, and `prune_groups` takes just them."""
+    model = nets.randomize(nets.plain())
+    penalties = coupling.regularize_coupled(model, 5.0).penalties
+    cost = coupling.Cost(coupling.groups(model))
+    x, y = fit_data(model)
+    # So slow that only the threshold moves the norms.
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    proximal = CoupledProximal(step=2e-3, macs=0.4)
+    model.fit(x, y, batch_size=8, epochs=60, verbose=0, callbacks=[proximal])
+    assert 0 < proximal.met_at < proximal.model.optimizer.iterations
+    norms = [ops.convert_to_numpy(p.norms(p.anchor.variable.value)) for p in penalties]
+    assert 0.4 <= 1 - cost.macs([n > 0 for n in norms]) / cost.macs() < 0.75
+    again = CoupledProximal(step=1.0, macs=0.4)
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[again])
+    assert again.met_at == 0
+    for penalty, before in zip(penalties, norms):
+        np.testing.assert_allclose(ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value)), before, rtol=1e-4)
+    coupling.prune_groups(model, macs=0.4)
+    assert all(np.all(n[k == 0] == 0) for n, k in zip(norms, (coupling.scores.group_norms(p.item) for p in penalties)))
+
+
 def test_the_proximal_solver_refuses_what_it_cannot_solve():
     model = one_set()
     model.compile("sgd", "mse")
@@ -413,3 +435,15 @@ def test_the_proximal_solver_refuses_what_it_cannot_solve():
     for bad in (0, -1.0, "x"):
         with pytest.raises((ValueError, TypeError), match="step"):
             CoupledProximal(bad)
+    for bad in (1.0, -0.1):
+        with pytest.raises(ValueError, match="Received: "):
+            CoupledProximal(macs=bad)
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()([inputs, L.Dense(6)(inputs)])))
+    coupling.regularize_coupled(model, 1e-3)
+    model.compile("sgd", "mse")
+    before = [ops.convert_to_numpy(w) for w in model.weights]
+    with pytest.raises(ValueError, match="`macs` must be at most 0.762"):  # 30 + 18 of 63
+        model.fit(*fit_data(model), verbose=0, callbacks=[CoupledProximal(macs=0.77)])
+    for weight, value in zip(model.weights, before):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)

@@ -77,8 +77,11 @@ class Reweighted(Method):
     def callbacks(self, settings, amount, steps):
         learning_rate = settings.learning_rate if settings.restart else None
         reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
-        proximal = Proximal if settings.coupled is None else coupling.CoupledProximal
-        return [reweighting] + ([proximal(settings.step)] if settings.solver == "proximal" else [])
+        if settings.solver == "gradient":
+            return [reweighting]
+        if settings.coupled is None:
+            return [reweighting, Proximal(settings.step)]
+        return [reweighting, coupling.CoupledProximal(settings.step, amount.macs)]
 
     def figures(self, callbacks):
         return {"rounds": callbacks[0].history}

@@ -1,11 +1,17 @@
 """The proximal solver for coupled penalties: a soft threshold on groups that span many variables."""
 
 import keras
+import numpy as np
 from keras import ops
 
-from tf_reweight import errors, regularizers
+from tf_reweight import allocation, errors, regularizers
 from tf_reweight.attachment import attach, attachments, drop_compiled_steps
+from tf_reweight.coupling.cost import Cost
+from tf_reweight.coupling.sets import groups
 from tf_reweight.proximal import silenced
+
+# Training steps between two looks at what is zero.
+_LOOK_EVERY = 10
 
 
 class CoupledProximal(keras.callbacks.Callback):
@@ -22,20 +28,30 @@ class CoupledProximal(keras.callbacks.Callback):
 
     L2 and other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty.
 
+    With a budget the strength need not be right: shrinking ends when the groups that are zero give it. They stay zero then,
+    and the others recover.
+
     Args:
         step: factor on `strength`, > 0; `step * strength` is what one training step takes off a group of weight 1.
+        macs: the budget, the fraction of the multiply-accumulates to free, in [0, 1); None presses to the end.
+
+    Attributes:
+        met_at: training steps of this `fit` after which the budget was seen to be met; None before, and without one.
 
     Example:
         >>> regularize_coupled(model, strength=1.0)
-        >>> model.fit(x, y, epochs=8, callbacks=[Reweighting(every=2, learning_rate=2e-3), CoupledProximal(step=5e-3)])
-        >>> prune_groups(model)
+        >>> model.fit(x, y, epochs=8, callbacks=[Reweighting(every=2, learning_rate=2e-3), CoupledProximal(macs=0.5)])
+        >>> prune_groups(model, macs=0.5)
     """
 
-    def __init__(self, step=5e-3):
+    def __init__(self, step=5e-3, macs=None):
         super().__init__()
         regularizers.check_number("step", step, minimum=0.0, exclusive=True)
-        self.step = float(step)
+        if macs is not None:
+            allocation.check_sparsity(macs)
+        self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
+        self._budget, self._steps = None, 0
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -49,33 +65,79 @@ class CoupledProximal(keras.callbacks.Callback):
                     others=others[:5],
                 )
             )
-        self._items, self._peak = items, 0.0
+        self._budget = None if self.macs is None else _Budget(groups(self.model), items, self.macs)
+        self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
         for item in items:
             item.target.variable.regularizer = silenced(item.target.regularizer)
-        self._apply = self._shrink
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            self._apply = tf.function(self._shrink)
+        self._apply = _compiled(self._shrink)
+        self._look()
         self._renew_step()
 
     def on_train_batch_end(self, batch, logs=None):
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._peak = max(self._peak, rate)
+        self._steps += 1
         if rate > 0:
             self._apply(ops.convert_to_tensor(rate / self._peak, "float32"))
+        if self._steps % _LOOK_EVERY == 0:
+            self._look()
 
     def on_train_end(self, logs=None):
         for item in self._items:
             # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
             item.target.variable.regularizer = getattr(item.target.layer, item.target.regularizer_attribute)
-        self._items, self._apply = [], None
+        self._items, self._apply, self._budget = [], None, None
         drop_compiled_steps(self.model)
 
     def _shrink(self, fraction):
         for penalty in (item.regularizer for item in self._items):
             penalty.soft_threshold(self.step * penalty.strength * fraction * penalty.penalty_weights)
 
+    def _look(self):
+        """Ends the shrinking when the budget is met."""
+        if self._budget is None or self.met_at is not None or not self._budget.met():
+            return
+        self.met_at = self._steps
+        # What a penalty sees as zero is also kept from coming back: a constant (beta) may still reach the next layer.
+        penalties = [item.regularizer for item in self._items]
+        holding = [(penalty, np.where(_alive(penalty), 0.0, np.inf).astype("float32")) for penalty in penalties]
+
+        def hold(fraction):
+            for penalty, amounts in holding:
+                penalty.soft_threshold(amounts)
+
+        self._apply = _compiled(hold)
+
     def _renew_step(self):
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
+
+
+class _Budget:
+    """Whether the groups that penalties see as zero free a fraction of the multiply-accumulates."""
+
+    def __init__(self, coupled, items, macs):
+        by_labels = {tuple(item.regularizer.item.labels): item.regularizer for item in items}
+        self._sets = [(item.num_groups, by_labels.get(tuple(item.labels))) for item in coupled.sets]
+        self._cost = Cost(coupled)
+        self._most = (1.0 - macs) * self._cost.macs()
+        least = self._cost.macs([np.full(count, penalty is None) for count, penalty in self._sets])
+        if least > self._most:
+            expected = f"`macs` must be at most {1.0 - least / self._cost.macs():.3f}, all that penalised channels can give."
+            raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
+
+    def met(self):
+        keeps = [np.ones(count, bool) if penalty is None else _alive(penalty) for count, penalty in self._sets]
+        return self._cost.macs(keeps) <= self._most
+
+
+def _alive(penalty):
+    return ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value)) > 0
+
+
+def _compiled(function):
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
