@@ -1,8 +1,9 @@
 """Does the coupled penalty earn its place? Reweighted against one-shot, gradual and static-lasso filter pruning.
 
-A residual net with BatchNorm on Fashion-MNIST (or digits); every method gets the same number of epochs, the same share of the
-multiply-accumulates is removed, the last epoch counts, and accuracy is that of the shrunk model. `dense` is trained as long as
-the others and nothing is removed. The static group lasso runs at several strengths.
+A residual net with BatchNorm on Fashion-MNIST (or digits). From one dense model every method gets the same number of epochs
+under one cosine; one-shot prunes before them, gradual at the start of the first ones, the penalties press by proximal steps
+until the budget is met. The same share of the multiply-accumulates is removed, the last epoch counts, and accuracy is that of
+the shrunk model. `dense` is trained as long as the others and nothing is removed.
 
     python benchmarks/coupled.py --data_dir DIR --seeds 3 --output coupled.json     # goes on where it was stopped
     python benchmarks/coupled.py --data digits --seeds 1                            # some minutes
@@ -44,11 +45,25 @@ def build(shape, num_classes, width):
     return keras.Model(inputs, L.Dense(num_classes)(L.GlobalAveragePooling2D()(x)))
 
 
-def fit(model, digits, epochs, *callbacks):
-    """Adam with a cosine over all epochs, unless the callbacks set the rate."""
+def fit(model, digits, epochs, *callbacks, learning_rate=_RATE):
+    """Adam with a cosine over all epochs; None leaves the rate to the callbacks."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(_RATE), loss, metrics=["accuracy"])
-    model.fit(*digits.train, batch_size=64, epochs=epochs, verbose=0, callbacks=list(callbacks) or [CosineDecay(_RATE)])
+    decay = [] if learning_rate is None else [CosineDecay(learning_rate)]
+    model.fit(*digits.train, batch_size=64, epochs=epochs, verbose=0, callbacks=[*callbacks, *decay])
+
+
+class Gradual(keras.callbacks.Callback):
+    """Prunes filters by their L1 norms at the start of the first epochs, each time as much computing more."""
+
+    def __init__(self, macs, rounds):
+        super().__init__()
+        self.macs, self.rounds = macs, rounds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch < self.rounds:
+            coupling.prune_groups(self.model, macs=self.macs * (epoch + 1) / self.rounds, criterion="kernel")
+            self.model.make_train_function(force=True)
 
 
 def accuracy(model, digits):
@@ -57,34 +72,29 @@ def accuracy(model, digits):
 
 
 def compressed(method, model, digits, macs, options):
-    """The shrunk model after `options.rounds * options.every + options.retrain` epochs of one method."""
-    rounds, every = options.rounds, options.every
-    if method == "dense":
-        fit(model, digits, rounds * every + options.retrain)
-    elif method == "one_shot":
+    """`(shrunk model, training steps until the budget was met)` of one method; the steps are None but for penalties."""
+    proximal, callbacks = None, []
+    if method == "one_shot":
         coupling.prune_groups(model, macs=macs, criterion="kernel")
-        fit(model, digits, rounds * every + options.retrain)
     elif method == "gradual":
-        for step in range(1, rounds + 1):
-            coupling.prune_groups(model, macs=macs * step / rounds, criterion="kernel")
-            fit(model, digits, every)
-        fit(model, digits, options.retrain)
-    else:
+        callbacks = [Gradual(macs, options.rounds)]
+    elif method != "dense":
         kind, strength = method.split()
         penalty = "lasso" if kind == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
         coupling.regularize_coupled(model, float(strength), penalty, price=options.price)
-        solver = [coupling.CoupledProximal()] if options.solver == "proximal" else []
-        fit(model, digits, rounds * every, Reweighting(every, rounds, learning_rate=_RATE), *solver)
+        proximal = coupling.CoupledProximal(macs=macs)
+        callbacks = [Reweighting(options.every), proximal]
+    fit(model, digits, options.epochs, *callbacks)
+    if proximal is not None:
         coupling.prune_groups(model, macs=macs)
-        fit(model, digits, options.retrain)
-    return shrinking.shrink(model, inputs=digits.validation[0][:8])
+    return shrinking.shrink(model, inputs=digits.validation[0][:8]), proximal and proximal.met_at
 
 
 def runs_of(options):
     """The runs of one seed: `(method, budget)`; penalties with their strength in the name."""
     names = []
     for method in options.methods:
-        strengths = {"lasso": options.lasso_strengths, "reweighted": [options.strength]}.get(method)
+        strengths = {"lasso": options.lasso_strengths, "reweighted": options.strengths}.get(method)
         names += [method] if strengths is None else [f"{method} {strength:g}" for strength in strengths]
     return [(name, macs) for macs in options.macs for name in names if name != "dense" or macs == options.macs[0]]
 
@@ -102,12 +112,13 @@ def rows_of(seed, digits, options, done):
         keras.utils.set_random_seed(seed + 100)
         model = keras.models.clone_model(dense)
         model.set_weights(dense.get_weights())
-        small = compressed(method, model, digits, macs, options)
+        small, met_at = compressed(method, model, digits, macs, options)
         row = {
             "seed": seed,
             "method": method,
             "macs_removed": 1 - count_macs(small) / count_macs(dense),
             "budget": macs,
+            "met_at": met_at,
             "before": accuracy(dense, digits),
             "accuracy": accuracy(small, digits),
             "fewest_filters": min(layer.filters for layer in small.layers if isinstance(layer, L.Conv2D)),
@@ -150,14 +161,13 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--dense", type=int, default=8, help="epochs of dense training")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--every", type=int, default=2)
-    parser.add_argument("--retrain", type=int, default=6)
-    parser.add_argument("--strength", type=float, default=4.0)
-    parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="those of the static lasso")
+    parser.add_argument("--epochs", type=int, default=14, help="of every method, after the dense training")
+    parser.add_argument("--rounds", type=int, default=4, help="epochs in which the gradual method prunes")
+    parser.add_argument("--every", type=int, default=1, help="epochs between two updates of the penalty weights")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[2.0], help="of the reweighted penalty")
+    parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 2.0], help="of the static group lasso")
     parser.add_argument("--epsilon", type=float, default=5e-2)
     parser.add_argument("--price", choices=PRICES, default="equal", help="of a group, for both penalties")
-    parser.add_argument("--solver", choices=("proximal", "gradient"), default="proximal", help="of both penalties")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.75], help="shares of the computing to remove")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--files", action="store_true", help="also dense float32 against shrunk int8 .tflite: speed and sizes")

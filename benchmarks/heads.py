@@ -52,7 +52,8 @@ def compressed(method, model, digits, options):
     regularized = options.rounds * options.every
     if method == "reweighted":
         coupling.regularize_coupled(model, options.strength, {"name": "log_sum", "epsilon": options.epsilon})
-        coupled.fit(model, digits, regularized, Reweighting(options.every, options.rounds, learning_rate=_RATE))
+        reweighting = Reweighting(options.every, options.rounds, learning_rate=_RATE)
+        coupled.fit(model, digits, regularized, reweighting, learning_rate=None)
         coupling.prune_groups(model, **removed)
         coupled.fit(model, digits, options.retrain)
         return shrinking.shrink(model, inputs=digits.validation[0][:8])

@@ -417,9 +417,25 @@ def test_proximal_steps_end_when_the_budget_is_met():
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[again])
     assert again.met_at == 0
     for penalty, before in zip(penalties, norms):
-        np.testing.assert_allclose(ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value)), before, rtol=1e-4)
+        now = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+        np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-6)
     coupling.prune_groups(model, macs=0.4)
     assert all(np.all(n[k == 0] == 0) for n, k in zip(norms, (coupling.scores.group_norms(p.item) for p in penalties)))
+
+
+def test_proximal_steps_do_not_empty_a_set_unless_the_network_goes_on_without_it():
+    inputs = keras.Input((5,))
+    hidden = L.Dense(6, activation="tanh", name="trunk")(inputs)
+    branch = L.Dense(6, name="end")(L.Dense(4, activation="tanh", name="branch")(hidden))
+    model = nets.randomize(keras.Model(inputs, L.Dense(3)(L.Add()([hidden, branch]))))
+    penalties = coupling.regularize_coupled(model, 100.0).penalties
+    largest = {p.item.name: ops.convert_to_numpy(p.norms(p.anchor.variable.value)).max() for p in penalties}
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    model.fit(*fit_data(model), verbose=0, callbacks=[CoupledProximal(step=1.0)])
+    left = {p.item.name: np.sort(ops.convert_to_numpy(p.norms(p.anchor.variable.value))) for p in penalties}
+    branch, trunk = sorted(left, key=lambda name: left[name].max())
+    assert "branch" in branch and (left[branch] == 0).all()
+    assert (left[trunk][:-1] == 0).all() and left[trunk][-1] > 0 and left[trunk][-1] <= largest[trunk]
 
 
 def test_the_proximal_solver_refuses_what_it_cannot_solve():

@@ -116,9 +116,15 @@ class Coupled(stateful.StatefulRegularizer):
         ]
         return safe_sqrt(sum(squares))
 
-    def soft_threshold(self, amounts):
-        """Takes `amounts` `(num_groups,)` off the group norms, in place, down to exact zeros: the proximal step."""
+    def soft_threshold(self, amounts, spare_largest=False):
+        """Takes `amounts` `(num_groups,)` off the group norms, in place, down to exact zeros: the proximal step.
+
+        Args:
+            spare_largest: whether the largest group loses half of its norm at most, so that the set cannot become empty.
+        """
         norms = self.norms(self.anchor.variable.value)
+        if spare_largest:
+            amounts = ops.where(norms < ops.max(norms), amounts, ops.minimum(amounts, norms / 2))
         alive = norms > amounts
         factors = ops.where(alive, 1.0 - amounts / ops.where(alive, norms, 1.0), 0.0)
         for part in counted_slices(self.item, self.criterion):

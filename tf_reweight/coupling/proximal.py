@@ -7,6 +7,7 @@ from keras import ops
 from tf_reweight import allocation, errors, regularizers
 from tf_reweight.attachment import attach, attachments, drop_compiled_steps
 from tf_reweight.coupling.cost import Cost
+from tf_reweight.coupling.floors import has_bypass
 from tf_reweight.coupling.sets import groups
 from tf_reweight.proximal import silenced
 
@@ -27,6 +28,8 @@ class CoupledProximal(keras.callbacks.Callback):
     scales all of a group's weights alike, the large ones with the small.
 
     L2 and other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty.
+
+    The largest group of a set never becomes zero, unless the network has a bypass around the set: a net cannot become empty.
 
     With a budget the strength need not be right: shrinking ends when the groups that are zero give it. They stay zero then,
     and the others recover.
@@ -51,7 +54,7 @@ class CoupledProximal(keras.callbacks.Callback):
             allocation.check_sparsity(macs)
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
-        self._budget, self._steps = None, 0
+        self._budget, self._spared, self._steps = None, [], 0
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -65,7 +68,9 @@ class CoupledProximal(keras.callbacks.Callback):
                     others=others[:5],
                 )
             )
-        self._budget = None if self.macs is None else _Budget(groups(self.model), items, self.macs)
+        coupled = groups(self.model)
+        self._budget = None if self.macs is None else _Budget(coupled, items, self.macs)
+        self._spared = [not has_bypass(coupled, [item.regularizer.item]) for item in items]
         self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
         for item in items:
             item.target.variable.regularizer = silenced(item.target.regularizer)
@@ -90,8 +95,8 @@ class CoupledProximal(keras.callbacks.Callback):
         drop_compiled_steps(self.model)
 
     def _shrink(self, fraction):
-        for penalty in (item.regularizer for item in self._items):
-            penalty.soft_threshold(self.step * penalty.strength * fraction * penalty.penalty_weights)
+        for penalty, spared in zip((item.regularizer for item in self._items), self._spared):
+            penalty.soft_threshold(self.step * penalty.strength * fraction * penalty.penalty_weights, spared)
 
     def _look(self):
         """Ends the shrinking when the budget is met."""
