@@ -3,7 +3,8 @@
 One dense model per seed is trained in Keras 3 and given to both. Each side runs in a process of its own, since importing tfmot
 turns `tf.keras` into Keras 2. Both prune by the same gradual magnitude schedule over the same epochs, so that what is
 compared is what comes after: `quantize` and `cluster` here, sparsity-preserving (PQAT) and sparsity- and cluster-preserving
-QAT (PCQAT) there. Needs `pip install "tf-reweight[tfmot]"`.
+QAT (PCQAT) there. A third row is the first one saved, loaded and trained for one epoch more: are its zeros still there?
+Needs `pip install "tf-reweight[tfmot]"`.
 
     python benchmarks/tfmot.py --seeds 3
     python benchmarks/tfmot.py --data fashion_mnist --data_dir DIR --limit 10000 --model ds_cnn
@@ -18,6 +19,7 @@ import tempfile
 
 _BATCH = 32
 _SIDES = ("ours", "tfmot")
+_AGAIN = "prune + QAT, saved, loaded, one epoch"
 
 
 def data_of(options):
@@ -89,7 +91,25 @@ def run_ours(options, seed, path):
             file = pathlib.Path(folder, "model.tflite")
             record = tfr.export_tflite(qat, file, "int8", verify_data=data.validation[0])
             rows[scheme] = figures(file.read_bytes(), data) | {"agreement": record.verification.top1_agreement}
+        if clusters is None:
+            rows[_AGAIN] = loaded_again(qat, data)
     return rows
+
+
+def loaded_again(qat, data):
+    """Figures of one of our models after save, load and another epoch."""
+    import keras
+
+    import tf_reweight as tfr
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, file = pathlib.Path(folder, "qat.keras"), pathlib.Path(folder, "model.tflite")
+        qat.save(path)
+        again = keras.saving.load_model(path)
+        again.compile(keras.optimizers.Adam(2e-4), loss_of(keras))
+        again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0, callbacks=[tfr.callbacks.KeepZeros()])
+        record = tfr.export_tflite(again, file, "int8", verify_data=data.validation[0])
+        return figures(file.read_bytes(), data) | {"agreement": record.verification.top1_agreement}
 
 
 def run_tfmot(options, seed, path):
@@ -135,7 +155,24 @@ def run_tfmot(options, seed, path):
             qat = clustering.strip_clustering(qat)
         content = converted(qat)
         rows[scheme] = figures(content, data) | {"agreement": agreement(content, qat, data.validation[0])}
+        if "cluster" not in scheme:
+            rows[_AGAIN] = loaded_again_by_tfmot(qat, data)
     return rows
+
+
+def loaded_again_by_tfmot(qat, data):
+    """Figures of one of tfmot's models after save, load in its scope, and another epoch."""
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        qat.save(f"{folder}/qat.h5")
+        with tfmot.quantization.keras.quantize_scope():
+            again = tf_keras.models.load_model(f"{folder}/qat.h5", compile=False)
+    again.compile(tf_keras.optimizers.Adam(2e-4), loss_of(tf_keras))
+    again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0)
+    content = converted(again)
+    return figures(content, data) | {"agreement": agreement(content, again, data.validation[0])}
 
 
 def converted(model):
