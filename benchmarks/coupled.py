@@ -81,7 +81,8 @@ def compressed(method, model, digits, macs, options):
     elif method != "dense":
         kind, strength = method.split()
         penalty = "lasso" if kind == "lasso" else {"name": "log_sum", "epsilon": options.epsilon}
-        coupling.regularize_coupled(model, float(strength), penalty, price=options.price)
+        relative = kind != "lasso" and not options.absolute
+        coupling.regularize_coupled(model, float(strength), penalty, price=options.price, relative=relative)
         proximal = coupling.CoupledProximal(macs=macs)
         callbacks = [Reweighting(options.every), proximal]
     fit(model, digits, options.epochs, *callbacks)
@@ -168,6 +169,7 @@ def main():
     parser.add_argument("--lasso_strengths", type=float, nargs="+", default=[0.5, 2.0], help="of the static group lasso")
     parser.add_argument("--epsilon", type=float, default=5e-2)
     parser.add_argument("--price", choices=PRICES, default="equal", help="of a group, for both penalties")
+    parser.add_argument("--absolute", action="store_true", help="reweighting by norms, not relative to those of the set")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.75], help="shares of the computing to remove")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--files", action="store_true", help="also dense float32 against shrunk int8 .tflite: speed and sizes")

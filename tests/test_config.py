@@ -47,6 +47,7 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"prune": {"sparsity": 0.5, "threshold": 0.1}}, "pass one of"),
         ({"prune": {"macs": 0.5}}, "prune.macs needs regularize.coupled"),
         ({"prune": {"threshold": 0.5}, "regularize": {"coupled": {}}}, "prune.threshold is for single kernels"),
+        ({"regularize": {"coupled": {"relative": True}, "penalty": "lasso"}}, "`coupled.relative` needs a penalty"),
         ({"export": {"precisions": ["int7"]}}, "'int8'"),
         ({"data": {"validation": 0}}, "greater than 0"),
         ({"name": "no/slashes"}, "pattern"),

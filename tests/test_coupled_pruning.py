@@ -9,7 +9,7 @@ from keras import ops
 
 import nets
 from tf_reweight import coupling, shrinking
-from tf_reweight.attachment import regularize
+from tf_reweight.attachment import attach, regularize
 from tf_reweight.callbacks import KeepZeros, Reweighting
 from tf_reweight.coupling import CoupledProximal, scores
 from tf_reweight.coupling.floors import Floors
@@ -398,6 +398,49 @@ def test_proximal_steps_free_whole_groups_where_gradients_do_not():
             report = coupling.prune_groups(model)
         freed[solver] = report.num_groups - report.kept_groups
     assert freed["proximal"] > freed["gradient"]
+
+
+@pytest.mark.parametrize("name", ["log_sum", "arctan", "log_squared"])
+def test_a_relative_penalty_takes_the_same_share_off_sets_of_any_size(name):
+    made = {"name": name, "epsilon": 0.05}
+    small, large = one_set(), one_set()
+    penalties = [coupling.regularize_coupled(model, 1.0, made, relative=True).penalties[0] for model in (small, large)]
+    for weight, other in zip(large.trainable_weights, small.trainable_weights):
+        weight.assign(3.0 * other)
+    norms = [ops.convert_to_numpy(p.update(p.anchor.variable.value)) for p in penalties]
+    rms = np.sqrt(np.mean(norms[0] ** 2))
+    power = penalties[0].penalty.power
+    expected = rms ** (2 - power) * ops.convert_to_numpy(penalties[0].penalty.weight(norms[0] / rms))
+    first, second = (ops.convert_to_numpy(p.penalty_weights) for p in penalties)
+    np.testing.assert_allclose(first, expected, rtol=1e-5)
+    np.testing.assert_allclose(second, 3.0 ** (2 - power) * first, rtol=1e-5)
+    # The gradient by a norm, relative to the norm.
+    shares = [power * w * n ** (power - 2) for w, n in zip((first, second), norms)]
+    np.testing.assert_allclose(*shares, rtol=1e-5)
+    assert penalties[1].negligible == pytest.approx(3.0 * penalties[0].negligible)
+    assert penalties[0].negligible == pytest.approx(rms * penalties[0].penalty.negligible(0.05))
+
+
+def test_a_relative_penalty_comes_back_after_save_and_load(tmp_path):
+    from tf_reweight.coupling.penalty import coupled_penalties
+
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0, relative=True).penalties
+    x, y = fit_data(model)
+    model.compile("sgd", "mse")
+    model.fit(x, y, verbose=0, callbacks=[Reweighting(epsilon={"name": "adaptive", "keep": 0.5})])
+    assert float(penalty.scale) != 1.0
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    attach(again)
+    (loaded,) = coupled_penalties(again)
+    assert loaded.get_config() == penalty.get_config() and loaded.negligible == penalty.negligible
+    norms = ops.convert_to_numpy(loaded.norms(loaded.anchor.variable.value))
+    compared = ops.convert_to_numpy(loaded.compared_norms(loaded.anchor.variable.value))
+    np.testing.assert_allclose(compared * np.sqrt(np.mean(norms**2)), norms, rtol=1e-5)
+    for bad, error in (({"relative": 1}, TypeError), ({"relative": True, "penalty": "lasso"}, ValueError)):
+        with pytest.raises(error, match="`relative`.*Received: "):
+            coupling.regularize_coupled(one_set(), **bad)
 
 
 def test_proximal_steps_end_when_the_budget_is_met():

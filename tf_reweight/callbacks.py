@@ -127,7 +127,7 @@ class Reweighting(keras.callbacks.Callback):
     def _epsilon_at(self, epoch, regularizer, kernel):
         if self.epsilon is None:
             return None
-        norms = ops.convert_to_numpy(regularizer.norms(kernel)) ** regularizer.penalty.power
+        norms = ops.convert_to_numpy(regularizer.compared_norms(kernel)) ** regularizer.penalty.power
         return self.epsilon.at((epoch - self.start) // self.every, self.rounds, norms)
 
 

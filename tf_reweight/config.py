@@ -70,6 +70,7 @@ class Coupled(_Section):
     strength: float = pydantic.Field(1e-3, ge=0)
     criterion: typing.Literal[CRITERIA] = CRITERIA[0]
     price: typing.Literal[SET_PRICES] = "equal"
+    relative: bool = False
 
 
 class Regularize(_Section):
@@ -106,6 +107,12 @@ class Regularize(_Section):
     @classmethod
     def _known_epsilon(cls, value):
         return None if value is None else epsilons.get(value).serialize()
+
+    @pydantic.model_validator(mode="after")
+    def _relative_to_what_is_renewed(self):
+        if self.coupled is not None and self.coupled.relative and not penalties.get(self.penalty).reweighted:
+            raise ValueError("`coupled.relative` needs a penalty whose weights are renewed, such as log_sum")
+        return self
 
     @property
     def epochs(self):

@@ -28,6 +28,7 @@ class Coupled(stateful.StatefulRegularizer):
         penalty: name, config or `Penalty`.
         criterion: which slices count; see `scores.counted_slices`.
         price: factor on every penalty weight of this set, > 0.
+        relative: whether norms, and epsilon with them, are relative to the set's, see `regularize_coupled`.
         position: which of the sets anchored at the kernel this is, counted from 0.
     """
 
@@ -35,15 +36,18 @@ class Coupled(stateful.StatefulRegularizer):
     structure = None
     bound = True
 
-    def __init__(self, num_groups, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, position=0):
+    def __init__(
+        self, num_groups, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, relative=False, position=0
+    ):
         penalty = penalties.get(penalty)
         check_criterion(criterion)
+        _check_relative(relative, penalty)
         regularizers.check_number("strength", strength, minimum=0.0)
         regularizers.check_price(price)
         super().__init__()
         self.num_groups, self.position = num_groups, position
         self.strength, self.price = float(strength), float(price)
-        self.penalty, self.criterion = penalty, criterion
+        self.penalty, self.criterion, self.relative = penalty, criterion, relative
         # A plain object, so that Keras does not track the variables in it a second time.
         self.item = self.anchor = None
         self.penalty_weights = self.add_weight(
@@ -63,11 +67,18 @@ class Coupled(stateful.StatefulRegularizer):
             autocast=False,
             dtype="float32",
         )
+        # The root mean square of the norms at the last update, for the same reasons.
+        self.scale = None
+        if relative:
+            self.scale = self.add_weight(
+                name="scale", shape=(), initializer="ones", trainable=False, autocast=False, dtype="float32"
+            )
 
     @property
     def negligible(self):
         """Norm below which `prune_groups` removes a group of this set."""
-        return float(self.penalty.negligible(float(self.epsilon) if self.penalty.reweighted else None))
+        scale = float(self.scale) if self.relative else 1.0
+        return scale * float(self.penalty.negligible(float(self.epsilon) if self.penalty.reweighted else None))
 
     def parts(self):
         """The reweighted penalties in here: itself."""
@@ -116,6 +127,11 @@ class Coupled(stateful.StatefulRegularizer):
         ]
         return safe_sqrt(sum(squares))
 
+    def compared_norms(self, kernel):
+        """Norms as epsilon sees them: relative to their root mean square where the penalty is relative."""
+        norms = self.norms(kernel)
+        return norms / _root_mean_square(norms) if self.relative else norms
+
     def soft_threshold(self, amounts, spare_largest=False):
         """Takes `amounts` `(num_groups,)` off the group norms, in place, down to exact zeros: the proximal step.
 
@@ -140,7 +156,12 @@ class Coupled(stateful.StatefulRegularizer):
         if self.penalty.reweighted:
             if epsilon is not None:
                 self.epsilon.assign(epsilon)
-            self.penalty_weights.assign(self.price * self.penalty.weight(norms, epsilon))
+            scale = _root_mean_square(norms) if self.relative else 1.0
+            if self.relative:
+                self.scale.assign(scale)
+            # So that a step takes the same share off all sets: the penalty of norms relative to a scale, times its square.
+            weights = scale ** (2 - self.penalty.power) * self.penalty.weight(norms / scale, epsilon)
+            self.penalty_weights.assign(self.price * weights)
         return norms
 
     def get_config(self):
@@ -150,6 +171,7 @@ class Coupled(stateful.StatefulRegularizer):
             "penalty": self.penalty.serialize(),
             "criterion": self.criterion,
             "price": self.price,
+            "relative": self.relative,
             "position": self.position,
         }
 
@@ -174,7 +196,7 @@ class CoupledPenalties:
         return "\n".join(lines)
 
 
-def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0):
+def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, relative=False):
     """Puts one reweighted penalty on each set of channels that go together, in place; outputs stay as they are.
 
     Use it to get whole filters, heads and units to vanish. A filter's own norm is free before a BatchNorm, so a penalty on
@@ -188,6 +210,10 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights that make up a group's norm.
         price: what a group costs relative to those of other sets: a number, a function `CoupledSet -> number`, or what it
             saves, `"weights"` or `"macs"`, about one on average.
+        relative: whether each norm counts relative to the root mean square of its set's, as it is at each update; epsilon is
+            then relative too. Without, small norms make for large penalty weights, and a layer that is small throughout can
+            lose everything while others stay whole. With it a set that has lost groups is pressed less, and all shrink
+            alike.
 
     Returns:
         `CoupledPenalties`.
@@ -212,7 +238,7 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
             continue
         position = positions.get(target.name, 0)
         positions[target.name] = position + 1
-        regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, position)
+        regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
         made.append((target, regularizer.join(item, target.variable)))
     left_out += [targets.LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
     if not made:
@@ -226,6 +252,19 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
         put(target, regularizer if existing is None else regularizers.Combined([existing, regularizer]))
     drop_compiled_steps(model)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
+
+
+def _check_relative(relative, penalty):
+    if not isinstance(relative, bool):
+        raise TypeError(errors.message("`relative` must be a bool.", "It is about norms and epsilon.", relative=relative))
+    if relative and not penalty.reweighted:
+        fix = "Use log_sum or arctan, or relative=False."
+        raise ValueError(errors.message("`relative` needs a penalty whose weights are renewed.", fix, penalty=penalty.name))
+
+
+def _root_mean_square(norms):
+    # Of a set that is gone nothing is left to compare with.
+    return ops.maximum(ops.sqrt(ops.mean(ops.square(norms))), 1e-12)
 
 
 def coupled_penalties(model):

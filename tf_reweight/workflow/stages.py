@@ -83,7 +83,7 @@ def _regularize(run):
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
         coupled = settings.coupled
-        arguments = (coupled.strength, settings.penalty, coupled.criterion, coupled.price)
+        arguments = (coupled.strength, settings.penalty, coupled.criterion, coupled.price, coupled.relative)
         attached = coupling.regularize_coupled(run.model, *arguments)
         left_out = {item.name: item.reason for item in attached.left_out}
     else:
