@@ -101,6 +101,7 @@ def sparser(content, rng):
 
 def dense_file(precision, rng):
     """A random graph as a file with zeros, not packed yet."""
+    from tf_reweight import made_up
     from tf_reweight.export import mixed, samples
     from tf_reweight.export.conversion import convert
     from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, requantize
@@ -108,7 +109,7 @@ def dense_file(precision, rng):
 
     model = random_net(rng)
     specs, kind = samples.input_specs(model, None), TABLE.get(precision)
-    data = samples.made_up(model, specs) if kind and kind.needs_data else None
+    data = made_up.inputs(model, specs, num=8) if kind and kind.needs_data else None
     by_converter = kind is not None and not kind.by_edge_quantizer
     content = sparser(convert(model, precision if by_converter else "float32", specs, data), rng)
     if by_converter:

@@ -184,6 +184,7 @@ def large(sparsity):
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
+    from tf_reweight import made_up
     from tf_reweight.export import equivalence, packing, samples
     from tf_reweight.export.conversion import convert
 
@@ -192,7 +193,7 @@ def large(sparsity):
     model = keras.Sequential([keras.Input((2048,)), dense(4096, activation="relu"), dense(4096), dense(10)])
     specs = samples.input_specs(model, None)
     for precision in ("int8", "float32"):
-        dense = convert(model, precision, specs, samples.made_up(model, specs, 2) if precision == "int8" else None)
+        dense = convert(model, precision, specs, made_up.inputs(model, specs) if precision == "int8" else None)
         content = with_zeros(dense, np.random.default_rng(0), sparsity)
         start = time.perf_counter()
         result = packing.pack(content)

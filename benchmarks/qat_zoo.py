@@ -1,6 +1,6 @@
 """Coverage of quantization-aware training over keras.applications, 96-pixel inputs, each in a process of its own.
 
-Each architecture is quantized, trained for one step on random images, exported and run; operations that stay float are
+Each architecture is quantized, trained for one step on made-up images, exported and run; operations that stay float are
 listed. With `--output` an interrupted run goes on where it was. Small architectures come first.
 
     python benchmarks/qat_zoo.py --output zoo.json
@@ -40,17 +40,14 @@ def measure_architecture(name, options):
     import numpy as np
 
     import tf_reweight as tfr
-    from tf_reweight import quantization
+    from tf_reweight import made_up, quantization
 
     keras.utils.set_random_seed(options.seed)
     start = time.time()
     rng = np.random.default_rng(options.seed)
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(_SIZE, _SIZE, 3), classes=_CLASSES, classifier_activation=None)
-    # Networks with an own Rescaling take pixels.
-    pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
-    x = rng.uniform(0, 255, (8, _SIZE, _SIZE, 3)) if pixels else rng.normal(size=(8, _SIZE, _SIZE, 3))
-    x, y = x.astype("float32"), rng.integers(0, _CLASSES, 8)
+    (x,), y = made_up.inputs(model, model.inputs, num=8, seed=options.seed), rng.integers(0, _CLASSES, 8)
     settle(model, x)
     qat, report = quantization.quantize(model, return_report=True)
     compiled(qat, 1e-5).fit(x, y, epochs=1, batch_size=8, verbose=0)

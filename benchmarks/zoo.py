@@ -60,28 +60,13 @@ def build(name):
     return model
 
 
-def examples(model, num, rng):
-    """Made-up inputs, a list of arrays: smooth pictures for images, in pixels where the model rescales them itself.
-
-    Noise would not do: convolutions average it away, and a deep net would then normalize what rounding has left of it.
-    """
+def examples(model, num, seed):
+    """Made-up inputs, a list of arrays."""
     import keras
 
-    from tf_reweight import export
+    from tf_reweight import made_up
 
-    arrays = export.samples.made_up(model, export.samples.input_specs(model), num=num, seed=1)
-    pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in model._flatten_layers())
-    return [pictures(array.shape, pixels, rng) if array.ndim == 4 else array for array in arrays]
-
-
-def pictures(shape, pixels, rng):
-    """Random images `(examples, height, width, channels)` of a few soft spots: 0 to 255, or standard normal."""
-    import keras
-    import numpy as np
-
-    coarse = rng.normal(size=(shape[0], 5, 5, shape[3])).astype("float32")
-    images = np.asarray(keras.ops.image.resize(coarse, shape[1:3], interpolation="bicubic"))
-    return np.clip(127.5 + 60 * images, 0, 255) if pixels else images
+    return made_up.inputs(model, keras.tree.flatten(model.input), num, seed)
 
 
 def settle(model, rng):
@@ -99,7 +84,7 @@ def settle(model, rng):
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model(keras.tree.pack_sequence_as(model.input, examples(model, 8, rng)), training=True)
+    model(keras.tree.pack_sequence_as(model.input, examples(model, num=8, seed=1)), training=True)
     for layer, momentum in zip(norms, momenta):
         layer.momentum = momentum
         mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
@@ -118,7 +103,6 @@ def examine(name, export):
         ShrinkError: when the shrunk model computes something else.
     """
     import keras
-    import numpy as np
 
     from tf_reweight import coupling, shrinking
     from tf_reweight.report import count_macs
@@ -126,7 +110,7 @@ def examine(name, export):
     start = time.time()
     model = build(name)
     report = coupling.prune_groups(model, _FRACTION, scope="set")
-    inputs = examples(model, 4, np.random.default_rng(2))
+    inputs = examples(model, num=4, seed=2)
     batch = keras.tree.pack_sequence_as(model.input, [array[:2] for array in inputs])
     small, shrunk = shrinking.shrink(model, inputs=batch, return_report=True)
     row = {

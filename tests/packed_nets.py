@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 
+from tf_reweight import made_up
 from tf_reweight.export import flatbuffer, packing, samples
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.graph import Graph
@@ -31,7 +32,7 @@ STRUCTURES = ("random", "filter", "channel", "block")
 
 def content_of(model, precision):
     specs = samples.input_specs(model, None)
-    return convert(model, precision, specs, samples.made_up(model, specs) if precision == "int8" else None)
+    return convert(model, precision, specs, made_up.inputs(model, specs, num=8) if precision == "int8" else None)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import numpy as np
 import packed_nets
 import pytest
 
-from tf_reweight import export
+from tf_reweight import export, made_up
 from tf_reweight.export import flatbuffer, metadata, packing, samples, sizes
 from tf_reweight.export.conversion import convert
 
@@ -147,7 +147,7 @@ def test_tensors_have_the_names_of_the_signature():
     """For those who take a file without asking for its signature."""
     model = classifier(channels=1)
     specs = samples.input_specs(model, None)
-    content = convert(model, "int8", specs, samples.made_up(model, specs), quantized_io=True)
+    content = convert(model, "int8", specs, made_up.inputs(model, specs, num=8), quantized_io=True)
     graph = flatbuffer.parse(content).subgraphs[0]
     names = [graph.tensors[i].name for i in (*graph.inputs, *graph.outputs)]
     assert names == [b"photo", b"scores"] and list(export.Runner(content).inputs) == ["photo"]

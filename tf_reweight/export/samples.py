@@ -103,22 +103,6 @@ def checked(data, specs, argument):
     return made
 
 
-def made_up(model, specs, num=8, seed=0):
-    """Random inputs, for a float file without data: standard normal, or integers every embedding knows."""
-    rng = np.random.default_rng(seed)
-    tables = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    arrays = []
-    for spec in specs:
-        shape = (num, *spec.shape[1:])
-        if "float" in spec.dtype:
-            arrays.append(rng.normal(size=shape).astype(spec.dtype))
-        elif spec.dtype == "bool":
-            arrays.append(rng.random(shape) < 0.5)
-        else:
-            arrays.append(rng.integers(0, min(tables, default=2), shape).astype(spec.dtype))
-    return arrays
-
-
 def identifiers(names):
     """Names a signature can carry: letters, digits and underscores, each once."""
     made = []

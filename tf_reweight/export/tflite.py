@@ -7,7 +7,7 @@ import pathlib
 
 import keras
 
-from tf_reweight import errors, targets
+from tf_reweight import errors, made_up, targets
 from tf_reweight.export import flatbuffer, samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import check_installed
@@ -109,7 +109,7 @@ def export_tflite(
     if verify_data is not None:
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
-        held_out = representative if representative is not None else samples.made_up(model, specs)
+        held_out = representative if representative is not None else made_up.inputs(model, specs, num=8)
     content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight import errors, made_up
 from tf_reweight.coupling.graph import graph_of, is_graph, walk
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.copying import Copied, input_like
@@ -286,8 +286,7 @@ def _first(tensor, *args, **kwargs):
 
 
 def _check(model, made):
-    tables = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, L.Embedding)]
-    inputs = [_made_up(tensor, min(tables, default=2)) for tensor in keras.tree.flatten(graph_of(model).inputs)]
+    inputs = made_up.inputs(model, keras.tree.flatten(graph_of(model).inputs))
     result, limit = verify.compare(model, made, inputs), 10 * verify.tolerance_of(model)
     if not result.relative <= limit:
         raise ValueError(
@@ -298,12 +297,3 @@ def _check(model, made):
                 scale=result.scale,
             )
         )
-
-
-def _made_up(tensor, table, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = [2] + [32 if size is None else size for size in tensor.shape[1:]]
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    if "float" in dtype:
-        return ops.cast(rng.normal(size=shape).astype("float32"), dtype)
-    return ops.cast(rng.integers(0, table, shape), dtype)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight import errors, made_up
+from tf_reweight.coupling.graph import graph_of
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.coupling.sets import FrozenChannels, groups
 from tf_reweight.shrinking import verify
@@ -92,8 +93,8 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
     Args:
         model: a built Sequential or functional model, masked or with penalties; these are left behind.
         multiple_of: keep the best of the dead groups, so that the number of channels is a multiple; int8 kernels like 16.
-        inputs: a real batch to compare on, in the structure the model is called with; by default random numbers of
-            the inputs' shapes.
+        inputs: a real batch to compare on, in the structure the model is called with; by default made up, of the
+            inputs' shapes: smooth pictures for images.
         find_groups: whether a convolution whose kernel is block-diagonal, blocks of one size in order, becomes a grouped one:
             fewer multiply-accumulates, but not every runtime is fast at it.
         return_report: whether to return `(model, ShrinkReport)`.
@@ -114,7 +115,9 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
         raise ValueError(errors.message("`multiple_of` must be an integer >= 1.", "1, 8 or 16.", multiple_of=multiple_of))
     coupled = groups(model)
     verify.check_device(model)
-    batch = verify.random_inputs(coupled) if inputs is None else [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+    if inputs is None:
+        inputs = made_up.inputs(model, keras.tree.flatten(graph_of(model).inputs))
+    batch = [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
     verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches
     for item in coupled.sets:

@@ -11,9 +11,6 @@ from tf_reweight.coupling.graph import graph_of
 from tf_reweight.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
 
-# Size taken for an axis of unknown length, and examples per batch.
-_UNKNOWN_SIZE = 32
-_BATCH = 2
 # Largest relative differences that are noise. Float64 outputs are compared after rounding to float32.
 _HALF_NOISE, _FLOAT32_NOISE, _FLOAT64_NOISE = 2e-2, 1e-4, 1e-6
 
@@ -51,33 +48,6 @@ def check_device(model):
                 layers=named[:5],
             )
         )
-
-
-def random_inputs(coupled, seed=0):
-    """One random batch per input tensor: standard normal numbers, or integers every embedding knows.
-
-    Raises:
-        ValueError: for inputs that cannot be made up, such as strings.
-    """
-    rng = np.random.default_rng(seed)
-    tables = [
-        step.operation.input_dim for step in coupled.trace.steps if isinstance(step.operation, keras.layers.Embedding)
-    ]
-    arrays = []
-    for tensor in keras.tree.flatten(graph_of(coupled.model).inputs):
-        shape = [_BATCH] + [_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if "int" in dtype:
-            arrays.append(rng.integers(0, min(tables, default=2), shape).astype(dtype))
-        elif dtype == "bool":
-            arrays.append(rng.random(shape) < 0.5)
-        elif "float" in dtype:
-            arrays.append(ops.cast(rng.normal(size=shape).astype("float32"), dtype))
-        else:
-            raise ValueError(
-                errors.message("Inputs of numbers can be made up, others not.", "Pass `inputs`, a real batch.", dtype=dtype)
-            )
-    return arrays
 
 
 def compare(model, other, inputs):
