@@ -31,8 +31,8 @@ class CoupledProximal(keras.callbacks.Callback):
 
     The largest group of a set never becomes zero, unless the network has a bypass around the set: a net cannot become empty.
 
-    With a budget the strength need not be right: shrinking ends when the groups that are zero give it. They stay zero then,
-    and the others recover.
+    With a budget the strength must only be large enough: shrinking ends when the groups that are zero give it. They stay zero
+    then, and the others recover. Where `met_at` stays None the strength was too small.
 
     Args:
         step: factor on `strength`, > 0; `step * strength` is what one training step takes off a group of weight 1.
