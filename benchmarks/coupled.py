@@ -54,7 +54,7 @@ def fit(model, digits, epochs, *callbacks, learning_rate=_RATE):
 
 
 class Gradual(keras.callbacks.Callback):
-    """Prunes filters by their L1 norms at the start of the first epochs, each time as much computing more."""
+    """Prunes filters by the L1 norms of their kernels at the start of the first epochs, each time as much computing more."""
 
     def __init__(self, macs, rounds):
         super().__init__()
@@ -62,7 +62,7 @@ class Gradual(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch < self.rounds:
-            coupling.prune_groups(self.model, macs=self.macs * (epoch + 1) / self.rounds, criterion="kernel")
+            coupling.prune_groups(self.model, macs=self.macs * (epoch + 1) / self.rounds, criterion="kernel_l1")
             self.model.make_train_function(force=True)
 
 
@@ -75,7 +75,7 @@ def compressed(method, model, digits, macs, options):
     """`(shrunk model, training steps until the budget was met)` of one method; the steps are None but for penalties."""
     proximal, callbacks = None, []
     if method == "one_shot":
-        coupling.prune_groups(model, macs=macs, criterion="kernel")
+        coupling.prune_groups(model, macs=macs, criterion="kernel_l1")
     elif method == "gradual":
         callbacks = [Gradual(macs, options.rounds)]
     elif method != "dense":

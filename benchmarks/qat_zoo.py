@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 
+import zoo
+
 _SIZE, _CLASSES = 96, 10
 # By parameters, from small to large; those not named come last.
 _SMALL_FIRST = (
@@ -48,7 +50,7 @@ def measure_architecture(name, options):
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(_SIZE, _SIZE, 3), classes=_CLASSES, classifier_activation=None)
     (x,), y = made_up.inputs(model, model.inputs, num=8, seed=options.seed), rng.integers(0, _CLASSES, 8)
-    settle(model, x)
+    zoo.settle(model, [x])
     qat, report = quantization.quantize(model, return_report=True)
     compiled(qat, 1e-5).fit(x, y, epochs=1, batch_size=8, verbose=0)
     quantization.calibrate(qat, x)
@@ -68,16 +70,6 @@ def distance(model, qat, x):
 
     expected, given = (np.asarray(m(x, training=False)) for m in (model, qat))
     return float(np.sqrt(np.mean((expected - given) ** 2) / np.mean(expected**2)))
-
-
-def settle(model, x):
-    """Sets BatchNormalization's statistics of an untrained network to those of the images, so that numbers stay in bounds."""
-    import keras
-
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(x, training=True)
 
 
 def run_in_process(name, options):

@@ -56,7 +56,7 @@ def build(name):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif variable.name in ("beta", "bias"):
             variable.assign(rng.normal(size=variable.shape) * 0.2)
-    settle(model, rng)
+    scatter(settle(model, examples(model, num=8, seed=1)), rng)
     return model
 
 
@@ -69,24 +69,30 @@ def examples(model, num, seed):
     return made_up.inputs(model, keras.tree.flatten(model.input), num, seed)
 
 
-def settle(model, rng):
-    """Statistics of every BatchNormalization: at random about those of a random batch; gamma keeps the scale.
+def settle(model, inputs):
+    """Sets the statistics of every BatchNormalization to those of a batch, a list of arrays; returns these layers.
 
     With others, activations grow from layer to layer; the outputs of the deepest nets then have the rounding of their first
     layers, amplified a million times, and say nothing.
     """
     import keras
-    import numpy as np
 
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    if not norms:
-        return
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    model(keras.tree.pack_sequence_as(model.input, examples(model, num=8, seed=1)), training=True)
+    if norms:
+        model(keras.tree.pack_sequence_as(model.input, inputs), training=True)
     for layer, momentum in zip(norms, momenta):
         layer.momentum = momentum
+    return norms
+
+
+def scatter(norms, rng):
+    """Moves the statistics of BatchNormalizations at random about what they are; gamma keeps the scale."""
+    import numpy as np
+
+    for layer in norms:
         mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
         variance = np.maximum(variance, 0.1 * variance.mean())
         factor = rng.uniform(0.5, 1.5, mean.shape)

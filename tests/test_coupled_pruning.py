@@ -30,18 +30,20 @@ def test_group_norms_against_a_plain_loop():
 
     model = nets.randomize(nets.dense_block())
     for item in coupling.groups(model).sets:
-        for criterion in ("kernel", "gamma", "kernel+gamma+next"):
-            squares = np.zeros(item.num_groups)
+        for criterion in ("kernel", "gamma", "kernel+gamma+next", "kernel_l1"):
+            totals = np.zeros(item.num_groups)
+            measure = np.abs if criterion == "kernel_l1" else np.square
             for part in counted_slices(item, criterion):
                 values = ops.convert_to_numpy(part.variable.value)
                 for index, group in enumerate(part.group_of):
                     if group >= 0:
-                        squares[group] += np.square(np.take(values, index, axis=part.axis)).sum()
-            np.testing.assert_allclose(group_norms(item, criterion), np.sqrt(squares), rtol=1e-5)
+                        totals[group] += measure(np.take(values, index, axis=part.axis)).sum()
+            expected = totals if criterion == "kernel_l1" else np.sqrt(totals)
+            np.testing.assert_allclose(group_norms(item, criterion), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["model", "set"])
-@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next"])
+@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next", "kernel_l1"])
 def test_counts_and_zeros(scope, criterion):
     model = nets.randomize(nets.squeeze_excite())
     report = coupling.prune_groups(model, 0.5, scope=scope, criterion=criterion)
@@ -337,7 +339,11 @@ def test_prices_by_name_are_what_a_group_saves():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"strength": -1}, {"penalty": "logsum"}, {"criterion": "beta"}, {"price": 0.0}, {"price": "mac"}]
+    "bad",
+    [
+        {"strength": -1}, {"penalty": "logsum"}, {"criterion": "beta"}, {"criterion": "kernel_l1"}, {"price": 0.0},
+        {"price": "mac"},
+    ],  # fmt: skip
 )
 def test_bad_penalties_leave_the_model_alone(bad):
     model = nets.randomize(nets.plain())
@@ -466,6 +472,19 @@ def test_proximal_steps_end_when_the_budget_is_met():
     assert all(np.all(n[k == 0] == 0) for n, k in zip(norms, (coupling.scores.group_norms(p.item) for p in penalties)))
 
 
+def test_a_budget_that_is_not_met_is_said():
+    model = nets.randomize(nets.plain())
+    coupling.regularize_coupled(model, 1e-6)
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    proximal = CoupledProximal(macs=0.4)
+    # `pytest.warns` would raise what the libraries deprecate among themselves.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model.fit(*fit_data(model), verbose=0, callbacks=[proximal])
+    (said,) = [str(item.message) for item in caught if item.category is UserWarning]
+    assert "do not free 40% " in said and "raise the strength" in said and proximal.met_at is None
+
+
 def test_proximal_steps_do_not_empty_a_set_unless_the_network_goes_on_without_it():
     inputs = keras.Input((5,))
     hidden = L.Dense(6, activation="tanh", name="trunk")(inputs)
@@ -494,8 +513,8 @@ def test_the_proximal_solver_refuses_what_it_cannot_solve():
     for bad in (0, -1.0, "x"):
         with pytest.raises((ValueError, TypeError), match="step"):
             CoupledProximal(bad)
-    for bad in (1.0, -0.1):
-        with pytest.raises(ValueError, match="Received: "):
+    for bad in (1.0, -0.1, "half"):
+        with pytest.raises(ValueError, match="`macs` must be in .*Received: macs="):
             CoupledProximal(macs=bad)
     inputs = keras.Input((5,))
     model = keras.Model(inputs, L.Dense(3)(L.Concatenate()([inputs, L.Dense(6)(inputs)])))

@@ -51,13 +51,15 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
 
 def check_sparsity(sparsity):
     """Raises unless `sparsity` is a number in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
-        hint = f"Did you mean {sparsity / 100:g}? " if isinstance(sparsity, (int, float)) and 1 < sparsity < 100 else ""
-        raise ValueError(
-            errors.message(
-                "`sparsity` must be in [0, 1).", f"{hint}It is the fraction of the weights removed.", sparsity=sparsity
-            )
-        )
+    check_fraction("sparsity", sparsity, "weights")
+
+
+def check_fraction(name, value, of):
+    """Raises unless the argument `name` is a number in [0, 1), the fraction of something that is removed."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        hint = f"Did you mean {value / 100:g}? " if isinstance(value, (int, float)) and 1 < value < 100 else ""
+        fix = f"{hint}It is the fraction of the {of} removed."
+        raise ValueError(errors.message(f"`{name}` must be in [0, 1).", fix, **{name: value}))
 
 
 def keep_at_least(keep, scores, num_members, minimum=1):

@@ -47,7 +47,7 @@ def inputs(model, tensors, num=2, seed=0):
             values = _pictures(shape, pixels, rng) if len(shape) == 4 else rng.normal(size=shape)
             arrays.append(ops.convert_to_numpy(ops.cast(values, dtype)))
         else:
-            fix = "Pass `inputs`, a real batch."
+            fix = "Pass a real batch of inputs."
             raise ValueError(errors.message("Inputs of numbers can be made up, others not.", fix, dtype=dtype))
     return arrays
 

@@ -1,5 +1,7 @@
 """The proximal solver for coupled penalties: a soft threshold on groups that span many variables."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,8 @@ from tf_reweight import allocation, errors, regularizers
 from tf_reweight.attachment import attach, attachments, drop_compiled_steps
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import has_bypass
+from tf_reweight.coupling.pruning import penalties_of
+from tf_reweight.coupling.scores import group_norms
 from tf_reweight.coupling.sets import groups
 from tf_reweight.proximal import silenced
 
@@ -32,7 +36,7 @@ class CoupledProximal(keras.callbacks.Callback):
     The largest group of a set never becomes zero, unless the network has a bypass around the set: a net cannot become empty.
 
     With a budget the strength must only be large enough: shrinking ends when the groups that are zero give it. They stay zero
-    then, and the others recover. Where `met_at` stays None the strength was too small.
+    then, and the others recover. A `fit` that ends before warns: the strength was too small.
 
     Args:
         step: factor on `strength`, > 0; `step * strength` is what one training step takes off a group of weight 1.
@@ -40,6 +44,10 @@ class CoupledProximal(keras.callbacks.Callback):
 
     Attributes:
         met_at: training steps of this `fit` after which the budget was seen to be met; None before, and without one.
+
+    Raises:
+        ValueError: for a value out of range; at the start of `fit`, for a model without coupled penalties or with others, and
+            for a budget above all that penalised channels can give.
 
     Example:
         >>> regularize_coupled(model, strength=1.0)
@@ -51,7 +59,7 @@ class CoupledProximal(keras.callbacks.Callback):
         super().__init__()
         regularizers.check_number("step", step, minimum=0.0, exclusive=True)
         if macs is not None:
-            allocation.check_sparsity(macs)
+            allocation.check_fraction("macs", macs, "multiply-accumulates")
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
         self._budget, self._spared, self._steps = None, [], 0
@@ -91,6 +99,12 @@ class CoupledProximal(keras.callbacks.Callback):
         for item in self._items:
             # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
             item.target.variable.regularizer = getattr(item.target.layer, item.target.regularizer_attribute)
+        if self._budget is not None and self.met_at is None:
+            warnings.warn(
+                f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
+                "train longer. Pruning to the budget now cuts what the network still uses.",
+                stacklevel=2,
+            )
         self._items, self._apply, self._budget = [], None, None
         drop_compiled_steps(self.model)
 
@@ -104,8 +118,7 @@ class CoupledProximal(keras.callbacks.Callback):
             return
         self.met_at = self._steps
         # What a penalty sees as zero is also kept from coming back: a constant (beta) may still reach the next layer.
-        penalties = [item.regularizer for item in self._items]
-        holding = [(penalty, np.where(_alive(penalty), 0.0, np.inf).astype("float32")) for penalty in penalties]
+        holding = [(p, np.where(_alive(p), 0.0, np.inf).astype("float32")) for p in (item.regularizer for item in self._items)]
 
         def hold(fraction):
             for penalty, amounts in holding:
@@ -122,22 +135,23 @@ class _Budget:
     """Whether the groups that penalties see as zero free a fraction of the multiply-accumulates."""
 
     def __init__(self, coupled, items, macs):
-        by_labels = {tuple(item.regularizer.item.labels): item.regularizer for item in items}
-        self._sets = [(item.num_groups, by_labels.get(tuple(item.labels))) for item in coupled.sets]
+        penalties = penalties_of(coupled.sets, [item.regularizer for item in items])
+        self._sets = list(zip(coupled.sets, penalties))
         self._cost = Cost(coupled)
         self._most = (1.0 - macs) * self._cost.macs()
-        least = self._cost.macs([np.full(count, penalty is None) for count, penalty in self._sets])
+        least = self._cost.macs([np.full(item.num_groups, penalty is None) for item, penalty in self._sets])
         if least > self._most:
             expected = f"`macs` must be at most {1.0 - least / self._cost.macs():.3f}, all that penalised channels can give."
             raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
 
     def met(self):
-        keeps = [np.ones(count, bool) if penalty is None else _alive(penalty) for count, penalty in self._sets]
+        sums = {}
+        keeps = [np.ones(item.num_groups, bool) if penalty is None else _alive(penalty, sums) for item, penalty in self._sets]
         return self._cost.macs(keeps) <= self._most
 
 
-def _alive(penalty):
-    return ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value)) > 0
+def _alive(penalty, sums=None):
+    return group_norms(penalty.item, penalty.criterion, sums) > 0
 
 
 def _compiled(function):

@@ -11,7 +11,7 @@ from tf_reweight.attachment import attach, attachments, detach, drop_compiled_st
 from tf_reweight.constraints import hold
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.coupling.scores import CRITERIA, check_criterion, group_norms, relative_scores
+from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, relative_scores
 from tf_reweight.coupling.sets import FrozenChannels, groups
 
 
@@ -71,7 +71,8 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
         model: a built Sequential or functional model.
         sparsity: fraction of the removable groups to zero, in [0, 1); None asks the penalties.
         scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
-        criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups.
+        criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups; `"kernel_l1"`: the
+            sum of the kernels' absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017).
         minimum: groups every set keeps. 0 lets a set go that the network has a bypass around, a residual branch, which `shrink`
             then removes whole; a set without bypass keeps its best group. None (default) is 0 for what a penalty freed, and
             1 for a ranking.
@@ -93,10 +94,10 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
     if sparsity is not None and macs is not None:
         fix = "Pass one of them: how many groups, or how much computing."
         raise ValueError(errors.message("`sparsity` and `macs` exclude each other.", fix, sparsity=sparsity, macs=macs))
-    for amount in (sparsity, macs):
+    for name, amount, of in (("sparsity", sparsity, "groups"), ("macs", macs, "multiply-accumulates")):
         if amount is not None:
-            allocation.check_sparsity(amount)
-    check_criterion(criterion)
+            allocation.check_fraction(name, amount, of)
+    check_criterion(criterion, RANKINGS)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model)
@@ -155,14 +156,18 @@ def _freed(model, coupled):
                 sparsity=None,
             )
         )
-    # The analysis is deterministic: a set has the same labels each time.
-    by_labels = {tuple(penalty.item.labels): penalty for penalty in penalties}
     scores, keeps, sums = [], [], {}
-    for item in coupled.sets:
-        penalty = by_labels.get(tuple(item.labels))
+    for item, penalty in zip(coupled.sets, penalties_of(coupled.sets, penalties)):
         scores.append(group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion, sums))
         keeps.append(np.ones(item.num_groups, bool) if penalty is None else scores[-1] > penalty.negligible)
     return scores, keeps
+
+
+def penalties_of(sets, penalties):
+    """The penalty of each set, or None, in the order of the sets."""
+    # The analysis is deterministic: a set has the same labels each time.
+    by_labels = {tuple(penalty.item.labels): penalty for penalty in penalties}
+    return [by_labels.get(tuple(item.labels)) for item in sets]
 
 
 def removable(model):

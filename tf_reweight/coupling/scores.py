@@ -8,12 +8,15 @@ from tf_reweight import errors
 # Before a BatchNorm a filter's own norm is free: scale it and nothing changes. Gamma and the next layer's inputs are not,
 # and with all three a group is small only when it can be removed.
 CRITERIA = ("kernel+gamma+next", "kernel", "gamma")
+_L1 = "kernel_l1"
+# Pruning can rank by one more; penalties press on Euclidean norms alone.
+RANKINGS = (*CRITERIA, _L1)
 
 
-def check_criterion(criterion):
-    """Raises unless `criterion` is one of `CRITERIA`."""
-    if criterion not in CRITERIA:
-        raise ValueError(errors.unknown("criterion", criterion, CRITERIA))
+def check_criterion(criterion, known=CRITERIA):
+    """Raises unless `criterion` is one of those known."""
+    if criterion not in known:
+        raise ValueError(errors.unknown("criterion", criterion, known))
 
 
 def counted_slices(item, criterion):
@@ -24,7 +27,7 @@ def counted_slices(item, criterion):
     """
     kernels = [s for s in item.slices if s.role in ("out", "scale") and len(s.variable.shape) > 1]
     gammas = [s for s in item.slices if s.role == "scale" and s.variable.name == "gamma"]
-    if criterion == "kernel":
+    if criterion in ("kernel", _L1):
         return kernels
     if criterion == "gamma":
         return gammas or kernels
@@ -32,22 +35,23 @@ def counted_slices(item, criterion):
 
 
 def group_norms(item, criterion=CRITERIA[0], sums=None):
-    """Root of the summed squares of each group over the counted slices, float64 `(num_groups,)`.
+    """Root of the summed squares of each group over the counted slices, float64 `(num_groups,)`; for L1 the sum of magnitudes.
 
     Args:
         sums: a dict that remembers each variable's sums from set to set: a kernel that reads a long concatenation belongs to
             dozens of sets.
     """
     sums = {} if sums is None else sums
-    squares = np.zeros(item.num_groups)
+    measure = np.abs if criterion == _L1 else np.square
+    totals = np.zeros(item.num_groups)
     for part in counted_slices(item, criterion):
         key = (id(part.variable), part.axis)
         if key not in sums:
-            values = np.square(ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(part.variable), "float32")))
+            values = measure(ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(part.variable), "float32")))
             sums[key] = values.sum(axis=tuple(axis for axis in range(values.ndim) if axis != part.axis), dtype="float64")
         inside = part.group_of >= 0
-        squares += np.bincount(part.group_of[inside], sums[key][inside], item.num_groups)
-    return np.sqrt(squares)
+        totals += np.bincount(part.group_of[inside], sums[key][inside], item.num_groups)
+    return totals if criterion == _L1 else np.sqrt(totals)
 
 
 def relative_scores(sets, criterion):

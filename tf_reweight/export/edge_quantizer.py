@@ -8,7 +8,7 @@ from tf_reweight.export import flatbuffer
 # What can be asked for, per operation or for all of them.
 WEIGHT_PRECISIONS = ("float16", "weight_int8", "weight_int4", "dynamic_int8", "dynamic_int4")
 # ai-edge-quantizer's own error for operations it does not know is a KeyError or ValueError, depending on where it notices.
-_FAILURES = (ValueError, KeyError, RuntimeError, TypeError, NotImplementedError)
+_FAILURES = (ValueError, KeyError, RuntimeError)
 
 
 def requantize(content, precisions):
