@@ -1,6 +1,7 @@
 """Training with rounded numbers: the grid, the ranges, zeros, and that the executed int8 file is what Keras computed."""
 
 import copy
+import sys
 
 import keras
 import numpy as np
@@ -470,3 +471,17 @@ def test_shared_values_against_a_plain_loop():
         inside = clusters == cluster
         expected = 0.0 if cluster == 0 else weights[inside].mean()
         np.testing.assert_allclose(held[inside], expected, atol=1e-6)
+
+
+def test_a_graph_deeper_than_pythons_recursion():
+    """Keras builds models by recursion, and rounding makes graphs deeper: EfficientNetV2L is such a one."""
+    x = inputs = keras.Input((2,))
+    for _ in range(340):
+        x = L.ReLU()(L.Dense(2)(x))
+    model = keras.Model(inputs, x)
+    limit = sys.getrecursionlimit()
+    quantized, report = quantization.quantize(model, return_report=True)
+    assert len(report.kernels) == 340 and len(quantized._nodes_by_depth) > limit
+    stripped = quantization.strip_quantization(quantized)
+    assert sys.getrecursionlimit() == limit
+    np.testing.assert_allclose(stripped(np.ones((1, 2))), model(np.ones((1, 2))), atol=1e-6)

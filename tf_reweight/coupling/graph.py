@@ -1,8 +1,14 @@
 """A Keras model as a list of operations in order, whatever way it was built."""
 
+import sys
+
 import keras
 
 from tf_reweight import errors, targets
+
+# Keras follows a new model's graph by recursion, one call per operation behind another. Rounding in between makes
+# EfficientNetV2L deeper than Python's usual limit.
+_RECURSION_LIMIT = 20_000
 
 
 def graph_of(model):
@@ -22,6 +28,16 @@ def graph_of(model):
             )
         )
     return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def functional(inputs, outputs, name):
+    """`keras.Model(inputs, outputs, name=name)`, however deep the graph is."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
+    try:
+        return keras.Model(inputs, outputs, name=name)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def is_graph(operation):

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import graph_of, is_graph, walk
+from tf_reweight.coupling.graph import functional, graph_of, is_graph, walk
 from tf_reweight.export import arm, samples
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.verification import VerificationError
@@ -126,7 +126,7 @@ def _rebuilt(model, visit=None, turned=False):
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, [ops.flip(inputs[0], axis=_IMAGE)] if turned else inputs, enter)
     structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-    return keras.Model(*structures, name=model.name)
+    return functional(*structures, model.name)
 
 
 def _copy(layers, operation, **changes):

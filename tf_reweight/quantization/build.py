@@ -4,7 +4,7 @@ import keras
 
 from tf_reweight import errors, targets
 from tf_reweight.constraints import Mask
-from tf_reweight.coupling.graph import graph_of, walk
+from tf_reweight.coupling.graph import functional, graph_of, walk
 from tf_reweight.masking import keep_zeros
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.choosing import bits_of, chooser
@@ -93,7 +93,7 @@ class _Quantizer:
         self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
         outputs = walk(model, inputs, self._visit)
         structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-        self.model = keras.Model(*structures, name=model.name)
+        self.model = functional(*structures, model.name)
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors, made_up
-from tf_reweight.coupling.graph import graph_of, is_graph, walk
+from tf_reweight.coupling.graph import functional, graph_of, is_graph, walk
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.copying import Copied, input_like
 from tf_reweight.quantization.expansion import expand
@@ -61,7 +61,7 @@ class _Simplifier:
         inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
         outputs = self._run(model, inputs, "")
         structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-        return keras.Model(*structures, name=model.name)
+        return functional(*structures, model.name)
 
     def _run(self, model, inputs, path):
         folds = _find_folds(graph_of(model))

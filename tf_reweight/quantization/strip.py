@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_reweight.coupling.graph import graph_of, walk
+from tf_reweight.coupling.graph import functional, graph_of, walk
 from tf_reweight.quantization.copying import Copied, input_like
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
@@ -51,4 +51,4 @@ def _without_rounding(model, stands_for):
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, inputs, visit)
     structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-    return keras.Model(*structures, name=model.name)
+    return functional(*structures, model.name)

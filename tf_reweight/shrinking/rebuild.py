@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import graph_of, is_graph, nodes_of, walk
+from tf_reweight.coupling.graph import functional, graph_of, is_graph, nodes_of, walk
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
 
@@ -55,7 +55,7 @@ class Rebuilder:
             copy = keras.Sequential([_input_like(old[0], inputs[0]), *layers], name=model.name)
         else:
             structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-            copy = keras.Model(*structures, name=model.name)
+            copy = functional(*structures, model.name)
         copy.trainable = model.trainable or any(layer.trainable for layer in model.layers)
         return copy
 
