@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.coupling.graph import is_graph
 
 _HALF = ("float16", "bfloat16")
 
@@ -31,13 +32,21 @@ def recast(model, dtype):
     Raises:
         RecastError: for a subclassed model, or a layer that cannot be made anew from its config.
     """
-    try:
-        copy = keras.models.clone_model(model, clone_function=lambda x: type(x).from_config(_renewed(x.get_config(), dtype)))
-        copy.set_weights(model.get_weights())
-    except (TypeError, ValueError, NotImplementedError) as error:  # what Keras raises for the one and the other
-        expected = f"The model must be one that can be made anew in {dtype}: Sequential or functional, its layers with configs."
-        fix = f"Build it under the policy {dtype} and load its weights there."
-        raise RecastError(errors.message(expected, fix, model=model.name)) from error
+    fix = f"Build the model under the policy {dtype} and load its weights there."
+    if not is_graph(model):
+        expected = f"A model must be Sequential or functional to be made anew in {dtype}."
+        raise RecastError(errors.message(expected, fix, model=model.name))
+
+    def anew(layer):
+        try:
+            return type(layer).from_config(_renewed(layer.get_config(), dtype))
+        # Keras' word for a missing get_config, and what constructors say to a config that is not theirs.
+        except (NotImplementedError, TypeError, ValueError) as error:
+            expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
+            raise RecastError(errors.message(expected, f"Complete its get_config, or: {fix}", layer=layer.name)) from error
+
+    copy = keras.models.clone_model(model, clone_function=anew)
+    copy.set_weights(model.get_weights())
     return copy
 
 
