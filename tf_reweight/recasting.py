@@ -32,10 +32,10 @@ def recast(model, dtype):
     Raises:
         RecastError: for a subclassed model, or a layer that cannot be made anew from its config.
     """
-    fix = f"Build the model under the policy {dtype} and load its weights there."
+    way_out = f"build the model under the policy {dtype} and load its weights there."
     if not is_graph(model):
         expected = f"A model must be Sequential or functional to be made anew in {dtype}."
-        raise RecastError(errors.message(expected, fix, model=model.name))
+        raise RecastError(errors.message(expected, f"Or {way_out}", model=model.name))
 
     def anew(layer):
         try:
@@ -43,7 +43,7 @@ def recast(model, dtype):
         # Keras' word for a missing get_config, and what constructors say to a config that is not theirs.
         except (NotImplementedError, TypeError, ValueError) as error:
             expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
-            raise RecastError(errors.message(expected, f"Complete its get_config, or: {fix}", layer=layer.name)) from error
+            raise RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name)) from error
 
     copy = keras.models.clone_model(model, clone_function=anew)
     copy.set_weights(model.get_weights())
