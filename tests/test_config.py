@@ -46,6 +46,8 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"prune": {"sparsity": 80}}, "less than 1"),
         ({"prune": {"sparsity": 0.5, "threshold": 0.1}}, "pass one of"),
         ({"prune": {"macs": 0.5}}, "prune.macs needs regularize.coupled"),
+        ({"regularize": {"growth": 1.5}}, "regularize.growth needs `stages` in which `regularize` comes again"),
+        ({"regularize": {"growth": 0.5}}, "greater than or equal to 1"),
         ({"prune": {"threshold": 0.5}, "regularize": {"coupled": {}}}, "prune.threshold is for single kernels"),
         ({"regularize": {"coupled": {"relative": True}, "penalty": "lasso"}}, "`coupled.relative` needs a penalty"),
         ({"export": {"precisions": ["int7"]}}, "'int8'"),

@@ -163,7 +163,7 @@ def test_stages_in_an_order_of_ones_own_and_more_than_once(tmp_path):
     config = {
         **TINY,
         "stages": ["train", "regularize", "prune", "shrink", "regularize", "prune", "retrain"],
-        "regularize": {"rules": [{"structure": "filter", "strength": 1e-2}], "rounds": 1, "every": 2},
+        "regularize": {"rules": [{"structure": "filter", "strength": 1e-2}], "growth": 2, "rounds": 1, "every": 2},
         "prune": {"sparsity": 0.4},
         "export": {**TINY["export"], "precisions": ["float32"]},
     }
@@ -177,6 +177,8 @@ def test_stages_in_an_order_of_ones_own_and_more_than_once(tmp_path):
     assert [record["epoch"] for record in figures["norms"]] == [2, 4]
     for kernel in figures["kernels"]:
         assert kernel["num_groups"] in (24, 32, 64) and kernel["sparsity"] == 1 - kernel["kept_weights"] / kernel["num_weights"]
+    strengths = [record["strength"] for record in figures["curves"] if record["stage"].startswith("regularized")]
+    assert strengths == pytest.approx([1e-2, 1e-2, 2e-2, 2e-2])
     assert figures["files"][-1]["name"] == "shrunk_float32.tflite"
     assert workflow.plan(config)["epochs"] == {"train": 3, "regularize": 4, "retrain": 2}
 

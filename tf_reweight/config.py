@@ -77,13 +77,15 @@ class Regularize(_Section):
     """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
 
     `method` is reweighting or a rival of `methods`, which takes as many epochs and the structure and layers of one rule.
-    `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver.
+    `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver. `growth` multiplies
+    the strengths each time the stage comes again.
     """
 
     method: typing.Any = "reweighted"
     rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
     coupled: Coupled | None = None
     penalty: typing.Any = "log_sum"
+    growth: float = pydantic.Field(1.0, ge=1)
     rounds: int = pydantic.Field(5, ge=1)
     every: int = pydantic.Field(5, ge=1)
     learning_rate: float = pydantic.Field(1e-3, gt=0)
@@ -117,6 +119,13 @@ class Regularize(_Section):
     @property
     def epochs(self):
         return self.rounds * self.every
+
+    def grown(self, times):
+        """A copy with the strengths of a stage that came `times` times before."""
+        copy = self.model_copy(deep=True)
+        for penalized in (*copy.rules, *([copy.coupled] if copy.coupled is not None else [])):
+            penalized.strength *= self.growth**times
+        return copy
 
 
 class Prune(_Section):
@@ -221,7 +230,7 @@ class Config(_Section):
     """A whole run: train, regularize, prune, retrain, then shrink, cluster and quantize if asked for, export, report.
 
     `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
-    faster; a stage may come again, and then works with the same settings.
+    faster; a stage may come again, and then works with the same settings, but for `regularize.growth`.
     """
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -265,6 +274,8 @@ class Config(_Section):
     def _amounts_fit_the_penalty(self):
         methods.check(self.regularize, self.prune)
         coupled = self.regularize.coupled is not None
+        if self.regularize.growth != 1 and self.steps.count("regularize") < 2:
+            raise ValueError("regularize.growth needs `stages` in which `regularize` comes again: the first time nothing grows")
         if self.prune.macs is not None and not coupled:
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
         if self.prune.threshold is not None and coupled:

@@ -69,7 +69,7 @@ class Run:
             self.reached = stage.name
             return
         self._catch_up()
-        self.stage = stage.name
+        self.stage = stage
         started = time.monotonic()
         details = stage.apply(self)
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **stage_figures(self.model, self.data)}
@@ -102,8 +102,8 @@ class Run:
         trainee = self.model if teacher is None else self._taught(teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
-        backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage, delete_checkpoint=True)
-        curves = Curves(self.stage, self.folder / CURVES, self.logs)
+        backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage.name, delete_checkpoint=True)
+        curves = Curves(self.stage.name, self.folder / CURVES, self.logs)
         batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
         trainee.fit(
             batches,
@@ -122,7 +122,7 @@ class Run:
     @property
     def logs(self):
         """Where the stage writes for TensorBoard; None where the configuration does not ask for it."""
-        return self.folder / "logs" / self.stage if self.config.regularize.tensorboard else None
+        return self.folder / "logs" / self.stage.name if self.config.regularize.tensorboard else None
 
     def _taught(self, teacher):
         """The model with the dense one beside it, as Keras' own distillation wants them."""

@@ -18,20 +18,23 @@ class Stage:
         name: what the model is after it; its file is `<name>.keras`.
         apply: function `run -> dict`; sets `run.model`.
         keeps_zeros: whether the zeros of this stage's model count as pruned.
+        times_before: how often it came before in the run.
     """
 
     name: str
     apply: typing.Callable
     keeps_zeros: bool
+    times_before: int = 0
 
 
 def stages_of(config):
     """The stages a configuration asks for, in order; one that comes again has its number in its name: `pruned_2`."""
-    stages, times = [], collections.Counter()
+    stages, before = [], collections.Counter()
     for step in config.steps:
-        times[step] += 1
-        stage = _STAGES[step]
-        stages.append(stage if times[step] == 1 else dataclasses.replace(stage, name=f"{stage.name}_{times[step]}"))
+        stage, times = _STAGES[step], before[step]
+        name = f"{stage.name}_{times + 1}" if times else stage.name
+        stages.append(dataclasses.replace(stage, name=name, times_before=times))
+        before[step] += 1
     return stages
 
 
@@ -78,7 +81,7 @@ def _train(run):
 
 
 def _regularize(run):
-    settings, amount = run.config.regularize, run.config.prune
+    settings, amount = run.config.regularize.grown(run.stage.times_before), run.config.prune
     method = methods.get(settings.method)
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
