@@ -74,6 +74,26 @@ def test_no_order_of_axes_takes_fewer_bytes_than_the_best(array):
             assert values.nbytes + sparsity_format.num_index_bytes(sparsity) >= cost
 
 
+@settings(max_examples=40, deadline=None)
+@given(arrays())
+def test_what_is_chosen_for_a_download_is_hardly_larger_as_it_lies(array):
+    _, smallest = sparsity_format.best_layout(array)
+    shapes = [array.shape, (array.shape[0], 1, *array.shape[1:])][: 1 + (array.ndim < 4)]
+    chosen, layout, cost = sparsity_format.download_layout([array.reshape(shape) for shape in shapes])
+    values, sparsity = sparsity_format.encode(chosen, layout)
+    assert sparsity_format.decode(values, sparsity, chosen.shape).tobytes() == array.tobytes()
+    assert smallest <= cost == values.nbytes + sparsity_format.num_index_bytes(sparsity) <= 1.04 * smallest
+
+
+def test_short_lists_are_chosen_where_they_zip_better():
+    array = np.random.default_rng(0).integers(1, 100, (512, 256)).astype("int8")
+    array[np.random.default_rng(1).random(array.shape) < 0.75] = 0
+    wide, narrow = array, array.reshape(512, 1, 2, 128)
+    chosen, layout, cost = sparsity_format.download_layout([wide, narrow])
+    best, smallest = sparsity_format.best_layout(wide)
+    assert cost > smallest and sparsity_format.zipped_bytes(chosen, layout) < sparsity_format.zipped_bytes(wide, best)
+
+
 def test_a_hand_written_example():
     array = np.array([[0, 0, 0], [5, 6, 7], [0, 0, 0], [1, 0, 2]], "int8")
     layout = sparsity_format.Layout((0, 1), 0)

@@ -199,29 +199,20 @@ def _treat(graph, index, rewriter, users, obstacle, zipped):
         return dataclasses.replace(record, reason=reason)
     array = graph.constant(index)
     rewritten = names == "FULLY_CONNECTED" and graph.dtype(index) == "INT8"
-    if rewritten:
-        array = array.reshape(rewriting.convolution_shape(array.shape))
-    layout, cost = sparsity_format.best_layout(array)
+    shapes = rewriting.convolution_shapes(array.shape) if rewritten else [array.shape]
+    array, layout, cost = sparsity_format.download_layout([array.reshape(shape) for shape in shapes])
     if cost < before:
         cost = rewriting.added_bytes(graph.model, index, array, layout, positions[0] if rewritten else None)
     if cost >= before:
         share = np.count_nonzero(array) / array.size
         return dataclasses.replace(record, reason=f"packing does not shrink it ({1 - share:.0%} zeros)")
-    if zipped and _grows_zipped(graph.model.buffers[tensor.buffer].data, array, layout):
+    dense_zipped = len(zlib.compress(bytes(graph.model.buffers[tensor.buffer].data), 9)) if zipped else 0
+    if zipped and sparsity_format.zipped_bytes(array, layout) >= dense_zipped:
         return dataclasses.replace(record, reason="packing does not shrink it in a zipped download")
     if rewritten:
-        rewriter.fully_connected_as_convolution(positions[0])
+        rewriter.fully_connected_as_convolution(positions[0], array.shape)
     rewriter.pack(index, array, layout, positions)
     return dataclasses.replace(record, decision="packed", num_bytes_after=cost, layout=str(layout))
-
-
-def _grows_zipped(data, array, layout):
-    """Whether values and positions take more bytes than the dense values, both compressed."""
-    values, sparsity = sparsity_format.encode(array, layout)
-    listed = [made for made in sparsity.dimMetadata if made.arrayIndices is not None]
-    lists = [vector.values for made in listed for vector in (made.arraySegments, made.arrayIndices)]
-    packed = b"".join(np.asarray(part).tobytes() for part in (values, *lists))
-    return len(zlib.compress(packed, 9)) >= len(zlib.compress(bytes(data), 9))
 
 
 def _unpacked(record, reason):

@@ -7,6 +7,9 @@ import numpy as np
 
 from tf_reweight.export import flatbuffer, sparsity_format
 
+# Columns of a FULLY_CONNECTED that becomes a convolution: how many at most, and how long. Positions on 256 inputs take a byte.
+_MAX_COLUMNS = 64
+_COLUMN_SIZES = range(64, 257)
 
 class Rewriter:
     """Collects edits of a file's only graph; `finish` puts the operations in order.
@@ -47,15 +50,16 @@ class Rewriter:
             for operator in self._replaced.get(position, [self.graph.operators[position]]):
                 operator.inputs = np.where(np.asarray(operator.inputs) == index, made, operator.inputs).astype("int32")
 
-    def fully_connected_as_convolution(self, position):
+    def fully_connected_as_convolution(self, position, shape):
         """Replaces a FULLY_CONNECTED by RESHAPE, CONV_2D and RESHAPE, which compute the same; not its weights yet.
 
         Args:
             position: index of the operation.
+            shape: one of `convolution_shapes`, for its weights.
         """
         operator = self.graph.operators[position]
         x, weights, y = (self.graph.tensors[i] for i in (operator.inputs[0], operator.inputs[1], operator.outputs[0]))
-        num_outputs, *image = convolution_shape(weights.shape)
+        num_outputs, *image = shape
         rows = math.prod(int(size) for size in y.shape) // num_outputs
         pixels = self.add_tensor(_activation(x, (rows, *image), position, b"in"))
         made = self.add_tensor(_activation(y, (rows, 1, 1, num_outputs), position, b"out"))
@@ -131,16 +135,15 @@ class Rewriter:
         return len(self.model.operatorCodes) - 1
 
 
-def convolution_shape(shape):
-    """The shape `(out, 1, columns, in / columns)` in which the weights `(out, in)` of a FULLY_CONNECTED suit a CONV_2D.
+def convolution_shapes(shape):
+    """Shapes `(out, 1, columns, in / columns)` in which the weights `(out, in)` of a FULLY_CONNECTED suit a CONV_2D.
 
-    There is one column, a 1x1 convolution, unless both axes have more than 256 entries and positions on them would take two
-    bytes each: then the inputs are spread over so few columns that positions take one.
+    One column makes it a 1x1 convolution. Where columns are shorter, positions in them take fewer bits, and not two bytes when
+    both axes have more than 256 entries.
     """
     num_outputs, num_inputs = (int(size) for size in shape)
-    fits = [n for n in range(1, 65) if num_inputs % n == 0 and (num_inputs // n <= 256 or num_outputs <= 256)]
-    columns = fits[0] if fits else 1
-    return num_outputs, 1, columns, num_inputs // columns
+    columns = [n for n in range(2, _MAX_COLUMNS + 1) if num_inputs % n == 0 and num_inputs // n in _COLUMN_SIZES]
+    return [(num_outputs, 1, n, num_inputs // n) for n in (1, *columns)]
 
 
 def added_bytes(model, index, array, layout, position=None):
@@ -161,7 +164,7 @@ def added_bytes(model, index, array, layout, position=None):
     graph.tensors, graph.operators = list(graph.tensors), list(graph.operators)
     rewriter = Rewriter(trial)
     if position is not None:
-        rewriter.fully_connected_as_convolution(position)
+        rewriter.fully_connected_as_convolution(position, array.shape)
     values, sparsity = sparsity_format.encode(array, layout)
     dense = _dense_twin(graph.tensors[index], index, array.shape)
     # The scales move from the stored tensor to the dense one.
