@@ -11,6 +11,7 @@ from tf_reweight.export import flatbuffer, sparsity_format
 _MAX_COLUMNS = 64
 _COLUMN_SIZES = range(64, 257)
 
+
 class Rewriter:
     """Collects edits of a file's only graph; `finish` puts the operations in order.
 
