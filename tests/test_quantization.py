@@ -55,6 +55,17 @@ def residual():
     return keras.Model(x, L.Dense(10)(L.GlobalAveragePooling2D()(L.Conv2D(24, 3, strides=2, activation="relu")(h))))
 
 
+def inception():
+    """One pooling read by several branches, one of them an average, and InceptionResNetV2's scaled sum behind them."""
+    scaled_sum = keras.applications.InceptionResNetV2.__globals__["CustomScaleLayer"]  # Keras gives it no public name
+    x = keras.Input((12, 12, 3))
+    h = L.MaxPooling2D(2)(L.Conv2D(8, 3, padding="same", activation="relu")(x))
+    parts = [L.Conv2D(4, 1, activation="relu")(h), L.Conv2D(4, 3, padding="same", activation="relu")(h)]
+    parts += [L.Conv2D(4, 1, activation="relu")(L.AveragePooling2D(3, 1, padding="same")(h))]
+    h = L.ReLU()(scaled_sum(0.2, name="sum")([h, L.Conv2D(8, 1, name="scaled")(L.Concatenate()(parts))]))
+    return keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(h)))
+
+
 @pytest.fixture(scope="module", params=[conv_bn, residual], ids=lambda build: build.__name__)
 def trained(request, digits):
     """`(float model, its pruned and quantized one after training)`; nobody may change them."""
@@ -142,7 +153,7 @@ def test_simplified_models_compute_the_same(build):
     assert not any(isinstance(layer, L.BatchNormalization) and model.name == "plain" for layer in simple.layers)
 
 
-@pytest.mark.parametrize("build", ROUNDED, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [*ROUNDED, inception], ids=lambda build: build.__name__)
 def test_every_net_becomes_integers_and_comes_back(build, tmp_path):
     """An int8 file of what Keras computes; saving, loading and stripping are exact; the model itself is unchanged."""
     model = nets.randomize(build())

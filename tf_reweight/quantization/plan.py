@@ -60,6 +60,9 @@ class Plan:
             if rule[0] == rules.CLAMP and self._follows_move(node):
                 # The file computes the relu inside the pooling, on the one grid it has.
                 self.rules[id(node)] = (rules.AVERAGE, None)
+            if isinstance(operation, rules.POOLS) and len(self._readers[id(node.outputs[0])]) > 1:
+                # The converter pulls the grid through for one reader, and leaves several of them in float.
+                self.rules[id(node)] = (rules.AVERAGE, None)
         for node in nodes:
             self._place(node)
         for node in nodes:

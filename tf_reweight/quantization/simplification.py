@@ -29,6 +29,7 @@ def simplify(model):
 
     - BatchNormalization behind a convolution or Dense becomes part of its kernel and bias, so that what is rounded in
       training is what the file stores. Zeros stay exactly zero. From here on the statistics are constants.
+    - A sum of which one part is scaled (in InceptionResNetV2) is a plain one, with the scale in the convolution before.
     - BatchNormalization elsewhere, Rescaling and Normalization of images become a 1x1 depthwise convolution.
     - Activations other than relu and relu6 become layers behind; silu becomes `x * sigmoid(x)`, hard_sigmoid
       `relu6(x + 3) / 6`.
@@ -96,6 +97,9 @@ class _Simplifier:
         if kind is L.BatchNormalization and fold is not None:
             self.rewritten[path] = "folded into the layer before"
             return _first
+        if _is_scaled_sum(operation) and fold is not None:
+            self.rewritten[path] = "became a plain sum, its scale folded into the layer before"
+            return L.Add(name=name)
         affine = _affine(operation, args, name)
         if affine is not None:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
@@ -110,15 +114,21 @@ class _Simplifier:
 
 
 class _Fold:
-    """A normalization that becomes part of the layer before: `y * scale + offset`; `path` names it."""
+    """A normalization or scale that becomes part of the layer before: `y * scale + offset`; `path` names it."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, num_channels):
         self.path = layer.name
-        self.scale, self.offset = _scale_and_offset(layer)
+        scaled_sum = _is_scaled_sum(layer)
+        self.scale, self.offset = (np.full(num_channels, layer.scale), 0.0) if scaled_sum else _scale_and_offset(layer)
+
+
+def _is_scaled_sum(layer):
+    """Whether a layer is the `a + b * scale` of InceptionResNetV2, which Keras keeps for itself."""
+    return type(layer).__name__ == "CustomScaleLayer" and type(layer).__module__.startswith("keras.")
 
 
 def _find_folds(graph):
-    """`id -> _Fold` of normalizations and of the layers they are folded into: each used once, one behind the other."""
+    """`id -> _Fold` of normalizations, scaled sums and what they are folded into: each used once, one behind the other."""
     readers, found = {}, {}
     nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
     for node in nodes:
@@ -131,14 +141,15 @@ def _find_folds(graph):
         readers[id(tensor)] = readers.get(id(tensor), 0) + 1
     for node in nodes:
         layer = node.operation
-        if type(layer) is not L.BatchNormalization:
+        if type(layer) is not L.BatchNormalization and not _is_scaled_sum(layer):
             continue
-        tensor = node.input_tensors[0]
+        tensor = node.input_tensors[-1]  # of a sum, the part that is scaled
         source = tensor._keras_history.operation
         alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(source._inbound_nodes) == 1
-        fits = type(source) in _FOLDS and rules.activation_name(source) == "linear" and _last_axis(layer, tensor)
+        fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
+        fits = fits and (_is_scaled_sum(layer) or _last_axis(layer, tensor))
         if alone and fits and getattr(source, "data_format", None) != "channels_first":
-            found[id(layer)] = found[id(source)] = _Fold(layer)
+            found[id(layer)] = found[id(source)] = _Fold(layer, tensor.shape[-1])
     return found
 
 
