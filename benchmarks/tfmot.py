@@ -1,10 +1,11 @@
 """Ours against tfmot at the same sparsity and epochs: prune + QAT, and prune + cluster + QAT, as executed int8 files.
 
-One dense model per seed is trained in Keras 3 and given to both. Each side runs in a process of its own, since importing tfmot
-turns `tf.keras` into Keras 2. Both prune by the same gradual magnitude schedule over the same epochs, so that what is
-compared is what comes after: `quantize` and `cluster` here, sparsity-preserving (PQAT) and sparsity- and cluster-preserving
-QAT (PCQAT) there. A third row is the first one saved, loaded and trained for one epoch more: are its zeros still there?
-Needs `pip install "tf-reweight[tfmot]"`.
+One dense model per seed is trained in Keras 3 and given to all sides. Each runs in a process of its own, since importing tfmot
+turns `tf.keras` into Keras 2. tfmot prunes every layer by its gradual magnitude schedule, then trains with sparsity-preserving
+(PQAT) or sparsity- and cluster-preserving QAT (PCQAT). `ours` reweights, prunes the same share of all weights together and
+retrains, then `quantize` and `cluster` follow; `gradual` is the same after tfmot's own schedule, to compare what comes after
+pruning. All have the same epochs, and a learning rate that falls along a cosine in each training. A third row is the first one
+saved, loaded and trained for one epoch more: are its zeros still there? Needs `pip install "tf-reweight[tfmot]"`.
 
     python benchmarks/tfmot.py --seeds 3
     python benchmarks/tfmot.py --data fashion_mnist --data_dir DIR --limit 10000 --model ds_cnn
@@ -18,7 +19,8 @@ import sys
 import tempfile
 
 _BATCH = 32
-_SIDES = ("ours", "tfmot")
+_SIDES = ("ours", "gradual", "tfmot")
+_PRUNE_RATE, _QAT_RATE = 1e-3, 2e-4
 _AGAIN = "prune + QAT, saved, loaded, one epoch"
 
 
@@ -57,6 +59,28 @@ def schedule_of(options, data):
     }  # fmt: skip
 
 
+def prune(side, model, data, options):
+    """Trains the dense model to `options.sparsity` in `options.prune_epochs`, in one of our two ways."""
+    import keras
+
+    import tf_reweight as tfr
+
+    def fit(epochs, *callbacks):
+        model.compile(keras.optimizers.Adam(_PRUNE_RATE), loss_of(keras))
+        model.fit(*data.train, epochs=epochs, batch_size=_BATCH, verbose=0, callbacks=list(callbacks))
+
+    cosine = tfr.callbacks.CosineDecay(_PRUNE_RATE)
+    if side == "gradual":
+        schedule = tfr.rivals.PolynomialDecay(**schedule_of(options, data))
+        fit(options.prune_epochs, tfr.rivals.GradualMagnitude(schedule), cosine)
+        return
+    every = max(1, options.prune_epochs // 3)
+    tfr.regularize(model, "unstructured", options.strength)
+    fit(2 * every, tfr.callbacks.Reweighting(every, 2, learning_rate=_PRUNE_RATE))
+    tfr.prune(model, sparsity=options.sparsity)
+    fit(options.prune_epochs - 2 * every, cosine)
+
+
 def figures(content, data):
     """Sizes, zeros and accuracy of a file's bytes, as executed."""
     import tf_reweight as tfr
@@ -67,8 +91,8 @@ def figures(content, data):
     return row | {"accuracy": tfr.export.evaluate_tflite(content, *data.test), "float_ops": sorted(set(summary.float_ops))}
 
 
-def run_ours(options, seed, path):
-    """Figures of our two schemes, by name."""
+def run_ours(side, options, seed, path):
+    """Figures of our two schemes after one way of pruning, by name."""
     import keras
 
     import tf_reweight as tfr
@@ -77,16 +101,14 @@ def run_ours(options, seed, path):
     for scheme, clusters in (("prune + QAT", None), ("prune + cluster + QAT", options.clusters)):
         keras.utils.set_random_seed(seed)
         model = keras.saving.load_model(path)
-        model.compile(keras.optimizers.Adam(1e-3), loss_of(keras))
-        gradual = tfr.rivals.GradualMagnitude(tfr.rivals.PolynomialDecay(**schedule_of(options, data)))
-        model.fit(*data.train, epochs=options.prune_epochs, batch_size=_BATCH, verbose=0, callbacks=[gradual])
+        prune(side, model, data, options)
         qat = tfr.quantize(model)
         tfr.quantization.calibrate(qat, data.representative(256))
         if clusters is not None:
             tfr.quantization.cluster(qat, clusters)
-        qat.compile(keras.optimizers.Adam(2e-4), loss_of(keras))
-        freeze = tfr.quantization.FreezeRanges(max(options.qat_epochs - 1, 0))
-        qat.fit(*data.train, epochs=options.qat_epochs, batch_size=_BATCH, verbose=0, callbacks=[freeze])
+        qat.compile(keras.optimizers.Adam(_QAT_RATE), loss_of(keras))
+        callbacks = [tfr.quantization.FreezeRanges(max(options.qat_epochs - 1, 0)), tfr.callbacks.CosineDecay(_QAT_RATE)]
+        qat.fit(*data.train, epochs=options.qat_epochs, batch_size=_BATCH, verbose=0, callbacks=callbacks)
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder, "model.tflite")
             record = tfr.export_tflite(qat, file, "int8", verify_data=data.validation[0])
@@ -106,7 +128,7 @@ def loaded_again(qat, data):
         path, file = pathlib.Path(folder, "qat.keras"), pathlib.Path(folder, "model.tflite")
         qat.save(path)
         again = keras.saving.load_model(path)
-        again.compile(keras.optimizers.Adam(2e-4), loss_of(keras))
+        again.compile(keras.optimizers.Adam(_QAT_RATE), loss_of(keras))
         again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0, callbacks=[tfr.callbacks.KeepZeros()])
         record = tfr.export_tflite(again, file, "int8", verify_data=data.validation[0])
         return figures(file.read_bytes(), data) | {"agreement": record.verification.top1_agreement}
@@ -132,7 +154,9 @@ def run_tfmot(options, seed, path):
     tf_keras.utils.set_random_seed(seed)
     schedule = sparsity.PolynomialDecay(**schedule_of(options, data))
     pruned = sparsity.prune_low_magnitude(model, pruning_schedule=schedule)
-    pruned.compile(tf_keras.optimizers.Adam(1e-3), loss_of(tf_keras))
+    steps = -(-len(data.train[0]) // _BATCH)
+    cosine = tf_keras.optimizers.schedules.CosineDecay
+    pruned.compile(tf_keras.optimizers.Adam(cosine(_PRUNE_RATE, steps * options.prune_epochs)), loss_of(tf_keras))
     update = sparsity.UpdatePruningStep()
     pruned.fit(*data.train, epochs=options.prune_epochs, batch_size=_BATCH, verbose=0, callbacks=[update])
     stripped = sparsity.strip_pruning(pruned)
@@ -149,7 +173,7 @@ def run_tfmot(options, seed, path):
             start = clustering.strip_clustering(clustered)
             chosen = schemes.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True)
         qat = quantization.quantize_apply(quantization.quantize_annotate_model(start), chosen)
-        qat.compile(tf_keras.optimizers.Adam(2e-4), loss_of(tf_keras))
+        qat.compile(tf_keras.optimizers.Adam(cosine(_QAT_RATE, steps * options.qat_epochs)), loss_of(tf_keras))
         qat.fit(*data.train, epochs=options.qat_epochs, batch_size=_BATCH, verbose=0)
         if "cluster" in scheme:
             qat = clustering.strip_clustering(qat)
@@ -169,7 +193,7 @@ def loaded_again_by_tfmot(qat, data):
         qat.save(f"{folder}/qat.h5")
         with tfmot.quantization.keras.quantize_scope():
             again = tf_keras.models.load_model(f"{folder}/qat.h5", compile=False)
-    again.compile(tf_keras.optimizers.Adam(2e-4), loss_of(tf_keras))
+    again.compile(tf_keras.optimizers.Adam(_QAT_RATE), loss_of(tf_keras))
     again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0)
     content = converted(again)
     return figures(content, data) | {"agreement": agreement(content, again, data.validation[0])}
@@ -220,9 +244,10 @@ def main():
     parser.add_argument("--data_dir")
     parser.add_argument("--limit", type=int, help="examples; default all")
     parser.add_argument("--model", default="small_cnn")
-    parser.add_argument("--sparsity", type=float, default=0.8, help="of every kernel, on both sides")
+    parser.add_argument("--sparsity", type=float, default=0.8, help="of all kernels; the gradual schedule prunes each alike")
+    parser.add_argument("--strength", type=float, default=1e-4, help="of our reweighted penalty")
     parser.add_argument("--clusters", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=15, help="dense, shared by both sides")
+    parser.add_argument("--epochs", type=int, default=15, help="dense, shared by all sides")
     parser.add_argument("--prune_epochs", type=int, default=10)
     parser.add_argument("--qat_epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
@@ -231,7 +256,8 @@ def main():
     options = parser.parse_args()
     if options.child:
         side, seed, path = options.child
-        print(json.dumps({"ours": run_ours, "tfmot": run_tfmot}[side](options, int(seed), path)))
+        made = run_tfmot(options, int(seed), path) if side == "tfmot" else run_ours(side, options, int(seed), path)
+        print(json.dumps(made))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
