@@ -41,21 +41,22 @@ class Layout:
         return f"axes {walked}" + "".join(f", {size} along axis {axis}" for axis, size in self.blocks)
 
 
-def best_layout(array):
-    """The layout that takes the fewest bytes, and how many: values, positions and list ends.
+def layouts(array):
+    """All layouts worth a thought, those that take the fewest bytes first, and of equal ones the plainest.
 
     Args:
         array: at least one axis and one entry.
 
     Returns:
-        `(Layout, num_bytes)`.
+        List of `(num_bytes, Layout)`: values, positions and list ends.
 
     Example:
-        >>> best_layout(np.eye(4, dtype="int8"))
-        (Layout(order=(0, 1), level=1, blocks=()), 13)
+        >>> layouts(np.eye(4, dtype="int8"))[0]
+        (13, Layout(order=(0, 1), level=1, blocks=()))
     """
-    cost, layout = min(_all_layouts(array), key=_preference)
-    return layout, cost
+    grids = _grids(array != 0)
+    found = [made for blocks, grid in grids for made in _layouts(grid, blocks, array.shape, array.itemsize)]
+    return sorted(found, key=_preference)
 
 
 def download_layout(arrays):
@@ -67,11 +68,11 @@ def download_layout(arrays):
     Returns:
         `(array, Layout, num_bytes)`, with the array as it was given.
     """
-    found = [(cost, layout, array) for array in arrays for cost, layout in _all_layouts(array)]
+    found = [(cost, layout, array) for array in arrays for cost, layout in layouts(array)]
     limit = _SLACK * min(cost for cost, _, _ in found)
     near = {}
     for cost, layout, array in sorted((item for item in found if item[0] <= limit), key=_preference):
-        # Layouts of one cost and one length of list differ in names only.
+        # Layouts of one cost and one length of list zip alike; most are one layout under several names.
         near.setdefault((cost, array.shape[layout.order[layout.level]]), (cost, layout, array))
     choices = list(near.values())
     cost, layout, array = min(choices, key=lambda item: zipped_bytes(item[2], item[1])) if choices[1:] else choices[0]
@@ -185,14 +186,7 @@ def _vector(numbers):
     return getattr(schema.SparseIndexVector, _VECTORS[width]), vector
 
 
-def _all_layouts(array):
-    """Pairs `(num_bytes, Layout)`."""
-    for blocks, grid in _grids(array != 0):
-        yield from _layouts(grid, blocks, array.shape, array.itemsize)
-
-
 def _preference(item):
-    """The fewest bytes first, and of equal ones the plainest."""
     cost, layout, *_ = item
     return cost, len(layout.blocks), layout.order, layout.level
 
