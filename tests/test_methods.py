@@ -116,6 +116,7 @@ def test_a_rival_from_yaml_makes_the_same_report(tmp_path):
         ({"method": "admm", "rules": [{"structure": "pattern"}]}, {"sparsity": 0.5}, "for the structure to say"),
         ({"method": "gradual", "rules": [{}, {"structure": "filter"}]}, {"sparsity": 0.5}, "takes one rule"),
         ({"method": "gradual", "coupled": {}}, {"sparsity": 0.5}, "takes one rule"),
+        ({"method": "gradual", "growth": 2.0}, {"sparsity": 0.5}, "no strength to grow"),
         ({"method": {"name": "gradual", "schedule": {"name": "linear"}}}, {}, "Valid: constant"),
         ({"method": {"name": "clipping", "threshold": -1}}, {}, "`threshold` must be"),
     ],

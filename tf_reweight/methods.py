@@ -230,6 +230,9 @@ def check(settings, amount):
         fix = "Drop `coupled` and all rules but one, or use reweighting."
         found = "coupled" if settings.coupled is not None else len(settings.rules)
         raise ValueError(errors.message(f"The method {method.name!r} takes one rule.", fix, rules=found))
+    if settings.growth != 1:
+        fix = "Drop growth, or use reweighting or lasso."
+        raise ValueError(errors.message(f"The method {method.name!r} has no strength to grow.", fix, growth=settings.growth))
     decides = structures.get(settings.rules[0].structure).decides
     if method.needs_sparsity and amount.sparsity is None and not decides:
         fix = "Set prune.sparsity: only a penalty finds out by itself."
