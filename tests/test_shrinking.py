@@ -406,6 +406,15 @@ def test_what_cannot_be_recast_is_refused_with_the_figures(monkeypatch):
         shrinking.verify.check(model, copy, inputs_of(model))
 
 
+def test_a_layer_whose_config_forgets_its_weights_is_named(monkeypatch):
+    """What is made anew with other weights would take none of the old ones."""
+    model = nets.plain()
+    whole = L.Dense.get_config
+    monkeypatch.setattr(L.Dense, "get_config", lambda self: {**whole(self), "use_bias": False})
+    with pytest.raises(RecastError, match="of Dense .*made anew in float64.*Received: layer='dense"):
+        recast(model, "float64")
+
+
 def test_a_wrong_verdict_is_refused(monkeypatch):
     """Removing a group that lives must never get through."""
     model = nets.randomize(nets.plain())

@@ -30,22 +30,32 @@ def recast(model, dtype):
         dtype: `"float32"` or `"float64"`.
 
     Raises:
-        RecastError: for a subclassed model, or a layer that cannot be made anew from its config.
+        RecastError: for a subclassed model, or a layer that cannot be made anew from its config, or not with its weights.
     """
     way_out = f"build the model under the policy {dtype} and load its weights there."
     if not is_graph(model):
         expected = f"A model must be Sequential or functional to be made anew in {dtype}."
         raise RecastError(errors.message(expected, f"Or {way_out}", model=model.name))
 
+    def refusal(layer):
+        expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
+        return RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name))
+
     def anew(layer):
         try:
-            return type(layer).from_config(_renewed(layer.get_config(), dtype))
-        # Keras' word for a missing get_config, and what constructors say to a config that is not theirs.
-        except (NotImplementedError, TypeError, ValueError) as error:
-            expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
-            raise RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name)) from error
+            config = layer.get_config()
+        except NotImplementedError as error:  # Keras' word for a missing one
+            raise refusal(layer) from error
+        config = _renewed(config, dtype)
+        try:
+            return type(layer).from_config(config)
+        except (TypeError, ValueError) as error:  # what constructors say to a config that is not theirs
+            raise refusal(layer) from error
 
     copy = keras.models.clone_model(model, clone_function=anew)
+    for old, new in zip(model.layers, copy.layers):
+        if [weight.shape for weight in old.weights] != [weight.shape for weight in new.weights]:
+            raise refusal(old)
     copy.set_weights(model.get_weights())
     return copy
 
