@@ -30,12 +30,13 @@ def graph_of(model):
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def functional(inputs, outputs, name):
-    """`keras.Model(inputs, outputs, name=name)`, however deep the graph is."""
+def functional(graph, inputs, outputs, name):
+    """A functional model from the flat inputs and outputs of a rebuilt graph, in its structures, however deep it is."""
+    structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
     try:
-        return keras.Model(inputs, outputs, name=name)
+        return keras.Model(*structures, name=name)
     finally:
         sys.setrecursionlimit(limit)
 

@@ -125,8 +125,7 @@ def _rebuilt(model, visit=None, turned=False):
     graph = graph_of(model)
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, [ops.flip(inputs[0], axis=_IMAGE)] if turned else inputs, enter)
-    structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-    return functional(*structures, model.name)
+    return functional(graph, inputs, outputs, model.name)
 
 
 def _copy(layers, operation, **changes):

@@ -92,8 +92,7 @@ class _Quantizer:
         inputs = [input_like(tensor) for tensor in old]
         self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
         outputs = walk(model, inputs, self._visit)
-        structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-        self.model = functional(*structures, model.name)
+        self.model = functional(graph, inputs, outputs, model.name)
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation

@@ -15,7 +15,7 @@ SAME = "same"  # moves numbers around: the output is on the grid of the input
 ABSENT = "absent"  # as same, and nothing in the file: noise and the like
 AVERAGE = "average"  # makes new numbers in the input's range: they are rounded to the grid of the input
 MOVES = (SAME, ABSENT, AVERAGE)
-POOLS = (_L.MaxPooling1D, _L.MaxPooling2D)
+POOLS = (_L.MaxPooling1D, _L.MaxPooling2D)  # rounded again where several operations read them, see `Plan`
 FIXED = {  # integer files prescribe the output's range
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),

@@ -1,5 +1,8 @@
 """A float model with the same outputs, in operations that integer files have: normalization folded, activations apart."""
 
+import dataclasses
+import typing
+
 import keras
 import numpy as np
 from keras import ops
@@ -61,8 +64,7 @@ class _Simplifier:
         graph = graph_of(model)
         inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
         outputs = self._run(model, inputs, "")
-        structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-        return functional(*structures, model.name)
+        return functional(graph, inputs, outputs, model.name)
 
     def _run(self, model, inputs, path):
         folds = _find_folds(graph_of(model))
@@ -113,13 +115,22 @@ class _Simplifier:
         return Copied(operation, name)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Fold:
-    """A normalization or scale that becomes part of the layer before: `y * scale + offset`; `path` names it."""
+    """What becomes part of the layer before: `y * scale + offset` on its channels; `path` names the layer that did it."""
 
-    def __init__(self, layer, num_channels):
-        self.path = layer.name
-        scaled_sum = _is_scaled_sum(layer)
-        self.scale, self.offset = (np.full(num_channels, layer.scale), 0.0) if scaled_sum else _scale_and_offset(layer)
+    path: str
+    scale: np.ndarray
+    offset: typing.Any
+
+
+def _fold_of(layer, tensor):
+    """The fold of a layer into what makes its tensor (of a sum, the part that is scaled), or None."""
+    if _is_scaled_sum(layer):
+        return _Fold(layer.name, np.full(tensor.shape[-1], layer.scale), 0.0)
+    if type(layer) is L.BatchNormalization and _last_axis(layer, tensor):
+        return _Fold(layer.name, *_scale_and_offset(layer))
+    return None
 
 
 def _is_scaled_sum(layer):
@@ -130,7 +141,7 @@ def _is_scaled_sum(layer):
 def _find_folds(graph):
     """`id -> _Fold` of normalizations, scaled sums and what they are folded into: each used once, one behind the other."""
     readers, found = {}, {}
-    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
+    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth if not node.is_input]
     for node in nodes:
         for tensor in node.input_tensors:
             readers[id(tensor)] = readers.get(id(tensor), 0) + 1
@@ -140,16 +151,15 @@ def _find_folds(graph):
     for tensor in keras.tree.flatten(graph.outputs):
         readers[id(tensor)] = readers.get(id(tensor), 0) + 1
     for node in nodes:
-        layer = node.operation
-        if type(layer) is not L.BatchNormalization and not _is_scaled_sum(layer):
+        layer, tensor = node.operation, node.input_tensors[-1]
+        fold = _fold_of(layer, tensor)
+        if fold is None:
             continue
-        tensor = node.input_tensors[-1]  # of a sum, the part that is scaled
         source = tensor._keras_history.operation
         alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(source._inbound_nodes) == 1
         fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
-        fits = fits and (_is_scaled_sum(layer) or _last_axis(layer, tensor))
         if alone and fits and getattr(source, "data_format", None) != "channels_first":
-            found[id(layer)] = found[id(source)] = _Fold(layer, tensor.shape[-1])
+            found[id(layer)] = found[id(source)] = fold
     return found
 
 

@@ -50,5 +50,4 @@ def _without_rounding(model, stands_for):
 
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, inputs, visit)
-    structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-    return functional(*structures, model.name)
+    return functional(graph, inputs, outputs, model.name)

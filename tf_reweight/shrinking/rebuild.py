@@ -54,8 +54,7 @@ class Rebuilder:
             layers = [part for layer in model.layers for part in (*self._before.get(id(layer), ()), self.made[id(layer)])]
             copy = keras.Sequential([_input_like(old[0], inputs[0]), *layers], name=model.name)
         else:
-            structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
-            copy = functional(*structures, model.name)
+            copy = functional(graph, inputs, outputs, model.name)
         copy.trainable = model.trainable or any(layer.trainable for layer in model.layers)
         return copy
 
