@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import nets
-from tf_reweight import attachment, data, export, masking, models, quantization, wrappers
+from tf_reweight import attachment, data, export, masking, models, quantization, targets, wrappers
 from tf_reweight.quantization import grid, rules
 
 L = keras.layers
@@ -425,6 +425,7 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
         (ValueError, lambda: rules.register(Subclassed, "sideways")),
         (TypeError, lambda: rules.register(3, rules.SAME)),
         (ValueError, lambda: quantization.cluster(model, 1)),
+        (TypeError, lambda: quantization.cluster(model, 4, per_channel="yes")),
     ]
     for kind, call in cases:
         with pytest.raises(kind, match=r"Received: ") as caught:
@@ -474,14 +475,61 @@ def test_layers_have_configs_that_make_them_again(layer):
     assert keras.saving.get_registered_name(type(layer)) == f"tf_reweight>{type(layer).__name__}"
 
 
-def test_shared_values_against_a_plain_loop():
+@pytest.mark.parametrize("axes, channels", [(("in", "out"), 1), (("in", "out"), 6), (("out", "in"), 5)])
+def test_shared_values_against_a_plain_loop(axes, channels):
+    """Two steps: hidden weights move, each takes the value nearest to it, values become the means of those that took them."""
     rng = np.random.default_rng(0)
-    clusters, weights = rng.integers(0, 4, (5, 6)), rng.normal(size=(5, 6)).astype("float32")
-    held = np.asarray(quantization.Shared(clusters)(weights))
-    for cluster in range(4):
-        inside = clusters == cluster
-        expected = 0.0 if cluster == 0 else weights[inside].mean()
-        np.testing.assert_allclose(held[inside], expected, atol=1e-6)
+    start = rng.normal(size=(5, 6)).astype("float32")
+    start[rng.random(start.shape) < 0.3] = 0
+    values = np.sort(rng.normal(size=(channels, 3)).astype("float32"))
+    held = quantization.Shared(start, values, targets.Layout(axes, start.shape))
+    places = np.arange(30).reshape(5, 6)
+    rows = places.reshape(1, -1) if channels == 1 else places.T if axes[1] == "out" else places
+    hidden, kept, shared = start.reshape(-1).copy(), start.reshape(-1) != 0, held.numpy()
+    for _ in range(2):
+        moved = shared + rng.normal(size=start.shape).astype("float32") * 0.3
+        hidden += (moved - shared).reshape(-1)
+        expected = np.zeros(30, "float32")
+        for row, row_values in zip(rows, values):
+            row = row[kept[row]]
+            nearest = np.abs(hidden[row, None] - row_values).argmin(-1)
+            for i in set(nearest):
+                row_values[i] = hidden[row[nearest == i]].mean()
+            expected[row] = row_values[nearest]
+        shared = np.asarray(held(moved))
+        np.testing.assert_allclose(shared, expected.reshape(5, 6), atol=1e-5)
+
+
+def test_clusters_per_channel_are_closer_to_the_weights(digits, tmp_path):
+    errors = {}
+    for per_channel in (False, True):
+        keras.utils.set_random_seed(0)
+        model = compiled(models.build("small_cnn", digits.input_shape, digits.num_classes))
+        masking.prune(model, sparsity=0.5, structure="unstructured")
+        before = zeros(model)
+        report = quantization.cluster(model, 4, per_channel=per_channel)
+        errors[per_channel] = sum(kernel.error for kernel in report.kernels)
+        assert all(kernel.num_values <= 4 for kernel in report.kernels)
+    assert errors[True] < errors[False]
+    model.fit(*digits.train, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert quantization.keep_clusters(again, 4, per_channel=True)
+    again.fit(*digits.train, epochs=1, verbose=0)
+    for first, variable in zip(before, [v for v in again.trainable_variables if len(v.shape) > 1]):
+        kernel = np.asarray(variable)
+        np.testing.assert_array_equal(first, kernel == 0)
+        assert all(len(np.unique(channel)) <= 4 for channel in kernel.reshape(-1, kernel.shape[-1]).T)
+
+
+def test_weights_move_from_one_shared_value_to_another():
+    """Else a weight that k-means put on the wrong side stays there for ever."""
+    layout = targets.Layout(("in", "out"), (2, 2))
+    held = quantization.Shared([[1.0, 1.1], [2.0, 2.1]], [[1.05, 2.05]], layout)
+    shared = held.numpy()
+    for _ in range(10):
+        shared = np.asarray(held(shared + np.array([[0.0, 0.1], [0.0, 0.0]], "float32")))
+    np.testing.assert_allclose(shared, [[1.0, 2.1], [2.1, 2.1]], atol=0.05)
 
 
 def test_a_graph_deeper_than_pythons_recursion():

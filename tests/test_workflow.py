@@ -234,14 +234,15 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
         **TINY,
         "stages": ["train", "regularize", "prune", "retrain", "quantize", "cluster"],
         "prune": {"sparsity": 0.8},
-        "cluster": {"clusters": 8, "epochs": 1},
+        "cluster": {"clusters": 8, "per_channel": True, "epochs": 1},
         "quantize": {"epochs": 2, "weight_bits": {"conv*": 4}},
         "export": {**TINY["export"], "precisions": ["float32"], "mixed_bytes": 60_000},
     }
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
     assert [stage["name"] for stage in figures["stages"]][-2:] == ["quantized", "clustered"]
     model = keras.saving.load_model(tmp_path / "run" / "clustered.keras")
-    assert all(len(np.unique(w.numpy())) <= 8 for w in model.weights if w.name == "kernel")
+    channels = [channel for w in model.weights if w.name == "kernel" for channel in w.numpy().reshape(-1, w.shape[-1]).T]
+    assert all(len(np.unique(channel)) <= 8 for channel in channels)
     files = {file["name"]: file for file in figures["files"]}
     written = {"dense_float32.tflite", "pruned_mixed.tflite", "pruned_float32.tflite", "clustered_int8.tflite"}
     assert written == {name for name in files if "packed" not in name}

@@ -160,9 +160,13 @@ class Shrink(_Section):
 
 
 class Cluster(_Section):
-    """Kernels move to `clusters` values each, zero among them, which training then moves; before or after `quantize`."""
+    """Kernels move to `clusters` values each, zero among them, which training then moves; before or after `quantize`.
+
+    With `per_channel` each output channel has that many.
+    """
 
     clusters: int = pydantic.Field(16, ge=2, le=256)
+    per_channel: bool = False
     epochs: int = pydantic.Field(4, ge=0)
     learning_rate: float = pydantic.Field(2e-4, gt=0)
 

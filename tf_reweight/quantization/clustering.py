@@ -16,38 +16,99 @@ _SAMPLE = 50_000
 
 
 class Shared(keras.constraints.Constraint):
-    """Holds weights to few values after every optimizer step: those of one cluster all move to their mean.
+    """Holds weights to few values after every optimizer step; which value a weight has is learned along with the values.
 
-    A step then moves each value by the mean of its weights' steps. Weights of cluster 0 are exactly zero. Like `Mask` it is
-    not saved, since the weights themselves say it all: see `keep_clusters`.
+    Behind every weight stands a hidden one that may have any value. What an optimizer step moves the weight by, it moves the
+    hidden one by (a straight-through estimator, Bengio et al., arXiv 1308.3432). Each weight then goes to the value nearest to
+    its hidden one, and each value to the mean of the hidden ones that are there: one iteration of k-means a step. Weights that
+    are exactly zero stay so. Like `Mask` it is not saved, since the weights themselves say it all: see `keep_clusters`.
+
+    On JAX, where a constraint cannot keep anything from step to step, every weight stays with the value that it started with,
+    and moves by the mean of what the weights of that value move by.
 
     Args:
-        clusters: int array of the weight's shape; 0 is the cluster of zeros, which may be empty.
+        weights: array of the weight's shape, where the hidden weights start.
+        values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them.
+        layout: the kernel's `targets.Layout`, which says where channels are.
         inner: the weight's own constraint, applied first, or None.
     """
 
-    def __init__(self, clusters, inner=None):
-        clusters = np.asarray(clusters, "int32")
-        self.num_clusters = int(clusters.max()) + 1
-        sizes = np.maximum(np.bincount(clusters.reshape(-1), minlength=self.num_clusters), 1)
-        factors = (np.arange(self.num_clusters) > 0) / sizes
-        # Variables, not constants, and not tracked by the model, for the reasons that `Mask` has.
-        self.clusters = keras.Variable(clusters, trainable=False, name="clusters", dtype="int32", autocast=False)
-        self.factors = keras.Variable(factors.astype("float32"), trainable=False, name="factors", autocast=False)
-        self.inner = inner
+    def __init__(self, weights, values, layout, inner=None):
+        self.layout, self.inner = layout, inner
+        values = np.asarray(values, "float32")
+        self.channels, self.num = values.shape
+
+        def untracked(value, name):
+            # Variables, not constants, and not tracked by the model, for the reasons that `Mask` has.
+            return keras.Variable(value, trainable=False, name=name, dtype=str(value.dtype), autocast=False)
+
+        hidden = ops.convert_to_numpy(self._rows(ops.convert_to_tensor(np.asarray(weights, "float32"))))
+        self.kept = untracked(hidden != 0, "kept")
+        self.hidden = untracked(hidden, "hidden")
+        self.values = untracked(values, "values")
+        self.shared = untracked(ops.convert_to_numpy(self._take(values, self._clusters(hidden))), "shared")
 
     def __call__(self, weight):
         if self.inner is not None:
             weight = self.inner(weight)
-        clusters = ops.reshape(self.clusters.value, (-1,))
-        values = ops.reshape(ops.cast(weight, "float32"), (-1,))
-        means = ops.segment_sum(values, clusters, self.num_clusters) * self.factors.value
-        return ops.cast(ops.reshape(ops.take(means, clusters), weight.shape), weight.dtype)
+        moved = self._rows(ops.cast(weight, "float32"))
+        fixed = keras.backend.backend() == "jax"
+        hidden = self.hidden.value if fixed else self.hidden.value + (moved - self.shared.value)
+        clusters = self._clusters(hidden)
+        values = self._means(moved if fixed else hidden, clusters)
+        shared = self._take(values, clusters)
+        if not fixed:
+            self.hidden.assign(hidden)
+            self.values.assign(values)
+            self.shared.assign(shared)
+        return ops.cast(self._from_rows(shared), weight.dtype)
+
+    def numpy(self):
+        """The weights as they are shared now, `(weight's shape)`."""
+        return ops.convert_to_numpy(self._from_rows(self.shared.value))
+
+    # Inside, weights are `(channels, weights of a channel)`.
+
+    def _rows(self, weight):
+        if self.channels == 1:
+            return ops.reshape(weight, (1, -1))
+        standard = self.layout.to_standard(weight)
+        return ops.transpose(ops.reshape(standard, (-1, self.channels)))
+
+    def _from_rows(self, rows):
+        if self.channels == 1:
+            return ops.reshape(rows, self.layout.shape)
+        return self.layout.from_standard(ops.reshape(ops.transpose(rows), self.layout.standard_shape))
+
+    def _clusters(self, rows):
+        """The index of each weight's nearest value, counted through all channels."""
+        values = self.values.value
+        # One search in all channels: that of channel c takes place between c and c + 1.
+        first = np.arange(self.channels, dtype="float32")[:, None]
+        low, width = values[:, :1], ops.maximum(values[:, -1:] - values[:, :1], 1e-30)
+        borders = first + 0.9 * ((values[:, 1:] + values[:, :-1]) / 2 - low) / width
+        places = first + ops.clip(0.9 * (rows - low) / width, 0.0, 0.95)
+        found = ops.searchsorted(ops.reshape(borders, (-1,)), ops.reshape(places, (-1,)))
+        # There is one border less than values in every channel.
+        return ops.reshape(found, rows.shape) + np.arange(self.channels, dtype="int32")[:, None]
+
+    def _means(self, rows, clusters):
+        """Values `(channels, num)`: the mean of each cluster's weights, and where it has none the value as it was."""
+        clusters, total = ops.reshape(clusters, (-1,)), self.channels * self.num
+        kept = ops.reshape(ops.cast(self.kept.value, "float32"), (-1,))
+        sums = ops.segment_sum(kept * ops.reshape(rows, (-1,)), clusters, total)
+        counts = ops.segment_sum(kept, clusters, total)
+        old = ops.reshape(self.values.value, (-1,))
+        return ops.reshape(ops.where(counts > 0, sums / ops.maximum(counts, 1.0), old), (self.channels, self.num))
+
+    def _take(self, values, clusters):
+        return ops.where(self.kept.value, ops.take(ops.reshape(values, (-1,)), clusters), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusteredKernel:
-    """One kernel: how many values it has, zero included, and the relative error (root mean square) of moving to them."""
+    """One kernel: how many values it has (or the channel of it with most), zero included, and the relative error (root mean
+    square) of moving to them."""
 
     name: str
     num_values: int
@@ -70,24 +131,26 @@ class ClusterReport:
         return "\n".join(lines + [f"{item.name}: left out, {item.reason}" for item in self.left_out])
 
 
-def cluster(model, num_clusters=16, layers=None):
+def cluster(model, num_clusters=16, layers=None, per_channel=False):
     """Moves the weights of each kernel to `num_clusters` values, in place, and holds them there through further training.
 
-    The values are k-means centroids, started evenly over the range (Han et al., Deep Compression, 2016). Exact zeros are
-    one of them and stay zeros, so that pruning is kept. The file's raw size is the same; zipped it becomes smaller. Cluster
-    what you export: folding BatchNormalization, as `quantize` does, would multiply the values of each channel, so quantize
-    first and cluster the quantized model.
+    The values are k-means centroids, started evenly over the range (Han et al., Deep Compression, 2016), and training moves
+    them, and weights from one to another (see `Shared`). Exact zeros are one of them and stay zeros, so that pruning is kept.
+    The file's raw size is the same; zipped it becomes smaller. Cluster what you export: folding BatchNormalization, as
+    `quantize` does, would multiply the values of each channel, so quantize first and cluster the quantized model.
 
     Args:
         model: a built Keras model.
         num_clusters: values per kernel, 2..256.
         layers: which layers; see `selection.select`.
+        per_channel: `num_clusters` values for each output channel instead: closer to the weights, and larger when zipped.
 
     Returns:
         `ClusterReport`.
 
     Raises:
         ValueError: for a number out of range, or when no kernel matches.
+        TypeError: when `per_channel` is not a bool.
 
     Example:
         >>> prune(model, sparsity=0.8, structure="unstructured")
@@ -97,36 +160,42 @@ def cluster(model, num_clusters=16, layers=None):
     if isinstance(num_clusters, bool) or not isinstance(num_clusters, int) or not 2 <= num_clusters <= 256:
         fix = "16 costs little accuracy in most networks."
         raise ValueError(errors.message("`num_clusters` must be an int in 2..256.", fix, num_clusters=num_clusters))
+    _check_per_channel(per_channel)
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
     for item in selected:
         kernel = ops.convert_to_numpy(item.target.variable.value).astype("float32")
-        values = centroids(kernel[kernel != 0], num_clusters - bool((kernel == 0).any()))
-        clusters = _nearest(kernel, values)
-        moved = np.concatenate([[0.0], values])[clusters]
-        _hold(item.target, clusters, moved)
+        channels = _channels(kernel, item.target.layout, per_channel)
+        values = [centroids(row[row != 0], num_clusters - bool((row == 0).any())) for row in channels]
+        moved = _hold(item.target, kernel, values)
         error = float(np.sqrt(np.sum((moved - kernel) ** 2) / max(np.sum(kernel**2), 1e-30)))
-        kernels.append(ClusteredKernel(item.target.name, len(np.unique(moved)), kernel.size, error))
+        most = max(len(np.unique(row)) for row in _channels(moved, item.target.layout, per_channel))
+        kernels.append(ClusteredKernel(item.target.name, most, kernel.size, error))
     drop_compiled_steps(model)
     return ClusterReport(tuple(kernels), tuple(left_out))
 
 
-def keep_clusters(model, max_values=256):
-    """Holds the few values a model's kernels have now through further training, for example after loading a clustered model.
+def keep_clusters(model, max_values=256, per_channel=False):
+    """Holds a model's kernels to as few values as they have now through further training, for example after loading it.
 
     Args:
         model: a built Keras model.
         max_values: kernels with more values than this, or than half their weights, are not taken for clustered ones.
+        per_channel: count the values of each output channel, as `cluster` does with it.
 
     Returns:
         The number of kernels that are held.
+
+    Raises:
+        TypeError: when `per_channel` is not a bool.
     """
+    _check_per_channel(per_channel)
     count = 0
     for target in targets.find(model)[0]:
-        kernel = ops.convert_to_numpy(target.variable.value)
-        values = np.unique(kernel[kernel != 0])
-        if len(values) + bool((kernel == 0).any()) <= min(max_values, kernel.size // 2):
-            _hold(target, _nearest(kernel, values), kernel)
+        kernel = ops.convert_to_numpy(target.variable.value).astype("float32")
+        channels = _channels(kernel, target.layout, per_channel)
+        if all(len(np.unique(row)) <= min(max_values, row.size // 2) for row in channels):
+            _hold(target, kernel, [np.unique(row[row != 0]) for row in channels])
             count += 1
     drop_compiled_steps(model)
     return count
@@ -149,19 +218,30 @@ def centroids(weights, num, seed=0):
     return found[found != 0].astype("float32")
 
 
-def _nearest(kernel, values):
-    """Clusters `(kernel's shape)`: 0 for exact zeros, else 1 + the index of the nearest of the sorted values."""
-    if not len(values):
-        return np.zeros(kernel.shape, "int32")
-    borders = (values[1:] + values[:-1]) / 2
-    return np.where(kernel == 0, 0, 1 + np.searchsorted(borders, kernel)).astype("int32")
+def _check_per_channel(per_channel):
+    if not isinstance(per_channel, bool):
+        raise TypeError(errors.message("`per_channel` must be a bool.", "True or False.", per_channel=per_channel))
 
 
-def _hold(target, clusters, values):
+def _channels(kernel, layout, per_channel):
+    """The weights that share values: one flat array per output channel, or one of all."""
+    if not per_channel:
+        return [kernel.reshape(-1)]
+    standard = ops.convert_to_numpy(layout.to_standard(kernel))
+    return list(standard.reshape(-1, standard.shape[-1]).T)
+
+
+def _hold(target, kernel, values):
+    """Puts `Shared` on a kernel, in place of what held it to zeros or values before; returns the kernel as it is then."""
     variable = target.variable
     inner = variable.constraint
-    if isinstance(inner, (Mask, Shared)):
-        # What these held is in the clusters.
+    while isinstance(inner, (Mask, Shared)):
+        # What these held is in the weights.
         inner = inner.inner
-    variable.constraint = Shared(clusters, inner)
-    variable.assign(values)
+    num = max(1, max(map(len, values)))
+    # Channels with fewer values than others repeat their last one, which changes nothing; a pruned one has none to repeat.
+    rows = [np.pad(row, (0, num - len(row)), mode="edge") if len(row) else np.zeros(num) for row in values]
+    variable.constraint = Shared(kernel, np.stack(rows), target.layout, inner)
+    moved = variable.constraint.numpy()
+    variable.assign(moved)
+    return moved

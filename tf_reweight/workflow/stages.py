@@ -139,7 +139,7 @@ def _quantize(run):
     run.model, report = quantization.quantize(run.model, *bits, return_report=True)
     quantization.calibrate(run.model, run.data.representative(run.config.export.representative))
     if "cluster" in run.config.steps[: run.config.steps.index("quantize")]:
-        quantization.keep_clusters(run.model, run.config.cluster.clusters)
+        quantization.keep_clusters(run.model, run.config.cluster.clusters, run.config.cluster.per_channel)
     keep_zeros(run.model)
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
     run.fit("quantize", settings.epochs, settings.learning_rate, callbacks, run.teacher())
@@ -154,7 +154,7 @@ def _cluster(run):
     else:
         # Folding BatchNormalization later would multiply the values of each channel by a number of its own.
         run.model, _ = quantization.simplify(run.model)
-    report = quantization.cluster(run.model, settings.clusters)
+    report = quantization.cluster(run.model, settings.clusters, per_channel=settings.per_channel)
     keep_zeros(run.model)
     if settings.epochs:
         run.fit("cluster", settings.epochs, settings.learning_rate, callbacks, run.teacher())
