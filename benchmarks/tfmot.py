@@ -88,7 +88,8 @@ def figures(content, data):
     from tf_reweight.export.packing import pack
 
     summary = summarize(content, "file")
-    row = {"bytes": len(content), "packed": pack(content).num_bytes_after, "gzip": summary.gzip_bytes, "sparsity": summary.sparsity}
+    row = {"bytes": len(content), "packed": pack(content).num_bytes_after, "gzip": summary.gzip_bytes}
+    row |= {"sparsity": summary.sparsity}
     return row | {"accuracy": tfr.export.evaluate_tflite(content, *data.test), "float_ops": sorted(set(summary.float_ops))}
 
 

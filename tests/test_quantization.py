@@ -66,6 +66,17 @@ def inception():
     return keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(h)))
 
 
+def convnext():
+    """A block of ConvNeXt, whose normalization stays float while the sum behind is one of integers."""
+    private = keras.applications.ConvNeXtTiny.__globals__["ConvNeXtBlock"].__globals__  # Keras gives its layers no public name
+    x = keras.Input((8, 8, 3))
+    h = L.Conv2D(8, 2, strides=2)(x)
+    r = L.LayerNormalization(name="norm")(L.DepthwiseConv2D(3, padding="same")(h))
+    r = private["LayerScale"](0.5, 8, name="scale")(L.Dense(8)(L.Dense(16, activation="gelu")(r)))
+    h = h + private["StochasticDepth"](0.2, name="depth")(r)
+    return keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(h)))
+
+
 @pytest.fixture(scope="module", params=[conv_bn, residual], ids=lambda build: build.__name__)
 def trained(request, digits):
     """`(float model, its pruned and quantized one after training)`; nobody may change them."""
@@ -172,6 +183,19 @@ def test_every_net_becomes_integers_and_comes_back(build, tmp_path):
     assert record.float_ops == ()
     for first, second in zip(expected, outputs(model, x)):
         np.testing.assert_array_equal(first, second)
+
+
+def test_sums_behind_a_layer_scale_are_integers(tmp_path):
+    model = nets.randomize(convnext())
+    x = inputs(model)
+    qat, report = quantization.quantize(model, return_report=True)
+    assert [item.name for item in report.left_out] == ["norm"]
+    assert report.rewritten["scale"] == "became a 1x1 depthwise convolution"
+    quantization.calibrate(qat, x)
+    record = export.export_tflite(qat, tmp_path / "qat.tflite", "int8", verify_data=x, tolerance=0.03)
+    # The normalization's own: mean, variance, and three sums.
+    assert record.float_ops.count("ADD") == 3 and record.float_ops.count("MEAN") == 2
+    assert not {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"} & set(record.float_ops)
 
 
 @pytest.mark.parametrize("build", [nets.plain, nets.nested_shared], ids=lambda build: build.__name__)

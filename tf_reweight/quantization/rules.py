@@ -92,6 +92,8 @@ def rule_of(operation):
         return (CLAMP if clamps(operation) else RANGED), None
     if kind is _L.Softmax:
         return FIXED["softmax"], None
+    if is_private(operation, "StochasticDepth"):
+        return ABSENT, None
     if kind is _L.UpSampling2D:
         return (SAME if operation.interpolation == "nearest" else AVERAGE), None
     if kind in _LAYERS:
@@ -99,6 +101,11 @@ def rule_of(operation):
     if not isinstance(operation, keras.layers.Layer) and kind.__module__.startswith("keras.") and kind.__name__ in _OPERATIONS:
         return _OPERATIONS[kind.__name__], None
     return None, REASONS.get(kind, f"{kind.__name__} has no rule for integers")
+
+
+def is_private(layer, name):
+    """Whether a layer is the one of this name that `keras.applications` keep for themselves."""
+    return type(layer).__name__ == name and type(layer).__module__.startswith("keras.")
 
 
 def register(layer_type, rule):

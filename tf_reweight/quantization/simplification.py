@@ -33,7 +33,8 @@ def simplify(model):
     - BatchNormalization behind a convolution or Dense becomes part of its kernel and bias, so that what is rounded in
       training is what the file stores. Zeros stay exactly zero. From here on the statistics are constants.
     - A sum of which one part is scaled (in InceptionResNetV2) is a plain one, with the scale in the convolution before.
-    - BatchNormalization elsewhere, Rescaling and Normalization of images become a 1x1 depthwise convolution.
+    - BatchNormalization elsewhere, ConvNeXt's LayerScale, Rescaling and Normalization of images become a 1x1 depthwise
+      convolution.
     - Activations other than relu and relu6 become layers behind; silu becomes `x * sigmoid(x)`, hard_sigmoid
       `relu6(x + 3) / 6`.
     - Nested models become part of the one model, so that each use of a shared one has ranges of its own.
@@ -134,8 +135,8 @@ def _fold_of(layer, tensor):
 
 
 def _is_scaled_sum(layer):
-    """Whether a layer is the `a + b * scale` of InceptionResNetV2, which Keras keeps for itself."""
-    return type(layer).__name__ == "CustomScaleLayer" and type(layer).__module__.startswith("keras.")
+    """Whether a layer is the `a + b * scale` of InceptionResNetV2."""
+    return rules.is_private(layer, "CustomScaleLayer")
 
 
 def _find_folds(graph):
@@ -217,7 +218,8 @@ def _scale_outputs(layer, fold, axes):
 def _affine(operation, args, name):
     """A 1x1 depthwise convolution for a layer that is `x * scale + offset` on the channels of an image; else None."""
     kind = type(operation)
-    if kind not in (L.BatchNormalization, L.Rescaling, L.Normalization):
+    layer_scale = rules.is_private(operation, "LayerScale")
+    if not layer_scale and kind not in (L.BatchNormalization, L.Rescaling, L.Normalization):
         return None
     shape = args[0].shape
     if len(shape) != 4 or shape[-1] is None:
@@ -226,6 +228,9 @@ def _affine(operation, args, name):
         if not _last_axis(operation, args[0]):
             return None
         scale, offset = _scale_and_offset(operation)
+    elif layer_scale:
+        # Not folded into the Dense before, whose one step for all channels would drown those with small scales.
+        scale, offset = ops.convert_to_numpy(operation.gamma), 0.0
     elif kind is L.Rescaling:
         scale, offset = operation.scale, operation.offset
     else:
@@ -239,7 +244,7 @@ def _affine(operation, args, name):
     channels = shape[-1]
     weights = [np.broadcast_to(np.asarray(value, "float32"), (channels,)) for value in (scale, offset)]
     layer.set_weights([weights[0].reshape(1, 1, channels, 1), weights[1]])
-    layer.trainable = operation.trainable and kind is L.BatchNormalization
+    layer.trainable = operation.trainable and kind not in (L.Rescaling, L.Normalization)
     return layer
 
 
