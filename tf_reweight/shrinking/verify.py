@@ -84,23 +84,20 @@ def check(model, other, inputs):
     result, limit = compare(model, other, inputs), tolerance_of(model)
     if result.relative <= limit:
         return result
-    exact = None if is_half(model) else _in_float64(model, other, inputs)
-    if exact is not None and exact.relative <= _FLOAT64_NOISE:
-        return exact
+    received = {"difference": result.difference, "scale": result.scale}
+    if not is_half(model):
+        try:
+            exact = compare(recast(model, "float64"), recast(other, "float64"), inputs)
+        except RecastError as error:
+            received["in_float64"] = f"not known: {error}"
+        else:
+            if exact.relative <= _FLOAT64_NOISE:
+                return dataclasses.replace(exact, in_float64=True)
+            received["in_float64"] = exact.difference
     raise ShrinkError(
         errors.message(
             f"Both models must give the same outputs within {limit:g} of the outputs' scale.",
             "The model is refused; the large one is unchanged.",
-            difference=result.difference,
-            scale=result.scale,
+            **received,
         )
     )
-
-
-def _in_float64(model, other, inputs):
-    """`compare` of float64 copies; None where a layer cannot be made anew, so that nothing is known."""
-    try:
-        result = compare(recast(model, "float64"), recast(other, "float64"), inputs)
-    except RecastError:
-        return None
-    return dataclasses.replace(result, in_float64=True)
