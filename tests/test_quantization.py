@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import nets
-from tf_reweight import attachment, data, export, masking, models, quantization, targets, wrappers
+from tf_reweight import attachment, callbacks, data, export, masking, models, quantization, targets, wrappers
 from tf_reweight.quantization import grid, rules
 
 L = keras.layers
@@ -522,6 +522,15 @@ def test_shared_values_against_a_plain_loop(axes, channels):
             expected[row] = row_values[nearest]
         shared = np.asarray(held(moved))
         np.testing.assert_allclose(shared, expected.reshape(5, 6), atol=1e-5)
+
+
+def test_averages_of_clustered_weights_go_to_the_shared_values(digits):
+    model = models.build("small_cnn", digits.input_shape, digits.num_classes)
+    quantization.cluster(model, 8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9), loss)
+    model.fit(*digits.train, epochs=1, verbose=0, callbacks=[callbacks.KeepZeros()])
+    assert all(len(np.unique(v)) <= 8 for v in model.trainable_variables if len(v.shape) > 1)
 
 
 def test_clusters_per_channel_are_closer_to_the_weights(digits, tmp_path):

@@ -8,7 +8,6 @@ from keras import ops
 
 from tf_reweight import epsilons, errors
 from tf_reweight.attachment import attach, attachments
-from tf_reweight.constraints import Mask
 from tf_reweight.masking import keep_zeros
 
 
@@ -161,7 +160,8 @@ class KeepZeros(keras.callbacks.Callback):
     """Holds a model's exact zeros through this `fit`, whatever optimizer, EMA included.
 
     `prune` already holds them by constraints; this callback is for a pruned model just loaded, and for optimizers with
-    `use_ema=True`, which overwrite the weights with an average when training ends.
+    `use_ema=True`, which overwrite the weights with an average when training ends. All constraints, those of clusters too, are
+    applied to that once more.
     """
 
     def on_train_begin(self, logs=None):
@@ -170,7 +170,7 @@ class KeepZeros(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         for variable in self.model.trainable_variables:
-            if isinstance(variable.constraint, Mask):
+            if variable.constraint is not None:
                 variable.assign(variable.constraint(variable.value))
             elif keras.backend.backend() == "jax":
                 # Keras leaves donated buffers behind after `fit` with EMA; a fresh copy is safe to save.
