@@ -2,11 +2,11 @@
 
 Each seed trains one dense model, from which every method starts. A method gets `--epochs` epochs to find its zeros and
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
-freed; the rivals are then pruned to as many weights (target "free"), and all of them to each of `--sparsities`. Where a method
-has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), validation chooses, per seed and target; the target
-"free" takes the first of `--strength`. Strengths are of all groups together, so that one suits every structure: each group's is
-that divided by their number. Test accuracy is that of the last epoch. Weights are counted in the kernels that can
-have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
+freed; the rivals are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each of
+`--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), validation chooses,
+per seed and target; the target "free" takes the first of `--strength`. Strengths are of all groups together, so that one suits
+every structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in
+the kernels that can have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
 the same command goes on where it was cut off; with `--cache` several commands share the dense models.
@@ -35,7 +35,7 @@ STRUCTURES = {
     "circles": {"name": "pattern", "positions": "circles"},
 }
 # Options that do not change any single result.
-_FREE_OPTIONS = ("methods", "structures", "sparsities", "seeds", "output", "cache")
+_FREE_OPTIONS = ("methods", "structures", "sparsities", "no_free", "seeds", "output", "cache")
 _FIELDS = (
     ("structure", "<13"), ("target", "<7"), ("method", "<11"), ("nonzero / all", ">18"), ("rate", ">7"), ("test", ">16"),
     ("validation", ">16"), ("seeds", ">6"),
@@ -211,7 +211,7 @@ def rows_of(contest, name, done):
     targets = {f"{sparsity:g}": sparsity for sparsity in contest.options.sparsities}
     if structure.decides:
         targets = {"own": None}
-    elif "reweighted" in contest.options.methods:
+    elif "reweighted" in contest.options.methods and not contest.options.no_free:
         free = row("reweighted", "free", None)
         yield free
         targets = {"free": 1.0 - free["num_nonzero"] / free["num_weights"], **targets}
@@ -260,6 +260,7 @@ def parsed(arguments=None):
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--structures", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--sparsities", nargs="*", type=float, default=[0.9, 0.95], help="further targets for every method")
+    parser.add_argument("--no_free", action="store_true", help="only these targets, not also what reweighting frees by itself")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense", type=int, default=15, help="epochs of the dense model")
     parser.add_argument("--epochs", type=int, default=20, help="epochs to find the zeros in")
