@@ -7,7 +7,7 @@ retrains, then `quantize` and `cluster` follow; `gradual` is the same after tfmo
 pruning. All have the same epochs, and a learning rate that falls along a cosine in each training. A third row is the first one
 saved, loaded and trained for one epoch more: are its zeros still there? Needs `pip install "tf-reweight[tfmot]"`.
 
-    python benchmarks/tfmot.py --seeds 3
+    python benchmarks/tfmot.py --seeds 3 4 5
     python benchmarks/tfmot.py --data fashion_mnist --data_dir DIR --limit 10000 --model ds_cnn
 """
 
@@ -85,12 +85,11 @@ def figures(content, data):
     """Sizes, zeros and accuracy of a file's bytes, as executed; `packed` is its size once zeros are stored sparsely."""
     import tf_reweight as tfr
     from tf_reweight.export.inspection import summarize
-    from tf_reweight.export.packing import pack
 
     summary = summarize(content, "file")
-    row = {"bytes": len(content), "packed": pack(content).num_bytes_after, "gzip": summary.gzip_bytes}
-    row |= {"sparsity": summary.sparsity}
-    return row | {"accuracy": tfr.export.evaluate_tflite(content, *data.test), "float_ops": sorted(set(summary.float_ops))}
+    row = {"bytes": len(content), "packed": tfr.export.pack(content).num_bytes_after, "gzip": summary.gzip_bytes}
+    row |= {"sparsity": summary.sparsity, "accuracy": tfr.export.evaluate_tflite(content, *data.test)}
+    return row | {"float_ops": sorted(set(summary.float_ops))}
 
 
 def run_ours(side, options, seed, path):
@@ -252,7 +251,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=15, help="dense, shared by all sides")
     parser.add_argument("--prune_epochs", type=int, default=10)
     parser.add_argument("--qat_epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=pathlib.Path, help="write the rows to this JSON file as they come")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -263,7 +262,7 @@ def main():
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             path = pathlib.Path(folder, "dense.keras")
             dense = train_dense(options, seed, path)
             for side in _SIDES:

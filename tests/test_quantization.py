@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import nets
-from tf_reweight import attachment, callbacks, data, export, masking, models, quantization, targets, wrappers
+from tf_reweight import attachment, callbacks, constraints, data, export, masking, models, quantization, targets, wrappers
 from tf_reweight.quantization import grid, rules
 
 L = keras.layers
@@ -522,6 +522,29 @@ def test_shared_values_against_a_plain_loop(axes, channels):
             expected[row] = row_values[nearest]
         shared = np.asarray(held(moved))
         np.testing.assert_allclose(shared, expected.reshape(5, 6), atol=1e-5)
+
+
+def test_weights_pruned_after_clustering_leave_the_values_alone():
+    """A value would else be drawn towards the zeros that a mask holds: there would be one more, next to zero."""
+    layout = targets.Layout(("in", "out"), (2, 2))
+    variable = keras.Variable([[1.0, 1.2], [2.0, 2.2]])
+    variable.constraint = quantization.Shared(variable.numpy(), [[1.1, 2.1]], layout)
+    variable.assign(variable.constraint.numpy())
+    constraints.hold(variable, np.array([[True, False], [True, True]]))
+    for _ in range(5):
+        variable.assign(variable.constraint(variable.value + 0.01))
+    np.testing.assert_allclose(variable.numpy(), [[1.05, 0.0], [2.15, 2.15]], atol=1e-5)
+
+
+def test_on_jax_weights_stay_with_the_value_they_started_with(monkeypatch):
+    """A constraint keeps nothing from step to step there, so each value moves by the mean of its weights' moves."""
+    start = np.array([[1.0, 1.2], [2.0, 0.0]], "float32")
+    held = quantization.Shared(start, [[1.1, 2.1]], targets.Layout(("in", "out"), (2, 2)))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    shared = held.numpy()
+    for _ in range(3):
+        shared = np.asarray(held(shared + np.array([[0.0, 2.0], [0.5, 0.3]], "float32")))
+    np.testing.assert_allclose(shared, [[4.1, 4.1], [3.6, 0.0]], atol=1e-5)
 
 
 def test_averages_of_clustered_weights_go_to_the_shared_values(digits):

@@ -39,5 +39,8 @@ def hold(variable, mask):
     if isinstance(inner, Mask):
         mask = mask & inner.as_numpy()
         inner = inner.inner
+    if hasattr(inner, "drop"):
+        # Values that weights share are not to be drawn towards those that are held at zero above.
+        inner.drop(mask)
     variable.constraint = Mask(mask, inner)
     variable.assign(variable.constraint(variable.value))

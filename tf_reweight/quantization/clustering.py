@@ -67,6 +67,11 @@ class Shared(keras.constraints.Constraint):
         """The weights as they are shared now, `(weight's shape)`."""
         return ops.convert_to_numpy(self._from_rows(self.shared.value))
 
+    def drop(self, mask):
+        """Makes zeros of more weights, where `mask` `(weight's shape)` is False, which no longer count for the values."""
+        self.kept.assign(ops.logical_and(self.kept.value, self._rows(ops.convert_to_tensor(mask, "bool"))))
+        self.shared.assign(ops.where(self.kept.value, self.shared.value, 0.0))
+
     # Inside, weights are `(channels, weights of a channel)`.
 
     def _rows(self, weight):
