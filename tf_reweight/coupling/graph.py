@@ -5,6 +5,7 @@ import sys
 import keras
 
 from tf_reweight import errors, targets
+from tf_reweight.keras_own import is_keras_own
 
 # Keras follows a new model's graph by recursion, one call per operation behind another. Rounding in between makes
 # EfficientNetV2L deeper than Python's usual limit.
@@ -44,8 +45,8 @@ def functional(graph, inputs, outputs, name):
 def is_graph(operation):
     """Whether an operation is a model whose inside can be walked: its `call` is Keras' own."""
     if isinstance(operation, keras.Sequential):
-        return type(operation).call.__module__.startswith("keras.") and operation._functional is not None
-    return isinstance(operation, keras.Function) and type(operation).call.__module__.startswith("keras.")
+        return is_keras_own(type(operation).call) and operation._functional is not None
+    return isinstance(operation, keras.Function) and is_keras_own(type(operation).call)
 
 
 def nodes_of(model):

@@ -4,6 +4,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.coupling import channelwise, kernels, sequences, shapes
+from tf_reweight.keras_own import is_named
 
 _L = keras.layers
 _RULES = {
@@ -116,6 +117,6 @@ def rule_of(operation):
     kind = type(operation)
     if kind in _RULES:
         return _RULES[kind], None
-    if not isinstance(operation, keras.layers.Layer) and kind.__module__.startswith("keras.") and kind.__name__ in _OPERATIONS:
+    if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
     return None, f"what {kind.__name__} does to channels is unknown"

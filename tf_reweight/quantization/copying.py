@@ -2,6 +2,7 @@
 
 import keras
 
+from tf_reweight.keras_own import is_kept_as_it_is
 from tf_reweight.shrinking.rebuild import own_weights, without_penalties
 
 
@@ -34,8 +35,7 @@ class Copied:
 def _fresh(operation, changes):
     if not isinstance(operation, keras.layers.Layer):
         return type(operation).from_config(operation.get_config())
-    known = type(operation).__module__.startswith("keras.") and not isinstance(operation, keras.layers.Lambda)
-    if not known and not operation.variables:
+    if is_kept_as_it_is(operation):
         return operation
     return type(operation).from_config({**without_penalties(operation.get_config()), **changes})
 

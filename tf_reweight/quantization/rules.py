@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.keras_own import is_named
 
 _L = keras.layers
 
@@ -88,24 +89,19 @@ def rule_of(operation):
         name = activation_name(operation)
         reason = f"no integer kernel for the activation {name!r}"
         return (ACTIVATIONS[name], None) if name in ACTIVATIONS else (None, reason)
-    if kind is _L.ReLU or kind.__module__.startswith("keras.") and kind.__name__ == "ReLU":
+    if is_named(operation, "ReLU"):  # the layer or the operation
         return (CLAMP if clamps(operation) else RANGED), None
     if kind is _L.Softmax:
         return FIXED["softmax"], None
-    if is_private(operation, "StochasticDepth"):
+    if is_named(operation, "StochasticDepth"):
         return ABSENT, None
     if kind is _L.UpSampling2D:
         return (SAME if operation.interpolation == "nearest" else AVERAGE), None
     if kind in _LAYERS:
         return _LAYERS[kind], None
-    if not isinstance(operation, keras.layers.Layer) and kind.__module__.startswith("keras.") and kind.__name__ in _OPERATIONS:
+    if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
     return None, REASONS.get(kind, f"{kind.__name__} has no rule for integers")
-
-
-def is_private(layer, name):
-    """Whether a layer is the one of this name that `keras.applications` keep for themselves."""
-    return type(layer).__name__ == name and type(layer).__module__.startswith("keras.")
 
 
 def register(layer_type, rule):

@@ -9,6 +9,7 @@ from keras import ops
 
 from tf_reweight import errors, made_up
 from tf_reweight.coupling.graph import functional, graph_of, is_graph, walk
+from tf_reweight.keras_own import is_named
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.copying import Copied, input_like
 from tf_reweight.quantization.expansion import expand
@@ -109,7 +110,7 @@ class _Simplifier:
             return lambda tensor, *_, **__: affine(tensor)  # without a mask and the like
         if kind is L.Activation and rules.activation_name(operation) in _EXPANSIONS:
             return _Chain(_activation(name, operation.activation))
-        if kind.__name__ in ("Silu", "HardSigmoid") and kind.__module__.startswith("keras."):
+        if is_named(operation, "Silu", "HardSigmoid"):
             return _EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[kind.__name__]](name)
         if kind is L.Add and len(args[0]) > 2:
             return _SumOfTwo(name)
@@ -136,7 +137,7 @@ def _fold_of(layer, tensor):
 
 def _is_scaled_sum(layer):
     """Whether a layer is the `a + b * scale` of InceptionResNetV2."""
-    return rules.is_private(layer, "CustomScaleLayer")
+    return is_named(layer, "CustomScaleLayer")
 
 
 def _find_folds(graph):
@@ -218,7 +219,7 @@ def _scale_outputs(layer, fold, axes):
 def _affine(operation, args, name):
     """A 1x1 depthwise convolution for a layer that is `x * scale + offset` on the channels of an image; else None."""
     kind = type(operation)
-    layer_scale = rules.is_private(operation, "LayerScale")
+    layer_scale = is_named(operation, "LayerScale")
     if not layer_scale and kind not in (L.BatchNormalization, L.Rescaling, L.Normalization):
         return None
     shape = args[0].shape

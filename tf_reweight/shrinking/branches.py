@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.keras_own import is_named
 from tf_reweight.shrinking.constants import is_uniform
 
 
@@ -117,6 +118,4 @@ def _container(step):
 
 
 def _is_addition(operation):
-    if isinstance(operation, keras.layers.Layer):
-        return type(operation) is keras.layers.Add
-    return type(operation).__name__ == "Add" and type(operation).__module__.startswith("keras.")
+    return is_named(operation, "Add")

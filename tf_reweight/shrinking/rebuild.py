@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.coupling.graph import functional, graph_of, is_graph, nodes_of, walk
+from tf_reweight.keras_own import is_keras_own, is_kept_as_it_is
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
 
@@ -104,8 +105,7 @@ class Rebuilder:
 
     def _copy(self, path, operation):
         """A fresh operation with the sizes of what stays; a Lambda or custom layer without weights is used as it is."""
-        known = type(operation).__module__.startswith("keras.") and not isinstance(operation, keras.layers.Lambda)
-        if not known and isinstance(operation, keras.layers.Layer) and not operation.variables:
+        if is_kept_as_it_is(operation):
             return operation
         config = self._config(operation)
         kernel = getattr(operation, "kernel", None)
@@ -116,7 +116,7 @@ class Rebuilder:
                 config |= smaller.config()
                 self._compact[id(operation)] = smaller
                 self.compacted[path] = smaller.words(operation)
-        if known:
+        if is_keras_own(type(operation)):
             return type(operation).from_config(config)
         try:
             return type(operation).from_config(config)
