@@ -129,7 +129,7 @@ class Contest:
         """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
         key = (method, structure, strength)
         if key not in self._penalised:
-            penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": self.options.epsilon}
+            penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": self.options.epsilon[-1]}
             model = self.copy()
             freed = self.penalise(model, structure, strength, penalty, method == "proximal")
             self._penalised[key] = (model.get_weights(), freed)
@@ -142,11 +142,10 @@ class Contest:
 
         options = self.options
         tfr.regularize(model, structure, strength / self.num_groups(structure), penalty, price=options.price)
-        callbacks = [
-            tfr.callbacks.Reweighting(
-                max(1, options.epochs // options.rounds), options.rounds, learning_rate=options.learning_rate
-            )
-        ] + ([Proximal(options.step)] if proximal else [])  # fmt: skip
+        every = max(1, options.epochs // options.rounds)
+        annealed = tuple(options.epsilon) if options.epsilon[1:] and penalty != "lasso" else None
+        callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
+        callbacks += [Proximal(options.step)] if proximal else []
         self.fit(model, options.epochs, callbacks, decay=False)
         freed = min(item.regularizer.negligible for item in tfr.attachment.attachments(model))
         tfr.detach(model)
@@ -268,7 +267,7 @@ def parsed(arguments=None):
     parser.add_argument("--rounds", type=int, default=4, help="reweighting rounds in --epochs")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--epsilon", type=float, default=1e-2)
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[1e-2], help="of reweighting; two: first and last round")
     parser.add_argument("--strength", nargs="+", type=float, default=[4.0], help="of all groups together; the first is 'free'")
     parser.add_argument("--lasso_strength", nargs="+", type=float, default=[4.0, 40.0], help="of all groups together")
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
@@ -277,7 +276,10 @@ def parsed(arguments=None):
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
     parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")
     parser.add_argument("--cache", type=pathlib.Path, help="folder in which dense models are kept and found")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if len(options.epsilon) > 2:
+        parser.error(f"--epsilon takes one number, or that of the first and of the last round. Received: {options.epsilon}.")
+    return options
 
 
 def earlier(options, settings):
