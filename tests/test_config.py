@@ -48,6 +48,8 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"prune": {"macs": 0.5}}, "prune.macs needs regularize.coupled"),
         ({"regularize": {"growth": 1.5}}, "regularize.growth needs `stages` in which `regularize` comes again"),
         ({"regularize": {"growth": 0.5}}, "greater than or equal to 1"),
+        ({"regularize": {"epsilon": [0.2]}}, "`regularize.epsilon` in the configuration: `epsilon` must be one number, or two"),
+        ({"regularize": {"penalty": 3}}, "`regularize.penalty` in the configuration: `penalty` must be a name"),
         ({"prune": {"threshold": 0.5}, "regularize": {"coupled": {}}}, "prune.threshold is for single kernels"),
         ({"regularize": {"coupled": {"relative": True}, "penalty": "lasso"}}, "`coupled.relative` needs a penalty"),
         ({"export": {"precisions": ["int7"]}}, "'int8'"),

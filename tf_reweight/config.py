@@ -54,7 +54,7 @@ class Rule(_Section):
     @pydantic.field_validator("structure")
     @classmethod
     def _known_structure(cls, value):
-        return structures.get(value).serialize()
+        return _serialized(structures.get, value)
 
     @pydantic.field_validator("price")
     @classmethod
@@ -98,17 +98,17 @@ class Regularize(_Section):
     @pydantic.field_validator("method")
     @classmethod
     def _known_method(cls, value):
-        return methods.get(value).serialize()
+        return _serialized(methods.get, value)
 
     @pydantic.field_validator("penalty")
     @classmethod
     def _known_penalty(cls, value):
-        return penalties.get(value).serialize()
+        return _serialized(penalties.get, value)
 
     @pydantic.field_validator("epsilon")
     @classmethod
     def _known_epsilon(cls, value):
-        return None if value is None else epsilons.get(value).serialize()
+        return None if value is None else _serialized(epsilons.get, value)
 
     @pydantic.model_validator(mode="after")
     def _relative_to_what_is_renewed(self):
@@ -289,6 +289,14 @@ class Config(_Section):
     def to_yaml(self):
         """The resolved configuration, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _serialized(get, value):
+    """What `get` makes of a value, as a config; pydantic names the key of a `ValueError`, and of no other."""
+    try:
+        return get(value).serialize()
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _problem_of(steps):

@@ -123,6 +123,10 @@ def get(identifier):
         return Fixed(identifier)
     if isinstance(identifier, (tuple, list)) and len(identifier) == 2:
         return Annealed(*identifier)
+    if isinstance(identifier, (tuple, list)):
+        fix = "Write 0.01, or [0.1, 0.001] for one that shrinks over the rounds."
+        expected = "`epsilon` must be one number, or two: the first and the last."
+        raise ValueError(errors.message(expected, fix, epsilon=identifier))
     return registry.build("epsilon", Epsilon, _BY_NAME, identifier)
 
 

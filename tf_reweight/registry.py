@@ -25,7 +25,7 @@ def build(kind, base, by_name, identifier):
     if not isinstance(identifier, dict) or "name" not in identifier:
         raise TypeError(
             errors.message(
-                f"`{kind}` must be a name, a mapping with a 'name', or a {base.__name__}.",
+                f"`{kind}` must be a name, a mapping with a 'name', or an instance of {base.__name__}.",
                 f"Names: {', '.join(by_name)}.",
                 **{kind: identifier},
             )
