@@ -2,8 +2,7 @@
 
 import keras
 
-from tf_reweight.keras_own import is_kept_as_it_is
-from tf_reweight.shrinking.rebuild import own_weights, without_penalties
+from tf_reweight.shrinking.rebuild import is_kept_as_it_is, own_weights, without_penalties
 
 
 class Copied:

@@ -63,7 +63,7 @@ class ConstantTensors:
         fixed = [signal for signal in step.inputs if id(signal) in self.constant]
         if step.inputs and (len(fixed) == len(step.inputs) or self._is_silenced(step)):
             self.constant.update(id(signal) for signal in step.outputs)
-        elif fixed and _is_addition(step.operation):
+        elif fixed and is_named(step.operation, "Add"):
             rest = [signal for signal in step.inputs if id(signal) not in self.constant]
             offset = self._offset(fixed, values)
             if offset is not None and all(signal.shape == step.outputs[0].shape for signal in rest):
@@ -115,7 +115,3 @@ class ConstantTensors:
 
 def _container(step):
     return step.path.rpartition("/")[0]
-
-
-def _is_addition(operation):
-    return is_named(operation, "Add")

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.coupling.graph import functional, graph_of, is_graph, nodes_of, walk
-from tf_reweight.keras_own import is_keras_own, is_kept_as_it_is
+from tf_reweight.keras_own import is_keras_own
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
 
@@ -191,6 +191,13 @@ def own_weights(layer):
     ]
     foreign = {id(variable) for penalty in penalties for variable in penalty.variables}
     return [variable for variable in layer.weights if id(variable) not in foreign]
+
+
+def is_kept_as_it_is(operation):
+    """Whether a copy of a model takes the very object: a Lambda or custom layer without weights."""
+    if not isinstance(operation, keras.layers.Layer) or operation.variables:
+        return False
+    return isinstance(operation, keras.layers.Lambda) or not is_keras_own(type(operation))
 
 
 def without_penalties(config):
