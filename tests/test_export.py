@@ -8,7 +8,7 @@ import pytest
 
 import nets
 from tf_reweight import data, export, models, wrappers
-from tf_reweight.export import samples, verification
+from tf_reweight.export import flatbuffer, samples, verification
 from tf_reweight.masking import prune
 
 L = keras.layers
@@ -109,6 +109,29 @@ def test_names_of_inputs_and_outputs_and_batch_of_one(tmp_path):
     assert export.inspect_tflite(tmp_path / "a.tflite").signatures == ("serving_default",)
     # A dict of arrays goes by the order of the inputs, as Keras flattens it.
     assert {out.shape for out in runner([inputs(2, (4,)), inputs(2, (3,))])} == {(2, 2), (2, 5)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_names_in_a_file_are_short_and_its_own(trained, digits, precision, tmp_path):
+    export.export_tflite(trained, tmp_path / "a.tflite", precision, digits.representative(50))
+    graph = flatbuffer.parse((tmp_path / "a.tflite").read_bytes()).subgraphs[0]
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    assert len(set(names)) == len(names) and not any(";" in name for name in names)
+    kernels = {operator.inputs[1]: operator.outputs[0] for operator in graph.operators if len(operator.inputs) == 3}
+    assert len(kernels) == 4
+    for kernel, output in kernels.items():
+        layers = {names[index].split("/")[1] for index in (kernel, output) if "/" in names[index]}
+        assert len(layers) == 1, "kernels and what they compute are called after one layer"
+
+
+def test_joined_names_without_a_first_part():
+    schema = flatbuffer.schema()
+    model = schema.ModelT(buffers=[schema.BufferT()], subgraphs=[schema.SubGraphT()])
+    before = (b";x/y;z", b"x/y", b"x/y_1", b";", b"x/y;", None)
+    model.subgraphs[0].tensors = [schema.TensorT(name=name, buffer=0) for name in before]
+    flatbuffer.shorten_names(model)
+    names = [tensor.name for tensor in model.subgraphs[0].tensors]
+    assert names == [b"x/y_2", b"x/y", b"x/y_1", b"merged", b"x/y_3", None]
 
 
 def test_quantized_io_takes_and_gives_int8(trained, digits, tmp_path):

@@ -97,9 +97,10 @@ def _set_precision(converter, precision, names, representative, quantized_io):
 
 
 def _named(content):
-    """The same file, whose inputs and outputs have the signature's names also where there is no signature to ask."""
+    """The same file with short names; inputs and outputs have the signature's also where there is no signature to ask."""
     model = flatbuffer.read(content)
     flatbuffer.name_ends(model)
+    flatbuffer.shorten_names(model)
     return flatbuffer.write(model)
 
 

@@ -1,6 +1,7 @@
 """The TFLite flatbuffer as Python objects: reading, the names in it, and the values of constants, packed ones included."""
 
 import functools
+import itertools
 import math
 import struct
 
@@ -104,6 +105,22 @@ def name_ends(model):
     # An output that is an input, unchanged, keeps the name of the input.
     for end in [*(signature.outputs or []), *(signature.inputs or [])]:
         tensors[end.tensorIndex].name = end.name
+
+
+def shorten_names(model):
+    """Leaves one name where the converter joined those of all operations it merged by ";"; in place, names stay unique.
+
+    The joined names are 3 % of a packed file of 13 KB, and no table has room for them.
+    """
+    for graph in model.subgraphs:
+        joined = [tensor for tensor in graph.tensors if b";" in (tensor.name or b"")]
+        taken = {tensor.name for tensor in graph.tensors} - {tensor.name for tensor in joined}
+        # A bias is called as its operation's output is, which gets the plain name.
+        for tensor in sorted(joined, key=lambda tensor: raw(model, tensor) is not None):
+            first = next((part for part in tensor.name.split(b";") if part), b"merged")
+            candidates = itertools.chain([first], (b"%s_%d" % (first, number) for number in itertools.count(1)))
+            tensor.name = next(name for name in candidates if name not in taken)
+            taken.add(tensor.name)
 
 
 def write(model):
