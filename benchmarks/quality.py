@@ -3,9 +3,10 @@
 Each seed trains one dense model, from which every method starts. A method gets `--epochs` epochs to find its zeros and
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
 freed; the rivals are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each of
-`--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), validation chooses,
-per seed and target; the target "free" takes the first of `--strength`. Strengths are of all groups together, so that one suits
-every structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in
+`--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several
+`--epochs` to find the zeros in, validation chooses, per seed and target; the target "free" takes the first of `--strength` and
+`--epochs`. Whatever is chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every
+structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in
 the kernels that can have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
@@ -14,10 +15,11 @@ the same command goes on where it was cut off; with `--cache` several commands s
     python benchmarks/quality.py                                                # digits, all structures, 3 seeds
     python benchmarks/quality.py --structures unstructured --seeds 2 --output quality.json
     python benchmarks/quality.py --dataset mnist --model lenet5 --data_dir data --epochs 25 --retrain 10 --strength 8
-    python benchmarks/quality.py --dataset fashion_mnist --model bn_cnn --data_dir data --limit 10000 --cache dense
+    python benchmarks/quality.py --dataset fashion_mnist --model bn_cnn --data_dir data --limit 10000 --epochs 8 4 --retrain 4
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -88,65 +90,68 @@ class Contest:
         return sum(scopes if structure.decides else scopes * groups for scopes, groups in shapes)
 
     def run(self, method, structure, target, sparsity):
-        """One method at one target: the result that validation likes best of its coefficients."""
-        tries = self._tries(method, target)
-        results = [self._once(method, structure, sparsity, coefficient) for coefficient in tries]
+        """One method at one target: the result that validation likes best of what it can try."""
+        results = [self._once(method, structure, sparsity, *tried) for tried in self._tries(method, target)]
         return max(results, key=lambda result: result["validation_accuracy"])
 
     def _tries(self, method, target):
+        """Pairs of a coefficient and the epochs to find the zeros in."""
         options = self.options
-        strengths = options.strength[:1] if target == "free" else options.strength
-        return {"reweighted": strengths, "proximal": strengths, "lasso": options.lasso_strength, "admm": options.rho}.get(
-            method, [None]
-        )
+        coefficients = {"reweighted": options.strength, "proximal": options.strength, "lasso": options.lasso_strength}
+        coefficients["admm"] = options.rho
+        if method not in coefficients:
+            return [(None, options.epochs[0])]
+        tries = list(itertools.product(coefficients[method], options.epochs))
+        return tries[:1] if target == "free" and method in ("reweighted", "proximal") else tries
 
-    def _once(self, method, structure, sparsity, coefficient):
+    def _once(self, method, structure, sparsity, coefficient, epochs):
         import tf_reweight as tfr
         from tf_reweight import rivals
 
-        options, retrain, model = self.options, self.options.retrain, self.copy()
+        options, model = self.options, self.copy()
+        retrain = options.epochs[0] + options.retrain - epochs
         amount = {} if structure.decides else {"sparsity": sparsity, "scope": options.scope}
         if method in ("reweighted", "proximal", "lasso"):
-            weights, freed = self.penalised(method, structure, coefficient)
+            weights, freed = self.penalised(method, structure, coefficient, epochs)
             model.set_weights(weights)
             amount = {"threshold": freed} if sparsity is None and not structure.decides else amount
         elif method == "admm":
             rho = (coefficient, 100 * coefficient)
-            self.fit(model, options.epochs, [rivals.ADMM(structure, sparsity, rho, scope=options.scope)])
+            self.fit(model, epochs, [rivals.ADMM(structure, sparsity, rho, scope=options.scope)])
         elif method == "gradual":
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
-            steps = -(-len(self.data.train[1]) // options.batch_size) * options.epochs
+            steps = -(-len(self.data.train[1]) // options.batch_size) * epochs
             schedule = rivals.PolynomialDecay(0.0, final, 0, steps, frequency=max(1, steps // 40))
-            self.fit(model, options.epochs + retrain, [rivals.GradualMagnitude(schedule, structure, scope=options.scope)])
-            return {**self.measure(model, structure), "coefficient": None}
+            self.fit(model, epochs + retrain, [rivals.GradualMagnitude(schedule, structure, scope=options.scope)])
+            return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
         else:
-            retrain += options.epochs
+            retrain += epochs
         tfr.prune(model, structure=structure, **amount)
         self.fit(model, retrain, [])
-        return {**self.measure(model, structure), "coefficient": coefficient}
+        return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs}
 
-    def penalised(self, method, structure, strength):
+    def penalised(self, method, structure, strength, epochs):
         """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
-        key = (method, structure, strength)
+        key = (method, structure, strength, epochs)
         if key not in self._penalised:
             penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": self.options.epsilon[-1]}
             model = self.copy()
-            freed = self.penalise(model, structure, strength, penalty, method == "proximal")
+            freed = self.penalise(model, structure, strength, penalty, epochs, method == "proximal")
             self._penalised[key] = (model.get_weights(), freed)
         return self._penalised[key]
 
-    def penalise(self, model, structure, strength, penalty, proximal):
+    def penalise(self, model, structure, strength, penalty, epochs, proximal):
         """Trains with a penalty in rounds, takes it off, and returns the norm at which groups count as freed."""
         import tf_reweight as tfr
         from tf_reweight.proximal import Proximal
 
         options = self.options
         tfr.regularize(model, structure, strength / self.num_groups(structure), penalty, price=options.price)
-        every = max(1, options.epochs // options.rounds)
+        every = max(1, epochs // options.rounds)
         annealed = tuple(options.epsilon) if options.epsilon[1:] and penalty != "lasso" else None
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
         callbacks += [Proximal(options.step)] if proximal else []
-        self.fit(model, options.epochs, callbacks, decay=False)
+        self.fit(model, epochs, callbacks, decay=False)
         freed = min(item.regularizer.negligible for item in tfr.attachment.attachments(model))
         tfr.detach(model)
         return freed
@@ -206,7 +211,7 @@ def rows_of(contest, name, done):
         result = contest.run(method, structure, target, sparsity)
         return {"method": method, "target": target, "seconds": time.monotonic() - started, **result}
 
-    yield {"method": "dense", "target": "-", "coefficient": None, **contest.measure(contest.dense, structure)}
+    yield {"method": "dense", "target": "-", "coefficient": None, "epochs": None, **contest.measure(contest.dense, structure)}
     targets = {f"{sparsity:g}": sparsity for sparsity in contest.options.sparsities}
     if structure.decides:
         targets = {"own": None}
@@ -262,8 +267,8 @@ def parsed(arguments=None):
     parser.add_argument("--no_free", action="store_true", help="only these targets, not also what reweighting frees by itself")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense", type=int, default=15, help="epochs of the dense model")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs to find the zeros in")
-    parser.add_argument("--retrain", type=int, default=10, help="epochs with the zeros fixed")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[20], help="epochs to find the zeros in; validation chooses")
+    parser.add_argument("--retrain", type=int, default=10, help="epochs with the zeros fixed, after the first of --epochs")
     parser.add_argument("--rounds", type=int, default=4, help="reweighting rounds in --epochs")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
@@ -277,6 +282,9 @@ def parsed(arguments=None):
     parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")
     parser.add_argument("--cache", type=pathlib.Path, help="folder in which dense models are kept and found")
     options = parser.parse_args(arguments)
+    longest = options.epochs[0] + options.retrain
+    if not all(2 <= epochs <= longest for epochs in options.epochs):
+        parser.error(f"--epochs must be within 2..{longest}, the first of them and --retrain. Received: {options.epochs}.")
     if len(options.epsilon) > 2:
         parser.error(f"--epsilon takes one number, or that of the first and of the last round. Received: {options.epsilon}.")
     return options
