@@ -134,23 +134,25 @@ class Contest:
         """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
         key = (method, structure, strength, epochs)
         if key not in self._penalised:
-            penalty = "lasso" if method == "lasso" else {"name": "log_sum", "epsilon": self.options.epsilon[-1]}
             model = self.copy()
-            freed = self.penalise(model, structure, strength, penalty, epochs, method == "proximal")
+            freed = self.penalise(model, method, structure, strength, epochs)
             self._penalised[key] = (model.get_weights(), freed)
         return self._penalised[key]
 
-    def penalise(self, model, structure, strength, penalty, epochs, proximal):
+    def penalise(self, model, method, structure, strength, epochs):
         """Trains with a penalty in rounds, takes it off, and returns the norm at which groups count as freed."""
         import tf_reweight as tfr
         from tf_reweight.proximal import Proximal
 
-        options = self.options
+        options, penalty, annealed = self.options, "lasso", None
+        if method != "lasso":
+            strength, epsilon = strength
+            annealed = tuple(options.epsilon) if options.epsilon[1:] and epsilon is None else None
+            penalty = {"name": "log_sum", "epsilon": epsilon or options.epsilon[-1]}
         tfr.regularize(model, structure, strength / self.num_groups(structure), penalty, price=options.price)
         every = max(1, epochs // options.rounds)
-        annealed = tuple(options.epsilon) if options.epsilon[1:] and penalty != "lasso" else None
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
-        callbacks += [Proximal(options.step)] if proximal else []
+        callbacks += [Proximal(options.step)] if method == "proximal" else []
         self.fit(model, epochs, callbacks, decay=False)
         freed = min(item.regularizer.negligible for item in tfr.attachment.attachments(model))
         tfr.detach(model)
@@ -254,6 +256,12 @@ def formatted(line):
     return " ".join(f"{value:{form}}" for value, (_, form) in zip(values, _FIELDS))
 
 
+def strength_and_epsilon(text):
+    """`"30:0.3"` as `(30.0, 0.3)`, `"30"` as `(30.0, None)`."""
+    strength, _, epsilon = text.partition(":")
+    return float(strength), float(epsilon) if epsilon else None
+
+
 def parsed(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -273,7 +281,10 @@ def parsed(arguments=None):
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1e-2], help="of reweighting; two: first and last round")
-    parser.add_argument("--strength", nargs="+", type=float, default=[4.0], help="of all groups together; the first is 'free'")
+    parser.add_argument(
+        "--strength", nargs="+", type=strength_and_epsilon, default=[(4.0, None)],
+        help="of all groups together; the first is 'free'; 30:0.3 is a strength of 30 with an epsilon of 0.3",
+    )  # fmt: skip
     parser.add_argument("--lasso_strength", nargs="+", type=float, default=[4.0, 40.0], help="of all groups together")
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
