@@ -82,12 +82,22 @@ class Contest:
 
         return select(self.dense, STRUCTURES[name])[0][0].structure
 
-    def num_groups(self, structure):
+    def num_groups(self, structure, layers=None):
         """Groups of all kernels that can have the structure; for patterns, whole 2-D kernels."""
         from tf_reweight.selection import select
 
-        shapes = [item.structure.group_shape(item.target.standard_shape) for item in select(self.dense, structure)[0]]
+        shapes = [item.structure.group_shape(item.target.standard_shape) for item in select(self.dense, structure, layers)[0]]
         return sum(scopes if structure.decides else scopes * groups for scopes, groups in shapes)
+
+    def pressed(self, structure):
+        """What a penalty presses, and which kernels: those of the structure, for a pattern on wish each of their weights."""
+        import tf_reweight as tfr
+        from tf_reweight.selection import select
+
+        if not structure.decides or self.options.pressed == "distance":
+            return structure, None
+        names = {item.target.name for item in select(self.dense, structure)[0]}
+        return tfr.structures.get("unstructured"), lambda target: target.name in names
 
     def run(self, method, structure, target, sparsity):
         """One method at one target: the result that validation likes best of what it can try."""
@@ -149,7 +159,9 @@ class Contest:
             strength, epsilon = strength
             annealed = tuple(options.epsilon) if options.epsilon[1:] and epsilon is None else None
             penalty = {"name": "log_sum", "epsilon": epsilon or options.epsilon[-1]}
-        tfr.regularize(model, structure, strength / self.num_groups(structure), penalty, price=options.price)
+        pressed, layers = self.pressed(structure)
+        strength /= self.num_groups(pressed, layers)
+        tfr.regularize(model, pressed, strength, penalty, layers, price=options.price)
         every = max(1, epochs // options.rounds)
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
         callbacks += [Proximal(options.step)] if method == "proximal" else []
@@ -289,6 +301,10 @@ def parsed(arguments=None):
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
     parser.add_argument("--price", choices=PRICES, default="size", help="of a group, for all penalties")
+    parser.add_argument(
+        "--pressed", choices=("distance", "weights"), default="distance",
+        help="what penalties press of a pattern's kernels: the distance to the nearest pattern, or every weight",
+    )  # fmt: skip
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
     parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")
     parser.add_argument("--cache", type=pathlib.Path, help="folder in which dense models are kept and found")
