@@ -140,28 +140,30 @@ class Contest:
         self.fit(model, retrain, [])
         return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs}
 
-    def penalised(self, method, structure, strength, epochs):
+    def penalised(self, method, structure, coefficient, epochs):
         """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
-        key = (method, structure, strength, epochs)
+        key = (method, structure, coefficient, epochs)
         if key not in self._penalised:
             model = self.copy()
-            freed = self.penalise(model, method, structure, strength, epochs)
+            freed = self.penalise(model, method, structure, coefficient, epochs)
             self._penalised[key] = (model.get_weights(), freed)
         return self._penalised[key]
 
-    def penalise(self, model, method, structure, strength, epochs):
+    def penalise(self, model, method, structure, coefficient, epochs):
         """Trains with a penalty in rounds, takes it off, and returns the norm at which groups count as freed."""
         import tf_reweight as tfr
         from tf_reweight.proximal import Proximal
 
-        options, penalty, annealed = self.options, "lasso", None
-        if method != "lasso":
-            strength, epsilon = strength
-            annealed = tuple(options.epsilon) if options.epsilon[1:] and epsilon is None else None
-            penalty = {"name": "log_sum", "epsilon": epsilon or options.epsilon[-1]}
+        options = self.options
+        if method == "lasso":
+            strength, penalty, epsilons = coefficient, "lasso", None
+        else:
+            strength, epsilon = coefficient
+            epsilons = options.epsilon if epsilon is None else [epsilon]
+            penalty = {"name": "log_sum", "epsilon": epsilons[-1]}
+        annealed = tuple(epsilons) if epsilons and epsilons[1:] else None
         pressed, layers = self.pressed(structure)
-        strength /= self.num_groups(pressed, layers)
-        tfr.regularize(model, pressed, strength, penalty, layers, price=options.price)
+        tfr.regularize(model, pressed, strength / self.num_groups(pressed, layers), penalty, layers, price=options.price)
         every = max(1, epochs // options.rounds)
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
         callbacks += [Proximal(options.step)] if method == "proximal" else []
@@ -270,8 +272,14 @@ def formatted(line):
 
 def strength_and_epsilon(text):
     """`"30:0.3"` as `(30.0, 0.3)`, `"30"` as `(30.0, None)`."""
-    strength, _, epsilon = text.partition(":")
-    return float(strength), float(epsilon) if epsilon else None
+    strength, colon, epsilon = text.partition(":")
+    try:
+        pair = float(strength), float(epsilon) if colon else None
+    except ValueError:
+        pair = None
+    if pair is None or (colon and not pair[1] > 0):
+        raise argparse.ArgumentTypeError(f"expected 30, or 30:0.3 with an epsilon > 0. Received: {text}.")
+    return pair
 
 
 def parsed(arguments=None):
