@@ -195,9 +195,9 @@ def _set_table(report):
 
 
 def _file_table(report):
-    """Eight short columns, so that it fits a terminal; ratios are against the dense float file."""
+    """Eight short columns, so that it fits a terminal; ratios are against the dense float file, `zipped` that of gzip."""
     table = Table(title="Files, each executed and compared with its Keras model", box=box.SIMPLE_HEAD)
-    for heading in ("file", "test", "agrees", "bytes", "gzip", "smaller", "ms", "faster"):
+    for heading in ("file", "test", "agrees", "bytes", "gzip", "zipped", "ms", "faster"):
         table.add_column(heading, justify="left" if heading == "file" else "right", no_wrap=True)
     dense = report["files"][0]
     for file in report["files"]:
