@@ -54,7 +54,7 @@ def measure(name, seed, options):
 
     keras.utils.set_random_seed(seed)
     data = tfr.data.load(name, options.data_dir, limit=options.limit)
-    model = compiled(tfr.models.build(options.model, data.input_shape, data.num_classes), 1e-3)
+    model = compiled(tfr.data.models.build(options.model, data.input_shape, data.num_classes), 1e-3)
     model.fit(*data.train, epochs=options.epochs, batch_size=_BATCH, verbose=0)
     rows = {"dense, float32": executed(model, "float32", data), "dense, int8 after training": executed(model, "int8", data)}
     tfr.regularize(model, "unstructured", options.strength)

@@ -19,9 +19,10 @@ import keras
 import numpy as np
 
 from tf_reweight import coupling, data, export, shrinking
-from tf_reweight.callbacks import CosineDecay, Reweighting
-from tf_reweight.coupling.prices import PRICES
-from tf_reweight.report import count_macs
+from tf_reweight.coupling.savings import PRICES
+from tf_reweight.graph.counting import count_macs
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.penalties.reweighting import Reweighting
 
 L = keras.layers
 METHODS = ("dense", "one_shot", "gradual", "lasso", "reweighted")

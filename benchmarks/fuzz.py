@@ -86,11 +86,11 @@ def random_net(rng):
 
 def sparser(content, rng):
     """The same file with zeros of a random structure, along any axes of each kernel."""
-    from tf_reweight.export import flatbuffer
+    from tf_reweight.tflite import constants, flatbuffer
 
     model = flatbuffer.parse(content)
     for tensor in model.subgraphs[0].tensors:
-        values = flatbuffer.values(model, tensor)
+        values = constants.values(model, tensor)
         if values is None or values.ndim < 2 or flatbuffer.dtype_name(tensor) not in flatbuffer.WEIGHT_TYPES:
             continue
         along = [size if rng.random() < 0.6 else 1 for size in values.shape]
@@ -101,15 +101,15 @@ def sparser(content, rng):
 
 def dense_file(precision, rng):
     """A random graph as a file with zeros, not packed yet."""
-    from tf_reweight import made_up
     from tf_reweight.export import mixed, samples
     from tf_reweight.export.conversion import convert
     from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, requantize
     from tf_reweight.export.precisions import TABLE
+    from tf_reweight.graph import random_inputs
 
     model = random_net(rng)
     specs, kind = samples.input_specs(model, None), TABLE.get(precision)
-    data = made_up.inputs(model, specs, num=8) if kind and kind.needs_data else None
+    data = random_inputs.inputs(model, specs, num=8) if kind and kind.needs_data else None
     by_converter = kind is not None and not kind.by_edge_quantizer
     content = sparser(convert(model, precision if by_converter else "float32", specs, data), rng)
     if by_converter:

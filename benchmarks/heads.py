@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from tf_reweight import coupling, data, shrinking
-from tf_reweight.callbacks import Reweighting
-from tf_reweight.report import count_macs
+from tf_reweight.graph.counting import count_macs
+from tf_reweight.penalties.reweighting import Reweighting
 
 L = keras.layers
 METHODS = ("dense", "one_shot", "reweighted")

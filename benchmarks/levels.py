@@ -46,7 +46,8 @@ def measure(bits, seed, dense, data, options):
     """One row: test accuracy of the three ways."""
     import keras
 
-    from tf_reweight import callbacks, quantization
+    from tf_reweight import quantization
+    from tf_reweight.penalties.reweighting import Reweighting
 
     row = {"bits": bits, "seed": seed, "rounded": executed(dense, bits, data)}
     keras.utils.set_random_seed(seed)
@@ -59,7 +60,7 @@ def measure(bits, seed, dense, data, options):
         model = keras.models.clone_model(dense)
         model.set_weights(dense.get_weights())
         quantization.regularize_levels(model, bits, strength)
-        reweighting = callbacks.Reweighting(every=max(options.epochs // 4, 1))
+        reweighting = Reweighting(every=max(options.epochs // 4, 1))
         compiled(model, options.learning_rate).fit(
             *data.train, epochs=options.epochs, batch_size=_BATCH, verbose=0, callbacks=[reweighting]
         )
@@ -89,7 +90,7 @@ def main():
     rows = []
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
-        dense = compiled(tfr.models.build(options.model, data.input_shape, data.num_classes), 2e-3)
+        dense = compiled(tfr.data.models.build(options.model, data.input_shape, data.num_classes), 2e-3)
         dense.fit(*data.train, epochs=options.float_epochs, batch_size=_BATCH, verbose=0)
         for bits in options.bits:
             rows.append(measure(bits, seed, dense, data, options))

@@ -83,16 +83,18 @@ def flagged(model, precision, inputs):
 
 def verdict(dense, other, inputs):
     """What the converter's own sparse file is worth, in two words."""
-    from tf_reweight.export import equivalence, raw, verification
+    from tf_reweight.packing import equivalence
+    from tf_reweight.tflite import litert
+    from tf_reweight.tflite.comparing import VerificationError, compare
 
     try:
         equivalence.check_same(dense, other)
         return "loads, same"
-    except verification.VerificationError as error:
+    except VerificationError as error:
         if "must run" in str(error):
             return "does not load"
-    runs = [[raw.run(content, [inputs], delegate) for content in (dense, other)] for delegate in (True, False)]
-    error = max(verification.compare(*pair)[1] for pair in runs)
+    runs = [[litert.run(content, [inputs], delegate) for content in (dense, other)] for delegate in (True, False)]
+    error = max(compare(*pair)[1] for pair in runs)
     return "loads, rounds" if error < 1e-5 else "loads, wrong"
 
 
@@ -100,8 +102,10 @@ def examine(net, precision, cases, flag):
     """Yields one row per `(structure, sparsity)`, first its announcement, so that a crash can be named."""
     import numpy as np
 
-    from tf_reweight.export import equivalence, packing, samples, sizes
+    from tf_reweight.export import samples
     from tf_reweight.export.conversion import convert
+    from tf_reweight.packing import equivalence, pack
+    from tf_reweight.tflite import sizes
 
     model = build(net)
     original = model.get_weights()
@@ -116,12 +120,12 @@ def examine(net, precision, cases, flag):
         model.set_weights([*weights, *original[-2:]])
         dense = convert(model, precision, specs, [inputs[:, 0]] if precision == "int8" else None)
         start = time.perf_counter()
-        result = packing.pack(dense)
+        result = pack.pack(dense)
         row |= {"pack_seconds": round(time.perf_counter() - start, 3), "num_kernels": len(result.tensors)}
         equivalence.check_same(dense, result.content)
         row |= {"dense_bytes": len(dense), "packed_bytes": len(result.content), "num_packed": result.num_packed}
         row |= {"dense_gzip": sizes.gzip_size(dense), "packed_gzip": sizes.gzip_size(result.content)}
-        download = packing.pack(dense, zipped=True).content
+        download = pack.pack(dense, zipped=True).content
         row |= {"download_bytes": len(download), "download_gzip": sizes.gzip_size(download)}
         yield row
         if flag:
@@ -167,11 +171,11 @@ def formatted(row):
 
 def with_zeros(content, rng, sparsity):
     """The same file with random zeros in its kernels."""
-    from tf_reweight.export import flatbuffer
+    from tf_reweight.tflite import constants, flatbuffer
 
     model = flatbuffer.parse(content)
     for tensor in model.subgraphs[0].tensors:
-        values = flatbuffer.values(model, tensor)
+        values = constants.values(model, tensor)
         if values is not None and values.ndim > 1 and flatbuffer.dtype_name(tensor) in flatbuffer.WEIGHT_TYPES:
             kept = (rng.random(values.shape) >= sparsity).astype(values.dtype)
             model.buffers[tensor.buffer].data = (values * kept).view("uint8").reshape(-1)
@@ -184,19 +188,20 @@ def large(sparsity):
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
-    from tf_reweight import made_up
-    from tf_reweight.export import equivalence, packing, samples
+    from tf_reweight.export import samples
     from tf_reweight.export.conversion import convert
+    from tf_reweight.graph import random_inputs
+    from tf_reweight.packing import equivalence, pack
 
     keras.utils.set_random_seed(0)
     dense = keras.layers.Dense
     model = keras.Sequential([keras.Input((2048,)), dense(4096, activation="relu"), dense(4096), dense(10)])
     specs = samples.input_specs(model, None)
     for precision in ("int8", "float32"):
-        dense = convert(model, precision, specs, made_up.inputs(model, specs) if precision == "int8" else None)
+        dense = convert(model, precision, specs, random_inputs.inputs(model, specs) if precision == "int8" else None)
         content = with_zeros(dense, np.random.default_rng(0), sparsity)
         start = time.perf_counter()
-        result = packing.pack(content)
+        result = pack.pack(content)
         row = {"precision": precision, "sparsity": sparsity, "num_weights": model.count_params()}
         row |= {"pack_seconds": round(time.perf_counter() - start, 2)}
         row |= {"dense_bytes": len(content), "packed_bytes": len(result.content), "num_packed": result.num_packed}

@@ -1,6 +1,6 @@
 """Quantization-aware training on digits: does the executed int8 file name the classes that Keras names?
 
-Each model of tf_reweight.models is trained in float, trained on with rounded numbers, exported and run; beside it the same
+Each model of tf_reweight.data.models is trained in float, trained on with rounded numbers, exported and run; beside it the same
 float model with its ranges calibrated after training. Wanted: at least 99.5 % of the classes the same, accuracy within 0.2
 points.
 `benchmarks/qat_zoo.py` shows which architectures go through at all.
@@ -49,7 +49,7 @@ def measure_digits(name, options):
 
     keras.utils.set_random_seed(options.seed)
     data = tfr.data.load("digits")
-    model = compiled(tfr.models.build(name, data.input_shape, data.num_classes), 2e-3)
+    model = compiled(tfr.data.models.build(name, data.input_shape, data.num_classes), 2e-3)
     model.fit(*data.train, epochs=options.epochs, batch_size=_BATCH, verbose=0)
     start = time.time()
     qat, report = quantization.quantize(model, return_report=True)

@@ -42,14 +42,15 @@ def measure_architecture(name, options):
     import numpy as np
 
     import tf_reweight as tfr
-    from tf_reweight import made_up, quantization
+    from tf_reweight import quantization
+    from tf_reweight.graph import random_inputs
 
     keras.utils.set_random_seed(options.seed)
     start = time.time()
     rng = np.random.default_rng(options.seed)
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(_SIZE, _SIZE, 3), classes=_CLASSES, classifier_activation=None)
-    (x,), y = made_up.inputs(model, model.inputs, num=8, seed=options.seed), rng.integers(0, _CLASSES, 8)
+    (x,), y = random_inputs.inputs(model, model.inputs, num=8, seed=options.seed), rng.integers(0, _CLASSES, 8)
     zoo.settle(model, [x])
     qat, report = quantization.quantize(model, return_report=True)
     compiled(qat, 1e-5).fit(x, y, epochs=1, batch_size=8, verbose=0)

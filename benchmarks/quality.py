@@ -1,8 +1,8 @@
-"""Accuracy of reweighting and its rivals at the same numbers of nonzero weights and equal total epochs.
+"""Accuracy of reweighting and its baselines at the same numbers of nonzero weights and equal total epochs.
 
 Each seed trains one dense model, from which every method starts. A method gets `--epochs` epochs to find its zeros and
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
-freed; the rivals are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each of
+freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each of
 `--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several
 `--epochs` to find the zeros in, validation chooses, per seed and target; the target "free" takes the first of `--strength` and
 `--epochs`. Whatever is chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every
@@ -25,7 +25,7 @@ import pathlib
 import sys
 import time
 
-from tf_reweight.prices import PRICES
+from tf_reweight.penalties.prices import PRICES
 
 METHODS = ("reweighted", "proximal", "admm", "gradual", "lasso", "one_shot")
 STRUCTURES = {
@@ -60,7 +60,7 @@ class Contest:
         self.options, self.seed = options, seed
         keras.utils.set_random_seed(seed)
         self.data = tfr.data.load(options.dataset, options.data_dir, seed=seed, limit=options.limit)
-        self.dense = tfr.models.build(options.model, self.data.input_shape, self.data.num_classes)
+        self.dense = tfr.data.models.build(options.model, self.data.input_shape, self.data.num_classes)
         self._penalised = {}
         file = None if options.cache is None else options.cache / self._dense_name()
         if file is not None and file.exists():
@@ -78,13 +78,13 @@ class Contest:
 
     def structure(self, name):
         """The structure as the dense model's kernels have it: natural patterns are counted there, for all methods alike."""
-        from tf_reweight.selection import select
+        from tf_reweight.kernels.selection import select
 
         return select(self.dense, STRUCTURES[name])[0][0].structure
 
     def num_groups(self, structure, layers=None):
         """Groups of all kernels that can have the structure; for patterns, whole 2-D kernels."""
-        from tf_reweight.selection import select
+        from tf_reweight.kernels.selection import select
 
         shapes = [item.structure.group_shape(item.target.standard_shape) for item in select(self.dense, structure, layers)[0]]
         return sum(scopes if structure.decides else scopes * groups for scopes, groups in shapes)
@@ -92,7 +92,7 @@ class Contest:
     def pressed(self, structure):
         """What a penalty presses, and which kernels: those of the structure, for a pattern on wish each of their weights."""
         import tf_reweight as tfr
-        from tf_reweight.selection import select
+        from tf_reweight.kernels.selection import select
 
         if not structure.decides or self.options.pressed == "distance":
             return structure, None
@@ -116,7 +116,7 @@ class Contest:
 
     def _once(self, method, structure, sparsity, coefficient, epochs):
         import tf_reweight as tfr
-        from tf_reweight import rivals
+        from tf_reweight import baselines
 
         options, model = self.options, self.copy()
         retrain = options.epochs[0] + options.retrain - epochs
@@ -127,12 +127,12 @@ class Contest:
             amount = {"threshold": freed} if sparsity is None and not structure.decides else amount
         elif method == "admm":
             rho = (coefficient, 100 * coefficient)
-            self.fit(model, epochs, [rivals.ADMM(structure, sparsity, rho, scope=options.scope)])
+            self.fit(model, epochs, [baselines.ADMM(structure, sparsity, rho, scope=options.scope)])
         elif method == "gradual":
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
             steps = -(-len(self.data.train[1]) // options.batch_size) * epochs
-            schedule = rivals.PolynomialDecay(0.0, final, 0, steps, frequency=max(1, steps // 40))
-            self.fit(model, epochs + retrain, [rivals.GradualMagnitude(schedule, structure, scope=options.scope)])
+            schedule = baselines.PolynomialDecay(0.0, final, 0, steps, frequency=max(1, steps // 40))
+            self.fit(model, epochs + retrain, [baselines.GradualMagnitude(schedule, structure, scope=options.scope)])
             return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
         else:
             retrain += epochs
@@ -152,7 +152,7 @@ class Contest:
     def penalise(self, model, method, structure, coefficient, epochs):
         """Trains with a penalty in rounds, takes it off, and returns the norm at which groups count as freed."""
         import tf_reweight as tfr
-        from tf_reweight.proximal import Proximal
+        from tf_reweight.penalties.proximal import Proximal
 
         options = self.options
         if method == "lasso":
@@ -168,7 +168,7 @@ class Contest:
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
         callbacks += [Proximal(options.step)] if method == "proximal" else []
         self.fit(model, epochs, callbacks, decay=False)
-        freed = min(item.regularizer.negligible for item in tfr.attachment.attachments(model))
+        freed = min(item.regularizer.negligible for item in tfr.penalties.attachment.attachments(model))
         tfr.detach(model)
         return freed
 
@@ -197,7 +197,7 @@ class Contest:
     def measure(self, model, structure):
         """Accuracies of a model as it is, and the weights of the kernels that can have the structure."""
         import tf_reweight as tfr
-        from tf_reweight.selection import select
+        from tf_reweight.kernels.selection import select
         from tf_reweight.workflow.measures import accuracy
 
         names = {item.target.name for item in select(model, structure)[0]}

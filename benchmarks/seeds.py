@@ -69,7 +69,7 @@ def main():
     import tf_reweight as tfr
 
     overrides = list(options.set) + ([f"data.data_dir={options.data_dir}"] if options.data_dir else [])
-    name = tfr.config.load(options.config, overrides).name
+    name = tfr.workflow.config.load(options.config, overrides).name
     out = options.out or pathlib.Path("runs") / f"{name}-seeds"
     rows = []
     for seed in options.seeds:

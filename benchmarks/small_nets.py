@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tf_reweight import models
+from tf_reweight.data import models
 
 L = keras.layers
 

@@ -29,7 +29,9 @@ import keras
 import numpy as np
 
 import tf_reweight as tfr
-from tf_reweight import proximal, report, rivals
+from tf_reweight import baselines
+from tf_reweight.graph.counting import count_parameters
+from tf_reweight.penalties import proximal
 
 L = keras.layers
 MEASURES = ("step", "update", "memory")
@@ -126,9 +128,9 @@ def prepared(model, variant):
         tfr.regularize(model, "filter" if variant == "penalty filter" else "unstructured", 1e-6)
         return [proximal.Proximal()] if variant == "proximal" else []
     elif variant == "admm":
-        rivals.ADMM("unstructured", 0.9).attach(model)
+        baselines.ADMM("unstructured", 0.9).attach(model)
     elif variant == "gradual":
-        return [rivals.GradualMagnitude(rivals.ConstantSparsity(0.9, 0))]
+        return [baselines.GradualMagnitude(baselines.ConstantSparsity(0.9, 0))]
     return []
 
 
@@ -152,7 +154,7 @@ def measure(net, variants, turns, steps):
             {
                 "net": net,
                 "variant": contender.variant,
-                "num_weights": report.count_parameters(contender.model),
+                "num_weights": count_parameters(contender.model),
                 "batch_size": contender.arguments["batch_size"],
                 "milliseconds": 1000 * statistics.median(contender.seconds),
                 "ratio": ratio,
@@ -193,7 +195,7 @@ def updates(turns):
             seconds.append((time.perf_counter() - started, time.process_time() - cpu_started))
         wall, cpu = (statistics.median(column) for column in zip(*seconds[1:]))
         name = tfr.structures.get(structure).name
-        yield {"structure": name, "num_weights": report.count_parameters(model), "seconds": wall, "cpu_seconds": cpu}
+        yield {"structure": name, "num_weights": count_parameters(model), "seconds": wall, "cpu_seconds": cpu}
 
 
 def memory(variants):
@@ -212,10 +214,10 @@ def memory(variants):
 def peak(variant):
     """Trains a variant of the large net for a few steps, and says what memory it took."""
     model = large()
-    num_bytes = sum(int(np.prod(t.layout.shape)) * 4 for t in tfr.targets.find(model)[0])
+    num_bytes = sum(int(np.prod(t.layout.shape)) * 4 for t in tfr.kernels.table.find(model)[0])
     callbacks = prepared(model, variant)
     state = sum(int(np.prod(w.shape)) * 4 for part in model._flatten_layers() if _is_penalty(part) for w in part.weights)
-    masks = [v.constraint.mask for v in model.trainable_variables if isinstance(v.constraint, tfr.constraints.Mask)]
+    masks = [v.constraint.mask for v in model.trainable_variables if isinstance(v.constraint, tfr.kernels.constraints.Mask)]
     state += sum(int(np.prod(mask.shape)) for mask in masks)  # bool
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x = np.random.default_rng(0).random((16, 4, 4, 512)).astype("float32")

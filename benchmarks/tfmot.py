@@ -44,7 +44,7 @@ def train_dense(options, seed, path):
 
     keras.utils.set_random_seed(seed)
     data = data_of(options)
-    model = tfr.models.build(options.model, data.input_shape, data.num_classes)
+    model = tfr.data.models.build(options.model, data.input_shape, data.num_classes)
     model.compile(keras.optimizers.Adam(2e-3), loss_of(keras), metrics=["accuracy"])
     model.fit(*data.train, epochs=options.epochs, batch_size=_BATCH, verbose=0)
     model.save(path)
@@ -71,8 +71,8 @@ def prune(side, model, data, options):
 
     cosine = tfr.callbacks.CosineDecay(_PRUNE_RATE)
     if side == "gradual":
-        schedule = tfr.rivals.PolynomialDecay(**schedule_of(options, data))
-        fit(options.prune_epochs, tfr.rivals.GradualMagnitude(schedule), cosine)
+        schedule = tfr.baselines.PolynomialDecay(**schedule_of(options, data))
+        fit(options.prune_epochs, tfr.baselines.GradualMagnitude(schedule), cosine)
         return
     every = max(1, options.prune_epochs // 3)
     tfr.regularize(model, "unstructured", options.strength)
@@ -84,7 +84,7 @@ def prune(side, model, data, options):
 def figures(content, data):
     """Sizes, zeros and accuracy of a file's bytes, as executed; `packed` is its size once zeros are stored sparsely."""
     import tf_reweight as tfr
-    from tf_reweight.export.inspection import summarize
+    from tf_reweight.tflite.inspection import summarize
 
     summary = summarize(content, "file")
     row = {"bytes": len(content), "packed": tfr.export.pack(content).num_bytes_after, "gzip": summary.gzip_bytes}
@@ -139,9 +139,9 @@ def run_tfmot(options, seed, path):
     """Figures of tfmot's two schemes, by name."""
     import keras
 
-    from tf_reweight import legacy
+    from tf_reweight.baselines.tf_keras import to_tf_keras
 
-    model = legacy.to_tf_keras(keras.saving.load_model(path))
+    model = to_tf_keras(keras.saving.load_model(path))
     import tensorflow_model_optimization as tfmot
     import tf_keras
 

@@ -64,9 +64,9 @@ def examples(model, num, seed):
     """Made-up inputs, a list of arrays."""
     import keras
 
-    from tf_reweight import made_up
+    from tf_reweight.graph import random_inputs
 
-    return made_up.inputs(model, keras.tree.flatten(model.input), num, seed)
+    return random_inputs.inputs(model, keras.tree.flatten(model.input), num, seed)
 
 
 def settle(model, inputs):
@@ -111,7 +111,7 @@ def examine(name, export):
     import keras
 
     from tf_reweight import coupling, shrinking
-    from tf_reweight.report import count_macs
+    from tf_reweight.graph.counting import count_macs
 
     start = time.time()
     model = build(name)

@@ -5,10 +5,12 @@ import functools
 import keras
 import numpy as np
 
-from tf_reweight import made_up
-from tf_reweight.export import flatbuffer, packing, samples
+from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
-from tf_reweight.export.graph import Graph
+from tf_reweight.graph import random_inputs
+from tf_reweight.packing import pack
+from tf_reweight.tflite import constants, flatbuffer
+from tf_reweight.tflite.file_graph import Graph
 
 L = keras.layers
 
@@ -32,7 +34,7 @@ STRUCTURES = ("random", "filter", "channel", "block")
 
 def content_of(model, precision):
     specs = samples.input_specs(model, None)
-    return convert(model, precision, specs, made_up.inputs(model, specs, num=8) if precision == "int8" else None)
+    return convert(model, precision, specs, random_inputs.inputs(model, specs, num=8) if precision == "int8" else None)
 
 
 @functools.cache
@@ -49,8 +51,8 @@ def converted(kind, precision):
 def kernels(content):
     """Dense values of the constants of two or more axes, by name."""
     model = flatbuffer.parse(content)
-    tensors = [tensor for tensor in model.subgraphs[0].tensors if packing._is_kernel(model, tensor)]
-    return {tensor.name: flatbuffer.values(model, tensor) for tensor in tensors}
+    tensors = [tensor for tensor in model.subgraphs[0].tensors if pack._is_kernel(model, tensor)]
+    return {tensor.name: constants.values(model, tensor) for tensor in tensors}
 
 
 def mask_of(shape, structure, fraction, rng):
@@ -70,8 +72,8 @@ def zeroed(content, structure="random", fraction=0.75, seed=0):
     """The same file with zeros in its kernels."""
     model, rng = flatbuffer.parse(content), np.random.default_rng(seed)
     for tensor in model.subgraphs[0].tensors:
-        if packing._is_kernel(model, tensor):
-            values = flatbuffer.values(model, tensor)
+        if pack._is_kernel(model, tensor):
+            values = constants.values(model, tensor)
             # The converter may have left a one: "0 * anything" keeps the type.
             made = np.where(mask_of(values.shape, structure, fraction, rng), values, values.dtype.type(0))
             model.buffers[tensor.buffer].data = np.ascontiguousarray(made).view("uint8").reshape(-1)

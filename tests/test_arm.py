@@ -2,9 +2,9 @@
 
 import keras
 import pytest
-
 from packed_nets import content_of, sequential, zeroed
-from tf_reweight.export import arm, packing
+
+from tf_reweight.packing import arm, pack
 
 L = keras.layers
 
@@ -50,7 +50,7 @@ def test_a_net_on_the_list_is_packed():
         assert (report.stem_found, report.eligible, report.reason) == (True, True, "")
         verdicts = [op.verdict for op in report.ops]
         assert verdicts.count("stem") == verdicts.count("mean") == 1 and "not verified" not in verdicts
-        assert packing.pack(content).num_packed >= 2
+        assert pack.pack(content).num_packed >= 2
 
 
 @pytest.mark.parametrize("case", WRONG_ON_ARM)
@@ -59,7 +59,7 @@ def test_nets_that_arm_would_compute_wrongly_stay_dense(case):
     report = arm.arm_eligibility(content)
     assert report.stem_found and not report.eligible
     assert case.split()[0] in [op.name for op in report.ops if op.verdict == "not verified"]
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.content == content
     assert all(tensor.reason.startswith("ARM phones") and report.reason in tensor.reason for tensor in result.tensors)
 
@@ -70,7 +70,7 @@ def test_without_a_stem_or_in_int8_the_rule_does_not_apply(precision):
     content = zeroed(content_of(model, precision))
     report = arm.arm_eligibility(content)
     assert (report.stem_found, report.eligible) == (False, True) and {op.verdict for op in report.ops} == {"outside"}
-    assert packing.pack(content).num_packed
+    assert pack.pack(content).num_packed
 
 
 def test_quantized_kernels_beside_a_float_mean_stay_dense():
@@ -79,4 +79,4 @@ def test_quantized_kernels_beside_a_float_mean_stay_dense():
     content = zeroed(content_of(model, "dynamic_int8"), "channel")
     report = arm.arm_eligibility(content)
     assert not report.stem_found and not report.eligible and report.reason.startswith("MEAN")
-    assert packing.pack(content).content == content
+    assert pack.pack(content).content == content

@@ -3,15 +3,18 @@
 import json
 
 import keras
+import nets
 import numpy as np
 import pytest
-
-import nets
 from packed_nets import content_of, zeroed
 from test_arm import WRONG_ON_ARM, mobile
 from test_emulation import emulated
-from tf_reweight import export, main
-from tf_reweight.export import arm, arm_fix, emulation, equivalence, packing
+
+from tf_reweight import export
+from tf_reweight.cli import main
+from tf_reweight.export import arm_eligible
+from tf_reweight.packing import arm, equivalence, pack
+from tf_reweight.tflite import emulation
 
 L = keras.layers
 
@@ -106,7 +109,7 @@ def test_other_models_are_refused():
 def test_a_fix_that_changes_the_outputs_is_refused(monkeypatch):
     """Kernels that are not turned with the image."""
     flip = keras.ops.flip
-    monkeypatch.setattr(arm_fix.ops, "flip", lambda x, axis: x if axis == (0, 1) else flip(x, axis))
+    monkeypatch.setattr(arm_eligible.ops, "flip", lambda x, axis: x if axis == (0, 1) else flip(x, axis))
     with pytest.raises(export.VerificationError, match="must give the same outputs"):
         export.make_arm_eligible(keras_style())
 
@@ -129,7 +132,7 @@ def test_command(tmp_path, capsys):
 def test_sparse_kernels_run_on_arm_and_are_right():
     made, _ = export.make_arm_eligible(keras_style())
     content = zeroed(content_of(made, "float32"), fraction=0.9)
-    packed = packing.pack(content).content
+    packed = pack.pack(content).content
     emulator = emulation.Emulator()
     equivalence.check_same(content, packed, reordered=True, emulator=emulator)
     with pytest.raises(export.VerificationError, match="with the default delegate on an emulated ARM machine"):

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from tf_reweight import export, main
-from tf_reweight.export import metadata
+from tf_reweight import export
+from tf_reweight.cli import main
 from tf_reweight.export.bundle import c_header
+from tf_reweight.tflite import metadata
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight.attachment import attachments
-from tf_reweight.callbacks import CosineDecay, Reweighting
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.penalties.attachment import attachments
+from tf_reweight.penalties.reweighting import Reweighting
 
 L = keras.layers
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight import main
+from tf_reweight.cli import main
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
 
 
 def test_help_of_every_command(capsys):
-    from tf_reweight.commands import COMMANDS
+    from tf_reweight.cli.commands import COMMANDS
 
     assert main.console(["--help"]) == 0
     usage = capsys.readouterr().out

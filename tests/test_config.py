@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import yaml
 
-from tf_reweight import config
+from tf_reweight.workflow import config
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

@@ -3,17 +3,18 @@
 import warnings
 
 import keras
+import nets
 import numpy as np
 import pytest
 from keras import ops
 
-import nets
 from tf_reweight import coupling, shrinking
-from tf_reweight.attachment import attach, regularize
-from tf_reweight.callbacks import KeepZeros, Reweighting
 from tf_reweight.coupling import CoupledProximal, scores
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.report import count_macs
+from tf_reweight.graph.counting import count_macs
+from tf_reweight.penalties.attachment import attach, regularize
+from tf_reweight.penalties.reweighting import Reweighting
+from tf_reweight.pruning.keep_zeros import KeepZeros
 
 L = keras.layers
 
@@ -245,7 +246,7 @@ def fit_data(model):
 
 def test_training_frees_groups_which_prune_and_shrink_remove():
     from tf_reweight import shrinking
-    from tf_reweight.attachment import attachments
+    from tf_reweight.penalties.attachment import attachments
     model = nets.randomize(nets.plain())
     coupling.regularize_coupled(model, 0.3)
     model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -265,8 +266,8 @@ def test_training_frees_groups_which_prune_and_shrink_remove():
 
 
 def test_penalties_are_saved_and_found_again(tmp_path):
-    from tf_reweight.attachment import attach
     from tf_reweight.coupling.penalty import coupled_penalties
+    from tf_reweight.penalties.attachment import attach
 
     model = nets.randomize(nets.two_headed())
     made = coupling.regularize_coupled(model, 0.1, {"name": "log_sum", "epsilon": 0.1}).penalties
@@ -285,8 +286,8 @@ def test_penalties_are_saved_and_found_again(tmp_path):
 
 
 def test_pieces_of_a_split_share_an_anchor(tmp_path):
-    from tf_reweight.attachment import attach
     from tf_reweight.coupling.penalty import coupled_penalties
+    from tf_reweight.penalties.attachment import attach
 
     x = keras.Input((4, 4, 3))
     a, b = ops.split(L.Conv2D(6, 1, name="conv")(x), [2], axis=-1)
@@ -310,8 +311,8 @@ def test_penalty_beside_another_prices_and_what_is_left_out():
     assert "box_conv: left out, frozen" in str(made)
     for penalty in made.penalties:
         np.testing.assert_array_equal(penalty.penalty_weights, penalty.item.weights_per_group)
-    from tf_reweight.attachment import detach
-    from tf_reweight.masking import prune
+    from tf_reweight.penalties.attachment import detach
+    from tf_reweight.pruning.prune import prune
 
     with pytest.raises(ValueError, match="prune_groups"):
         prune(model)

@@ -1,14 +1,14 @@
 """coupling: which channels go together, what is frozen and why, and pruning them as one."""
 
 import keras
+import nets
 import numpy as np
 import pytest
 from keras import ops
 
-import nets
 from tf_reweight import coupling, shrinking
-from tf_reweight.coupling import channelwise, table
-from tf_reweight.coupling.labels import Labels, aligned
+from tf_reweight.coupling.analysis import rules_channelwise, table
+from tf_reweight.coupling.analysis.labels import Labels, aligned
 
 L = keras.layers
 
@@ -248,13 +248,13 @@ def test_register_teaches_a_layer():
         return keras.Model(x, L.Dense(2)(Twice()(L.Dense(6, name="hidden")(x))))
 
     assert not coupling.groups(build()).sets
-    coupling.register(Twice, channelwise.passing)
+    coupling.register(Twice, rules_channelwise.passing)
     try:
         assert coupling.groups(build()).sets[0].num_groups == 6
     finally:
         del table._RULES[Twice]
     with pytest.raises(TypeError, match="layer_type"):
-        coupling.register("Dense", channelwise.passing)
+        coupling.register("Dense", rules_channelwise.passing)
 
 
 def test_refusals():

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_quantizer import qtyping, quantizer, recipe
-
 from packed_nets import NETS, content_of, converted, kernels, ops_of, sequential, zeroed
 from test_arm import mobile
 from test_emulation import emulated
-from tf_reweight.export import arm, edge_quantizer, emulation, equivalence, mixed, packing, raw
+
+from tf_reweight.export import edge_quantizer, mixed
+from tf_reweight.packing import arm, equivalence, pack
+from tf_reweight.tflite import emulation, litert
 
 pytestmark = [
     # Its calibration asks LiteRT for all tensors, and the bias of a filter without weights has no scale it can express.
@@ -24,8 +26,8 @@ def requantized(content, how):
     work, calibration = quantizer.Quantizer(bytearray(content)), None
     if how.startswith("static"):
         work.load_quantization_recipe(recipe.static_wi8_ai8() if how == "static int8" else recipe.static_wi8_ai16())
-        signature = next(iter(raw.load(content, False).get_signature_list()))
-        details = raw.load(content, False).get_signature_runner(signature).get_input_details()
+        signature = next(iter(litert.load(content, False).get_signature_list()))
+        details = litert.load(content, False).get_signature_runner(signature).get_input_details()
         rng = np.random.default_rng(0)
         examples = [{name: rng.normal(size=d["shape"]).astype("float32") for name, d in details.items()} for _ in range(4)]
         calibration = work.calibrate({signature: examples})
@@ -39,7 +41,7 @@ def requantized(content, how):
 @pytest.mark.parametrize("kind", NETS)
 def test_packed_to_the_last_bit(kind, how):
     content = requantized(zeroed(converted(kind, "float32"), fraction=0.9), how)
-    result = packing.pack(content)
+    result = pack.pack(content)
     equivalence.check_same(content, result.content)
     assert len(result.content) <= len(content) and ops_of(result.content).count("DENSIFY") == result.num_packed
     before, after = kernels(content), kernels(result.content)
@@ -54,7 +56,7 @@ def test_int8_weights_of_a_net_that_computes_in_float():
     content = requantized(zeroed(content_of(mobile(full=True), "float32"), fraction=0.9), "weight int8")
     report = arm.arm_eligibility(content)
     assert report.stem_found and report.eligible
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.num_packed == len(result.tensors) == 8
     names = ops_of(result.content)
     assert [names[i + 1] for i, name in enumerate(names) if name == "DENSIFY"] == ["DEQUANTIZE"] * 8
@@ -72,7 +74,7 @@ def test_int8_weights_beside_a_reader_of_weights_outside_of_the_delegate_are_lef
     ):
         dense = zeroed(content_of(sequential((6, 6, 16), *layers), "float32"), fraction=0.9)
         content = requantized(dense, "weight int8")
-        result = packing.pack(content)
+        result = pack.pack(content)
         equivalence.check_same(content, result.content)
         assert result.num_packed == packed
         assert packed or any("TRANSPOSE_CONV" in tensor.reason for tensor in result.tensors)
@@ -88,7 +90,7 @@ def _half_beside_int8():
 
 def test_half_precision_beside_a_convolution_of_dequantized_int8_is_left():
     content = _half_beside_int8()
-    result = packing.pack(content)
+    result = pack.pack(content)
     equivalence.check_same(content, result.content)
     assert result.num_packed == 1
     assert ["CONV_2D #3" in tensor.reason for tensor in result.tensors if tensor.decision == "left"] == [True, True]
@@ -97,16 +99,16 @@ def test_half_precision_beside_a_convolution_of_dequantized_int8_is_left():
 @emulated
 def test_half_precision_beside_int8_would_be_wrong_on_arm(monkeypatch):
     content, emulator = _half_beside_int8(), emulation.Emulator()
-    equivalence.check_same(content, packing.pack(content).content, emulator=emulator)
-    monkeypatch.setattr(packing, "_breaks_unpacking", lambda graph, dtype: "")
+    equivalence.check_same(content, pack.pack(content).content, emulator=emulator)
+    monkeypatch.setattr(pack, "_breaks_unpacking", lambda graph, dtype: "")
     with pytest.raises(Exception, match="with the default delegate on an emulated ARM machine"):
-        equivalence.check_same(content, packing.pack(content).content, emulator=emulator)
+        equivalence.check_same(content, pack.pack(content).content, emulator=emulator)
 
 
 @emulated
 def test_int8_weights_run_on_sparse_kernels_on_arm():
     content = requantized(zeroed(content_of(mobile(full=True), "float32"), fraction=0.9), "weight int8")
-    packed = packing.pack(content).content
+    packed = pack.pack(content).content
     emulator = emulation.Emulator()
     equivalence.check_same(content, packed, reordered=True, emulator=emulator)
     with pytest.raises(Exception, match="with the default delegate on an emulated ARM machine"):

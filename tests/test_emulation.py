@@ -5,11 +5,14 @@ import stat
 import keras
 import numpy as np
 import pytest
-
 from packed_nets import content_of, converted, sequential, zeroed
 from test_arm import WRONG_ON_ARM, mobile
-from tf_reweight import export, main, workflow
-from tf_reweight.export import emulation, equivalence, packing, raw, verification
+
+from tf_reweight import export, workflow
+from tf_reweight.cli import main
+from tf_reweight.export import verification
+from tf_reweight.packing import equivalence, pack
+from tf_reweight.tflite import emulation, litert
 
 L = keras.layers
 emulated = pytest.mark.skipif(bool(emulation.missing()), reason=f"no emulated ARM machine: {emulation.missing()}")
@@ -56,7 +59,7 @@ def test_what_is_missing_is_named(root, stand_in, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     for check in (
         lambda: export.export_tflite(model, tmp_path / "b.tflite", verify_arm=True),
-        lambda: packing.pack_tflite(source, tmp_path / "b.tflite", verify_arm=True),
+        lambda: pack.pack_tflite(source, tmp_path / "b.tflite", verify_arm=True),
         lambda: workflow.compress({"export": {"verify_arm": True}}, out=tmp_path / "run"),
     ):
         with pytest.raises(FileNotFoundError, match="(?s)two commands in the README.*|.*Received: "):
@@ -69,8 +72,8 @@ def test_outputs_come_back_in_order(stand_in):
     content = content_of(sequential((6,), L.Dense(4)), "float32")
     inputs = [np.random.default_rng(0).normal(size=(5, 1, 6)).astype("float32")]
     runs = emulation.Emulator().run(content, inputs)
-    for name, delegate in raw.RUNS.items():
-        (made,), (expected,) = runs[name], raw.run(content, inputs, delegate)
+    for name, delegate in litert.RUNS.items():
+        (made,), (expected,) = runs[name], litert.run(content, inputs, delegate)
         np.testing.assert_array_equal(made, expected)
 
 
@@ -94,7 +97,7 @@ def test_a_file_that_is_wrong_there_alone_is_not_kept(stand_in, tmp_path, monkey
     assert export.export_tflite(model, path).verification.arm_error is None
     assert equivalence.check_on_arm(path.read_bytes(), emulation.Emulator()) < 1e-5
     path.write_bytes(zeroed(path.read_bytes()))
-    assert packing.pack_tflite(path, tmp_path / "b.tflite", verify_arm=True).num_packed
+    assert pack.pack_tflite(path, tmp_path / "b.tflite", verify_arm=True).num_packed
     run = emulation.Emulator.run
 
     def wrong(self, content, inputs):
@@ -104,7 +107,7 @@ def test_a_file_that_is_wrong_there_alone_is_not_kept(stand_in, tmp_path, monkey
     monkeypatch.setattr(emulation.Emulator, "run", wrong)
     kept = sorted(tmp_path.rglob("*"))
     for packed, check in (
-        (True, lambda: packing.pack_tflite(path, tmp_path / "c.tflite", verify_arm=True)),
+        (True, lambda: pack.pack_tflite(path, tmp_path / "c.tflite", verify_arm=True)),
         (False, lambda: export.export_tflite(model, tmp_path / "c.tflite", verify_arm=True)),
         (False, lambda: equivalence.check_on_arm(path.read_bytes(), emulation.Emulator())),
     ):
@@ -133,7 +136,7 @@ def test_a_run_and_its_command_check_on_arm(stand_in, tmp_path, capsys):
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_packed_files_are_right_on_arm(precision):
     content = zeroed(converted("conv 3x3", precision))
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.num_packed
     equivalence.check_same(content, result.content, emulator=emulation.Emulator())
     assert equivalence.check_on_arm(result.content, emulation.Emulator()) < 2e-2
@@ -142,7 +145,7 @@ def test_packed_files_are_right_on_arm(precision):
 @emulated
 def test_a_net_on_the_list_is_right_on_arm():
     content = zeroed(content_of(mobile(full=True), "float32"))
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.num_packed
     equivalence.check_same(content, result.content, reordered=True, emulator=emulation.Emulator())
     # Sparse kernels did run there: nothing else rounds differently.
@@ -154,9 +157,9 @@ def test_a_net_on_the_list_is_right_on_arm():
 @pytest.mark.parametrize("case", ["DEPTHWISE_CONV_2D", "MEAN"])
 def test_a_file_that_is_wrong_on_arm_is_caught_there(case, monkeypatch):
     """Packed against the rule, it is right on this machine and wrong on that one."""
-    monkeypatch.setattr(packing, "_file_obstacle", lambda *arguments: "")
+    monkeypatch.setattr(pack, "_file_obstacle", lambda *arguments: "")
     content = zeroed(content_of(WRONG_ON_ARM[case](), "float32"))
-    made = packing.pack(content).content
+    made = pack.pack(content).content
     equivalence.check_same(content, made)
     with pytest.raises(export.VerificationError, match="with the default delegate on an emulated ARM machine"):
         equivalence.check_same(content, made, reordered=True, emulator=emulation.Emulator())

@@ -3,13 +3,17 @@
 import os
 
 import keras
+import nets
 import numpy as np
 import pytest
 
-import nets
-from tf_reweight import data, export, models, wrappers
-from tf_reweight.export import flatbuffer, samples, verification
-from tf_reweight.masking import prune
+from tf_reweight import data, export
+from tf_reweight.data import models
+from tf_reweight.export import samples, verification
+from tf_reweight.pruning.masked import Masked
+from tf_reweight.pruning.prune import prune
+from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite.comparing import compare
 
 L = keras.layers
 
@@ -92,7 +96,7 @@ def test_zeros_in_the_file_are_those_of_the_model(trained, digits, tmp_path):
 def test_a_masked_wrapper_is_baked_in(small, tmp_path):
     inner = L.Dense(3)
     inputs_ = keras.Input((5,))
-    model = keras.Model(inputs_, wrappers.Masked(inner)(inputs_))
+    model = keras.Model(inputs_, Masked(inner)(inputs_))
     prune(model, sparsity=0.5, structure="unstructured")
     record = export.export_tflite(model, tmp_path / "a.tflite", "float32")
     assert record.sparsity == pytest.approx(7 / 15)
@@ -221,7 +225,8 @@ def test_bad_paths_and_models(small, tmp_path, monkeypatch):
 
 
 def test_models_too_large_for_a_file_are_refused_before_any_work(small, tmp_path, monkeypatch):
-    from tf_reweight.export import flatbuffer, tflite
+    from tf_reweight.export import tflite
+    from tf_reweight.tflite import flatbuffer
 
     monkeypatch.setattr(flatbuffer, "LIMIT", 600)
     monkeypatch.setattr(tflite, "convert", lambda *arguments: pytest.fail("it was converted"))
@@ -359,9 +364,9 @@ def test_names_become_identifiers():
 def test_comparison_against_a_plain_loop():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
-    largest, relative = verification.compare([first], [second])
+    largest, relative = compare([first], [second])
     errors = [first[i, j] - second[i, j] for i in range(5) for j in range(3)]
     assert largest == pytest.approx(max(map(abs, errors)))
     assert relative == pytest.approx((sum(e * e for e in errors) / sum(x * x for x in first.ravel())) ** 0.5)
-    assert verification.compare([first], [first]) == (0.0, 0.0)
-    assert verification.compare([first], [second[:4]])[1] == np.inf
+    assert compare([first], [first]) == (0.0, 0.0)
+    assert compare([first], [second[:4]])[1] == np.inf

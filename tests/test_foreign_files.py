@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from tf_reweight import export, main, masking
-from tf_reweight.export import metadata
+from tf_reweight import export
+from tf_reweight.cli import main
+from tf_reweight.pruning.prune import prune
+from tf_reweight.tflite import metadata
 
 VERBS = ("inspect", "pack", "arm", "bundle", "benchmark")
 
@@ -18,7 +20,7 @@ def classifier():
     layers = keras.layers
     stack = [keras.Input((8, 8, 4), name="photo"), layers.Conv2D(64, 3, activation="relu"), layers.Conv2D(64, 1)]
     model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax")])
-    masking.prune(model, sparsity=0.9, structure="unstructured", scope="layer")
+    prune(model, sparsity=0.9, structure="unstructured", scope="layer")
     return model
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import packed_nets
 import pytest
 
-from tf_reweight import export, main
-from tf_reweight.export import latency
+from tf_reweight import export
+from tf_reweight.cli import main
+from tf_reweight.tflite import latency
 
 ROOT = pathlib.Path(__file__).parent.parent
 

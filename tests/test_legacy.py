@@ -3,11 +3,12 @@
 import sys
 
 import keras
+import nets
 import numpy as np
 import pytest
 
-import nets
-from tf_reweight import legacy, models
+from tf_reweight.baselines import tf_keras
+from tf_reweight.data import models
 
 L = keras.layers
 
@@ -25,9 +26,9 @@ def test_there_and_back(build):
     """Same outputs in both, exact weights, for chains, residual sums and `x + y`."""
     pytest.importorskip("tf_keras", reason="needs the extra tfmot")
     model = nets.randomize(build())
-    old = legacy.to_tf_keras(model)
+    old = tf_keras.to_tf_keras(model)
     assert type(old).__module__.startswith("tf_keras") and old.count_params() == model.count_params()
-    back = legacy.from_tf_keras(old)
+    back = tf_keras.from_tf_keras(old)
     for first, second in zip(model.get_weights(), back.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -36,23 +37,23 @@ def test_what_is_not_on_the_list_is_refused_by_name():
     pytest.importorskip("tf_keras", reason="needs the extra tfmot")
     for build, words in ((nets.lstm, "TimeDistributed is not among"), (nets.squeeze_excite, "activation is not among")):
         with pytest.raises(ValueError, match=words) as caught:
-            legacy.to_tf_keras(build())
+            tf_keras.to_tf_keras(build())
         assert "Received: layer=" in str(caught.value)
     dense, x = L.Dense(3), keras.Input((3,))
     with pytest.raises(ValueError, match="more than once"):
-        legacy.to_tf_keras(keras.Model(x, dense(dense(x))))
+        tf_keras.to_tf_keras(keras.Model(x, dense(dense(x))))
     with pytest.raises(ValueError, match="built tf_keras model"):
-        legacy.from_tf_keras(nets.plain())
+        tf_keras.from_tf_keras(nets.plain())
 
 
 def test_without_tf_keras_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras", None)
-    for call in (legacy.to_tf_keras, legacy.from_tf_keras):
+    for call in (tf_keras.to_tf_keras, tf_keras.from_tf_keras):
         with pytest.raises(ImportError, match=r"tf-reweight\[tfmot\]"):
             call(nets.plain())
 
 
-@pytest.mark.parametrize("kind", sorted(legacy.LAYERS))
+@pytest.mark.parametrize("kind", sorted(tf_keras.LAYERS))
 def test_every_argument_on_the_list_is_one_of_keras(kind):
     import inspect
 
@@ -60,12 +61,12 @@ def test_every_argument_on_the_list_is_one_of_keras(kind):
     known = set(inspect.signature(layer.__init__).parameters)
     for parent in layer.__mro__[1:]:
         known |= set(inspect.signature(parent.__init__).parameters) if issubclass(parent, L.Layer) else set()
-    assert set(legacy.LAYERS[kind]) <= known
+    assert set(tf_keras.LAYERS[kind]) <= known
 
 
 def test_a_difference_is_noticed():
     """The check itself, on two Keras 3 models."""
     first, second = (nets.randomize(nets.plain(), seed) for seed in (0, 1))
-    legacy._check(first, first, first.inputs)
+    tf_keras._check(first, first, first.inputs)
     with pytest.raises(ValueError, match="same outputs"):
-        legacy._check(first, second, first.inputs)
+        tf_keras._check(first, second, first.inputs)

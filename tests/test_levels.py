@@ -1,14 +1,18 @@
 """The penalty towards quantization levels: against a plain loop, in training, through save and load, and what it refuses."""
 
 import keras
+import nets
 import numpy as np
 import pytest
 from keras import ops
 
-import nets
-from tf_reweight import attachment, callbacks, data, masking, models, quantization
+from tf_reweight import data, quantization
+from tf_reweight.data import models
+from tf_reweight.kernels.table import find
+from tf_reweight.penalties import attachment
+from tf_reweight.penalties.reweighting import Reweighting
+from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import ToLevels, grid
-from tf_reweight.targets import find
 
 L = keras.layers
 
@@ -36,12 +40,12 @@ def test_training_brings_weights_to_levels_and_keeps_zeros(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss)
     model.fit(*digits.train, epochs=2, verbose=0)
-    masking.prune(model, sparsity=0.5, structure="unstructured")
+    prune(model, sparsity=0.5, structure="unstructured")
     zeros = [np.asarray(target.variable) == 0 for target in find(model)[0]]
     quantization.regularize_levels(model, 3, strength=1e-3)
     before = [float(ops.mean(a.regularizer.norms(a.target.variable))) for a in attachment.attachments(model)]
     model.compile(keras.optimizers.Adam(2e-3), loss)
-    model.fit(*digits.train, epochs=4, verbose=0, callbacks=[callbacks.Reweighting(every=2)])
+    model.fit(*digits.train, epochs=4, verbose=0, callbacks=[Reweighting(every=2)])
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     weights = [np.asarray(a.regularizer.penalty_weights) for a in attachment.attachments(model)]

@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from tf_reweight import made_up
+from tf_reweight.graph import random_inputs
 
 L = keras.layers
 
 
 def inputs_of(*layers, **kwargs):
     model = keras.Sequential(layers)
-    return made_up.inputs(model, model.inputs, **kwargs)
+    return random_inputs.inputs(model, model.inputs, **kwargs)
 
 
 def test_shapes_dtypes_and_seeds():
@@ -20,11 +20,11 @@ def test_shapes_dtypes_and_seeds():
         keras.Input((5,), dtype="float16"),
     )  # fmt: skip
     model = keras.Model([picture, numbers, flags, vector], L.Embedding(9, 2)(numbers))
-    made = made_up.inputs(model, model.inputs, num=200)
+    made = random_inputs.inputs(model, model.inputs, num=200)
     assert [array.shape for array in made] == [(200, 32, 7, 2), (200, 4), (200, 3), (200, 5)]
     assert [array.dtype.name for array in made] == ["float32", "int32", "bool", "float16"]
     assert set(np.unique(made[1])) == set(range(9)) and set(np.unique(made[2])) == {False, True}
-    again, others = (made_up.inputs(model, model.inputs, num=200, seed=seed) for seed in (0, 1))
+    again, others = (random_inputs.inputs(model, model.inputs, num=200, seed=seed) for seed in (0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(made, again))
     assert not any(np.array_equal(a, b) for a, b in zip(made, others))
 
@@ -44,4 +44,4 @@ def test_pictures_are_smooth_and_pixels_where_the_model_rescales_them():
 def test_what_cannot_be_made_up_is_refused():
     model = keras.Sequential([keras.Input((2,), dtype="string"), L.Identity()])
     with pytest.raises(ValueError, match="Inputs of numbers.*Received: dtype='string'"):
-        made_up.inputs(model, model.inputs)
+        random_inputs.inputs(model, model.inputs)

@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight import allocation, targets
-from tf_reweight.constraints import Mask
+from tf_reweight.kernels import allocation
+from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.table import find
 
 L = keras.layers
 
@@ -33,7 +34,7 @@ def batch():
 
 
 def zero_sets(model):
-    return {t.name: ops.convert_to_numpy(t.variable.value) == 0 for t in targets.find(model)[0]}
+    return {t.name: ops.convert_to_numpy(t.variable.value) == 0 for t in find(model)[0]}
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.95])
@@ -56,7 +57,7 @@ def test_structured_pruning_leaves_whole_groups(structure):
     model = small_net()
     report = tfr.prune(model, sparsity=None if structure.name == "n_of_m" else 0.5, structure=structure)
     for kernel in report.kernels:
-        (target,) = [t for t in targets.find(model)[0] if t.name == kernel.name]
+        (target,) = [t for t in find(model)[0] if t.name == kernel.name]
         norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
         assert np.count_nonzero(norms) == kernel.kept_groups
         values = ops.convert_to_numpy(target.variable.value)
@@ -66,7 +67,7 @@ def test_structured_pruning_leaves_whole_groups(structure):
 
 def test_threshold_removes_groups_at_or_below_it():
     model = small_net()
-    (conv,) = [t for t in targets.find(model)[0] if t.path == "conv"]
+    (conv,) = [t for t in find(model)[0] if t.path == "conv"]
     norms = np.sort(ops.convert_to_numpy(tfr.structures.Filter().group_norms(conv.standard_kernel()))[0])
     report = tfr.prune(model, threshold=float(norms[2]), structure="filter", layers="conv")
     assert report.kernels[0].kept_groups == 5
@@ -75,13 +76,13 @@ def test_threshold_removes_groups_at_or_below_it():
 def test_what_the_penalty_freed_goes_and_nothing_else():
     model = small_net()
     tfr.regularize(model, "filter", 1e-3, {"name": "log_sum", "epsilon": 0.1}, layers="conv")
-    (conv,) = [t for t in targets.find(model)[0] if t.path == "conv"]
+    (conv,) = [t for t in find(model)[0] if t.path == "conv"]
     kernel = ops.convert_to_numpy(conv.variable.value).copy()
     kernel[..., :3] *= 1e-4
     conv.variable.assign(kernel)
     report = tfr.prune(model)
     assert report.kernels[0].kept_groups == 5 and report.kernels[0].threshold == pytest.approx(0.01)
-    assert not tfr.attachment.attachments(model)
+    assert not tfr.penalties.attachment.attachments(model)
     assert {item.name for item in report.left_out} == {"hidden/kernel", "top/kernel"}
 
 
@@ -228,7 +229,7 @@ def test_the_wrapper_masks_forward_and_backward_under_momentum(batch):
     np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
     norms = np.abs(ops.convert_to_numpy(plain.layers[0].kernel)).sum((0, 1, 2))
     assert (norms == 0).sum() == 4
-    assert not tfr.attachment.attachments(plain)
+    assert not tfr.penalties.attachment.attachments(plain)
 
 
 def test_the_wrapper_round_trips_with_its_masks(batch, tmp_path):
@@ -290,7 +291,7 @@ def test_two_structures_cut_one_after_the_other_and_the_sparsity_counts_both(pai
     # Whole groups only, and never more than was asked for; a group has at most 4 x 4 weights here.
     assert sparsity - 16 / 504 <= reached <= sparsity + 1e-9 and report.sparsity == pytest.approx(reached)
     assert [entry.structure for entry in report.kernels] == [tfr.structures.get(s).name for s in pair for _ in range(2)]
-    for target in targets.find(model)[0]:
+    for target in find(model)[0]:
         entries = [entry for entry in report.kernels if entry.name == target.name]
         assert min(entry.kept_weights for entry in entries) == entries[0].num_weights - counts[target.name][0]
         mask = np.array(ops.convert_to_numpy(target.standard_kernel()) != 0)

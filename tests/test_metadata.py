@@ -8,9 +8,12 @@ import numpy as np
 import packed_nets
 import pytest
 
-from tf_reweight import export, made_up
-from tf_reweight.export import flatbuffer, metadata, packing, samples, sizes
+from tf_reweight import export
+from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
+from tf_reweight.graph import random_inputs
+from tf_reweight.packing import pack
+from tf_reweight.tflite import flatbuffer, metadata, sizes
 
 LABELS = ["cat", "dog", "Käfer"]
 
@@ -101,7 +104,7 @@ def test_files_attached_by_others_stay(content):
 def test_packing_and_inspection_keep_it(content, tmp_path):
     given, packed = tmp_path / "given.tflite", tmp_path / "packed.tflite"
     given.write_bytes(metadata.annotate(packed_nets.zeroed(content, fraction=0.9), LABELS, (0, 255)))
-    assert packing.pack_tflite(given, packed).num_packed
+    assert pack.pack_tflite(given, packed).num_packed
     summary = export.inspect_tflite(packed)
     assert summary.metadata == metadata.read(given.read_bytes()) and summary.metadata["outputs"][0]["labels"] == LABELS
     with zipfile.ZipFile(packed) as archive:
@@ -147,7 +150,7 @@ def test_tensors_have_the_names_of_the_signature():
     """For those who take a file without asking for its signature."""
     model = classifier(channels=1)
     specs = samples.input_specs(model, None)
-    content = convert(model, "int8", specs, made_up.inputs(model, specs, num=8), quantized_io=True)
+    content = convert(model, "int8", specs, random_inputs.inputs(model, specs, num=8), quantized_io=True)
     graph = flatbuffer.parse(content).subgraphs[0]
     names = [graph.tensors[i].name for i in (*graph.inputs, *graph.outputs)]
     assert names == [b"photo", b"scores"] and list(export.Runner(content).inputs) == ["photo"]

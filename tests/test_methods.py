@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight import config, methods, workflow
-from tf_reweight.progress import QUIET
+from tf_reweight import workflow
+from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow import config, methods
 
 L = keras.layers
 NATURAL = {"name": "pattern", "positions": "natural", "entries": 4, "num_patterns": 3}
@@ -71,7 +72,7 @@ def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, 
     assert kernel.kept_weights == size - zeros and kernel.sparsity == zeros / size
     assert 0 < zeros < size if share is None else zeros >= share * size - 1e-6
     assert "top/kernel" in {**left_out, **{item.name: item.reason for item in report.left_out}}
-    assert not tfr.attachment.attachments(model)
+    assert not tfr.penalties.attachment.attachments(model)
     for entry in method.figures(callbacks).values():
         assert entry
 
@@ -129,7 +130,7 @@ def test_what_cannot_work_is_refused_before_any_training(regularize, amount, wor
 
 def test_gradual_pruning_that_was_cut_off_keeps_its_zeros(data):
     """A model loaded in the middle of a schedule has zeros and steps, but no masks: what was removed stays removed."""
-    from tf_reweight.rivals import GradualMagnitude, PolynomialDecay
+    from tf_reweight.baselines import GradualMagnitude, PolynomialDecay
 
     def compiled(model):
         model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", jit_compile=False)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_reweight import models
+from tf_reweight.data import models
 
 L = keras.layers
 

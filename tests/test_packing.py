@@ -10,12 +10,14 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_nets import NETS, STRUCTURES, content_of, converted, kernels, ops_of, sequential, zeroed
 from rich.console import Console
 
-from packed_nets import NETS, STRUCTURES, content_of, converted, kernels, ops_of, sequential, zeroed
-from tf_reweight import export, main
-from tf_reweight.export import arm, equivalence, flatbuffer, packing, sparsity_format
-from tf_reweight.export.graph import Graph
+from tf_reweight import export
+from tf_reweight.cli import main
+from tf_reweight.packing import arm, equivalence, pack
+from tf_reweight.tflite import constants, flatbuffer, sparse_layout
+from tf_reweight.tflite.file_graph import Graph
 
 L = keras.layers
 
@@ -43,7 +45,7 @@ def test_packed_files_compute_the_same_and_are_never_larger(kind, precision, str
 
 
 def export_of(content):
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert ops_of(result.content).count("DENSIFY") == result.num_packed
     return result
 
@@ -54,48 +56,48 @@ def test_structured_zeros_at_75_percent_leave_a_third():
     dense = content_of(sequential((6, 6, 128), L.Conv2D(256, 3)), "int8")
     for structure in ("filter", "channel"):
         content = zeroed(dense, structure)
-        assert len(packing.pack(content).content) * 3 < len(content)
+        assert len(pack.pack(content).content) * 3 < len(content)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("kind", ["conv 3x3", "dense"])
 def test_packed_for_a_download_is_never_larger_in_either_measure(kind, structure):
     content = zeroed(converted(kind, "int8"), structure)
-    result = packing.pack(content, zipped=True)
+    result = pack.pack(content, zipped=True)
     equivalence.check_same(content, result.content)
     assert len(result.content) <= len(content) and export.gzip_size(result.content) <= export.gzip_size(content)
     if structure == "random" and kind == "conv 3x3":
-        assert "zipped" in result.tensors[0].reason and packing.pack(content).num_packed == 2
-        assert export.gzip_size(packing.pack(content).content) > export.gzip_size(content)
+        assert "zipped" in result.tensors[0].reason and pack.pack(content).num_packed == 2
+        assert export.gzip_size(pack.pack(content).content) > export.gzip_size(content)
     if structure == "channel":
         assert result.num_packed
 
 
 def test_files_without_zeros_stay_as_they_are():
     content = zeroed(converted("conv 3x3", "float32"), fraction=0.0)
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.content == content and result.num_packed == 0
     assert all("does not shrink it (0% zeros)" in tensor.reason for tensor in result.tensors)
 
 
 def test_all_zero_kernels():
     content = zeroed(converted("conv 3x3", "int8"), fraction=1.0)
-    result = packing.pack(content)
+    result = pack.pack(content)
     equivalence.check_same(content, result.content)
     assert result.num_packed == 2 and all(not values.any() for values in kernels(result.content).values())
 
 
 def test_fully_connected_becomes_a_convolution_only_where_it_is_packed():
     content = converted("dense", "int8")
-    assert "CONV_2D" not in ops_of(packing.pack(content).content)
-    names = ops_of(packing.pack(zeroed(content, "channel")).content)
+    assert "CONV_2D" not in ops_of(pack.pack(content).content)
+    names = ops_of(pack.pack(zeroed(content, "channel")).content)
     assert "FULLY_CONNECTED" not in names and names.count("CONV_2D") == 2 and names.count("RESHAPE") == 4
 
 
 def test_large_fully_connected_kernels_list_positions_in_one_byte():
     keras.utils.set_random_seed(0)
     content = zeroed(content_of(sequential((300,), L.Dense(260)), "int8"), fraction=0.9)
-    result = packing.pack(content)
+    result = pack.pack(content)
     equivalence.check_same(content, result.content)
     stored = [tensor for tensor in flatbuffer.parse(result.content).subgraphs[0].tensors if tensor.sparsity is not None]
     listed = [made.arrayIndices.values for made in stored[0].sparsity.dimMetadata if made.arrayIndices is not None]
@@ -113,7 +115,7 @@ def test_fully_connected_with_one_scale():
             scales = graph.tensors[bias].quantization
             scales.scale, scales.zeroPoint = weights.scale * graph.tensors[x].quantization.scale, weights.zeroPoint
     content = flatbuffer.write(model)
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.num_packed == 2
     equivalence.check_same(content, result.content)
 
@@ -121,7 +123,7 @@ def test_fully_connected_with_one_scale():
 def test_a_rewritten_file_can_still_be_resized():
     content = zeroed(converted("dense", "int8"))
     inputs, outputs = np.random.default_rng(0).normal(size=(3, 48)).astype("float32"), []
-    for version in (content, packing.pack(content).content):
+    for version in (content, pack.pack(content).content):
         interpreter = litert.Interpreter(model_content=version)
         interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], [3, 48])
         interpreter.allocate_tensors()
@@ -152,7 +154,7 @@ def test_float16_beside_an_operation_outside_of_the_delegate_is_left():
     """LiteRT gives garbage there; a transposed convolution whose kernel is smaller than its stride is such an operation."""
     layers = L.Conv2D(32, 1), L.Conv2DTranspose(32, 1, strides=2, padding="same"), L.Conv2D(64, 1)
     content = zeroed(content_of(sequential((7, 7, 16), *layers), "float16"), fraction=0.9)
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.content == content and all("TRANSPOSE_CONV" in tensor.reason for tensor in result.tensors)
 
 
@@ -161,7 +163,7 @@ def test_names_signatures_and_metadata_stay(tmp_path):
     first, second = keras.Input((32,), name="left"), keras.Input((32,), name="right")
     model = keras.Model([first, second], {"sum": L.Dense(64)(first), "product": L.Dense(48)(second)})
     content = zeroed(content_of(model, "int8"))
-    packed = packing.pack(content).content
+    packed = pack.pack(content).content
     runners = [export.Runner(version) for version in (content, packed)]
     assert list(runners[0].inputs) == list(runners[1].inputs) and list(runners[0].outputs) == list(runners[1].outputs)
     inputs = {name: np.random.default_rng(1).normal(size=(4, 32)).astype("float32") for name in runners[0].inputs}
@@ -177,8 +179,8 @@ def test_names_signatures_and_metadata_stay(tmp_path):
 
 
 def test_packing_twice_changes_nothing():
-    once = packing.pack(zeroed(converted("conv 1x1", "int8"))).content
-    twice = packing.pack(once)
+    once = pack.pack(zeroed(converted("conv 1x1", "int8"))).content
+    twice = pack.pack(once)
     assert twice.content == once and {tensor.reason for tensor in twice.tensors} == {"it is packed already"}
 
 
@@ -192,26 +194,26 @@ def test_single_numbers_have_no_shape():
     model.buffers.append(buffer)
     written = flatbuffer.parse(flatbuffer.write(model))
     assert written.subgraphs[0].tensors[-1].shape is None
-    values = flatbuffer.values(written, written.subgraphs[0].tensors[-1])
+    values = constants.values(written, written.subgraphs[0].tensors[-1])
     assert values.shape == () and values == 7
-    assert packing.pack(flatbuffer.write(model)).num_packed == 2
+    assert pack.pack(flatbuffer.write(model)).num_packed == 2
 
 
 def test_values_shared_by_two_tensors_are_left():
     model = flatbuffer.parse(zeroed(converted("conv 1x1", "float32")))
     tensors = model.subgraphs[0].tensors
-    kernel = next(tensor for tensor in tensors if packing._is_kernel(model, tensor))
-    next(tensor for tensor in tensors if tensor is not kernel and packing._is_kernel(model, tensor)).buffer = kernel.buffer
+    kernel = next(tensor for tensor in tensors if pack._is_kernel(model, tensor))
+    next(tensor for tensor in tensors if tensor is not kernel and pack._is_kernel(model, tensor)).buffer = kernel.buffer
     kernel_shape = kernel.shape
     for tensor in tensors:
         if tensor.buffer == kernel.buffer:
             tensor.shape = kernel_shape
-    reasons = [tensor.reason for tensor in packing.pack(flatbuffer.write(model)).tensors]
+    reasons = [tensor.reason for tensor in pack.pack(flatbuffer.write(model)).tensors]
     assert reasons == ["it shares its values with another tensor"] * 2
 
 
 def test_results_print_and_serialize():
-    result = packing.pack(zeroed(converted("conv 3x3", "float16")))
+    result = pack.pack(zeroed(converted("conv 3x3", "float16")))
     flat = json.loads(json.dumps(result.to_dict()))
     assert flat["num_bytes_after"] == result.num_bytes_after and len(flat["tensors"]) == len(result.tensors)
     report = arm.arm_eligibility(result.content)
@@ -228,18 +230,18 @@ def test_results_print_and_serialize():
 def test_what_is_no_tflite_is_refused(tmp_path):
     content = converted("conv 3x3", "int8")
     for cut in (0, 3, 15, 16, 40, 1000, len(content) // 2, len(content) - 20):
-        for function in (packing.pack, arm.arm_eligibility):
+        for function in (pack.pack, arm.arm_eligibility):
             with pytest.raises(ValueError, match="(?s)must be a.* TFLite flatbuffer.*Received"):
                 function(content[:cut])
     with pytest.raises(ValueError, match="Received"):
-        packing.pack(b"\x89PNG" + bytes(100))
+        pack.pack(b"\x89PNG" + bytes(100))
     with pytest.raises(TypeError, match="bytes"):
-        packing.pack("model.tflite")
+        pack.pack("model.tflite")
     with pytest.raises(FileNotFoundError, match="must exist"):
-        packing.pack_tflite(tmp_path / "none.tflite", tmp_path / "b.tflite")
+        pack.pack_tflite(tmp_path / "none.tflite", tmp_path / "b.tflite")
     (tmp_path / "a.tflite").write_bytes(content[:2000])
     with pytest.raises(ValueError, match="a.tflite"):
-        packing.pack_tflite(tmp_path / "a.tflite", tmp_path / "b.tflite")
+        pack.pack_tflite(tmp_path / "a.tflite", tmp_path / "b.tflite")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tflite"]
 
 
@@ -251,7 +253,7 @@ def test_damaged_files_are_refused_or_packed_but_never_break(seed):
         # Half of them in the tables at the beginning, which say where everything is.
         content[rng.integers(len(content) if rng.random() < 0.5 else 2000)] = rng.integers(256)
     try:
-        packing.pack(bytes(content))
+        pack.pack(bytes(content))
     except ValueError as error:
         assert "Received" in str(error)
 
@@ -259,7 +261,7 @@ def test_damaged_files_are_refused_or_packed_but_never_break(seed):
 def test_files_without_a_graph_are_refused():
     model = flatbuffer.parse(converted("depthwise", "int8"))
     model.subgraphs = []
-    for function in (packing.pack, arm.arm_eligibility):
+    for function in (pack.pack, arm.arm_eligibility):
         with pytest.raises(ValueError, match="(?s)must be a whole TFLite flatbuffer.*Received"):
             function(flatbuffer.write(model))
 
@@ -280,7 +282,7 @@ def test_weights_outside_the_flatbuffer_are_refused():
     model = flatbuffer.parse(converted("conv 3x3", "float32"))
     model.buffers[1].offset = 4096
     with pytest.raises(ValueError, match="must lie inside the file"):
-        packing.pack(flatbuffer.write(model))
+        pack.pack(flatbuffer.write(model))
 
 
 @pytest.mark.parametrize("case", ["two graphs", "WHILE"])
@@ -291,7 +293,7 @@ def test_control_flow_is_left_alone(case):
     else:
         model.operatorCodes[0].builtinCode = flatbuffer.schema().BuiltinOperator.WHILE
     content = flatbuffer.write(model)
-    result = packing.pack(content)
+    result = pack.pack(content)
     assert result.content == content and all("control flow" in tensor.reason for tensor in result.tensors) and result.tensors
 
 
@@ -304,26 +306,26 @@ def test_operations_of_another_maker_are_left_alone(tmp_path):
     source, target = tmp_path / "a.tflite", tmp_path / "b.tflite"
     source.write_bytes(flatbuffer.write(model))
     with pytest.raises(export.VerificationError, match="given file must run"):
-        packing.pack_tflite(source, target)
+        pack.pack_tflite(source, target)
     assert not target.exists()
-    result = packing.pack_tflite(source, target, verify=False)
+    result = pack.pack_tflite(source, target, verify=False)
     assert result.num_packed == 1 and "CUSTOM Mine" in ops_of(target.read_bytes())
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     source = tmp_path / "a.tflite"
     source.write_bytes(zeroed(converted("conv 3x3", "int8")))
-    encode = sparsity_format.encode
+    encode = sparse_layout.encode
 
     def broken(array, layout):
         values, sparsity = encode(array, layout)
         return values[::-1].copy(), sparsity
 
-    monkeypatch.setattr(sparsity_format, "encode", broken)
+    monkeypatch.setattr(sparse_layout, "encode", broken)
     before = source.read_bytes()
     for target in (tmp_path / "b.tflite", source):
         with pytest.raises(export.VerificationError, match="to the last bit"):
-            packing.pack_tflite(source, target)
+            pack.pack_tflite(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tflite"] and source.read_bytes() == before
 
 
@@ -351,10 +353,10 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            packing.pack_tflite(source, target)
+            pack.pack_tflite(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tflite"]
     with pytest.raises(FileNotFoundError, match="folder of `path` must exist"):
-        packing.pack_tflite(source, tmp_path / "none" / "b.tflite")
+        pack.pack_tflite(source, tmp_path / "none" / "b.tflite")
 
 
 def test_a_disk_that_is_full_half_way_leaves_no_half_file(tmp_path):
@@ -369,7 +371,7 @@ def test_a_disk_that_is_full_half_way_leaves_no_half_file(tmp_path):
     try:
         for target in (tmp_path / "b.tflite", source):
             with pytest.raises(OSError, match="too large"):
-                packing.pack_tflite(source, target)
+                pack.pack_tflite(source, target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [source] and source.read_bytes() == content
@@ -380,16 +382,16 @@ def test_a_read_only_folder_is_refused_before_any_work(tmp_path, monkeypatch):
     source.write_bytes(converted("conv 3x3", "int8"))
     # Root may write everywhere, so the answer is the system's only for others.
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    monkeypatch.setattr(packing, "_packed", lambda *arguments: pytest.fail("it was packed"))
+    monkeypatch.setattr(pack, "_packed", lambda *arguments: pytest.fail("it was packed"))
     with pytest.raises(OSError, match="writable folder"):
-        packing.pack_tflite(source, tmp_path / "b.tflite")
+        pack.pack_tflite(source, tmp_path / "b.tflite")
 
 
 def test_in_place(tmp_path):
     path = tmp_path / "a.tflite"
     path.write_bytes(zeroed(converted("conv 3x3", "int8")))
     before = path.stat().st_size
-    result = packing.pack_tflite(str(path), path)
+    result = pack.pack_tflite(str(path), path)
     assert path.read_bytes() == result.content and len(result.content) < before
-    assert packing.pack_tflite(path, path).content == result.content
+    assert pack.pack_tflite(path, path).content == result.content
     assert list(pathlib.Path(tmp_path).iterdir()) == [path]

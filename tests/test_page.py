@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight import page
-from tf_reweight.page import charts, pictures
-from tf_reweight.summaries import EDGES, Curves, NormSummaries, read_curves
+from tf_reweight.reports import charts, page, pictures
+from tf_reweight.reports.curves import EDGES, Curves, NormSummaries, read_curves
 
 L = keras.layers
 
@@ -74,7 +73,7 @@ def whole(**changes):
         "latency": {"num_runs": 50, "num_threads": 1},
         **changes,
     }  # fmt: skip
-    return {**figures, "summary": tfr.report.summary(figures)}
+    return {**figures, "summary": tfr.reports.tables.summary(figures)}
 
 
 FIGURES = whole()

@@ -3,14 +3,16 @@
 import sys
 
 import keras
+import nets
 import numpy as np
 import pytest
 
-import nets
-from tf_reweight import data, export, models, quantization
-from tf_reweight.export import conversion, edge_quantizer, flatbuffer, samples
+from tf_reweight import data, export, quantization
+from tf_reweight.data import models
+from tf_reweight.export import conversion, edge_quantizer, samples
 from tf_reweight.export.precisions import TABLE
-from tf_reweight.masking import prune
+from tf_reweight.pruning.prune import prune
+from tf_reweight.tflite import constants, flatbuffer
 
 L = keras.layers
 NEW = ("int16", "weight_int8", "weight_int4", "dynamic_int4")
@@ -40,7 +42,7 @@ def kernels(content):
     model = flatbuffer.parse(content)
     made = {}
     for tensor in model.subgraphs[0].tensors:
-        values = flatbuffer.values(model, tensor)
+        values = constants.values(model, tensor)
         if values is not None and values.ndim > 1 and values.dtype != "int32":
             made.setdefault(flatbuffer.dtype_name(tensor), []).append(values)
     return made

@@ -9,11 +9,12 @@ from keras import ops
 from tables import STRUCTURE_CASES, STRUCTURE_IDS, random_kernel
 
 import tf_reweight as tfr
-from tf_reweight import attachment, structures
-from tf_reweight.callbacks import Reweighting
-from tf_reweight.constraints import Mask
-from tf_reweight.proximal import Proximal, Silent, SoftThreshold, take_off
-from tf_reweight.targets import Layout
+from tf_reweight import structures
+from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.layout import Layout
+from tf_reweight.penalties import attachment
+from tf_reweight.penalties.proximal import Proximal, Silent, SoftThreshold, take_off
+from tf_reweight.penalties.reweighting import Reweighting
 
 L = keras.layers
 
@@ -41,7 +42,7 @@ def kernel_of(model, name="hidden"):
 
 
 def zero_share(model):
-    kernels = np.concatenate([ops.convert_to_numpy(t.variable.value).ravel() for t in tfr.targets.find(model)[0]])
+    kernels = np.concatenate([ops.convert_to_numpy(t.variable.value).ravel() for t in tfr.kernels.table.find(model)[0]])
     return float((kernels == 0).mean())
 
 

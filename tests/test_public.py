@@ -10,15 +10,16 @@ import keras
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight import (
-    callbacks, constraints, coupling, epsilons, penalties, proximal, quantization, regularizers, rivals, structures, summaries,
-    wrappers,
-)  # fmt: skip
+from tf_reweight import baselines, coupling, learning_rate, penalties, quantization, structures
+from tf_reweight.kernels import constraints
+from tf_reweight.penalties import epsilons, proximal, reweighted, reweighting
+from tf_reweight.pruning import keep_zeros, masked
+from tf_reweight.reports import curves
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = (
-    callbacks, constraints, coupling, epsilons, penalties, proximal, quantization, regularizers, rivals, structures, summaries,
-    wrappers,
+    reweighting, constraints, coupling, epsilons, penalties, proximal, quantization, reweighted, baselines, structures, curves,
+    masked, keep_zeros, learning_rate,
 )  # fmt: skip
 
 # Where each public class has its round trip or its laws; a class missing here fails the test below.
@@ -32,7 +33,7 @@ COVERED = {
     "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties", "CoupledProximal"),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),
-    "test_rivals.py": (
+    "test_baselines.py": (
         "ADMM", "AdmmPenalty", "Adaptive", "Annealed", "Clip", "Clipping", "ConstantSparsity", "Epsilon", "Fixed",
         "GradualMagnitude", "PolynomialDecay",
     ),
@@ -99,5 +100,5 @@ def test_readme_names_configs_that_exist():
 
 
 def test_serializable_classes_are_registered_under_our_name():
-    for cls in (regularizers.Reweighted, regularizers.Combined, wrappers.Masked):
+    for cls in (reweighted.Reweighted, reweighted.Combined, masked.Masked):
         assert keras.saving.get_registered_name(cls) == f"tf_reweight>{cls.__name__}"

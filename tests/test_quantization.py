@@ -4,14 +4,21 @@ import copy
 import sys
 
 import keras
+import nets
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-import nets
-from tf_reweight import attachment, callbacks, constraints, data, export, masking, models, quantization, targets, wrappers
+from tf_reweight import data, export, quantization
+from tf_reweight.data import models
+from tf_reweight.kernels import constraints
+from tf_reweight.kernels.layout import Layout
+from tf_reweight.penalties import attachment
+from tf_reweight.pruning import masked
+from tf_reweight.pruning.keep_zeros import KeepZeros
+from tf_reweight.pruning.prune import keep_zeros, prune
 from tf_reweight.quantization import grid, rules
 
 L = keras.layers
@@ -83,7 +90,7 @@ def trained(request, digits):
     keras.utils.set_random_seed(0)
     model = compiled(request.param(), 4e-3)
     model.fit(*digits.train, epochs=6, batch_size=64, verbose=0)
-    masking.prune(model, sparsity=0.5, structure="unstructured")
+    prune(model, sparsity=0.5, structure="unstructured")
     qat = compiled(quantization.quantize(model), 5e-4)
     qat.fit(*digits.train, epochs=3, batch_size=64, verbose=0, callbacks=[quantization.FreezeRanges(2)])
     return model, qat
@@ -227,7 +234,7 @@ def test_zeros_stay_through_everything(trained, digits, tmp_path):
         np.testing.assert_array_equal(first, second)
     qat.save(tmp_path / "qat.keras")
     again = keras.saving.load_model(tmp_path / "qat.keras")
-    assert masking.keep_zeros(again) == len(before)
+    assert keep_zeros(again) == len(before)
     weights = [np.asarray(v) for v in again.trainable_variables]
     compiled(again).fit(*digits.train, epochs=1, batch_size=64, verbose=0)
     assert all((np.asarray(v) != old).any() for v, old in zip(again.trainable_variables, weights))
@@ -259,8 +266,8 @@ def test_the_file_holds_the_kernels_keras_rounds_to(trained, digits, tmp_path):
                 continue
             shape = [-1 if i == axis and len(scales) > 1 else 1 for i in range(values.ndim)]
             stored.append(np.sort((values * scales.reshape(shape)).reshape(-1)))
-    wrappers = [layer for layer in qat.layers if isinstance(layer, quantization.QuantizedKernel)]
-    for layer in wrappers:
+    masked = [layer for layer in qat.layers if isinstance(layer, quantization.QuantizedKernel)]
+    for layer in masked:
         for kernel in layer.rounded_kernels().values():
             kernel = np.sort(np.asarray(kernel).reshape(-1))
             atol = 1e-5 * np.abs(kernel).max()
@@ -430,7 +437,7 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
         (TypeError, lambda: quantization.quantize(subclassed)),
         (TypeError, lambda: quantization.quantize("model.keras")),
         (ValueError, lambda: quantization.quantize(lora)),
-        (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), wrappers.Masked(L.Dense(2))]))),
+        (ValueError, lambda: quantization.quantize(keras.Sequential([keras.Input((3,)), masked.Masked(L.Dense(2))]))),
         (ValueError, lambda: quantization.quantize(model, layers="convv*")),
         (TypeError, lambda: quantization.quantize(model, layers=[])),
         (TypeError, lambda: quantization.quantize(model, {})),
@@ -464,7 +471,7 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
 def test_clusters_are_kept_with_their_zeros(digits, tmp_path):
     model = compiled(models.build("small_cnn", digits.input_shape, digits.num_classes))
     model.fit(*digits.train, epochs=1, verbose=0)
-    masking.prune(model, sparsity=0.6, structure="unstructured")
+    prune(model, sparsity=0.6, structure="unstructured")
     before = zeros(model)
     report = quantization.cluster(model, 8)
     assert all(2 <= kernel.num_values <= 8 for kernel in report.kernels) and "values" in str(report)
@@ -506,7 +513,7 @@ def test_shared_values_against_a_plain_loop(axes, channels):
     start = rng.normal(size=(5, 6)).astype("float32")
     start[rng.random(start.shape) < 0.3] = 0
     values = np.sort(rng.normal(size=(channels, 3)).astype("float32"))
-    held = quantization.Shared(start, values, targets.Layout(axes, start.shape))
+    held = quantization.Shared(start, values, Layout(axes, start.shape))
     places = np.arange(30).reshape(5, 6)
     rows = places.reshape(1, -1) if channels == 1 else places.T if axes[1] == "out" else places
     hidden, kept, shared = start.reshape(-1).copy(), start.reshape(-1) != 0, held.numpy()
@@ -526,7 +533,7 @@ def test_shared_values_against_a_plain_loop(axes, channels):
 
 def test_weights_pruned_after_clustering_leave_the_values_alone():
     """A value would else be drawn towards the zeros that a mask holds: there would be one more, next to zero."""
-    layout = targets.Layout(("in", "out"), (2, 2))
+    layout = Layout(("in", "out"), (2, 2))
     variable = keras.Variable([[1.0, 1.2], [2.0, 2.2]])
     variable.constraint = quantization.Shared(variable.numpy(), [[1.1, 2.1]], layout)
     variable.assign(variable.constraint.numpy())
@@ -539,7 +546,7 @@ def test_weights_pruned_after_clustering_leave_the_values_alone():
 def test_on_jax_weights_stay_with_the_value_they_started_with(monkeypatch):
     """A constraint keeps nothing from step to step there, so each value moves by the mean of its weights' moves."""
     start = np.array([[1.0, 1.2], [2.0, 0.0]], "float32")
-    held = quantization.Shared(start, [[1.1, 2.1]], targets.Layout(("in", "out"), (2, 2)))
+    held = quantization.Shared(start, [[1.1, 2.1]], Layout(("in", "out"), (2, 2)))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     shared = held.numpy()
     for _ in range(3):
@@ -552,7 +559,7 @@ def test_averages_of_clustered_weights_go_to_the_shared_values(digits):
     quantization.cluster(model, 8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9), loss)
-    model.fit(*digits.train, epochs=1, verbose=0, callbacks=[callbacks.KeepZeros()])
+    model.fit(*digits.train, epochs=1, verbose=0, callbacks=[KeepZeros()])
     assert all(len(np.unique(v)) <= 8 for v in model.trainable_variables if len(v.shape) > 1)
 
 
@@ -561,7 +568,7 @@ def test_clusters_per_channel_are_closer_to_the_weights(digits, tmp_path):
     for per_channel in (False, True):
         keras.utils.set_random_seed(0)
         model = compiled(models.build("small_cnn", digits.input_shape, digits.num_classes))
-        masking.prune(model, sparsity=0.5, structure="unstructured")
+        prune(model, sparsity=0.5, structure="unstructured")
         before = zeros(model)
         report = quantization.cluster(model, 4, per_channel=per_channel)
         errors[per_channel] = sum(kernel.error for kernel in report.kernels)
@@ -580,7 +587,7 @@ def test_clusters_per_channel_are_closer_to_the_weights(digits, tmp_path):
 
 def test_weights_move_from_one_shared_value_to_another():
     """Else a weight that k-means put on the wrong side stays there for ever."""
-    layout = targets.Layout(("in", "out"), (2, 2))
+    layout = Layout(("in", "out"), (2, 2))
     held = quantization.Shared([[1.0, 1.1], [2.0, 2.1]], [[1.05, 2.05]], layout)
     shared = held.numpy()
     for _ in range(10):

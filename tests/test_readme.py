@@ -33,7 +33,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_commands_of_the_readme_exist():
-    from tf_reweight.commands import COMMANDS
+    from tf_reweight.cli.commands import COMMANDS
 
     named = set(re.findall(r"tf-reweight (\w+)", README))
     assert set(COMMANDS) == named

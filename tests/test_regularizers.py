@@ -7,8 +7,8 @@ from keras import ops
 from tables import KERNEL_KINDS, random_kernel
 
 import tf_reweight as tfr
-from tf_reweight.attachment import attach, attachments
-from tf_reweight.regularizers import Combined, Reweighted
+from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.reweighted import Combined, Reweighted
 
 L = keras.layers
 
@@ -50,7 +50,7 @@ def numpy_penalty(kernel, structure, strength, epsilon):
 @pytest.mark.parametrize("kind", ["dense", "conv2d", "conv2d_transpose", "lstm", "attention", "separable2d"])
 def test_the_penalty_equals_a_numpy_loop(kind, structure):
     model = KERNEL_KINDS[kind][0]()
-    named = [target.name for target in tfr.targets.find(model)[0] if target.standard_shape[-2] > 1]
+    named = [target.name for target in tfr.kernels.table.find(model)[0] if target.standard_shape[-2] > 1]
     attached = tfr.regularize(model, structure, 0.1, {"name": "log_sum", "epsilon": 0.05}, layers=named)
     expected = 0.0
     for item in attached.attachments:
@@ -78,7 +78,7 @@ def test_negative_weights_are_pulled_up():
     """1 / (w + epsilon) without the absolute value would push them down."""
     import tensorflow as tf
 
-    regularizer = Reweighted("unstructured", 1.0, layout=tfr.targets.Layout.standard((1, 2)).get_config())
+    regularizer = Reweighted("unstructured", 1.0, layout=tfr.kernels.table.Layout.standard((1, 2)).get_config())
     kernel = tf.constant([[-0.5, 0.5]])
     regularizer.update(kernel)
     with tf.GradientTape() as tape:
@@ -89,7 +89,7 @@ def test_negative_weights_are_pulled_up():
 
 
 def test_small_groups_are_pressed_harder():
-    regularizer = Reweighted("filter", 1.0, layout=tfr.targets.Layout.standard((2, 3)).get_config())
+    regularizer = Reweighted("filter", 1.0, layout=tfr.kernels.table.Layout.standard((2, 3)).get_config())
     regularizer.update(np.array([[0.0, 0.1, 1.0], [0.0, 0.1, 1.0]], "float32"))
     weights = ops.convert_to_numpy(regularizer.penalty_weights)[0]
     assert weights[0] > weights[1] > weights[2] > 0
@@ -197,7 +197,7 @@ def test_combined_adds_up():
     "regularizer",
     [
         Reweighted("filter", 1e-3, {"name": "log_sum", "epsilon": 0.5}, price=2.0),
-        Reweighted({"name": "block", "shape": [2, 2]}, 1e-3, layout=tfr.targets.Layout.standard((4, 4)).get_config()),
+        Reweighted({"name": "block", "shape": [2, 2]}, 1e-3, layout=tfr.kernels.table.Layout.standard((4, 4)).get_config()),
         Combined([Reweighted("filter"), "l2"]),
     ],
 )
@@ -244,6 +244,6 @@ def test_bad_arguments_are_explained():
     frozen.trainable = False
     with pytest.raises(ValueError, match="must be trainable"):
         tfr.regularize(frozen, "filter")
-    regularizer = Reweighted("filter", layout=tfr.targets.Layout.standard((4, 4)).get_config())
+    regularizer = Reweighted("filter", layout=tfr.kernels.table.Layout.standard((4, 4)).get_config())
     with pytest.raises(ValueError, match="bound to a kernel of shape"):
         regularizer(ops.ones((3, 4)))

@@ -9,7 +9,7 @@ from keras import ops
 from rich.console import Console
 
 import tf_reweight as tfr
-from tf_reweight.sensitivity import sensitivity
+from tf_reweight.reports.sensitivity import sensitivity
 
 L = keras.layers
 
@@ -43,7 +43,7 @@ def test_it_tells_the_kernel_that_matters_from_the_one_that_does_not(data):
 def test_a_reference_by_hand_and_prune_agree(data):
     """Each figure equals pruning a copy of the model by `prune` and counting the hits."""
     digits = tfr.data.load("digits")
-    model = tfr.models.build("small_cnn", digits.input_shape)
+    model = tfr.data.models.build("small_cnn", digits.input_shape)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*digits.train, epochs=2, verbose=0)
     report = sensitivity(model, digits.validation, "column", (0.5, 0.9))
@@ -90,7 +90,7 @@ def test_masks_and_penalties_on_the_model_stay(data):
     zeros = tfr.sparsity(model)
     tfr.regularize(model, "unstructured", 1e-3)
     sensitivity(model, data)
-    assert tfr.sparsity(model) == zeros and len(tfr.attachment.attachments(model)) == 2
+    assert tfr.sparsity(model) == zeros and len(tfr.penalties.attachment.attachments(model)) == 2
     assert ops.convert_to_numpy(model.get_layer("copy").kernel.constraint.mask).sum() < 16
 
 

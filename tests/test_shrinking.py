@@ -1,15 +1,15 @@
 """shrink: a masked model and its shrunk copy are the same function, for every way channels are tied."""
 
 import keras
+import nets
 import numpy as np
 import pytest
 from keras import ops
 
-import nets
 from tf_reweight import coupling, shrinking
-from tf_reweight.attachment import attachments, regularize
-from tf_reweight.masking import prune
-from tf_reweight.recasting import RecastError, is_half, recast
+from tf_reweight.graph.recasting import RecastError, is_half, recast
+from tf_reweight.penalties.attachment import attachments, regularize
+from tf_reweight.pruning.prune import prune
 from tf_reweight.shrinking import smaller
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import Verdict

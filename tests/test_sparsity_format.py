@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from packed_nets import STRUCTURES, converted, mask_of, zeroed
-from tf_reweight.export import equivalence, flatbuffer, packing, sparsity_format
+
+from tf_reweight.packing import equivalence, pack
+from tf_reweight.tflite import constants, flatbuffer, sparse_layout
 
 L = keras.layers
 
@@ -54,63 +55,63 @@ def arrays(draw):
 def test_decoding_gives_back_what_was_encoded(array, random):
     blocks = tuple((axis, size) for axis, size in ((0, 2), (array.ndim - 1, 4)) if array.shape[axis] % size == 0)
     order = tuple(random.sample(range(array.ndim), array.ndim))
-    anything = sparsity_format.Layout(order, random.randrange(array.ndim), blocks[: 1 + (array.ndim > 1)])
-    cost, best = sparsity_format.layouts(array)[0]
+    anything = sparse_layout.Layout(order, random.randrange(array.ndim), blocks[: 1 + (array.ndim > 1)])
+    cost, best = sparse_layout.layouts(array)[0]
     for layout in (best, anything):
-        values, sparsity = sparsity_format.encode(array, layout)
-        for decoded in (sparsity_format.decode(values, sparsity, array.shape), walked(values, sparsity, array.shape)):
+        values, sparsity = sparse_layout.encode(array, layout)
+        for decoded in (sparse_layout.decode(values, sparsity, array.shape), walked(values, sparsity, array.shape)):
             assert decoded.dtype == array.dtype and decoded.tobytes() == array.tobytes()
-        taken = values.nbytes + sparsity_format.num_index_bytes(sparsity)
+        taken = values.nbytes + sparse_layout.num_index_bytes(sparsity)
         assert taken == cost if layout == best else taken >= cost or layout.blocks
 
 
 @settings(max_examples=20, deadline=None)
 @given(arrays())
 def test_no_order_of_axes_takes_fewer_bytes_than_the_best(array):
-    cost, _ = sparsity_format.layouts(array)[0]
+    cost, _ = sparse_layout.layouts(array)[0]
     for order in itertools.permutations(range(array.ndim)):
         for level in range(array.ndim):
-            values, sparsity = sparsity_format.encode(array, sparsity_format.Layout(order, level))
-            assert values.nbytes + sparsity_format.num_index_bytes(sparsity) >= cost
+            values, sparsity = sparse_layout.encode(array, sparse_layout.Layout(order, level))
+            assert values.nbytes + sparse_layout.num_index_bytes(sparsity) >= cost
 
 
 @settings(max_examples=40, deadline=None)
 @given(arrays())
 def test_what_is_chosen_for_a_download_is_hardly_larger_as_it_lies(array):
     shaped = [array, array.reshape(array.shape[0], 1, *array.shape[1:])][: 1 + (array.ndim < 4)]
-    smallest = min(sparsity_format.layouts(given)[0][0] for given in shaped)
-    chosen, layout, cost = sparsity_format.download_layout(shaped)
-    values, sparsity = sparsity_format.encode(chosen, layout)
-    assert sparsity_format.decode(values, sparsity, chosen.shape).tobytes() == array.tobytes()
-    assert smallest <= cost == values.nbytes + sparsity_format.num_index_bytes(sparsity) <= 1.04 * smallest
+    smallest = min(sparse_layout.layouts(given)[0][0] for given in shaped)
+    chosen, layout, cost = sparse_layout.download_layout(shaped)
+    values, sparsity = sparse_layout.encode(chosen, layout)
+    assert sparse_layout.decode(values, sparsity, chosen.shape).tobytes() == array.tobytes()
+    assert smallest <= cost == values.nbytes + sparse_layout.num_index_bytes(sparsity) <= 1.04 * smallest
 
 
 def test_short_lists_are_chosen_where_they_zip_better():
     array = np.random.default_rng(0).integers(1, 100, (512, 256)).astype("int8")
     array[np.random.default_rng(1).random(array.shape) < 0.75] = 0
     wide, narrow = array, array.reshape(512, 1, 2, 128)
-    chosen, layout, cost = sparsity_format.download_layout([wide, narrow])
-    smallest, best = sparsity_format.layouts(wide)[0]
-    assert cost > smallest and sparsity_format.zipped_bytes(chosen, layout) < sparsity_format.zipped_bytes(wide, best)
+    chosen, layout, cost = sparse_layout.download_layout([wide, narrow])
+    smallest, best = sparse_layout.layouts(wide)[0]
+    assert cost > smallest and sparse_layout.zipped_bytes(chosen, layout) < sparse_layout.zipped_bytes(wide, best)
 
 
 def test_a_hand_written_example():
     array = np.array([[0, 0, 0], [5, 6, 7], [0, 0, 0], [1, 0, 2]], "int8")
-    layout = sparsity_format.Layout((0, 1), 0)
-    values, sparsity = sparsity_format.encode(array, layout)
+    layout = sparse_layout.Layout((0, 1), 0)
+    values, sparsity = sparse_layout.encode(array, layout)
     assert values.tolist() == [5, 6, 7, 1, 0, 2]
     rows, columns = sparsity.dimMetadata
     assert rows.arraySegments.values.tolist() == [0, 2] and rows.arrayIndices.values.tolist() == [1, 3]
     assert columns.denseSize == 3 and sparsity.traversalOrder.tolist() == [0, 1]
     # Six values, two ends and two positions; entry by entry it would be five values, five ends and five positions.
-    assert sparsity_format.layouts(array)[0] == (10, layout)
+    assert sparse_layout.layouts(array)[0] == (10, layout)
 
 
 def test_positions_take_as_many_bits_as_they_need():
     for size, width in ((200, 1), (300, 2), (70_000, 4)):
         array = np.zeros(size, "int8")
         array[-1] = 1
-        _, sparsity = sparsity_format.encode(array, sparsity_format.Layout((0,), 0))
+        _, sparsity = sparse_layout.encode(array, sparse_layout.Layout((0,), 0))
         assert sparsity.dimMetadata[0].arrayIndices.values.itemsize == width
         assert sparsity.dimMetadata[0].arraySegments.values.itemsize == 1
 
@@ -120,19 +121,19 @@ def test_negative_zeros_are_zeros():
     content = zeroed(converted("conv 3x3", "float32"))
     model = flatbuffer.parse(content)
     for tensor in model.subgraphs[0].tensors:
-        if packing._is_kernel(model, tensor):
-            values = flatbuffer.values(model, tensor)
+        if pack._is_kernel(model, tensor):
+            values = constants.values(model, tensor)
             negative = np.where(values == 0, np.float32(-0.0), values)
             model.buffers[tensor.buffer].data = negative.view("uint8").reshape(-1)
     negated = flatbuffer.write(model)
     assert negated != content
-    packed = packing.pack(negated).content
-    assert packed == packing.pack(content).content
+    packed = pack.pack(negated).content
+    assert packed == pack.pack(content).content
     equivalence.check_same(negated, packed)
 
 
 def test_sparsity_that_does_not_fit_is_refused():
-    values, sparsity = sparsity_format.encode(np.eye(4, dtype="int8"), sparsity_format.Layout((0, 1), 1))
+    values, sparsity = sparse_layout.encode(np.eye(4, dtype="int8"), sparse_layout.Layout((0, 1), 1))
     for bad_values, shape in ((values[:-1], (4, 4)), (values, (2, 2)), (values, (4,))):
         with pytest.raises(ValueError, match="do not fit"):
-            sparsity_format.decode(bad_values, sparsity, shape)
+            sparse_layout.decode(bad_values, sparsity, shape)

@@ -6,7 +6,11 @@ import pytest
 from keras import ops
 from tables import KERNEL_KINDS, STRUCTURES, random_kernel
 
-from tf_reweight import regularizers, selection, structures, targets
+from tf_reweight import structures
+from tf_reweight.kernels import selection
+from tf_reweight.kernels.layout import Layout
+from tf_reweight.kernels.table import find, output_paths, register
+from tf_reweight.penalties.reweighted import Reweighted
 
 L = keras.layers
 kinds = pytest.mark.parametrize("kind", KERNEL_KINDS)
@@ -15,25 +19,25 @@ kinds = pytest.mark.parametrize("kind", KERNEL_KINDS)
 @kinds
 def test_every_kernel_is_found_in_standard_shape(kind):
     build, expected = KERNEL_KINDS[kind]
-    found, left_out = targets.find(build())
+    found, left_out = find(build())
     assert [target.standard_shape for target in found] == expected
     assert left_out == []
 
 
 @kinds
 def test_layout_round_trip(kind):
-    for target in targets.find(KERNEL_KINDS[kind][0]())[0]:
+    for target in find(KERNEL_KINDS[kind][0]())[0]:
         kernel = random_kernel(target.layout.shape)
         back = target.layout.from_standard(target.layout.to_standard(kernel))
         np.testing.assert_array_equal(ops.convert_to_numpy(back), kernel)
-        assert targets.Layout.from_config(target.layout.get_config()) == target.layout
+        assert Layout.from_config(target.layout.get_config()) == target.layout
 
 
 def test_filters_are_outputs_whatever_the_layer_stores():
     """Zeroing one filter in standard order silences exactly one output channel (transposed, depthwise, einsum)."""
     for kind in ("conv2d_transpose", "depthwise2d", "conv2d groups", "einsum_dense", "dense", "conv1d"):
         model = KERNEL_KINDS[kind][0]()
-        (target,) = targets.find(model)[0]
+        (target,) = find(model)[0]
         standard = ops.convert_to_numpy(target.standard_kernel()).copy()
         standard[..., 1] = 0.0
         target.variable.assign(target.layout.from_standard(standard))
@@ -47,8 +51,8 @@ def test_a_shared_layer_appears_once_and_nested_models_are_walked():
     shared = L.Dense(4, name="shared")
     inputs = keras.Input((4,))
     model = keras.Model(inputs, L.Dense(2, name="head")(shared(inner(shared(inputs)))))
-    assert [target.name for target in targets.find(model)[0]] == ["shared/kernel", "block/inside/kernel", "head/kernel"]
-    assert targets.output_paths(model) == {"head"}
+    assert [target.name for target in find(model)[0]] == ["shared/kernel", "block/inside/kernel", "head/kernel"]
+    assert output_paths(model) == {"head"}
 
 
 def test_subclassed_models_are_walked():
@@ -62,8 +66,8 @@ def test_subclassed_models_are_walked():
 
     model = Net()
     model(np.zeros((1, 3), "float32"))
-    assert [target.name for target in targets.find(model)[0]] == ["hidden/kernel", "top/kernel"]
-    assert targets.output_paths(model) == {"top"}
+    assert [target.name for target in find(model)[0]] == ["hidden/kernel", "top/kernel"]
+    assert output_paths(model) == {"top"}
 
 
 def test_what_cannot_be_pruned_is_left_out_with_a_reason():
@@ -79,7 +83,7 @@ def test_what_cannot_be_pruned_is_left_out_with_a_reason():
     model = keras.Sequential([keras.Input((6,)), integers, dense, spectral, Odd(name="odd")])
     dense.enable_lora(2)
     integers.quantize("int8")
-    found, left_out = targets.find(model)
+    found, left_out = find(model)
     reasons = {item.name: item.reason for item in left_out}
     assert not found
     assert "LoRA" in reasons["lora/kernel"]
@@ -105,16 +109,16 @@ def test_register_teaches_the_table():
         def call(self, x):
             return x @ ops.transpose(self.weight)
 
-    targets.register(Linear, "weight", axes=("out", "in"))
+    register(Linear, "weight", axes=("out", "in"))
     model = keras.Sequential([keras.Input((5,)), Linear()])
-    assert [target.standard_shape for target in targets.find(model)[0]] == [(5, 3)]
+    assert [target.standard_shape for target in find(model)[0]] == [(5, 3)]
 
 
 def test_the_output_is_found_behind_activations():
     inputs = keras.Input((4,))
     hidden = L.Dense(4, name="hidden")(inputs)
     model = keras.Model(inputs, [L.Softmax()(L.Dense(3, name="a")(hidden)), L.Reshape((2, 1))(L.Dense(2, name="b")(hidden))])
-    assert targets.output_paths(model) == {"a", "b"}
+    assert output_paths(model) == {"a", "b"}
 
 
 def two_layers():
@@ -154,9 +158,9 @@ def test_bad_selections_are_explained():
     with pytest.raises(TypeError, match="must be None, a name"):
         selection.select(model, "filter", 3)
     with pytest.raises(TypeError, match="Keras 3 model"):
-        targets.find("model.keras")
+        find("model.keras")
     with pytest.raises(ValueError, match="must be built"):
-        targets.find(keras.Sequential([L.Dense(3)]))
+        find(keras.Sequential([L.Dense(3)]))
 
 
 def test_heads_are_read_from_the_layer():
@@ -173,7 +177,7 @@ def test_every_structure_on_every_kernel(kind):
     the formula and keeps its structure through its config. What a kernel cannot have is named with a reason."""
     names = [*(structure for structure, _ in STRUCTURES.values()), structures.get("head")]
     model = KERNEL_KINDS[kind][0]()
-    kernels = targets.find(model)[0]
+    kernels = find(model)[0]
     for structure in names:
         # By predicate: the only layer of these models makes their output, which filter pruning leaves alone by default.
         try:
@@ -202,7 +206,7 @@ def check_kernel(item):
     keep[0, 0] = False
     mask = ops.convert_to_numpy(target.layout.from_standard(structure.mask(keep, target.standard_shape)))
     assert mask.shape == kernel.shape and (mask == 0).sum() == members[0, 0]
-    penalty = regularizers.Reweighted(structure, 0.5, "log_sum", layout=target.layout.get_config())
+    penalty = Reweighted(structure, 0.5, "log_sum", layout=target.layout.get_config())
     penalty.update(kernel)
     weights = ops.convert_to_numpy(structure.penalty_weights(penalty.penalty, norms))
     expected = 0.5 * float(structure.surrogate(weights, norms))

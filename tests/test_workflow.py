@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 import tf_reweight as tfr
-from tf_reweight import export, main, workflow
-from tf_reweight.progress import QUIET, EpochLines
+from tf_reweight import export, workflow
+from tf_reweight.cli import main
+from tf_reweight.reports.progress import QUIET, EpochLines
 from tf_reweight.workflow.run import Run
 
 TINY = {
@@ -80,7 +81,7 @@ def test_every_figure_of_the_table_is_in_the_report(finished):
         assert file["latency_low_ms"] <= file["latency_ms"] <= file["latency_high_ms"]
         assert file["speedup"] == pytest.approx(figures["files"][0]["latency_ms"] / file["latency_ms"])
     assert figures["summary"]["shipped"] == figures["files"][-1]["name"] and figures["latency"]["num_runs"] == 3
-    tables = tfr.report.run_tables(figures)
+    tables = tfr.reports.tables.run_tables(figures)
     console = Console(record=True, width=160, file=io.StringIO())
     for table in tables:
         console.print(table)
@@ -197,9 +198,9 @@ def test_stages_in_an_order_of_ones_own_and_more_than_once(tmp_path):
 )
 def test_an_order_that_cannot_work_is_refused(stages, words):
     with pytest.raises(ValueError, match=words):
-        tfr.config.load({**TINY, "stages": stages})
+        tfr.workflow.config.load({**TINY, "stages": stages})
     with pytest.raises(ValueError, match="`shrink` is not among the stages"):
-        tfr.config.load({**TINY, "stages": ["train", "regularize", "prune"], "shrink": {}})
+        tfr.workflow.config.load({**TINY, "stages": ["train", "regularize", "prune"], "shrink": {}})
 
 
 def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
@@ -256,7 +257,7 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
         workflow.compress({**TINY, "quantize": {"weight_bits": {"konv*": 4}}}, out=tmp_path / "b", console=QUIET)
     for wrong in ({"activation_bits": 4}, {"weight_bits": 12}, {"weight_bits": 4, "activation_bits": 16}, {"weight_bits": 1}):
         with pytest.raises(ValueError, match="bits"):
-            tfr.config.load({**TINY, "quantize": wrong})
+            tfr.workflow.config.load({**TINY, "quantize": wrong})
 
 
 def test_a_model_has_nothing_to_learn_from_itself():

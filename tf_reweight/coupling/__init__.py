@@ -2,10 +2,10 @@
 
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.penalty import Coupled, CoupledPenalties, regularize_coupled
-from tf_reweight.coupling.proximal import CoupledProximal
+from tf_reweight.coupling.proximal_solver import CoupledProximal
 from tf_reweight.coupling.pruning import GroupPruneReport, PrunedSet, hold_groups, prune_groups
-from tf_reweight.coupling.sets import CoupledSet, CoupledSets, FrozenChannels, Slice, groups
-from tf_reweight.coupling.table import register
+from tf_reweight.coupling.analysis.sets import CoupledSet, CoupledSets, FrozenChannels, Slice, groups
+from tf_reweight.coupling.analysis.table import register
 
 __all__ = [
     "Cost", "Coupled", "CoupledPenalties", "CoupledProximal", "CoupledSet", "CoupledSets", "FrozenChannels",

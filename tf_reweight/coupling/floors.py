@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tf_reweight import allocation, errors
+from tf_reweight import errors
+from tf_reweight.kernels import allocation
 
 
 class Floors:

@@ -5,17 +5,22 @@ import dataclasses
 import keras
 from keras import ops
 
-from tf_reweight import errors, penalties, regularizers, stateful, targets
-from tf_reweight.attachment import attachments, drop_compiled_steps, put
-from tf_reweight.coupling import prices
+from tf_reweight import errors, penalties
+from tf_reweight.checks import check_number
+from tf_reweight.coupling import savings
+from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
-from tf_reweight.coupling.sets import groups
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.table import LeftOut, find
+from tf_reweight.penalties.attachment import attachments, put
+from tf_reweight.penalties.base import StatefulRegularizer
+from tf_reweight.penalties.reweighted import Combined, check_price
 from tf_reweight.structures.base import safe_sqrt
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Coupled(stateful.StatefulRegularizer):
+class Coupled(StatefulRegularizer):
     """Penalises the groups of one coupled set, each with a weight that follows its norm over several variables.
 
     Adds `strength * sum_g P_g * r_g` to the loss, with `r_g = sqrt(sum of squares of group g over the counted slices)`. It
@@ -42,8 +47,8 @@ class Coupled(stateful.StatefulRegularizer):
         penalty = penalties.get(penalty)
         check_criterion(criterion)
         _check_relative(relative, penalty)
-        regularizers.check_number("strength", strength, minimum=0.0)
-        regularizers.check_price(price)
+        check_number("strength", strength, minimum=0.0)
+        check_price(price)
         super().__init__()
         self.num_groups, self.position = num_groups, position
         self.strength, self.price = float(strength), float(price)
@@ -188,7 +193,7 @@ class CoupledPenalties:
     """What `regularize_coupled` did: the penalties in force now, and what was left out with its reason."""
 
     penalties: tuple[Coupled, ...]
-    left_out: tuple[targets.LeftOut, ...]
+    left_out: tuple[LeftOut, ...]
 
     def __str__(self):
         lines = [f"{penalty.item.name}: {penalty.num_groups} groups" for penalty in self.penalties]
@@ -231,16 +236,16 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
     """
     coupled = removable(model)
     made, left_out, positions = [], [], {}
-    costs = prices.of_sets(price, coupled)
-    for cost, (item, target) in zip(costs, _anchored(coupled.sets, targets.find(model)[0], trainable=True)):
+    costs = savings.of_sets(price, coupled)
+    for cost, (item, target) in zip(costs, _anchored(coupled.sets, find(model)[0], trainable=True)):
         if target is None:
-            left_out.append(targets.LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
+            left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
             continue
         position = positions.get(target.name, 0)
         positions[target.name] = position + 1
         regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
         made.append((target, regularizer.join(item, target.variable)))
-    left_out += [targets.LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
+    left_out += [LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
     if not made:
         raise ValueError(
             errors.message(
@@ -249,7 +254,7 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
         )
     for target, regularizer in made:
         existing = target.regularizer
-        put(target, regularizer if existing is None else regularizers.Combined([existing, regularizer]))
+        put(target, regularizer if existing is None else Combined([existing, regularizer]))
     drop_compiled_steps(model)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 

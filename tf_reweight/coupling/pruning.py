@@ -6,13 +6,16 @@ import warnings
 import numpy as np
 from keras import ops
 
-from tf_reweight import allocation, errors
-from tf_reweight.attachment import attach, attachments, detach, drop_compiled_steps
-from tf_reweight.constraints import hold
+from tf_reweight import errors
+from tf_reweight.checks import check_fraction
+from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, relative_scores
-from tf_reweight.coupling.sets import FrozenChannels, groups
+from tf_reweight.kernels import allocation
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.constraints import hold
+from tf_reweight.penalties.attachment import attach, attachments, detach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
         raise ValueError(errors.message("`sparsity` and `macs` exclude each other.", fix, sparsity=sparsity, macs=macs))
     for name, amount, of in (("sparsity", sparsity, "groups"), ("macs", macs, "multiply-accumulates")):
         if amount is not None:
-            allocation.check_fraction(name, amount, of)
+            check_fraction(name, amount, of)
     check_criterion(criterion, RANKINGS)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.data import sources, splits
+from tf_reweight.data import sources
+from tf_reweight.data import splits
 
 # A test split carved out of one lump of data must be the same in every run, so it depends on neither `seed` nor `validation`.
 _TEST_FRACTION = 0.2

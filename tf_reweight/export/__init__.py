@@ -1,20 +1,20 @@
 """From a Keras model to a `.tflite` that was executed and compared, and looking at such files."""
 
-from tf_reweight.export.arm import ArmReport, arm_eligibility
-from tf_reweight.export.arm_fix import ArmFix, make_arm_eligible
+from tf_reweight.export.arm_eligible import ArmFix, make_arm_eligible
 from tf_reweight.export.bundle import bundle
-from tf_reweight.export.execution import Runner, evaluate_tflite
-from tf_reweight.export.inspection import FileSummary, inspect_tflite
-from tf_reweight.export.latency import Latencies, benchmark
-from tf_reweight.export.metadata import annotate
 from tf_reweight.export.mixed import (
     DoesNotFit, MixedRecord, PrecisionReport, choose_precisions, export_mixed, precision_sensitivity
 )  # fmt: skip
-from tf_reweight.export.packing import PackResult, pack, pack_tflite
 from tf_reweight.export.precisions import PRECISIONS
-from tf_reweight.export.sizes import apk_size, gzip_size, sizes_of
 from tf_reweight.export.tflite import ExportRecord, export_tflite
-from tf_reweight.export.verification import VerificationError
+from tf_reweight.packing.arm import ArmReport, arm_eligibility
+from tf_reweight.packing.pack import PackResult, pack, pack_tflite
+from tf_reweight.tflite.comparing import VerificationError
+from tf_reweight.tflite.execution import Runner, evaluate_tflite
+from tf_reweight.tflite.inspection import FileSummary, inspect_tflite
+from tf_reweight.tflite.latency import Latencies, benchmark
+from tf_reweight.tflite.metadata import annotate
+from tf_reweight.tflite.sizes import apk_size, gzip_size, sizes_of
 
 __all__ = [
     "ArmFix", "ArmReport", "DoesNotFit", "ExportRecord", "FileSummary", "Latencies", "MixedRecord", "PRECISIONS", "PackResult",

@@ -8,10 +8,11 @@ import re
 import zipfile
 
 from tf_reweight import errors
-from tf_reweight.export import equivalence, flatbuffer, metadata, sizes
-from tf_reweight.export.execution import Runner, read_file
-from tf_reweight.export.inspection import summarize
-from tf_reweight.export.tflite import write_whole
+from tf_reweight.files import write_whole
+from tf_reweight.packing import equivalence
+from tf_reweight.tflite import flatbuffer, metadata, sizes
+from tf_reweight.tflite.execution import Runner, read_file
+from tf_reweight.tflite.inspection import summarize
 
 # As C text a file takes six times its size, and microcontrollers hold no more than this.
 _LARGEST_HEADER = 2**20

@@ -6,10 +6,10 @@ import warnings
 import keras
 
 from tf_reweight import errors
-from tf_reweight.export import flatbuffer
 from tf_reweight.export.edge_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
+from tf_reweight.tflite import flatbuffer
 
 
 def output_names(model, num_outputs):

@@ -3,7 +3,7 @@
 import re
 
 from tf_reweight import errors
-from tf_reweight.export import flatbuffer
+from tf_reweight.tflite import flatbuffer
 
 # What can be asked for, per operation or for all of them.
 WEIGHT_PRECISIONS = ("float16", "weight_int8", "weight_int4", "dynamic_int8", "dynamic_int4")

@@ -6,14 +6,17 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.export import flatbuffer, samples, verification
+from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
-from tf_reweight.export.emulation import Emulator
-from tf_reweight.export.execution import Runner
-from tf_reweight.export.inspection import summarize
-from tf_reweight.export.tflite import ExportRecord, checked_path, facts, write_whole
-from tf_reweight.recasting import single_precision
+from tf_reweight.export.tflite import ExportRecord, facts
+from tf_reweight.files import checked_path, write_whole
+from tf_reweight.graph.recasting import single_precision
+from tf_reweight.tflite import constants, flatbuffer
+from tf_reweight.tflite.comparing import compare
+from tf_reweight.tflite.emulation import Emulator
+from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.inspection import summarize
 
 # From large to small, each with floating-point arithmetic: what is measured is the weights alone.
 _DEFAULT = ("float16", "weight_int8", "weight_int4")
@@ -207,7 +210,7 @@ def kernels(content):
     found = []
     for operator in model.subgraphs[0].operators:
         for index in list(operator.inputs)[:2]:
-            values = flatbuffer.values(model, tensors[index]) if index >= 0 else None
+            values = constants.values(model, tensors[index]) if index >= 0 else None
             if values is not None and values.ndim > 1 and values.dtype == "float32":
                 name, output = (tensors[i].name.decode() for i in (index, operator.outputs[0]))
                 found.append((name, output, values.size))
@@ -223,7 +226,7 @@ def _measured(content, inputs, expected, y, item, precisions):
             continue
         outputs = Runner(made)(inputs)
         saved[precision] = len(content) - len(made)
-        changes[precision] = verification.compare(expected, outputs)[1]
+        changes[precision] = compare(expected, outputs)[1]
         if y is not None:
             accuracies[precision] = _accuracy(outputs, y)
     return OperationPrecision(name, output, num_weights, saved, changes, accuracies)

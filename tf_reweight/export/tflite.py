@@ -2,22 +2,25 @@
 
 import dataclasses
 import math
-import os
 import pathlib
 
 import keras
 
-from tf_reweight import errors, made_up, targets
-from tf_reweight.export import flatbuffer, samples, verification
+from tf_reweight import errors
+from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import check_installed
-from tf_reweight.export.emulation import Emulator
-from tf_reweight.export.inspection import summarize
 from tf_reweight.export.precisions import PRECISIONS, TABLE
-from tf_reweight.export.sizes import sizes_of
+from tf_reweight.files import checked_path, write_whole
+from tf_reweight.graph import random_inputs
+from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.quantization.strip import rounded
-from tf_reweight.recasting import single_precision
+from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite.emulation import Emulator
+from tf_reweight.tflite.inspection import summarize
+from tf_reweight.tflite.sizes import sizes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def export_tflite(
     if verify_data is not None:
         held_out = samples.checked(verify_data, specs, "verify_data")
     else:
-        held_out = representative if representative is not None else made_up.inputs(model, specs, num=8)
+        held_out = representative if representative is not None else random_inputs.inputs(model, specs, num=8)
     content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
@@ -134,22 +137,6 @@ def _converted(model, precision, specs, representative, quantized_io):
     return convert(source, precision, specs, calibrate_on, quantized_io)
 
 
-def write_whole(path, content):
-    """Writes all of a file or nothing, also when the disk is full half-way."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        expected = f"The file must be writable; the system says: {error.strerror or error}."
-        raise OSError(errors.message(expected, "Nothing was left behind.", path=str(path))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _wider(summary, precision):
     """Names of kernels with more bits than asked for.
 
@@ -170,25 +157,13 @@ def _bits(dtype):
     return int(dtype.lstrip("UINTFLOA"))
 
 
-def checked_path(path):
-    """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
-    path = pathlib.Path(path).expanduser()
-    if path.suffix != ".tflite":
-        raise ValueError(errors.message("`path` must end in .tflite.", "Phones' tools go by it.", path=str(path)))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errors.message("The folder of `path` must exist.", "Create it first.", path=str(path)))
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OSError(errors.message("`path` must be a file in a writable folder.", "Choose another.", path=str(path)))
-    return path
-
-
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
     if precision not in PRECISIONS:
         raise ValueError(errors.unknown("precision", precision, PRECISIONS))
     if keras.backend.backend() != "tensorflow":
         fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
         raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
-    targets.check_model(model)
+    check_model(model)
     flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)
     if TABLE[precision].by_edge_quantizer:
         check_installed()

@@ -5,19 +5,16 @@ import dataclasses
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.export import raw
 from tf_reweight.export.conversion import call, output_names
-from tf_reweight.export.execution import Runner
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
+from tf_reweight.tflite import litert
+from tf_reweight.tflite.comparing import VerificationError, compare, floats
+from tf_reweight.tflite.execution import Runner
 
 # Largest accepted error, as root mean square relative to the root mean square of the Keras outputs.
 TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
 _BATCH = 64
-
-
-class VerificationError(RuntimeError):
-    """A file was made that does not compute what its model does; it was not kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +63,11 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     expected = keras_outputs(model, arrays)
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
-    runs = [_run_here(content, precision, inputs, names, delegate) for delegate in raw.RUNS.values()]
+    runs = [_run_here(content, precision, inputs, names, delegate) for delegate in litert.RUNS.values()]
     emulated = [] if emulator is None else _run_emulated(content, precision, inputs, names, emulator)
     results = [compare(expected, run) for run in runs + emulated]
     largest, relative = map(max, zip(*results))
-    difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(_floats(runs[0]), _floats(runs[1])))
+    difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(runs[0]), floats(runs[1])))
     agreements = [_agreement(expected[0], run[0]) for run in (runs[0], *emulated)]
     agreement = None if None in agreements else min(agreements)
     arm_error = max((result[1] for result in results[len(runs) :]), default=None)
@@ -126,26 +123,7 @@ def keras_outputs(model, arrays):
     return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]
 
 
-def compare(expected, given):
-    """`(max_abs_error, relative_error)` over all outputs; infinite where shapes differ or a number is not finite."""
-    squares = scale = largest = 0.0
-    count = 0
-    for first, second in zip(_floats(expected), _floats(given)):
-        if first.shape != second.shape or not np.isfinite(second).all():
-            return float("inf"), float("inf")
-        error = first - second
-        largest = max(largest, float(np.abs(error).max(initial=0.0)))
-        squares, scale, count = squares + float((error**2).sum()), scale + float((first**2).sum()), count + error.size
-    if not np.isfinite(scale) or not count:
-        return float("inf"), float("inf")
-    return largest, float(np.sqrt(squares / scale)) if scale > 0 else float(np.sqrt(squares / count))
-
-
 def _agreement(expected, given):
     if expected.ndim < 2 or expected.shape[-1] < 2 or expected.shape != given.shape:
         return None
     return float(np.mean(expected.argmax(-1) == given.argmax(-1)))
-
-
-def _floats(arrays):
-    return [np.asarray(array, "float64") for array in arrays]

@@ -2,20 +2,21 @@
 
 import keras
 
-from tf_reweight import errors, targets
-from tf_reweight.constraints import Mask
-from tf_reweight.coupling.graph import functional, graph_of, walk
-from tf_reweight.masking import keep_zeros
+from tf_reweight import errors
+from tf_reweight.graph.copying import input_like
+from tf_reweight.graph.walking import functional, graph_of, walk
+from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.table import LeftOut, find
+from tf_reweight.pruning.masked import Masked
+from tf_reweight.pruning.prune import keep_zeros
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.choosing import bits_of, chooser
-from tf_reweight.quantization.copying import input_like
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
 from tf_reweight.quantization.simplification import simplify
-from tf_reweight.wrappers import Masked
 
 
 def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report=False):
@@ -56,7 +57,7 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
-    held = any(isinstance(target.variable.constraint, Mask) for target in targets.find(model)[0])
+    held = any(isinstance(target.variable.constraint, Mask) for target in find(model)[0])
     simple, rewritten = simplify(model)
     work = _Quantizer(simple, bits_of(weight_bits, simple), activation_bits, chooser(layers, simple))
     made = work.model
@@ -68,7 +69,7 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
         made.compile_from_config(config)
     if held:
         keep_zeros(made)
-    left_out = tuple(targets.LeftOut(name, reason) for name, reason in work.left_out.items())
+    left_out = tuple(LeftOut(name, reason) for name, reason in work.left_out.items())
     report = QuantizationReport(tuple(work.kernels), work.num_ranges, left_out, rewritten)
     return (made, report) if return_report else made
 

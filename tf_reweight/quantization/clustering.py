@@ -6,10 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors, targets
-from tf_reweight.attachment import drop_compiled_steps
-from tf_reweight.constraints import Mask
-from tf_reweight.selection import select
+from tf_reweight import errors
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.table import LeftOut, find
 
 # Weights that k-means looks at: more change nothing.
 _SAMPLE = 50_000
@@ -29,7 +30,7 @@ class Shared(keras.constraints.Constraint):
     Args:
         weights: array of the weight's shape, where the hidden weights start.
         values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them.
-        layout: the kernel's `targets.Layout`, which says where channels are.
+        layout: the kernel's `kernels.table.Layout`, which says where channels are.
         inner: the weight's own constraint, applied first, or None.
     """
 
@@ -126,7 +127,7 @@ class ClusterReport:
     """What `cluster` did: one entry per kernel, and what was left out with its reason."""
 
     kernels: tuple[ClusteredKernel, ...]
-    left_out: tuple[targets.LeftOut, ...]
+    left_out: tuple[LeftOut, ...]
 
     def to_dict(self):
         return dataclasses.asdict(self)
@@ -147,7 +148,7 @@ def cluster(model, num_clusters=16, layers=None, per_channel=False):
     Args:
         model: a built Keras model.
         num_clusters: values per kernel, 2..256.
-        layers: which layers; see `selection.select`.
+        layers: which layers; see `kernels.selection.select`.
         per_channel: `num_clusters` values for each output channel instead: closer to the weights, and larger when zipped.
 
     Returns:
@@ -196,7 +197,7 @@ def keep_clusters(model, max_values=256, per_channel=False):
     """
     _check_per_channel(per_channel)
     count = 0
-    for target in targets.find(model)[0]:
+    for target in find(model)[0]:
         kernel = ops.convert_to_numpy(target.variable.value).astype("float32")
         channels = _channels(kernel, target.layout, per_channel)
         if all(len(np.unique(row)) <= min(max_values, row.size // 2) for row in channels):

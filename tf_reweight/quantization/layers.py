@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from tf_reweight import errors, targets
+from tf_reweight import errors
+from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 
 # Until a range was observed, and for tensors that are all zero, the range has this width: it must only not be empty.
@@ -113,7 +114,7 @@ class QuantizedKernel(keras.layers.Wrapper):
 
     def rounded_kernels(self):
         """The kernels the layer computes with: mapping of the stored variable's id to its rounded value."""
-        found, _ = targets.walk(self)
+        found, _ = walk(self)
         return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes) for t in found}
 
     def get_config(self):

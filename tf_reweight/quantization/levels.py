@@ -3,11 +3,14 @@
 import keras
 from keras import ops
 
-from tf_reweight import attachment, errors, targets
+from tf_reweight import errors
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.table import LeftOut
+from tf_reweight.penalties import attachment
+from tf_reweight.penalties.reweighted import Reweighted
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.grid import check_bits, distances, round_kernel
-from tf_reweight.regularizers import Reweighted
-from tf_reweight.selection import select
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -60,7 +63,7 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
         bits: 2..16.
         strength: the coefficient; about the price of one weight half-way between levels.
         penalty: name, config or `Penalty` of the distance in steps; default log_sum with epsilon 0.1.
-        layers: which layers; see `selection.select`.
+        layers: which layers; see `kernels.selection.select`.
 
     Returns:
         `attachment.Attached`.
@@ -78,7 +81,7 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
     for item in selected:
         layer = item.target.layer
         if not rules.has_kernel(layer):
-            left_out.append(targets.LeftOut(item.target.name, f"{type(layer).__name__} has no rule for integers"))
+            left_out.append(LeftOut(item.target.name, f"{type(layer).__name__} has no rule for integers"))
             continue
         regularizer = ToLevels(bits, rules.channel_axes(layer), strength, penalty).bind(item.target.layout)
         added.append(attachment.Attachment(item.target, regularizer))
@@ -87,7 +90,7 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
         raise ValueError(errors.message("At least one kernel must be quantizable.", fix, model=model.name))
     for item in added:
         attachment.add(item.target, item.regularizer)
-    attachment.drop_compiled_steps(model)
+    drop_compiled_steps(model)
     return attachment.Attached(tuple(added), tuple(left_out))
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import graph_of
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 

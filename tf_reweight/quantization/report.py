@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_reweight.targets import LeftOut
+from tf_reweight.kernels.table import LeftOut
 
 
 @dataclasses.dataclass(frozen=True)

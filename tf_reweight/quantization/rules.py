@@ -3,7 +3,7 @@
 import keras
 
 from tf_reweight import errors
-from tf_reweight.keras_own import is_named
+from tf_reweight.graph.keras_classes import is_named
 
 _L = keras.layers
 

@@ -7,14 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors, made_up
-from tf_reweight.coupling.graph import functional, graph_of, is_graph, walk
-from tf_reweight.keras_own import is_named
+from tf_reweight import errors
+from tf_reweight.graph import random_inputs
+from tf_reweight.graph.comparing import compare, tolerance_of
+from tf_reweight.graph.copying import Copied, input_like, without_penalties
+from tf_reweight.graph.keras_classes import is_named
+from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 from tf_reweight.quantization import rules
-from tf_reweight.quantization.copying import Copied, input_like
 from tf_reweight.quantization.expansion import expand
-from tf_reweight.shrinking import verify
-from tf_reweight.shrinking.rebuild import without_penalties
 
 L = keras.layers
 
@@ -313,8 +313,8 @@ def _first(tensor, *args, **kwargs):
 
 
 def _check(model, made):
-    inputs = made_up.inputs(model, keras.tree.flatten(graph_of(model).inputs))
-    result, limit = verify.compare(model, made, inputs), 10 * verify.tolerance_of(model)
+    inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
+    result, limit = compare(model, made, inputs), 10 * tolerance_of(model)
     if not result.relative <= limit:
         raise ValueError(
             errors.message(

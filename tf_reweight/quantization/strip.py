@@ -2,8 +2,8 @@
 
 import keras
 
-from tf_reweight.coupling.graph import functional, graph_of, walk
-from tf_reweight.quantization.copying import Copied, input_like
+from tf_reweight.graph.copying import Copied, input_like
+from tf_reweight.graph.walking import functional, graph_of, walk
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 

@@ -2,6 +2,6 @@
 
 from tf_reweight.shrinking.rebuild import ShrinkError
 from tf_reweight.shrinking.smaller import ShrinkReport, ShrunkSet, shrink
-from tf_reweight.shrinking.verify import Comparison, compare
+from tf_reweight.graph.comparing import Comparison, compare
 
 __all__ = ["Comparison", "ShrinkError", "ShrinkReport", "ShrunkSet", "compare", "shrink"]

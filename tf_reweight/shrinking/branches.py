@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.keras_own import is_named
+from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.shrinking.constants import is_uniform
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.coupling.graph import is_graph, walk
+from tf_reweight.graph.walking import is_graph, walk
 from tf_reweight.shrinking.branches import ConstantTensors, CutPlan
 from tf_reweight.shrinking.constants import is_uniform
 

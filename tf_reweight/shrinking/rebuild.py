@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import functional, graph_of, is_graph, nodes_of, walk
-from tf_reweight.keras_own import is_keras_own
+from tf_reweight.graph.copying import input_shaped, is_kept_as_it_is, own_weights, without_penalties
+from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.walking import functional, graph_of, is_graph, nodes_of, walk
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
 
@@ -49,11 +50,11 @@ class Rebuilder:
         """A copy of a model; `tensors` gives the shapes of a nested one's inputs, which may have become smaller."""
         graph = graph_of(model)
         old = keras.tree.flatten(graph.inputs)
-        inputs = [_input_like(tensor, given) for tensor, given in zip(old, tensors or old)]
+        inputs = [input_shaped(tensor, given) for tensor, given in zip(old, tensors or old)]
         outputs = walk(model, inputs, self._visit, path)
         if isinstance(model, keras.Sequential):
             layers = [part for layer in model.layers for part in (*self._before.get(id(layer), ()), self.made[id(layer)])]
-            copy = keras.Sequential([_input_like(old[0], inputs[0]), *layers], name=model.name)
+            copy = keras.Sequential([input_shaped(old[0], inputs[0]), *layers], name=model.name)
         else:
             copy = functional(graph, inputs, outputs, model.name)
         copy.trainable = model.trainable or any(layer.trainable for layer in model.layers)
@@ -184,39 +185,6 @@ class ShrinkError(ValueError):
     """The smaller model would not compute what the large one does."""
 
 
-def own_weights(layer):
-    """The weights of a layer without those of penalties put on it."""
-    penalties = [
-        item for item in layer._flatten_layers(include_self=False) if isinstance(item, keras.regularizers.Regularizer)
-    ]
-    foreign = {id(variable) for penalty in penalties for variable in penalty.variables}
-    return [variable for variable in layer.weights if id(variable) not in foreign]
-
-
-def is_kept_as_it_is(operation):
-    """Whether a copy of a model takes the very object: a Lambda or custom layer without weights."""
-    if not isinstance(operation, keras.layers.Layer) or operation.variables:
-        return False
-    return isinstance(operation, keras.layers.Lambda) or not is_keras_own(type(operation))
-
-
-def without_penalties(config):
-    """A layer's config without our penalties, which are bound to kernels of the old size; other regularizers stay."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(without_penalties(item) for item in config)
-    if not isinstance(config, dict):
-        return config
-    name = config.get("registered_name") or ""
-    if name == "tf_reweight>Combined":
-        rest = [item for item in map(without_penalties, config["config"]["regularizers"]) if item is not None]
-        if len(rest) > 1:
-            return {**config, "config": {"regularizers": rest}}
-        return rest[0] if rest else None
-    if name in ("tf_reweight>Reweighted", "tf_reweight>Coupled"):
-        return None
-    return {key: without_penalties(value) for key, value in config.items()}
-
-
 def _input_shape(node):
     return tuple(node.arguments.keras_tensors[0].shape[1:])
 
@@ -227,8 +195,3 @@ def _inner_layers(operation):
     if isinstance(operation, keras.layers.TimeDistributed):
         return {"layer": operation.layer}
     return {}
-
-
-def _input_like(tensor, shape_of):
-    layer = tensor._keras_history.operation
-    return keras.Input(batch_shape=tuple(shape_of.shape), dtype=tensor.dtype, name=layer.name, sparse=tensor.sparse or None)

@@ -6,13 +6,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors, made_up
-from tf_reweight.coupling.graph import graph_of
+from tf_reweight import errors
+from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
-from tf_reweight.coupling.sets import FrozenChannels, groups
+from tf_reweight.graph import random_inputs
+from tf_reweight.graph.copying import own_weights
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.shrinking import verify
 from tf_reweight.shrinking.dead import dead_groups
-from tf_reweight.shrinking.rebuild import Rebuilder, own_weights
+from tf_reweight.shrinking.rebuild import Rebuilder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
     coupled = groups(model)
     verify.check_device(model)
     if inputs is None:
-        inputs = made_up.inputs(model, keras.tree.flatten(graph_of(model).inputs))
+        inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
     batch = [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
     verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches

@@ -3,30 +3,11 @@
 import dataclasses
 
 import keras
-import numpy as np
-from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.coupling.graph import graph_of
-from tf_reweight.recasting import RecastError, is_half, recast
+from tf_reweight.graph.comparing import FLOAT64_NOISE, compare, tolerance_of
+from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
-
-# Largest relative differences that are noise. Float64 outputs are compared after rounding to float32.
-_HALF_NOISE, _FLOAT32_NOISE, _FLOAT64_NOISE = 2e-2, 1e-4, 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Largest difference of two models' outputs, and the largest output, on the same inputs; as they are, or in float64."""
-
-    difference: float
-    scale: float
-    in_float64: bool = False
-
-    @property
-    def relative(self):
-        """The difference in units of the outputs' scale."""
-        return self.difference / self.scale if self.scale > 0 else self.difference
 
 
 def check_device(model):
@@ -50,31 +31,6 @@ def check_device(model):
         )
 
 
-def compare(model, other, inputs):
-    """Runs both models on the same inputs.
-
-    Args:
-        inputs: list of arrays, one per input tensor.
-    """
-    outputs = [
-        keras.tree.flatten(m(keras.tree.pack_sequence_as(graph_of(m).input, inputs), training=False)) for m in (model, other)
-    ]
-    difference = scale = 0.0
-    for first, second in zip(*outputs):
-        first, second = (np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64") for x in (first, second))
-        if first.shape != second.shape:
-            return Comparison(float("inf"), float(np.abs(first).max(initial=0.0)))
-        # np.maximum, since Python's max drops a NaN.
-        difference = float(np.maximum(difference, np.abs(first - second).max(initial=0.0)))
-        scale = float(np.maximum(scale, np.abs(first).max(initial=0.0)))
-    return Comparison(difference if np.isfinite(difference + scale) else float("inf"), scale)
-
-
-def tolerance_of(model):
-    """Largest relative difference that is float noise at the model's precision."""
-    return _HALF_NOISE if is_half(model) else _FLOAT32_NOISE
-
-
 def check(model, other, inputs):
     """`compare`, raising `ShrinkError` with both figures when the models differ by more than float noise.
 
@@ -91,7 +47,7 @@ def check(model, other, inputs):
         except RecastError as error:
             received["in_float64"] = f"not known: {error}"
         else:
-            if exact.relative <= _FLOAT64_NOISE:
+            if exact.relative <= FLOAT64_NOISE:
                 return dataclasses.replace(exact, in_float64=True)
             received["in_float64"] = exact.difference
     raise ShrinkError(

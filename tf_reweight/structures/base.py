@@ -20,7 +20,7 @@ class Structure(abc.ABC):
     """Views a kernel as `(scopes, groups, members)`.
 
     A *member* is one weight, a *group* is removed as a whole, a *scope* is a set of groups that compete for one quota.
-    Kernels come in Keras' own order `(*spatial, in, out)`; `targets.Layout` brings the kernels of other layers there.
+    Kernels come in Keras' own order `(*spatial, in, out)`; `kernels.table.Layout` brings the kernels of other layers there.
     A structure writes `partition` and its inverse `assemble`; norms, masks and counts follow from these two. All
     per-group quantities (norms, penalty weights, scores, keep flags) have the shape `(scopes, groups)`.
 
@@ -52,7 +52,7 @@ class Structure(abc.ABC):
         return None
 
     def fit(self, layout):
-        """The structure with what only the layer knows filled in, from the kernel's `targets.Layout`."""
+        """The structure with what only the layer knows filled in, from the kernel's `kernels.table.Layout`."""
         return self
 
     def learn(self, kernel_size, kernels):

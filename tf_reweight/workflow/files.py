@@ -1,7 +1,7 @@
 """The files of a run: dense and pruned, in every precision, executed, packed, and timed against each other."""
 
 from tf_reweight import export
-from tf_reweight.progress import say
+from tf_reweight.reports.progress import say
 from tf_reweight.workflow.stages import stages_of
 
 

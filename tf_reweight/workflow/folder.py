@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.files import write_text
 
 
 class Folder:
@@ -74,13 +75,6 @@ class Folder:
     def write_text(self, name, text):
         """Writes a text file, whole or not at all."""
         write_text(self.path / name, text)
-
-
-def write_text(path, text):
-    """Writes a text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _plain(value):

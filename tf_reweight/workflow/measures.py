@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from tf_reweight._version import __version__
-from tf_reweight.masking import sparsity
-from tf_reweight.report import count_macs, count_parameters
+from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.pruning.prune import sparsity
 
 
 def accuracy(model, x, y):

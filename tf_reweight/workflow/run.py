@@ -6,20 +6,24 @@ import time
 import keras
 import numpy as np
 
-from tf_reweight import config as configs
 from tf_reweight import data as datasets
-from tf_reweight import errors, models, page, report, targets
-from tf_reweight.progress import EpochLines, say
-from tf_reweight.coupling.graph import graph_of
+from tf_reweight import errors
 from tf_reweight.coupling.pruning import removable
+from tf_reweight.data import models
 from tf_reweight.data.augment import Shifted
 from tf_reweight.export.edge_quantizer import check_installed
-from tf_reweight.export.emulation import Emulator
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.walking import graph_of
+from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
 from tf_reweight.quantization.choosing import check_selectors
-from tf_reweight.selection import select
-from tf_reweight.summaries import Curves, read_curves
+from tf_reweight.reports import page
+from tf_reweight.reports.curves import Curves, read_curves
+from tf_reweight.reports.progress import EpochLines, say
+from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
+from tf_reweight.tflite.emulation import Emulator
+from tf_reweight.workflow.config import load
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, outputs_of, stage_figures
@@ -41,13 +45,13 @@ class Run:
     """
 
     def __init__(self, config, model, data, overrides, console, command):
-        self.config = configs.load(config, overrides)
+        self.config = load(config, overrides)
         self.console, self.command = console, command
         keras.utils.set_random_seed(self.config.seed)
         given = self.config.data
         self.data = data or datasets.load(given.name, given.data_dir, given.validation, self.config.seed, given.limit)
         self.model = model or models.load(self.config.model.name, self.data.input_shape, self.data.num_classes)
-        targets.check_model(self.model)
+        check_model(self.model)
         _check_fit(self.model, self.data)
         if self.config.data.shift and len(self.data.input_shape) != 3:
             fix = "Set data.shift to 0."
@@ -158,7 +162,7 @@ class Run:
                 **{f"num_{split}": len(getattr(self.data, split)[1]) for split in ("train", "validation", "test")},
             },
             "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
-            **report.pruned_figures(details),
+            **pruned_figures(details),
             "rounds": details.get("rounds", []),
             "updates": details.get("updates", []),
             "norms": details["norms"],
@@ -169,16 +173,16 @@ class Run:
             **{name: details.get(name) for name in ("shrunk", "quantized", "clustered")},
             "num_weights": stages[0]["num_weights"],
             "num_nonzero": stages[-1]["num_nonzero"],
-            "model": report.model_report(self.model),
+            "model": model_report(self.model),
             "files": self.files,
             "latency": self.latency,
         }
-        figures["summary"] = report.summary(figures)
+        figures["summary"] = summary(figures)
         self.folder.tidy()
         self.folder.write_json("report.json", figures)
         self.folder.write_text("report.html", page.render(figures, self._pictured()))
         app_zip(self)
-        for table in report.run_tables(figures):
+        for table in run_tables(figures):
             self.console.print(table)
         say(self.console, f"Everything is in {self.folder.path}: report.html to look at, report.json, app.zip for the app.")
         return figures

@@ -4,10 +4,11 @@ import collections
 import dataclasses
 import typing
 
-from tf_reweight import coupling, methods, quantization, shrinking
-from tf_reweight.callbacks import CosineDecay
-from tf_reweight.masking import keep_zeros, prune, release
-from tf_reweight.summaries import NormSummaries
+from tf_reweight import coupling, quantization, shrinking
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.pruning.prune import keep_zeros, prune, release
+from tf_reweight.reports.curves import NormSummaries
+from tf_reweight.workflow import methods
 
 
 @dataclasses.dataclass(frozen=True)

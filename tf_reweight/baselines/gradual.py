@@ -1,0 +1,93 @@
+"""Gradual magnitude pruning: a little more is removed every few steps, as tfmot does it."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight.baselines import projection, schedules
+from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
+from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.selection import select
+from tf_reweight.structures import get as get_structure
+
+
+class GradualMagnitude(keras.callbacks.Callback):
+    """Removes the groups of smallest magnitude by a schedule while `fit` runs (Zhu and Gupta, arXiv 1710.01878).
+
+    At each update of the schedule the groups are ranked by the root mean square of their weights and the smallest are
+    set to zero and held there by constraints, as `prune` does; what is removed stays removed. Steps are counted by the
+    optimizer, so a resumed run or a second `fit` goes on where the schedule was. The model is pruned when the schedule has
+    ended: train on, or `release` it; no `prune` is needed.
+
+    Args:
+        schedule: `ConstantSparsity`, `PolynomialDecay`, or the config of one.
+        structure: name, config or `Structure`. Of structures that decide themselves what is kept (n of m, patterns) the
+            smallest weights they would not keep go first; a final sparsity at or above their own reaches them whole.
+        layers: which layers; see `kernels.selection.select`.
+        scope: `"layer"` (default, tfmot's: the same fraction of each kernel), `"model"` or `"scope"`.
+
+    Attributes:
+        history: one dict per update: `step` of the schedule and `sparsity` reached over all kernels.
+
+    Example:
+        >>> schedule = PolynomialDecay(0.0, 0.9, begin_step=0, end_step=2000)
+        >>> model.fit(x, y, epochs=20, callbacks=[GradualMagnitude(schedule)])
+    """
+
+    def __init__(self, schedule, structure="unstructured", layers=None, scope="layer"):
+        super().__init__()
+        self.schedule = schedules.get(schedule)
+        self.structure = get_structure(structure)
+        projection.check_scope(scope)
+        self.layers, self.scope = layers, scope
+        self.history = []
+        self._selected, self._applied = [], None
+
+    def on_train_begin(self, logs=None):
+        self._warn_when_too_late()
+        self._selected, _ = select(self.model, self.structure, self.layers)
+        self._applied, started = None, self.schedule.last_update(self._step() - 1)
+        for item in self._selected:
+            variable = item.target.variable
+            if not isinstance(variable.constraint, Mask):
+                # A fit that was cut off and goes on: its masks were not saved, but its zeros were.
+                kept = np.ones(variable.shape, bool) if started is None else ops.convert_to_numpy(variable.value) != 0
+                variable.constraint = Mask(kept, variable.constraint)
+        drop_compiled_steps(self.model)
+        self.model.make_train_function(force=True)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not "is this step one of the schedule's": with several steps per execution most are never seen here.
+        due = self.schedule.last_update(self._step())
+        if due is not None and due != self._applied:
+            self._applied = due
+            self.update(due)
+
+    def update(self, step):
+        """Chooses the masks that belong to a step of the schedule, from the weights as they are now."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
+        variables = [item.target.variable for item in self._selected]
+        kernels = [ops.convert_to_numpy(variable.value) for variable in variables]
+        chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope)
+        kept = 0
+        for variable, kernel, mask in zip(variables, kernels, chosen):
+            mask &= variable.constraint.as_numpy()
+            variable.constraint.mask.assign(mask.astype("float32"))
+            variable.assign(np.where(mask, kernel, 0))
+            kept += int(mask.sum())
+        renew_step(self.model)
+        self.history.append({"step": step, "sparsity": 1.0 - kept / sum(kernel.size for kernel in kernels)})
+
+    def _step(self):
+        return int(self.model.optimizer.iterations.value)
+
+    def _warn_when_too_late(self):
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if steps is not None and self._step() + steps * epochs <= self.schedule.begin_step:
+            warnings.warn(
+                f"The schedule begins at step {self.schedule.begin_step}, and this fit ends before: nothing is pruned in it.",
+                stacklevel=2,
+            )

@@ -1,0 +1,68 @@
+"""The nearest kernels that have a wanted sparsity."""
+
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.checks import check_sparsity
+from tf_reweight.kernels import allocation
+
+
+def masks(selected, kernels, sparsity, scope="model"):
+    """Masks of the nearest kernels that are sparse enough: `min ||W - Z||` over all Z with the groups removed.
+
+    Groups go in the order of their mean square, as in `masking.prune`. Every prefix of that order loses the least energy of
+    all choices that remove at least as many weights, so the projection is exact, ragged groups and kernels of different
+    sizes included. One group of each kernel always stays.
+
+    Args:
+        selected: list of `selection.Selected`.
+        kernels: list of arrays in the layers' own order.
+        sparsity: fraction of the weights removed, in [0, 1); None for structures that decide themselves (n of m, patterns).
+            With a fraction such a structure is reached only in part: the smallest go of what it would not keep, never more.
+        scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
+
+    Returns:
+        List of bool arrays in the layers' own order.
+    """
+    norms, members, decided = [], [], []
+    for item, kernel in zip(selected, kernels):
+        standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
+        norms.append(np.asarray(ops.convert_to_numpy(item.structure.group_norms(standard)), "float64"))
+        members.append(item.structure.num_members(item.target.standard_shape))
+        flags = item.structure.select(ops.convert_to_tensor(norms[-1], "float32"))
+        decided.append(None if flags is None else ops.convert_to_numpy(flags))
+    if sparsity is None:
+        keeps = decided
+    else:
+        scores = [r / np.sqrt(np.maximum(n, 1)) for r, n in zip(norms, members)]
+        scores = [score if flags is None else np.where(flags, np.inf, score) for score, flags in zip(scores, decided)]
+        keeps = allocation.by_sparsity(scores, members, sparsity, scope)
+        keeps = [keep if flags is None else keep | flags for keep, flags in zip(keeps, decided)]
+        keeps = [allocation.keep_at_least(k, r, n)[0] for k, r, n in zip(keeps, norms, members)]
+    return [_kernel_mask(item, keep) for item, keep in zip(selected, keeps)]
+
+
+def check_amount(structure, sparsity):
+    """Raises unless `sparsity` goes with the structure: a fraction, or None where the structure itself decides."""
+    if structure.decides and sparsity is not None:
+        raise ValueError(
+            errors.message(
+                f"The structure {structure.name!r} itself says how much is kept: `sparsity` must be None.",
+                "Drop it, or change the structure's fields.",
+                sparsity=sparsity,
+            )
+        )
+    if not structure.decides:
+        check_sparsity(sparsity)
+
+
+def check_scope(scope):
+    """Raises unless `scope` is one that `allocation.by_sparsity` knows."""
+    if scope not in ("model", "layer", "scope"):
+        raise ValueError(errors.unknown("scope", scope, ("model", "layer", "scope")))
+
+
+def _kernel_mask(item, keep):
+    mask = item.structure.mask(ops.convert_to_tensor(keep), item.target.standard_shape)
+    return ops.convert_to_numpy(item.target.layout.from_standard(mask)) != 0

@@ -1,0 +1,323 @@
+"""What each command of `tf-reweight` does: its flags, and a function `(flag values, arguments) -> exit status`.
+
+Everything heavy is imported inside, so that `--help` is there at once.
+"""
+
+import json
+import os
+import pathlib
+
+from absl import flags
+
+
+def _show(values, figures, tables):
+    if values.json:
+        print(json.dumps(figures, indent=1, default=str))
+        return
+    from tf_reweight.reports.progress import terminal
+
+    for table in tables:
+        terminal().print(table)
+
+
+def _one(positional, what):
+    from tf_reweight import errors
+
+    if len(positional) != 1:
+        raise ValueError(errors.message(f"Expected one {what}.", "See tf-reweight --help.", arguments=positional))
+    return pathlib.Path(positional[0])
+
+
+def _define_compress(values):
+    flags.DEFINE_string("config", None, "YAML file of the run", flag_values=values)
+    flags.DEFINE_multi_string("set", [], "section.key=value; overrides the file; may be repeated", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
+    flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
+    _define_verify_arm(values)
+
+
+def _define_verify_arm(values):
+    flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see the README", flag_values=values)
+
+
+def _compress(values, positional):
+    from tf_reweight import errors, workflow
+
+    if values.config is None or positional:
+        raise ValueError(
+            errors.message(
+                "`compress` needs --config FILE and no other arguments.", "For example --config configs/quickstart.yaml.",
+                config=values.config, arguments=positional,
+            )
+        )  # fmt: skip
+    overrides = list(values.set)
+    if values.data_dir is not None:
+        overrides.append(f"data.data_dir={values.data_dir}")
+    if values.verify_arm:
+        overrides.append("export.verify_arm=true")
+    if values.dry_run:
+        figures = workflow.plan(values.config, overrides=overrides)
+        _show(values, figures, _plan_tables(figures))
+        return 0
+    from tf_reweight.reports.progress import terminal
+
+    progress = terminal(stderr=values.json)
+    figures = workflow.compress(values.config, out=values.out, overrides=overrides, console=progress, command=_command(values))
+    if values.json:
+        print(json.dumps(figures, indent=1, default=str))
+    return 0
+
+
+def _command(values):
+    import shlex
+
+    parts = ["tf-reweight", "compress", "--config", values.config]
+    for item in values.set:
+        parts += ["--set", item]
+    for flag in ("data_dir", "out"):
+        parts += [f"--{flag}", values[flag].value] if values[flag].value else []
+    parts += ["--verify_arm"] if values.verify_arm else []
+    return shlex.join(parts)
+
+
+def _plan_tables(figures):
+    from rich.table import Table
+
+    from tf_reweight.reports.tables import left_out_tables
+
+    epochs = ", ".join(f"{stage} {count}" for stage, count in figures["epochs"].items())
+    table = Table(title=f"Plan of {figures['config']['name']} (epochs: {epochs})")
+    for heading in ("kernel", "structure", "strength", "groups", "weights"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "structure") else "right")
+    for kernel in figures["kernels"]:
+        table.add_row(
+            kernel["name"],
+            kernel["structure"],
+            f"{kernel['strength']:g}",
+            f"{kernel['num_groups']:,}",
+            f"{kernel['num_weights']:,}",
+        )
+    return [table, *left_out_tables(figures["left_out"])]
+
+
+def _report(values, positional):
+    from tf_reweight.data import models
+    from tf_reweight.reports.tables import model_report, model_tables
+
+    figures = model_report(models.load(str(_one(positional, "MODEL.keras"))))
+    _show(values, figures, model_tables(figures))
+    return 0
+
+
+def _groups(values, positional):
+    from tf_reweight import coupling
+    from tf_reweight.data import models
+
+    coupled = coupling.groups(models.load(str(_one(positional, "MODEL.keras"))))
+    if values.json:
+        print(json.dumps(coupled.to_dict(), indent=1))
+    else:
+        print(coupled)
+    return 0
+
+
+def _define_shrink(values):
+    flags.DEFINE_integer("multiple_of", 1, "keep channel counts at multiples of this", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("find_groups", False, "make grouped convolutions of block-diagonal kernels", flag_values=values)
+
+
+def _shrink(values, positional):
+    from tf_reweight import errors, shrinking
+    from tf_reweight.data import models
+
+    if len(positional) != 2 or not positional[1].endswith(".keras"):
+        fix = "For example: tf-reweight shrink pruned.keras small.keras."
+        raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
+    target = pathlib.Path(positional[1])
+    _check_folder(target)
+    model = models.load(positional[0])
+    small, report = shrinking.shrink(model, values.multiple_of, find_groups=values.find_groups, return_report=True)
+    _save_whole(small, target)
+    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    return 0
+
+
+def _check_folder(target):
+    from tf_reweight import errors
+
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errors.message("The folder of OUT.keras must exist.", "Create it first.", path=str(target)))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errors.message("The folder of OUT.keras must be writable.", "Choose another.", path=str(target)))
+
+
+def _save_whole(model, target):
+    """Writes all of a model or nothing."""
+    temporary = target.with_name(f".{target.name}")
+    try:
+        model.save(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _inspect(values, positional):
+    from tf_reweight.export import inspect_tflite
+
+    summary = inspect_tflite(_one(positional, "FILE.tflite"))
+    _show(values, summary.to_dict(), summary.to_tables() if not values.json else [])
+    return 0
+
+
+def _define_pack(values):
+    _define_verify_arm(values)
+    flags.DEFINE_bool("zipped", False, "pack only what is smaller in a zipped download as well", flag_values=values)
+
+
+def _pack(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import pack_tflite
+
+    if len(positional) != 2:
+        fix = "For example: tf-reweight pack model.tflite packed.tflite."
+        raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
+    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped)
+    _show(values, result.to_dict(), result.to_tables() if not values.json else [])
+    return 0
+
+
+def _define_arm(values):
+    _define_verify_arm(values)
+    fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
+    flags.DEFINE_string("fix", None, fix, flag_values=values)
+
+
+def _fix_for_arm(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.data import models
+    from tf_reweight.export import make_arm_eligible
+
+    source, target = _one(positional, "MODEL.keras"), pathlib.Path(values.fix)
+    if target.suffix != ".keras" or values.verify_arm:
+        fix = "For example: tf-reweight arm model.keras --fix eligible.keras; --verify_arm is for .tflite files."
+        raise ValueError(errors.message("`--fix` takes OUT.keras alone.", fix, fix=values.fix, verify_arm=values.verify_arm))
+    _check_folder(target)
+    made, report = make_arm_eligible(models.load(str(source)))
+    _save_whole(made, target)
+    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    return 0
+
+
+def _arm(values, positional):
+    if values.fix is not None:
+        return _fix_for_arm(values, positional)
+    from tf_reweight.export import arm_eligibility
+    from tf_reweight.packing import equivalence
+    from tf_reweight.tflite.emulation import Emulator
+    from tf_reweight.tflite.execution import read_file
+
+    content = read_file(_one(positional, "FILE.tflite"))
+    report = arm_eligibility(content)
+    figures = report.to_dict()
+    if values.verify_arm:
+        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator())
+    _show(values, figures, report.to_tables() if not values.json else [])
+    if values.verify_arm and not values.json:
+        print(f"Executed on an emulated ARM machine: within {figures['emulated_error']:.1e} of the outputs' scale.")
+    return 0
+
+
+def _define_bundle(values):
+    flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
+    flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
+    flags.DEFINE_multi_string(
+        "normalization", [], "MEAN,STD: the input is (raw - MEAN) / STD, as 0,255 for pixels divided by 255; or "
+        "INPUT=MEAN,STD, which may be repeated", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool("header", None, "write a C header; default for files up to 1 MiB", flag_values=values)
+    flags.DEFINE_multi_string("extra", [], "a further file to put in; may be repeated", flag_values=values)
+
+
+def _bundle(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import bundle
+
+    if len(positional) != 2:
+        fix = "For example: tf-reweight bundle model.tflite app.zip --labels labels.txt."
+        raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
+    labels = _lines(values.labels) if values.labels is not None else None
+    normalization = _normalization(values.normalization)
+    description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header)
+    print(json.dumps(description, indent=1))
+    return 0
+
+
+def _lines(path):
+    """The lines of a text file, without empty ones at its end."""
+    from tf_reweight import errors
+
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(errors.message("The file of labels must exist.", "Check the path.", labels=str(path)))
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        fix = "Save it as UTF-8."
+        raise ValueError(errors.message("Labels must be text, one a line.", fix, labels=str(path))) from error
+
+
+def _normalization(words):
+    """`MEAN,STD` as a pair, `INPUT=MEAN,STD` as a dict of pairs, nothing as None."""
+    from tf_reweight import errors
+
+    pairs = {}
+    for word in words:
+        name, _, numbers = word.rpartition("=")
+        try:
+            pairs[name] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            fix = "For example 0,255, or image=0,255 for a file of several inputs."
+            raise ValueError(errors.message("`normalization` takes MEAN,STD.", fix, normalization=word)) from None
+    if "" in pairs and len(words) > 1:
+        fix = "Name every input, as in left=0,255."
+        raise ValueError(errors.message("Several normalisations need the names of inputs.", fix, normalization=words))
+    return pairs.get("", pairs or None)
+
+
+def _define_benchmark(values):
+    flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("warmup", 10, "runs of each file before measuring", lower_bound=0, flag_values=values)
+
+
+def _benchmark(values, positional):
+    from tf_reweight import errors
+    from tf_reweight.export import benchmark
+    from tf_reweight.tflite import latency
+
+    if not positional:
+        raise ValueError(errors.message("Expected at least one FILE.tflite.", "See tf-reweight --help.", arguments=positional))
+    if any(path.endswith(".json") for path in positional):
+        timed = latency.reopen(positional)
+    else:
+        timed = benchmark(positional, values.runs, values.threads, values.warmup)
+    _show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
+    return 0
+
+
+def _no_flags(values):
+    """A command without flags of its own."""
+
+
+COMMANDS = {
+    "compress": (_define_compress, _compress),
+    "report": (_no_flags, _report),
+    "groups": (_no_flags, _groups),
+    "shrink": (_define_shrink, _shrink),
+    "inspect": (_no_flags, _inspect),
+    "pack": (_define_pack, _pack),
+    "arm": (_define_arm, _arm),
+    "bundle": (_define_bundle, _bundle),
+    "benchmark": (_define_benchmark, _benchmark),
+}

@@ -1,0 +1,70 @@
+"""The command line: `tf-reweight COMMAND ...`; what each command does is in `commands`."""
+
+import os
+import sys
+
+from absl import flags
+
+from tf_reweight.cli.commands import COMMANDS
+
+_USAGE = """\
+tf-reweight: train with a regularizer, remove what it freed, ship a checked int8 .tflite
+
+  tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run] [--verify_arm]
+  tf-reweight report MODEL.keras
+  tf-reweight groups MODEL.keras
+  tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
+  tf-reweight inspect FILE.tflite
+  tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
+  tf-reweight arm FILE.tflite [--verify_arm]
+  tf-reweight arm MODEL.keras --fix OUT.keras
+  tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
+  tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
+
+Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help.
+"""
+
+
+def console(argv=None):
+    """Entry point of the `tf-reweight` script; returns the exit status: 0, 1 for an error it explains, 2 for wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_USAGE)
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        from tf_reweight import errors
+
+        print(errors.unknown("command", argv[0], COMMANDS), file=sys.stderr)
+        return 2
+    define, run = COMMANDS[argv[0]]
+    values = flags.FlagValues()
+    flags.DEFINE_bool("json", False, "print the figures as JSON", flag_values=values)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    define(values)
+    try:
+        positional = values(argv)[1:]
+    except flags.Error as error:
+        print(f"{error}\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    if values.help:
+        print(f"{_USAGE}\nFlags of {argv[0]}:\n{values.get_help()}")
+        return 0
+    return _guarded(run, values, positional)
+
+
+def _guarded(run, values, positional):
+    """Runs a command with TensorFlow quiet; errors we explain are printed as their text alone."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        return run(values, positional)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if values.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(console())

@@ -1,0 +1,1 @@
+"""Which channels of a graph are tied to each other."""

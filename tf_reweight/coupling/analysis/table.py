@@ -1,0 +1,122 @@
+"""The one table: which rule says what a layer or operation does with channels."""
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.coupling.analysis import rules_channelwise, rules_kernels, rules_sequences, rules_shapes
+from tf_reweight.graph.keras_classes import is_named
+
+_L = keras.layers
+_RULES = {
+    # Make and read channels.
+    _L.Dense: rules_kernels.dense,
+    _L.EinsumDense: rules_kernels.einsum_dense,
+    _L.Conv1D: rules_kernels.convolution,
+    _L.Conv2D: rules_kernels.convolution,
+    _L.Conv3D: rules_kernels.convolution,
+    _L.Conv1DTranspose: rules_kernels.transposed_convolution,
+    _L.Conv2DTranspose: rules_kernels.transposed_convolution,
+    _L.Conv3DTranspose: rules_kernels.transposed_convolution,
+    _L.DepthwiseConv1D: rules_kernels.depthwise_convolution,
+    _L.DepthwiseConv2D: rules_kernels.depthwise_convolution,
+    _L.SeparableConv1D: rules_kernels.separable_convolution,
+    _L.SeparableConv2D: rules_kernels.separable_convolution,
+    _L.Embedding: rules_kernels.embedding,
+    _L.TimeDistributed: rules_kernels.time_distributed,
+    _L.SimpleRNN: rules_sequences.recurrent,
+    _L.LSTM: rules_sequences.recurrent,
+    _L.GRU: rules_sequences.recurrent,
+    _L.Bidirectional: rules_sequences.bidirectional,
+    _L.MultiHeadAttention: rules_sequences.multi_head_attention,
+    _L.GroupQueryAttention: rules_sequences.group_query_attention,
+    # Act on each channel alone.
+    _L.BatchNormalization: rules_channelwise.batch_normalization,
+    _L.LayerNormalization: rules_channelwise.layer_normalization,
+    _L.RMSNormalization: rules_channelwise.layer_normalization,
+    _L.UnitNormalization: rules_channelwise.layer_normalization,
+    _L.GroupNormalization: rules_channelwise.group_normalization,
+    _L.Activation: rules_channelwise.activation,
+    _L.Softmax: rules_channelwise.softmax,
+    _L.PReLU: rules_channelwise.prelu,
+    _L.Rescaling: rules_channelwise.rescaling,
+    # Merge.
+    _L.Add: rules_channelwise.merge,
+    _L.Subtract: rules_channelwise.merge,
+    _L.Average: rules_channelwise.merge,
+    _L.Maximum: rules_channelwise.merge,
+    _L.Minimum: rules_channelwise.merge,
+    _L.Multiply: rules_channelwise.product,
+    _L.Concatenate: rules_channelwise.concatenate,
+    # Move.
+    _L.Flatten: rules_shapes.flatten,
+    _L.Reshape: rules_shapes.reshape,
+    _L.Permute: rules_shapes.permute,
+    _L.RepeatVector: rules_shapes.repeat_vector,
+}
+_RULES |= {
+    getattr(_L, name): rules_channelwise.passing
+    for name in (
+        "ActivityRegularization", "AlphaDropout", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity",
+        "LeakyReLU", "ReLU", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
+    )
+}  # fmt: skip
+_RULES |= {
+    getattr(_L, f"{name}{rank}D"): rules_channelwise.spatial
+    for rank in (1, 2, 3)
+    for name in (
+        "AdaptiveAveragePooling", "AdaptiveMaxPooling", "AveragePooling", "Cropping", "MaxPooling", "UpSampling", "ZeroPadding",
+    )
+}  # fmt: skip
+_RULES |= {
+    getattr(_L, f"{name}{rank}D"): rules_channelwise.global_pooling
+    for rank in (1, 2, 3)
+    for name in ("GlobalAveragePooling", "GlobalMaxPooling")
+}
+
+# Operations of keras.ops have no public class: they go by name.
+_OPERATIONS = {
+    "Concatenate": rules_shapes.concatenate_op,
+    "ExpandDims": rules_shapes.expand_dims,
+    "GetItem": rules_shapes.get_item,
+    "Multiply": rules_channelwise.times,
+    "Reshape": rules_shapes.reshape_op,
+    "Split": rules_shapes.split,
+    "Squeeze": rules_shapes.squeeze,
+    "Transpose": rules_shapes.transpose_op,
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), rules_shapes.reduction),
+    **dict.fromkeys(("Add", "Divide", "Maximum", "Minimum", "Power", "Subtract", "TrueDivide"), rules_channelwise.elementwise),
+    **dict.fromkeys(
+        ("Abs", "Absolute", "Cast", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Negative", "Relu",
+         "Relu6", "Selu", "Sigmoid", "Silu", "Softplus", "Sqrt", "Square", "Tanh"),
+        rules_channelwise.passing,
+    ),
+}  # fmt: skip
+
+
+def register(layer_type, rule):
+    """Teaches the table a layer of yours, so that channels can be followed through it.
+
+    Args:
+        layer_type: the layer class; exactly this type, since a subclass may compute something else.
+        rule: function `(trace, layer, *args, **kwargs) -> outputs` over `labels.Signal`s; the rules of Keras' own layers
+            can be used, for example `channelwise.passing` for a layer that acts on each element alone.
+
+    Example:
+        >>> class Scale(keras.layers.Layer): ...
+        >>> register(Scale, channelwise.passing)
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.layers.Layer)):
+        raise TypeError(errors.message("`layer_type` must be a Layer class.", "Pass the class itself.", layer_type=layer_type))
+    if not callable(rule):
+        raise TypeError(errors.message("`rule` must be a function.", "For example channelwise.passing.", rule=rule))
+    _RULES[layer_type] = rule
+
+
+def rule_of(operation):
+    """`(rule, None)`, or `(None, reason)` for what is not known; subclasses are not taken for their parents."""
+    kind = type(operation)
+    if kind in _RULES:
+        return _RULES[kind], None
+    if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
+        return _OPERATIONS[kind.__name__], None
+    return None, f"what {kind.__name__} does to channels is unknown"

@@ -1,0 +1,164 @@
+"""The proximal solver for coupled penalties: a soft threshold on groups that span many variables."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.checks import check_fraction, check_number
+from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.cost import Cost
+from tf_reweight.coupling.floors import has_bypass
+from tf_reweight.coupling.pruning import penalties_of
+from tf_reweight.coupling.scores import group_norms
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.proximal import silenced
+
+# Training steps between two looks at what is zero.
+_LOOK_EVERY = 10
+
+
+class CoupledProximal(keras.callbacks.Callback):
+    """Solves for the coupled penalties on the model by proximal steps instead of gradients.
+
+    After each training step on the loss alone every group is shrunk over all its variables at once,
+    `r_g <- max(0, r_g - step * strength * P_g * rate)`, with the penalty weights P that `callbacks.Reweighting` renews. `rate`
+    is the learning rate relative to the largest so far, so that shrinking ends with the optimizer's steps when a schedule
+    lowers them.
+
+    Why not by gradient: an optimizer such as Adam moves each weight by about the learning rate and no more, however strong
+    the penalty. A BatchNorm's gamma starts at 1, so a group needs many hundred steps before it can be gone; a soft threshold
+    scales all of a group's weights alike, the large ones with the small.
+
+    L2 and other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty.
+
+    The largest group of a set never becomes zero, unless the network has a bypass around the set: a net cannot become empty.
+
+    With a budget the strength must only be large enough: shrinking ends when the groups that are zero give it. They stay zero
+    then, and the others recover. A `fit` that ends before warns: the strength was too small.
+
+    Args:
+        step: factor on `strength`, > 0; `step * strength` is what one training step takes off a group of weight 1.
+        macs: the budget, the fraction of the multiply-accumulates to free, in [0, 1); None presses to the end.
+
+    Attributes:
+        met_at: training steps of this `fit` after which the budget was seen to be met; None before, and without one.
+
+    Raises:
+        ValueError: for a value out of range; at the start of `fit`, for a model without coupled penalties or with others, and
+            for a budget above all that penalised channels can give.
+
+    Example:
+        >>> regularize_coupled(model, strength=1.0)
+        >>> model.fit(x, y, epochs=8, callbacks=[Reweighting(every=2, learning_rate=2e-3), CoupledProximal(macs=0.5)])
+        >>> prune_groups(model, macs=0.5)
+    """
+
+    def __init__(self, step=5e-3, macs=None):
+        super().__init__()
+        check_number("step", step, minimum=0.0, exclusive=True)
+        if macs is not None:
+            check_fraction("macs", macs, "multiply-accumulates")
+        self.step, self.macs, self.met_at = float(step), macs, None
+        self._items, self._peak, self._apply = [], 0.0, None
+        self._budget, self._spared, self._steps = None, [], 0
+
+    def on_train_begin(self, logs=None):
+        attach(self.model)
+        items = attachments(self.model)
+        others = [item.target.name for item in items if item.regularizer.structure is not None]
+        if others or not items:
+            raise ValueError(
+                errors.message(
+                    "CoupledProximal needs coupled penalties on the model, and no others.",
+                    "Call regularize_coupled(model, ...); for penalties on single kernels there is `Proximal`.",
+                    others=others[:5],
+                )
+            )
+        coupled = groups(self.model)
+        self._budget = None if self.macs is None else _Budget(coupled, items, self.macs)
+        self._spared = [not has_bypass(coupled, [item.regularizer.item]) for item in items]
+        self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
+        for item in items:
+            item.target.variable.regularizer = silenced(item.target.regularizer)
+        self._apply = _compiled(self._shrink)
+        self._look()
+        self._renew_step()
+
+    def on_train_batch_end(self, batch, logs=None):
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._peak = max(self._peak, rate)
+        self._steps += 1
+        if rate > 0:
+            self._apply(ops.convert_to_tensor(rate / self._peak, "float32"))
+        if self._steps % _LOOK_EVERY == 0:
+            self._look()
+
+    def on_train_end(self, logs=None):
+        for item in self._items:
+            # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
+            item.target.variable.regularizer = getattr(item.target.layer, item.target.regularizer_attribute)
+        if self._budget is not None and self.met_at is None:
+            warnings.warn(
+                f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
+                "train longer. Pruning to the budget now cuts what the network still uses.",
+                stacklevel=2,
+            )
+        self._items, self._apply, self._budget = [], None, None
+        drop_compiled_steps(self.model)
+
+    def _shrink(self, fraction):
+        for penalty, spared in zip((item.regularizer for item in self._items), self._spared):
+            penalty.soft_threshold(self.step * penalty.strength * fraction * penalty.penalty_weights, spared)
+
+    def _look(self):
+        """Ends the shrinking when the budget is met."""
+        if self._budget is None or self.met_at is not None or not self._budget.met():
+            return
+        self.met_at = self._steps
+        # What a penalty sees as zero is also kept from coming back: a constant (beta) may still reach the next layer.
+        holding = [(p, np.where(_alive(p), 0.0, np.inf).astype("float32")) for p in (item.regularizer for item in self._items)]
+
+        def hold(fraction):
+            for penalty, amounts in holding:
+                penalty.soft_threshold(amounts)
+
+        self._apply = _compiled(hold)
+
+    def _renew_step(self):
+        drop_compiled_steps(self.model)
+        self.model.make_train_function(force=True)
+
+
+class _Budget:
+    """Whether the groups that penalties see as zero free a fraction of the multiply-accumulates."""
+
+    def __init__(self, coupled, items, macs):
+        penalties = penalties_of(coupled.sets, [item.regularizer for item in items])
+        self._sets = list(zip(coupled.sets, penalties))
+        self._cost = Cost(coupled)
+        self._most = (1.0 - macs) * self._cost.macs()
+        least = self._cost.macs([np.full(item.num_groups, penalty is None) for item, penalty in self._sets])
+        if least > self._most:
+            expected = f"`macs` must be at most {1.0 - least / self._cost.macs():.3f}, all that penalised channels can give."
+            raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
+
+    def met(self):
+        sums = {}
+        keeps = [np.ones(item.num_groups, bool) if penalty is None else _alive(penalty, sums) for item, penalty in self._sets]
+        return self._cost.macs(keeps) <= self._most
+
+
+def _alive(penalty, sums=None):
+    return group_norms(penalty.item, penalty.criterion, sums) > 0
+
+
+def _compiled(function):
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)

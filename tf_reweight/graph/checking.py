@@ -1,0 +1,32 @@
+"""Whether something is a built Keras 3 model, and what is inside."""
+
+import keras
+
+from tf_reweight import errors
+
+
+def check_model(model):
+    """Raises unless `model` is a built Keras 3 model."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            errors.message(
+                "`model` must be a Keras 3 model.",
+                "tf_keras models: save as .keras and load with `keras.saving.load_model`.",
+                model=type(model).__module__ + "." + type(model).__name__,
+            )
+        )
+    unbuilt = [layer.name for layer in (model, *sublayers(model)) if not layer.built]
+    if not model.built or not model.weights and unbuilt:
+        raise ValueError(
+            errors.message(
+                "`model` must be built: its kernels must exist.",
+                "Give it an Input, call `model.build(input_shape)`, or run it once on a batch.",
+                model=model.name,
+                unbuilt_layers=unbuilt[:5],
+            )
+        )
+
+
+def sublayers(layer):
+    """Direct sublayers of any layer, models included, in the order they were attached."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))

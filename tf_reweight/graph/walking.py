@@ -1,0 +1,88 @@
+"""A Keras model as a list of operations in order, whatever way it was built."""
+
+import sys
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.keras_classes import is_keras_own
+
+# Keras follows a new model's graph by recursion, one call per operation behind another. Rounding in between makes
+# EfficientNetV2L deeper than Python's usual limit.
+_RECURSION_LIMIT = 20_000
+
+
+def graph_of(model):
+    """The functional graph behind a Sequential or functional model.
+
+    Raises:
+        TypeError: for a subclassed model, which has no graph, and for what is no Keras 3 model.
+        ValueError: for a model that is not built.
+    """
+    check_model(model)
+    if not is_graph(model):
+        raise TypeError(
+            errors.message(
+                "The model must have a graph: Sequential or functional.",
+                "A subclassed model hides its graph in `call`: rebuild it with keras.Model(inputs, outputs).",
+                model=f"{type(model).__name__} {model.name!r}",
+            )
+        )
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def functional(graph, inputs, outputs, name):
+    """A functional model from the flat inputs and outputs of a rebuilt graph, in its structures, however deep it is."""
+    structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
+    try:
+        return keras.Model(*structures, name=name)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def is_graph(operation):
+    """Whether an operation is a model whose inside can be walked: its `call` is Keras' own."""
+    if isinstance(operation, keras.Sequential):
+        return is_keras_own(type(operation).call) and operation._functional is not None
+    return isinstance(operation, keras.Function) and is_keras_own(type(operation).call)
+
+
+def nodes_of(model):
+    """All calls inside a model, those of nested models included."""
+    for level in graph_of(model)._nodes_by_depth.values():
+        for node in level:
+            if not node.is_input:
+                yield from nodes_of(node.operation) if is_graph(node.operation) else (node,)
+
+
+def walk(model, inputs, visit, path=""):
+    """Runs a model on values of any kind, operation by operation in the model's order.
+
+    Args:
+        model: a model `graph_of` accepts.
+        inputs: one value per input tensor.
+        visit: function `(path, node, args, kwargs) -> outputs`, where each tensor of the call is replaced by its value and the
+            outputs are in the structure of the node's. Nested models are nodes like any other.
+        path: prefix of the paths.
+
+    Returns:
+        One value per output tensor.
+    """
+    graph = graph_of(model)
+    values = {id(tensor): value for tensor, value in zip(keras.tree.flatten(graph.inputs), inputs)}
+
+    def fill(item):
+        return values[id(item)] if isinstance(item, keras.KerasTensor) else item
+
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.is_input or all(id(tensor) in values for tensor in node.outputs):
+                continue
+            args, kwargs = keras.tree.map_structure(fill, (node.arguments.args, node.arguments.kwargs))
+            name = f"{path}{node.operation.name}"
+            outputs = keras.tree.flatten(visit(name, node, args, kwargs))
+            values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs)})
+    return [values[id(tensor)] for tensor in keras.tree.flatten(graph.outputs)]

@@ -1,0 +1,16 @@
+"""Keras caches compiled steps: what changes in a model must drop them."""
+
+import keras
+
+
+def drop_compiled_steps(model):
+    """Forgets the traced train, test and predict steps: Keras would go on silently with the old graph."""
+    for layer in (model, *model._flatten_layers(include_self=False)):
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None
+
+
+def renew_step(model):
+    """Makes the training step anew where values of untracked variables are constants in it: on JAX."""
+    if keras.backend.backend() == "jax":
+        model.make_train_function(force=True)

@@ -1,0 +1,37 @@
+"""Learning rates over the epochs of a `fit`."""
+
+import math
+
+import keras
+
+from tf_reweight import errors
+
+
+class CosineDecay(keras.callbacks.Callback):
+    """Lowers the learning rate along half a cosine over the whole `fit`, decided from the epoch and batch alone.
+
+    Args:
+        learning_rate: where it starts, > 0.
+        warmup: epochs of linear rise from zero, >= 0.
+    """
+
+    def __init__(self, learning_rate, warmup=0):
+        super().__init__()
+        if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
+            raise ValueError(errors.message("`learning_rate` must be a number > 0.", "Try 1e-3.", learning_rate=learning_rate))
+        self.learning_rate, self.warmup = learning_rate, warmup
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps, epochs = self.params.get("steps"), self.params["epochs"]
+        inside = self._epoch + ((batch + 1) / steps if steps else 0.0)
+        rising = min(1.0, inside / self.warmup) if self.warmup else 1.0
+        progress = max(0.0, inside - self.warmup) / max(1e-9, epochs - self.warmup)
+        self.model.optimizer.learning_rate = self.learning_rate * rising * half_cosine(progress)
+
+
+def half_cosine(progress):
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

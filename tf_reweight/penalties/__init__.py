@@ -1,0 +1,5 @@
+"""What presses on a kernel: penalties by name through `get`, and the regularizers that carry them."""
+
+from tf_reweight.penalties.functions import Arctan, Lasso, LogSquared, LogSum, Penalty, get, names
+
+__all__ = ["Arctan", "Lasso", "LogSquared", "LogSum", "Penalty", "get", "names"]

@@ -1,0 +1,186 @@
+"""Putting penalties on the kernels of a built model, finding them again, and taking them off."""
+
+import dataclasses
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.table import LeftOut, Target, find
+from tf_reweight.penalties import prices
+from tf_reweight.penalties.reweighted import Combined, Reweighted, bind, parts_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attachment:
+    """A bound penalty and the kernel it acts on."""
+
+    target: Target
+    regularizer: Reweighted
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attached:
+    """What `regularize` did: the penalties in force now, and what was left out with its reason."""
+
+    attachments: tuple[Attachment, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def __str__(self):
+        lines = [f"{a.target.name}: {a.regularizer.structure.name}" for a in self.attachments]
+        lines += [f"{item.name}: left out, {item.reason}" for item in self.left_out]
+        return "\n".join(lines)
+
+
+def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum", layers=None, price=1.0):
+    """Puts the reweighted penalty on a built or loaded model, in place; weights and outputs stay as they are.
+
+    A regularizer the layer already has (L2, or a penalty of another structure) is kept and added to. Compile or keep the
+    compiled state as you like: the cached training step is dropped so that the next `fit` sees the penalty.
+
+    Args:
+        model: any built Keras model: Sequential, functional or subclassed, nested, with shared layers.
+        structure: name, config or `Structure`.
+        strength: the coefficient, about the price of one surviving group in units of the loss.
+        penalty: name, config or `Penalty`.
+        layers: which layers; see `kernels.selection.select`.
+        price: what a group costs relative to those of other kernels: a number, a function `Target -> number`, or `"size"`
+            for the root of its number of weights, one on average.
+
+    Returns:
+        `Attached`: the penalties and, with the reason, every kernel left out.
+
+    Raises:
+        TypeError, ValueError: for a model that is not Keras 3 or not built, an unknown structure, a layer that cannot
+            have it; the model is then unchanged.
+
+    Example:
+        >>> regularize(model, "filter", strength=1e-3)
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10)])
+    """
+    selected, left_out = select(model, structure, layers)
+    template = Reweighted(structure, strength, penalty)
+    chosen, frozen = [], []
+    for item in selected:
+        if item.target.variable.trainable:
+            chosen.append(item)
+        else:
+            frozen.append(LeftOut(item.target.name, "frozen: Keras applies no penalty to it"))
+    if not chosen:
+        raise ValueError(
+            errors.message(
+                "At least one selected kernel must be trainable.",
+                "Set `layer.trainable = True`.",
+                frozen=[f.name for f in frozen],
+            )
+        )
+    bound = []
+    for item, kernel_price in zip(chosen, prices.of_kernels(price, chosen)):
+        config = {**template.get_config(), "structure": item.structure.serialize(), "price": kernel_price}
+        bound.append(Reweighted(**{**config, "layout": item.target.layout.get_config()}))
+    for item, regularizer in zip(chosen, bound):
+        add(item.target, regularizer)
+    drop_compiled_steps(model)
+    return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
+
+
+def attach(model):
+    """Binds the penalties that were given in layers' constructors to their kernels, in place.
+
+    `callbacks.Reweighting` does this at the start of `fit`. Each kernel gets an instance of its own, so one
+    regularizer object given to several layers is no trap.
+
+    Returns:
+        The number of kernels that were bound now.
+
+    Raises:
+        ValueError: when a structure cannot be had by the kernel it was given to; the model is then unchanged.
+    """
+    found, _ = find(model)
+    pending = []
+    owners = {}
+    for target in found:
+        parts = parts_of(target.regularizer)
+        shared = id(target.regularizer) in owners and bool(parts)
+        owners[id(target.regularizer)] = target
+        if not parts or (_is_bound(target.regularizer) and not shared):
+            continue
+        bound = bind(target.regularizer, target.layout)
+        for part in bound.parts():
+            reason = part.misfit(target.standard_shape)
+            if reason is not None:
+                raise ValueError(
+                    errors.message(
+                        f"The kernel {target.name} must be able to have the structure it was given: {reason}.",
+                        "Choose another structure for this layer.",
+                        structure=part.structure.name,
+                        shape=target.layout.shape,
+                    )
+                )
+        pending.append((target, bound))
+    for target, bound in pending:
+        put(target, bound)
+    if pending:
+        drop_compiled_steps(model)
+    for item in attachments(model):
+        item.regularizer.connect(model, item.target)
+    return len(pending)
+
+
+def attachments(model):
+    """Every bound `Reweighted` penalty of the model with its kernel, in the model's order."""
+    found, _ = find(model)
+    return [Attachment(target, part) for target in found for part in parts_of(target.regularizer) if part.bound]
+
+
+def detach(model):
+    """Takes every penalty of ours off again, in place; other regularizers, weights and outputs stay.
+
+    Returns:
+        The number of kernels that were freed.
+    """
+    found, _ = find(model)
+    count = 0
+    for target in found:
+        if parts_of(target.regularizer):
+            put(target, _others(target.regularizer))
+            count += 1
+    if count:
+        drop_compiled_steps(model)
+    return count
+
+
+def _is_bound(regularizer):
+    parts = parts_of(regularizer)
+    return all(part.bound for part in parts)
+
+
+def _others(regularizer):
+    """What remains of a regularizer without our penalties."""
+    if isinstance(regularizer, Combined):
+        rest = [item for item in (_others(part) for part in regularizer.regularizers) if item is not None]
+        return None if not rest else rest[0] if len(rest) == 1 else Combined(rest)
+    return None if parts_of(regularizer) else regularizer
+
+
+def add(target, regularizer):
+    """Puts a bound regularizer on a built layer beside the one it may have."""
+    existing = target.regularizer
+    if existing is not None:
+        existing = bind(existing, target.layout) if not _is_bound(existing) else existing
+        regularizer = Combined([existing, regularizer])
+    put(target, regularizer)
+
+
+def put(target, regularizer):
+    """Sets a regularizer on a built layer: as attribute, so that it is saved, and on the variable, so that it acts."""
+    tracker = target.layer._tracker
+    tracker.unlock()
+    previous = getattr(target.layer, target.regularizer_attribute, None)
+    if isinstance(previous, keras.layers.Layer) and previous in target.layer._layers:
+        target.layer._layers.remove(previous)
+    setattr(target.layer, target.regularizer_attribute, regularizer)
+    tracker.lock()
+    target.variable.regularizer = regularizer

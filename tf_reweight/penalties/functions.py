@@ -1,0 +1,152 @@
+"""Functions of group norms, and the weights their linearisation gives."""
+
+import abc
+import dataclasses
+
+from keras import ops
+
+from tf_reweight import registry
+from tf_reweight.checks import check_epsilon
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty(abc.ABC):
+    """A concave function of the norm `r >= 0`, minimised through weighted norms.
+
+    Between two updates the regularizer adds `weight(r_old) * r ** power`, which lies above `value(r)` and touches it at
+    `r_old` up to a constant (majorisation), so each round descends on `sum value(r)`. Candes, Wakin and Boyd 2008; Zhang et
+    al., arXiv 2004.05531.
+    """
+
+    power = 1
+    reweighted = True
+
+    @property
+    @abc.abstractmethod
+    def name(self):
+        """The name used in configs and reports."""
+
+    @abc.abstractmethod
+    def value(self, norms, epsilon=None):
+        """The penalty of each group, same shape as `norms`; 0 at 0."""
+
+    @abc.abstractmethod
+    def weight(self, norms, epsilon=None):
+        """Derivative of `value` by `r ** power`, same shape as `norms`, >= 0 and finite at 0."""
+
+    def negligible(self, epsilon=None):
+        """Norm below which a group counts as freed: a tenth of epsilon.
+
+        Under a gradient optimizer freed groups swing around zero by about a learning rate, and the penalty leaves few groups
+        between there and epsilon.
+        """
+        return self._epsilon(epsilon) / 10.0
+
+    def get_config(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def serialize(self):
+        """`{"name": ..., **fields}`, or the name alone where there are no fields."""
+        return registry.serialize(self, self.get_config())
+
+    def _epsilon(self, epsilon):
+        return self.epsilon if epsilon is None else epsilon
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSum(Penalty):
+    """`log(1 + r / epsilon)`, weight `1 / (r + epsilon)`: the paper's penalty and the default.
+
+    Args:
+        epsilon: norm below which a group counts as nearly gone; a little below the norms worth keeping.
+    """
+
+    epsilon: float = 1e-2
+
+    name = "log_sum"
+
+    def __post_init__(self):
+        check_epsilon(self.epsilon)
+
+    def value(self, norms, epsilon=None):
+        return ops.log1p(norms / self._epsilon(epsilon))
+
+    def weight(self, norms, epsilon=None):
+        return 1.0 / (norms + self._epsilon(epsilon))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arctan(Penalty):
+    """`arctan(r / epsilon) / epsilon`, weight `1 / (r**2 + epsilon**2)`: bounded, so large groups are left in peace."""
+
+    epsilon: float = 1e-2
+
+    name = "arctan"
+
+    def __post_init__(self):
+        check_epsilon(self.epsilon)
+
+    def value(self, norms, epsilon=None):
+        epsilon = self._epsilon(epsilon)
+        return ops.arctan(norms / epsilon) / epsilon
+
+    def weight(self, norms, epsilon=None):
+        return 1.0 / (ops.square(norms) + self._epsilon(epsilon) ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSquared(Penalty):
+    """`log(1 + r**2 / epsilon)`, weight `1 / (r**2 + epsilon)` on `r**2`: a reweighted ridge; shrinks, gives no exact zeros."""
+
+    epsilon: float = 1e-4
+
+    name = "log_squared"
+    power = 2
+
+    def __post_init__(self):
+        check_epsilon(self.epsilon)
+
+    def value(self, norms, epsilon=None):
+        return ops.log1p(ops.square(norms) / self._epsilon(epsilon))
+
+    def weight(self, norms, epsilon=None):
+        return 1.0 / (ops.square(norms) + self._epsilon(epsilon))
+
+    def negligible(self, epsilon=None):
+        # Here epsilon is compared with the squared norm.
+        return self._epsilon(epsilon) ** 0.5 / 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lasso(Penalty):
+    """`r`, weight 1: the static (group) lasso, never reweighted; the baseline."""
+
+    name = "lasso"
+    reweighted = False
+
+    def value(self, norms, epsilon=None):
+        return norms
+
+    def weight(self, norms, epsilon=None):
+        return ops.ones_like(norms)
+
+    def negligible(self, epsilon=None):
+        return 1e-3
+
+
+_BY_NAME = {cls.name: cls for cls in (LogSum, Arctan, LogSquared, Lasso)}
+
+
+def names():
+    """The names that `get` and every config accept."""
+    return tuple(_BY_NAME)
+
+
+def get(identifier):
+    """A penalty from a name, a config `{"name": ..., **fields}`, or a penalty itself.
+
+    Example:
+        >>> get({"name": "log_sum", "epsilon": 1e-3})
+        LogSum(epsilon=0.001)
+    """
+    return registry.build("penalty", Penalty, _BY_NAME, identifier)

@@ -1,0 +1,160 @@
+"""The wrapper layer: a mask in the forward pass, saved with the model, taken off by `strip`."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors, structures
+from tf_reweight.graph.checking import check_model
+from tf_reweight.kernels import allocation
+from tf_reweight.kernels.table import walk
+from tf_reweight.penalties.attachment import detach
+
+
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class Masked(keras.layers.Wrapper):
+    """Wraps a layer so that it computes with masked kernels, whatever the optimizer does to the stored ones.
+
+    Use it where the mask has to travel with the model or change during training; `prune` needs no wrapper and costs less.
+    The forward pass computes `layer(x)` with `kernel * mask`; gradients of masked weights are zero. Masks start at one (the
+    same inference before training), are weights of this layer (saved with it) and change by `update` or `set_mask`.
+
+    Args:
+        layer: a layer with kernels in `targets`' table, for example Dense or Conv2D.
+        structure: name, config or `Structure` that `update` removes groups by.
+
+    Raises:
+        ValueError: when the layer has no kernel that can have the structure (checked when it is built).
+
+    Example:
+        >>> layer = Masked(keras.layers.Dense(8), structure="filter")
+        >>> layer.build((None, 4))
+        >>> layer.update(sparsity=0.5)
+    """
+
+    def __init__(self, layer, structure="unstructured", **kwargs):
+        self.structure = structures.get(structure)
+        super().__init__(layer, **kwargs)
+        self.masks = []
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        self.masks = [
+            self.add_weight(
+                name=f"mask_{i}",
+                shape=target.layout.shape,
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+                dtype="float32",
+            )
+            for i, target in enumerate(self._targets())
+        ]
+
+    def call(self, inputs, *args, **kwargs):
+        masked = self.masked_kernels()
+        trainable = [masked.get(id(v), v.value) for v in self.layer.trainable_variables]
+        fixed = [masked.get(id(v), v.value) for v in self.layer.non_trainable_variables]
+        outputs, updated = self.layer.stateless_call(trainable, fixed, inputs, *args, **kwargs)
+        for variable, old, new in zip(self.layer.non_trainable_variables, fixed, updated):
+            if new is not old and id(variable) not in masked:
+                variable.assign(new)
+        return outputs
+
+    def update(self, sparsity=None, threshold=None):
+        """Chooses the masks anew from the kernels as they are now; both arguments as in `prune`."""
+        if (sparsity is None) == (threshold is None):
+            raise ValueError(
+                errors.message(
+                    "Pass exactly one of `sparsity` and `threshold`.", "Try 0.5.", sparsity=sparsity, threshold=threshold
+                )
+            )
+        for target, mask in zip(self._targets(), self.masks):
+            structure = self.structure.fit(target.layout)
+            norms = structure.group_norms(target.standard_kernel())
+            keep = structure.select(norms)
+            if keep is None:
+                scores, members = ops.convert_to_numpy(norms), structure.num_members(target.standard_shape)
+                if sparsity is not None:
+                    keep = allocation.by_sparsity([scores / np.sqrt(np.maximum(members, 1))], [members], sparsity)[0]
+                else:
+                    keep = allocation.by_threshold([scores], threshold)[0]
+                keep, _ = allocation.keep_at_least(keep, scores, members)
+            mask.assign(target.layout.from_standard(structure.mask(ops.convert_to_tensor(keep), target.standard_shape)))
+
+    def set_mask(self, mask, index=0):
+        """Sets the mask of one kernel: array of the kernel's own shape, 0 or 1."""
+        mask = np.asarray(mask)
+        if mask.shape != tuple(self.masks[index].shape) or not np.isin(mask, (0, 1)).all():
+            raise ValueError(
+                errors.message(
+                    f"`mask` must hold only 0 and 1, in shape {tuple(self.masks[index].shape)}.", "Check it.", shape=mask.shape
+                )
+            )
+        self.masks[index].assign(mask.astype("float32"))
+
+    def masked_kernels(self):
+        """The kernels the layer computes with: mapping of the stored variable's id to its masked value."""
+        return {
+            id(t.variable): t.variable.value * ops.cast(m.value, t.variable.dtype) for t, m in zip(self._targets(), self.masks)
+        }
+
+    def _targets(self):
+        """The wrapped layer's kernels that can have the structure."""
+        found, _ = walk(self)
+        fitting = [t for t in found if self.structure.fit(t.layout).misfit(t.standard_shape) is None]
+        if not fitting:
+            raise ValueError(
+                errors.message(
+                    f"The wrapped layer must have a kernel that can have the structure {self.structure.name!r}.",
+                    "Wrap a Dense or convolution.",
+                    layer=self.layer.name,
+                )
+            )
+        return fitting
+
+    def get_config(self):
+        return {**super().get_config(), "structure": self.structure.serialize()}
+
+
+def strip(model):
+    """A plain Keras model without wrappers, penalties and masks, and with the same outputs.
+
+    Masked kernels are written with their zeros into the plain layers. Wrapper-free models come back as a copy.
+
+    Args:
+        model: a built Sequential or functional model.
+
+    Returns:
+        A new `keras.Model`; the given one is unchanged.
+    """
+    check_model(model)
+    if not (isinstance(model, keras.Sequential) or hasattr(model, "operations")):
+        raise ValueError(
+            errors.message(
+                "`strip` rebuilds Sequential and functional models.",
+                "For a subclassed model call `detach` and `release`, and take its Masked layers out by hand.",
+                model=type(model).__name__,
+            )
+        )
+    pairs = []
+
+    def unwrapped(layer):
+        inner = layer.layer if isinstance(layer, Masked) else layer
+        if isinstance(inner, keras.Model):
+            return strip(inner)
+        pairs.append((layer, type(inner).from_config(inner.get_config())))
+        return pairs[-1][1]
+
+    plain = keras.models.clone_model(model, clone_function=unwrapped)
+    detach(plain)
+    for old, new in pairs:
+        source, masked = (old.layer, old.masked_kernels()) if isinstance(old, Masked) else (old, {})
+        penalties = {id(w) for part in source._flatten_layers() if _is_penalty(part) for w in part.weights}
+        values = [masked.get(id(w), w.value) for w in source.weights if id(w) not in penalties]
+        new.set_weights([ops.convert_to_numpy(value) for value in values])
+    return plain
+
+
+def _is_penalty(layer):
+    return isinstance(layer, keras.regularizers.Regularizer)

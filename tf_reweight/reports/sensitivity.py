@@ -1,0 +1,178 @@
+"""How much each kernel suffers when it alone is pruned: where a model has weights to spare."""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+from rich.table import Table
+
+from tf_reweight import errors
+from tf_reweight.checks import check_sparsity
+from tf_reweight.kernels import allocation
+from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.table import LeftOut
+from tf_reweight.structures import get as get_structure
+
+_BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSensitivity:
+    """What pruning one kernel does to the model.
+
+    Attributes:
+        name: the kernel.
+        num_weights: its weights.
+        sparsities: what was really removed at each point; whole groups only, so at most what was asked for.
+        accuracies: the model's accuracy at each point, nothing retrained.
+    """
+
+    name: str
+    num_weights: int
+    sparsities: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityReport:
+    """What `sensitivity` found: the accuracy as it was, one entry per kernel, and what was left out with its reason."""
+
+    structure: str
+    baseline: float
+    sparsities: tuple[float, ...]
+    kernels: tuple[KernelSensitivity, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def to_dict(self):
+        """Everything, JSON-ready."""
+        return dataclasses.asdict(self)
+
+    def to_tables(self):
+        """One rich table: a row per kernel, a column per sparsity."""
+        table = Table(title=f"Accuracy with one kernel pruned ({self.structure}); dense {self.baseline:.2%}")
+        table.add_column("kernel")
+        table.add_column("weights", justify="right")
+        for sparsity in self.sparsities:
+            table.add_column(f"{sparsity:.0%}", justify="right")
+        for kernel in self.kernels:
+            table.add_row(kernel.name, f"{kernel.num_weights:,}", *[f"{value:.2%}" for value in kernel.accuracies])
+        return [table]
+
+    def plot(self, path):
+        """Writes the curves to a picture; the suffix of `path` says which kind (`.svg`, `.png`, `.pdf`)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for kernel in self.kernels:
+            shares = np.array([0.0, *kernel.sparsities]) * 100
+            axes.plot(shares, np.array([self.baseline, *kernel.accuracies]) * 100, marker="o", markersize=3, label=kernel.name)
+        axes.set_xlabel(f"removed from this kernel alone ({self.structure}), %")
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.legend(frameon=False, fontsize=8)
+        figure.savefig(path)
+
+
+def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.9), layers=None):
+    """Prunes one kernel at a time, measures the accuracy, and puts the weights back exactly.
+
+    Nothing is retrained, so the figures are a lower bound and say which kernels to treat with care, not what accuracy a
+    pruned model will have. Use held-out examples that are not the test set.
+
+    Args:
+        model: a built classifier with one input and one output `(batch, classes)`; it need not be compiled.
+        data: pair `(x, y)` with integer labels.
+        structure: name, config or `Structure`; not those that decide themselves how much is kept (n of m, patterns).
+        sparsities: fractions of the kernel's weights removed, each in [0, 1).
+        layers: which layers; see `kernels.selection.select`.
+
+    Returns:
+        `SensitivityReport`.
+
+    Raises:
+        ValueError: for sparsities out of range, labels that do not fit, a structure without a sparsity.
+
+    Example:
+        >>> report = sensitivity(model, data.validation, "filter")
+        >>> rich.print(*report.to_tables())
+    """
+    structure = get_structure(structure)
+    sparsities = _checked_sparsities(structure, sparsities)
+    x, y = _checked_data(data)
+    selected, left_out = select(model, structure, layers)
+    baseline = _accuracy(model, x, y)
+    kernels = tuple(_examine(model, x, y, item, sparsities) for item in selected)
+    return SensitivityReport(structure.name, baseline, sparsities, kernels, tuple(left_out))
+
+
+def _examine(model, x, y, item, sparsities):
+    """One kernel at every sparsity; its weights are the same bits afterwards, also after an error."""
+    variable = item.target.variable
+    dense = np.array(ops.convert_to_numpy(variable.value))
+    standard = item.target.standard_kernel()
+    norms = np.asarray(ops.convert_to_numpy(item.structure.group_norms(standard)), "float64")
+    members = item.structure.num_members(item.target.standard_shape)
+    scores = norms / np.sqrt(np.maximum(members, 1))
+    removed, accuracies = [], []
+    try:
+        for sparsity in sparsities:
+            (keep,) = allocation.by_sparsity([scores], [members], sparsity, "layer")
+            keep, _ = allocation.keep_at_least(keep, norms, members)
+            mask = item.structure.mask(ops.convert_to_tensor(keep), item.target.standard_shape)
+            mask = ops.convert_to_numpy(item.target.layout.from_standard(mask)) != 0
+            variable.assign(np.where(mask, dense, np.zeros_like(dense)))
+            removed.append(1.0 - float(mask.mean()))
+            accuracies.append(_accuracy(model, x, y))
+    finally:
+        variable.assign(dense)
+    return KernelSensitivity(item.target.name, int(dense.size), tuple(removed), tuple(accuracies))
+
+
+def _accuracy(model, x, y):
+    outputs = [np.asarray(model.predict_on_batch(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
+    outputs = np.concatenate(outputs)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            errors.message(
+                "The model must be a classifier with outputs (batch, classes), two classes or more.",
+                "Sensitivity is measured by top-1 accuracy.",
+                output_shape=outputs.shape,
+            )
+        )
+    return float(np.mean(np.argmax(outputs, axis=-1) == y))
+
+
+def _checked_sparsities(structure, sparsities):
+    if not isinstance(sparsities, (list, tuple)) or not sparsities:
+        raise ValueError(
+            errors.message("`sparsities` must be a non-empty list.", "For example [0.5, 0.9].", sparsities=sparsities)
+        )
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    if structure.decides:
+        raise ValueError(
+            errors.message(
+                f"The structure {structure.name!r} itself says how much is kept: there is no sparsity to vary.",
+                "Choose another structure.",
+                structure=structure.name,
+            )
+        )
+    return tuple(float(sparsity) for sparsity in sparsities)
+
+
+def _checked_data(data):
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(
+            errors.message("`data` must be a pair (x, y).", "For example dataset.validation.", data=type(data).__name__)
+        )
+    x, y = np.asarray(data[0]), np.asarray(data[1])
+    if y.ndim != 1 or y.dtype.kind not in "iu" or len(x) != len(y) or not len(x):
+        raise ValueError(
+            errors.message(
+                "`data` must hold as many inputs as integer labels, at least one.",
+                "One-hot labels: pass `y.argmax(-1)`.",
+                inputs=x.shape,
+                labels=y.shape,
+            )
+        )
+    return x, y

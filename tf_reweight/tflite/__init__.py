@@ -1,0 +1,1 @@
+"""A `.tflite` file, without Keras: reading, executing, looking at and timing it."""

@@ -1,0 +1,168 @@
+"""Running a `.tflite` in LiteRT, fed and read in real numbers."""
+
+import pathlib
+
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.tflite import flatbuffer, litert
+
+
+class Runner:
+    """A `.tflite` ready to run, one example at a time, as a phone does.
+
+    Args:
+        source: path of a file, or its bytes.
+        num_threads: threads of the interpreter.
+        delegate: whether to use the default delegate (XNNPACK) or the reference-checked built-in kernels alone.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for a file that LiteRT does not load.
+
+    Example:
+        >>> Runner("model.tflite")([x_test])[0].shape
+        (10000, 10)
+    """
+
+    def __init__(self, source, num_threads=1, delegate=True):
+        content = source if isinstance(source, bytes) else read_file(source)
+        try:
+            self._interpreter = litert.load(content, delegate, num_threads)
+        except (ValueError, RuntimeError) as error:
+            shown = source if not isinstance(source, bytes) else f"{len(source)} bytes"
+            expected = f"The file must load in LiteRT, which says: {' '.join(str(error).split())[:300]}"
+            raise ValueError(errors.message(expected.rstrip(".") + ".", "Convert the model anew.", file=str(shown))) from error
+        self.inputs, self.outputs = self._details()
+
+    def _details(self):
+        """Details of inputs and outputs by name, in the signature's terms where there is one."""
+        signatures = self._interpreter.get_signature_list()
+        if len(signatures) == 1:
+            runner = self._interpreter.get_signature_runner(next(iter(signatures)))
+            return dict(runner.get_input_details()), dict(runner.get_output_details())
+        details = (self._interpreter.get_input_details(), self._interpreter.get_output_details())
+        return tuple({item["name"]: item for item in group} for group in details)
+
+    def __call__(self, arrays, output_names=None):
+        """Outputs for many examples.
+
+        Args:
+            arrays: list of arrays `(num, ...)` in the order of `inputs`, or a dict by name.
+            output_names: order of the outputs; default the file's own.
+
+        Returns:
+            List of float32 arrays `(num, ...)`; integers stay integers.
+        """
+        return self.decoded(litert.feed(self._interpreter, self.encoded(arrays)), output_names)
+
+    def encoded(self, arrays):
+        """Arrays as for a call, as raw ones `(num, 1, ...)` in the order and the types of the file."""
+        if not isinstance(arrays, dict):
+            arrays = dict(zip(self.inputs, arrays))
+        self._check(arrays)
+        names = {detail["index"]: name for name, detail in self.inputs.items()}
+        order = [names[detail["index"]] for detail in self._interpreter.get_input_details()]
+        return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name]) for name in order]
+
+    def decoded(self, outputs, output_names=None):
+        """What a call returns, from raw outputs `(num, 1, ...)` in the order of the file."""
+        positions = {detail["index"]: i for i, detail in enumerate(self._interpreter.get_output_details())}
+        details = [self.outputs[name] for name in output_names or self.outputs]
+        return [np.concatenate(_real(outputs[positions[detail["index"]]], detail)) for detail in details]
+
+    def _check(self, arrays):
+        if set(arrays) != set(self.inputs):
+            raise ValueError(
+                errors.message(
+                    f"The file takes the inputs {list(self.inputs)}.", "Pass one array for each.", inputs=list(arrays)
+                )
+            )
+        for name, array in arrays.items():
+            wanted = tuple(self.inputs[name]["shape"])
+            if wanted[:1] != (1,) or np.shape(array)[1:] != wanted[1:]:
+                raise ValueError(
+                    errors.message(
+                        f"Input {name!r} takes examples of shape {wanted[1:]}, one at a time.", "Choose matching data.",
+                        shape=np.shape(array), batch=wanted[0] if wanted else None,
+                    )
+                )  # fmt: skip
+
+    def set(self, name, value):
+        """Sets one input, in real numbers."""
+        detail = self.inputs[name]
+        self._interpreter.set_tensor(detail["index"], _quantized(np.asarray(value), detail))
+
+    def invoke(self):
+        """Computes once."""
+        self._interpreter.invoke()
+
+    def get(self, name):
+        """One output, in real numbers."""
+        detail = self.outputs[name]
+        return _real(self._interpreter.get_tensor(detail["index"]), detail)
+
+
+def evaluate_tflite(path, x, y, num_threads=1):
+    """Top-1 accuracy of a classifier file on a data set, executed one example at a time.
+
+    Args:
+        path: the file, or its bytes.
+        x: inputs `(num, ...)`.
+        y: integer labels `(num,)`.
+        num_threads: threads of the interpreter.
+
+    Returns:
+        float in [0, 1].
+
+    Example:
+        >>> evaluate_tflite("model.tflite", *data.test)
+    """
+    if len(x) != len(y) or not len(x):
+        raise ValueError(errors.message("Expected as many inputs as labels, at least one.", "Check it.", x=len(x), y=len(y)))
+    outputs = Runner(path, num_threads)([np.asarray(x)])
+    if len(outputs) != 1 or outputs[0].ndim != 2:
+        shapes = [output.shape for output in outputs]
+        raise ValueError(
+            errors.message("Expected a classifier with one output (batch, classes).", "Use Runner.", outputs=shapes)
+        )
+    return float(np.mean(outputs[0].argmax(-1) == np.asarray(y)))
+
+
+def read_file(path):
+    """The bytes of a `.tflite` file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not in the TFLite format, or over 2 GiB; the latter is found before it is read.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(errors.message("The .tflite file must exist.", "Check the path.", file=str(path)))
+    flatbuffer.check_size(path.stat().st_size, path)
+    content = path.read_bytes()
+    check_format(content, path)
+    return content
+
+
+def check_format(content, name):
+    """Raises ValueError unless the bytes carry TFLite's file identifier."""
+    if len(content) < 16 or content[4:8] != b"TFL3":
+        fix = "It is another format, or was cut off: convert or copy it anew."
+        raise ValueError(errors.message("The file must be a TFLite flatbuffer.", fix, file=str(name), start=bytes(content[:8])))
+
+
+def _quantized(value, detail):
+    dtype = detail["dtype"]
+    scale, zero_point = detail["quantization"]
+    if np.issubdtype(dtype, np.integer) and scale:
+        limits = np.iinfo(dtype)
+        value = np.clip(np.round(value / scale) + zero_point, limits.min, limits.max)
+    return value.astype(dtype)
+
+
+def _real(value, detail):
+    scale, zero_point = detail["quantization"]
+    if np.issubdtype(detail["dtype"], np.integer) and scale:
+        return ((value.astype("float32") - zero_point) * scale).astype("float32")
+    return value.astype("float32") if value.dtype == np.float16 else value.copy()

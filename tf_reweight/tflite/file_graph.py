@@ -1,0 +1,69 @@
+"""Who makes and who reads each tensor of a TFLite graph."""
+
+import numpy as np
+
+from tf_reweight.tflite import constants, flatbuffer
+
+
+class Graph:
+    """A view of one subgraph that answers questions by index.
+
+    Args:
+        model: a `ModelT`.
+        number: which of its subgraphs.
+    """
+
+    def __init__(self, model, number=0):
+        self.model = model
+        self.tensors = model.subgraphs[number].tensors
+        self.operators = model.subgraphs[number].operators
+        self.inputs = _indices(model.subgraphs[number].inputs)
+        self.outputs = _indices(model.subgraphs[number].outputs)
+        self.names = [flatbuffer.op_name(model, operator) for operator in self.operators]
+        self.readers, self.makers = {}, {}
+        for position, operator in enumerate(self.operators):
+            for slot, index in enumerate(_indices(operator.inputs)):
+                self.readers.setdefault(index, []).append((position, slot))
+            for index in _indices(operator.outputs):
+                self.makers[index] = position
+
+    def input(self, position, slot):
+        """Index of the tensor that an operation reads there; -1 where it reads none."""
+        indices = _indices(self.operators[position].inputs)
+        return indices[slot] if slot < len(indices) else -1
+
+    def output(self, position):
+        """Index of the first tensor that an operation makes; -1 where it makes none."""
+        return next(iter(_indices(self.operators[position].outputs)), -1)
+
+    def maker(self, index):
+        """Name of the operation that makes a tensor; "" for inputs and constants."""
+        return self.names[self.makers[index]] if index in self.makers else ""
+
+    def dtype(self, index):
+        """`"INT8"` and the like; "" for no tensor."""
+        return flatbuffer.dtype_name(self.tensors[index]) if index >= 0 else ""
+
+    def shape(self, index):
+        """Shape as a tuple; `()` where there is none."""
+        shape = self.tensors[index].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def constant(self, index):
+        """Values of a small constant; None for what is computed."""
+        return constants.values(self.model, self.tensors[index]) if index >= 0 else None
+
+    def options(self, position, name, default=0):
+        """One option of an operation."""
+        return getattr(self.operators[position].builtinOptions, name, default)
+
+    def pads(self, position):
+        """What a PAD adds, as a list of `(before, after)`; None where that is computed or the operation is no PAD."""
+        if self.names[position] != "PAD":
+            return None
+        values = self.constant(self.input(position, 1))
+        return None if values is None else [tuple(int(n) for n in row) for row in np.asarray(values).reshape(-1, 2)]
+
+
+def _indices(vector):
+    return [] if vector is None else [int(index) for index in vector]

@@ -1,0 +1,182 @@
+"""How long files take, measured side by side in one process."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+import uuid
+
+import numpy as np
+from rich.table import Table
+
+from tf_reweight import errors
+from tf_reweight.tflite.execution import Runner
+
+
+@dataclasses.dataclass(frozen=True)
+class Latencies:
+    """Times of several files, measured in turns in one process; only their ratios carry over to other machines.
+
+    Attributes:
+        rows: one dict per file: `name`, `median_ms`, `low_ms` and `high_ms` (10th and 90th percentile), `speedup` against
+            the first (ratio of the medians), `speedup_low` and `speedup_high` (10th and 90th percentile over the turns).
+        num_runs: measured runs of each file.
+        num_threads: threads of each interpreter.
+        warmup: runs of each file before measuring.
+        measurement: `id`, `date`, `runtime`, `machine` and `processor_count`. Times with different ids are not comparable.
+    """
+
+    rows: tuple[dict, ...]
+    num_runs: int
+    num_threads: int
+    warmup: int
+    measurement: dict
+
+    def to_dict(self):
+        """Every figure, as plain types."""
+        return dataclasses.asdict(self)
+
+    def to_tables(self):
+        """The same as rich tables."""
+        title = f"Latency here, median of {self.num_runs} runs in turns, {self.num_threads} thread(s); trust the ratios"
+        caption = f"{self.measurement['runtime']}; its Python interface reports no times of single operations"
+        table = Table(title=title, caption=caption)
+        for heading in ("file", "median ms", "10 % to 90 %", "against the first", "10 % to 90 %"):
+            table.add_column(heading, justify="left" if heading == "file" else "right")
+        for row in self.rows:
+            table.add_row(
+                row["name"], f"{row['median_ms']:.3f}", f"{row['low_ms']:.3f} to {row['high_ms']:.3f}",
+                f"{row['speedup']:.2f}x faster", f"{row['speedup_low']:.2f} to {row['speedup_high']:.2f}",
+            )  # fmt: skip
+        return [table]
+
+
+def benchmark(paths, num_runs=100, num_threads=1, warmup=10):
+    """Times files against each other: in turns, in one process, on the same kind of inputs.
+
+    Turns spread whatever else the machine does over all of them; figures of different processes or days are not comparable.
+    What single operations take is not reported: LiteRT's Python interface does not tell, and its delegate runs them as one.
+
+    Args:
+        paths: the `.tflite` files; the first is what the others are compared with.
+        num_runs: measured runs of each.
+        num_threads: threads of each interpreter.
+        warmup: runs before measuring.
+
+    Returns:
+        `Latencies`.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing or does not load; nothing is measured then.
+
+    Example:
+        >>> benchmark(["dense_int8.tflite", "pruned_int8.tflite"]).rows[1]["speedup"]
+    """
+    paths = [pathlib.Path(path) for path in paths]
+    if not paths:
+        raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
+    for name, value, least in (("num_runs", num_runs, 1), ("num_threads", num_threads, 1), ("warmup", warmup, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(errors.message(f"`{name}` must be an int >= {least}.", "Count runs or threads.", **{name: value}))
+    runners = [_prepared(path, num_threads) for path in paths]
+    for _ in range(warmup):
+        for runner in runners:
+            runner.invoke()
+    times = _in_turns(runners, num_runs)
+    rows = [_row(name, times[:, i], times[:, 0]) for i, name in enumerate(_names(paths))]
+    return Latencies(tuple(rows), num_runs, num_threads, warmup, _measurement())
+
+
+def reopen(paths):
+    """Reads what `benchmark` measured, as saved by `tf-reweight benchmark --json`; refuses to put several together.
+
+    Args:
+        paths: JSON files.
+
+    Returns:
+        `Latencies`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for anything but the results of one single measurement.
+    """
+    found = [_saved(pathlib.Path(path)) for path in paths]
+    measurements = {item.measurement["id"]: f"{item.measurement['date']}: {item.rows[0]['name']}" for item in found}
+    if len(measurements) != 1:
+        expected = "Times are comparable only where they were measured in turns in one process; these were not."
+        fix = "Pass the .tflite files themselves, all in one call."
+        raise ValueError(errors.message(expected, fix, measurements=list(measurements.values())))
+    return found[0]
+
+
+def _saved(path):
+    if path.suffix == ".tflite":
+        expected = "Saved times cannot be compared with those of a file measured now, in another process."
+        raise ValueError(errors.message(expected, "Pass the .tflite files of both, and no .json.", file=str(path)))
+    if not path.is_file():
+        raise FileNotFoundError(errors.message("The file of saved times must exist.", "Check the path.", file=str(path)))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = Latencies(**{**values, "rows": tuple(values["rows"])})
+        # Whatever is shown of it must be there.
+        found.to_tables(), found.measurement["id"], found.measurement["date"]
+    except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+        expected = "The file must be what tf-reweight benchmark --json printed."
+        raise ValueError(errors.message(expected, "Measure again.", file=str(path))) from error
+    return found
+
+
+def _in_turns(runners, num_runs):
+    """Milliseconds `(num_runs, files)`."""
+    times = np.zeros((num_runs, len(runners)))
+    for turn in range(num_runs):
+        # Every other turn backwards, so that no file always runs after the same neighbour.
+        order = range(len(runners)) if turn % 2 == 0 else reversed(range(len(runners)))
+        for i in order:
+            start = time.perf_counter_ns()
+            runners[i].invoke()
+            times[turn, i] = (time.perf_counter_ns() - start) / 1e6
+    return times
+
+
+def _row(name, own, first):
+    median, (low, high) = np.median(own), np.percentile(own, [10, 90])
+    ratio_low, ratio_high = np.percentile(first / own, [10, 90])
+    figures = {"median_ms": median, "low_ms": low, "high_ms": high}
+    figures |= {"speedup": np.median(first) / median, "speedup_low": ratio_low, "speedup_high": ratio_high}
+    return {"name": name, **{key: float(value) for key, value in figures.items()}}
+
+
+def _names(paths):
+    """File names; whole paths where two files have the same name."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _measurement():
+    return {
+        "id": uuid.uuid4().hex,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
+        "machine": platform.machine(),
+        "processor_count": os.cpu_count(),
+    }
+
+
+def _prepared(path, num_threads):
+    """A runner with inputs set: zeros are too kind to some kernels, so random numbers."""
+    runner = Runner(path, num_threads)
+    rng = np.random.default_rng(0)
+    for name, detail in runner.inputs.items():
+        shape = detail["shape"]
+        quantized = bool(detail["quantization"][0])
+        if np.issubdtype(detail["dtype"], np.integer) and not quantized:
+            value = np.zeros(shape, detail["dtype"])  # indices: any other could lie outside a table
+        else:
+            value = rng.random(shape, dtype="float32")
+        runner.set(name, value)
+    return runner

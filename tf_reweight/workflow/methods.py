@@ -1,0 +1,248 @@
+"""How a run finds its zeros: reweighting, or one of the baselines with the same rules, the same epochs and the same report."""
+
+import abc
+import dataclasses
+
+from tf_reweight import baselines, coupling, errors, penalties, registry, structures
+from tf_reweight.baselines import schedules
+from tf_reweight.kernels.selection import select
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.penalties.attachment import regularize
+from tf_reweight.penalties.proximal import Proximal
+from tf_reweight.penalties.reweighting import Reweighting
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """What the stages regularize and prune of a run do. `settings` is the section `regularize` of its configuration."""
+
+    # Whether it has to be told beforehand how much goes, by `prune.sparsity`.
+    needs_sparsity = False
+    # Whether its rules have strengths, and add up on one kernel.
+    penalises = False
+    # Whether there is anything to train before pruning.
+    trains = True
+
+    @property
+    @abc.abstractmethod
+    def name(self):
+        """The name used in configs."""
+
+    def put(self, model, settings, amount):
+        """Puts on a model what `prune` asks for later; returns the kernels left out, by name with the reason."""
+        left_out = {}
+        for rule in settings.rules:
+            # Without strength it only marks the kernels and holds their structure, also through save and load.
+            strength, penalty = (rule.strength, self.penalty(settings)) if self.penalises else (0.0, "lasso")
+            attached = regularize(model, rule.structure, strength, penalty, rule.layers, rule.price)
+            left_out.update({item.name: item.reason for item in attached.left_out})
+        return left_out
+
+    def penalty(self, settings):
+        """The penalty of the rules."""
+        return settings.penalty
+
+    @abc.abstractmethod
+    def callbacks(self, settings, amount, steps):
+        """Callbacks of the training that finds the zeros.
+
+        Args:
+            settings: the section `regularize`.
+            amount: the section `prune`.
+            steps: optimizer steps of the whole training.
+        """
+
+    def figures(self, callbacks):
+        """What the report says of the training that is over, JSON-ready."""
+        return {}
+
+    def pruning(self, amount):
+        """Arguments of `masking.prune` afterwards."""
+        return {"sparsity": amount.sparsity, "threshold": amount.threshold, "scope": amount.scope}
+
+    def get_config(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def serialize(self):
+        """The name where there are no fields, else `{"name": ..., **fields}`."""
+        return registry.serialize(self, self.get_config())
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweighted(Method):
+    """Penalty weights that follow the norms, by gradient or proximal steps."""
+
+    name = "reweighted"
+    penalises = True
+
+    def callbacks(self, settings, amount, steps):
+        learning_rate = settings.learning_rate if settings.restart else None
+        reweighting = Reweighting(settings.every, settings.rounds, epsilon=settings.epsilon, learning_rate=learning_rate)
+        if settings.solver == "gradient":
+            return [reweighting]
+        if settings.coupled is None:
+            return [reweighting, Proximal(settings.step)]
+        return [reweighting, coupling.CoupledProximal(settings.step, amount.macs)]
+
+    def figures(self, callbacks):
+        return {"rounds": callbacks[0].history}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lasso(Reweighted):
+    """The static L1 penalty or group lasso: the same training with weights that never move."""
+
+    name = "lasso"
+
+    def penalty(self, settings):
+        return penalties.Lasso()
+
+
+@dataclasses.dataclass(frozen=True)
+class Admm(Method):
+    """`baselines.ADMM` towards `prune.sparsity`.
+
+    Args:
+        rho: its coefficient, or `(first, last)`.
+        every: epochs between updates of Z and U.
+    """
+
+    rho: float | tuple[float, float] = (1e-4, 1e-2)
+    every: int = 1
+
+    name = "admm"
+    needs_sparsity = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "rho", tuple(self.rho) if isinstance(self.rho, list) else self.rho)
+        self._callback("unstructured", None, 0.5, "layer")  # checks both
+
+    def put(self, model, settings, amount):
+        (rule,) = settings.rules
+        self._callback(rule.structure, rule.layers, amount.sparsity, amount.scope).attach(model)
+        return {item.name: item.reason for item in select(model, rule.structure, rule.layers)[1]}
+
+    def callbacks(self, settings, amount, steps):
+        (rule,) = settings.rules
+        admm = self._callback(rule.structure, rule.layers, amount.sparsity, amount.scope)
+        return [admm, CosineDecay(settings.learning_rate)]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def _callback(self, structure, layers, sparsity, scope):
+        return baselines.ADMM(structure, sparsity, self.rho, self.every, layers, scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradual(Method):
+    """`baselines.GradualMagnitude`: a little more goes every few steps.
+
+    Args:
+        schedule: config of a `baselines.schedules` entry, with tfmot's arguments; None goes from 0 to `prune.sparsity` over the
+            whole training.
+    """
+
+    schedule: dict | None = None
+
+    name = "gradual"
+
+    def __post_init__(self):
+        if self.schedule is not None:
+            object.__setattr__(self, "schedule", schedules.get(self.schedule).serialize())
+
+    @property
+    def needs_sparsity(self):
+        return self.schedule is None
+
+    def callbacks(self, settings, amount, steps):
+        schedule = self.schedule
+        if schedule is None:
+            # A structure that decides itself has its own sparsity, and is reached whole at any above it.
+            final = 0.999 if amount.sparsity is None else amount.sparsity
+            last = max(1, steps - 1)  # masks are chosen before a step: after the last one nothing would be
+            schedule = baselines.PolynomialDecay(0.0, final, 0, last, frequency=max(1, steps // 50))
+        (rule,) = settings.rules
+        gradual = baselines.GradualMagnitude(schedule, rule.structure, rule.layers, amount.scope)
+        return [gradual, CosineDecay(settings.learning_rate)]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return {"threshold": 0.0}  # the zeros are there
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping(Method):
+    """`baselines.Clipping`: what is at or below `threshold` after a batch becomes zero, and may grow back with the next."""
+
+    threshold: float = 1e-3
+
+    name = "clipping"
+
+    def __post_init__(self):
+        baselines.Clipping(self.threshold)  # checks it
+
+    def callbacks(self, settings, amount, steps):
+        (rule,) = settings.rules
+        return [baselines.Clipping(self.threshold, rule.structure, rule.layers), CosineDecay(settings.learning_rate)]
+
+    def pruning(self, amount):
+        return {"threshold": 0.0}  # the zeros are there
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShot(Method):
+    """Magnitude pruning of the dense model, without any training before it."""
+
+    name = "one_shot"
+    needs_sparsity = True
+    trains = False
+
+    def callbacks(self, settings, amount, steps):
+        return []
+
+
+_BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, Admm, Gradual, Clipping, OneShot)}
+
+
+def names():
+    """The names that `get` and every config accept."""
+    return tuple(_BY_NAME)
+
+
+def get(identifier):
+    """A method from a name, a config `{"name": ..., **fields}`, or a method itself.
+
+    Example:
+        >>> get({"name": "admm", "rho": [1e-4, 1e-2]})
+        Admm(rho=(0.0001, 0.01), every=1)
+    """
+    return registry.build("method", Method, _BY_NAME, identifier)
+
+
+def check(settings, amount):
+    """Raises where the sections `regularize` and `prune` of a configuration do not go together."""
+    method = get(settings.method)
+    if method.penalises:
+        return
+    if settings.coupled is not None or len(settings.rules) != 1:
+        fix = "Drop `coupled` and all rules but one, or use reweighting."
+        found = "coupled" if settings.coupled is not None else len(settings.rules)
+        raise ValueError(errors.message(f"The method {method.name!r} takes one rule.", fix, rules=found))
+    if settings.growth != 1:
+        fix = "Drop growth, or use reweighting or lasso."
+        raise ValueError(errors.message(f"The method {method.name!r} has no strength to grow.", fix, growth=settings.growth))
+    decides = structures.get(settings.rules[0].structure).decides
+    if method.needs_sparsity and amount.sparsity is None and not decides:
+        fix = "Set prune.sparsity: only a penalty finds out by itself."
+        raise ValueError(errors.message(f"The method {method.name!r} must be told how much goes.", fix, sparsity=None))
+    if amount.sparsity is not None and (decides or not method.needs_sparsity):
+        known = "the structure" if decides else f"the method {method.name!r}"
+        fix = "Leave prune.sparsity out."
+        raise ValueError(errors.message(f"How much goes is for {known} to say.", fix, sparsity=amount.sparsity))
+    if method.name == Admm.name and method.every >= settings.epochs:
+        fix = "Lower method.every, or raise rounds or every."
+        expected = f"ADMM has to update before the {settings.epochs} epochs are over."
+        raise ValueError(errors.message(expected, fix, every=method.every))
