@@ -1,11 +1,11 @@
 """Channels tied across a model's graph: which go together, their common penalty, and pruning them as one."""
 
+from tf_reweight.coupling.analysis.sets import CoupledSet, CoupledSets, FrozenChannels, Slice, groups
+from tf_reweight.coupling.analysis.table import register
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.penalty import Coupled, CoupledPenalties, regularize_coupled
 from tf_reweight.coupling.proximal_solver import CoupledProximal
 from tf_reweight.coupling.pruning import GroupPruneReport, PrunedSet, hold_groups, prune_groups
-from tf_reweight.coupling.analysis.sets import CoupledSet, CoupledSets, FrozenChannels, Slice, groups
-from tf_reweight.coupling.analysis.table import register
 
 __all__ = [
     "Cost", "Coupled", "CoupledPenalties", "CoupledProximal", "CoupledSet", "CoupledSets", "FrozenChannels",

@@ -1,12 +1,12 @@
 """Labelled arrays in three splits, from an embedded set, tensorflow-datasets, an .npz file or a folder of images."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.data import sources
-from tf_reweight.data import splits
+from tf_reweight.data import sources, splits
 
 # A test split carved out of one lump of data must be the same in every run, so it depends on neither `seed` nor `validation`.
 _TEST_FRACTION = 0.2
@@ -143,3 +143,10 @@ def _image_size(image_size):
             errors.message("`image_size` must be an int or [height, width].", "For example [96, 96].", image_size=image_size)
         )
     return tuple(size)
+
+
+def __getattr__(name):
+    # Imports Keras, which data alone does not need.
+    if name == "models":
+        return importlib.import_module("tf_reweight.data.models")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

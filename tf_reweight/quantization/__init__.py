@@ -1,7 +1,7 @@
 """Training with the numbers an int8 file will have, so that the file is as accurate as the model."""
 
 from tf_reweight.quantization.build import quantize
-from tf_reweight.quantization.clustering import ClusterReport, ClusteredKernel, Shared, cluster, keep_clusters
+from tf_reweight.quantization.clustering import ClusteredKernel, ClusterReport, Shared, cluster, keep_clusters
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.levels import ToLevels, regularize_levels, snap
 from tf_reweight.quantization.ranges import FreezeRanges, calibrate, freeze, is_quantized

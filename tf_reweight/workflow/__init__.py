@@ -3,8 +3,8 @@
 import numpy as np
 
 from tf_reweight import coupling
-from tf_reweight.reports.progress import QUIET, terminal
 from tf_reweight.kernels.selection import select
+from tf_reweight.reports.progress import QUIET, terminal
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.run import Run
 from tf_reweight.workflow.stages import stages_of
