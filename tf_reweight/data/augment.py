@@ -5,7 +5,7 @@ import numpy as np
 
 
 class Shifted(keras.utils.PyDataset):
-    """Batches in a new order each epoch, every image moved by up to `shift` pixels; the gap is filled with zeros.
+    """Batches in a new order each epoch, every image moved by up to `shift` pixels; the gap is filled with black.
 
     What an epoch holds depends on `seed` and the epoch alone, so that an interrupted run goes on with the same batches: give
     `epochs_in_order()` to `fit` as a callback.
@@ -16,10 +16,12 @@ class Shifted(keras.utils.PyDataset):
         batch_size: examples per batch.
         shift: largest move in pixels, in each direction; 0 only shuffles.
         seed: of the order and the moves.
+        black: what fills the gap, such as -1 for images in [-1, 1].
     """
 
-    def __init__(self, x, y, batch_size, shift, seed=0):
+    def __init__(self, x, y, batch_size, shift, seed=0, black=0.0):
         super().__init__()
+        self.black = black
         self.x, self.y = x, y
         self.batch_size, self.shift, self.seed = batch_size, shift, seed
         self.start(0)
@@ -41,14 +43,15 @@ class Shifted(keras.utils.PyDataset):
         if not self.shift:
             return self.x[picked], self.y[picked]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        return moved(self.x[picked], rng.integers(-self.shift, self.shift + 1, (len(picked), 2))), self.y[picked]
+        offsets = rng.integers(-self.shift, self.shift + 1, (len(picked), 2))
+        return moved(self.x[picked], offsets, self.black), self.y[picked]
 
 
-def moved(images, offsets):
-    """Images `(batch, height, width, channels)` moved by `offsets` `(batch, 2)` pixels down and right, zeros filled in."""
+def moved(images, offsets, black=0.0):
+    """Images `(batch, height, width, channels)` moved by `offsets` `(batch, 2)` pixels down and right, black filled in."""
     reach = int(np.abs(offsets).max(initial=0))
     height, width = images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), constant_values=black)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
     picked = windows[np.arange(len(images)), reach - offsets[:, 0], reach - offsets[:, 1]]
     return np.moveaxis(picked, 1, -1)

@@ -53,7 +53,7 @@ def _read_digits():
     import sklearn.datasets
 
     digits = sklearn.datasets.load_digits()
-    x = (digits.images[..., None] / DIGITS_WHITE).astype("float32")
+    x = digits.images[..., None].astype("float32")
     return {"train": (x, digits.target)}, None
 
 

@@ -29,8 +29,6 @@ def arrays(split, x, y):
             )
         )
     grey = x.ndim == 3 and x.dtype in _WHITE
-    if white(x) != 1.0:
-        x = x.astype("float32") / np.float32(white(x))
     x = x.astype("float32", copy=False)
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
     if bad.size:
@@ -43,8 +41,16 @@ def arrays(split, x, y):
 
 
 def white(x):
-    """What inputs of this type are divided by: the largest value of unsigned images, 1.0 for all others."""
-    return _WHITE.get(np.asarray(x).dtype, 1.0)
+    """The largest value that unsigned images can have; None for inputs of other types."""
+    return _WHITE.get(np.asarray(x).dtype)
+
+
+def check_alike(found):
+    """Raises where one split holds 8-bit images and another images of another type: one range could not be right for both."""
+    types = {split: str(np.asarray(x).dtype) for split, (x, _) in found.items()}
+    if len({white(x) for x, _ in found.values()}) > 1:
+        fix = "Store every split with the same type."
+        raise ValueError(errors.message("Images of all splits must have one range.", fix, **types))
 
 
 def names_from_labels(labels):

@@ -9,6 +9,7 @@ import yaml
 from tf_reweight import errors, penalties, structures
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.data import value_range as ranges
 from tf_reweight.export.precisions import PRECISIONS
 from tf_reweight.penalties import epsilons, prices
 from tf_reweight.quantization.grid import check_bits
@@ -22,13 +23,24 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """Where examples come from, see `data.load`; training images move by up to `shift` pixels."""
+    """Where examples come from, see `data.load`; training images move by up to `shift` pixels.
+
+    `value_range` is what images of whole numbers become: `raw` for values as they are stored (0 to 255), or `[low, high]`.
+    With `auto` it is what the model was made for: `raw` where it rescales its input itself, else `[0, 1]`.
+    """
 
     name: str = "digits"
     data_dir: str | None = None
     validation: float = pydantic.Field(0.1, gt=0, lt=1)
     limit: int | None = pydantic.Field(None, ge=10)
     shift: int = pydantic.Field(0, ge=0)
+    value_range: typing.Any = ranges.AUTO
+
+    @pydantic.field_validator("value_range")
+    @classmethod
+    def _known_range(cls, value):
+        value = ranges.check(value)
+        return value if isinstance(value, str) else list(value)
 
 
 class Model(_Section):

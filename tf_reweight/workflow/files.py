@@ -96,9 +96,18 @@ def app_zip(run):
         What `model.json` in it says.
     """
     data, path = run.data, run.folder / run.files[-1]["name"]
-    shape = " x ".join(map(str, data.input_shape))
-    words = f"{shape}, raw values divided by {data.divided_by:g}" if data.divided_by != 1.0 else f"{shape}, as they are"
     labels = [str(name) for name in data.class_names]
+    step = (data.subtracted, data.divided_by)
     return export.bundle(
-        path, run.folder / "app.zip", labels, words, [run.folder / "report.html"], normalization=(0.0, data.divided_by)
+        path, run.folder / "app.zip", labels, _preparation(data), [run.folder / "report.html"], normalization=step
     )
+
+
+def _preparation(data):
+    """How an app makes an input of raw values, in words."""
+    shape = " x ".join(map(str, data.input_shape))
+    steps = [f"minus {data.subtracted:g}"] if data.subtracted else []
+    steps += [f"divided by {data.divided_by:g}"] if data.divided_by != 1.0 else []
+    if steps:
+        return f"{shape}, raw values {', '.join(steps)}"
+    return f"{shape}, raw values as they are" + (f", from 0 to {data.white:g}" if data.white is not None else "")

@@ -9,7 +9,7 @@ import numpy as np
 from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.coupling.pruning import removable
-from tf_reweight.data import models
+from tf_reweight.data import models, value_range
 from tf_reweight.data.augment import Shifted
 from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
@@ -23,6 +23,7 @@ from tf_reweight.reports.curves import Curves, read_curves
 from tf_reweight.reports.progress import EpochLines, say
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
+from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
@@ -49,10 +50,16 @@ class Run:
         self.console, self.command = console, command
         keras.utils.set_random_seed(self.config.seed)
         given = self.config.data
-        self.data = data or datasets.load(given.name, given.data_dir, given.validation, self.config.seed, given.limit)
+        self.data = data or datasets.load(
+            given.name, given.data_dir, given.validation, self.config.seed, given.limit, value_range=value_range.RAW
+        )
         self.model = model or models.load(self.config.model.name, self.data.input_shape, self.data.num_classes)
         check_model(self.model)
+        self.data = _in_range(self.data, given.value_range, self.model)
         _check_fit(self.model, self.data)
+        # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.
+        if not self.config.train.epochs and (model is not None or self.config.model.name not in models.names()):
+            check_better_than_chance(self.model, self.data)
         if self.config.data.shift and len(self.data.input_shape) != 3:
             fix = "Set data.shift to 0."
             raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=self.data.input_shape))
@@ -108,7 +115,8 @@ class Run:
         trainee.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
         backup = keras.callbacks.BackupAndRestore(self.folder.backup / self.stage.name, delete_checkpoint=True)
         curves = Curves(self.stage.name, self.folder / CURVES, self.logs)
-        batches = Shifted(*self.data.train, self.config.train.batch_size, self.config.data.shift, self.config.seed)
+        settings = self.config.train.batch_size, self.config.data.shift, self.config.seed
+        batches = Shifted(*self.data.train, *settings, black=self.data.black)
         trainee.fit(
             batches,
             shuffle=False,  # they are shuffled in an order of their own, that a resumed run finds again
@@ -159,6 +167,8 @@ class Run:
             "environment": environment(),
             "data": {
                 "name": self.data.name,
+                "subtracted": self.data.subtracted,
+                "divided_by": self.data.divided_by,
                 **{f"num_{split}": len(getattr(self.data, split)[1]) for split in ("train", "validation", "test")},
             },
             "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
@@ -192,6 +202,15 @@ class Run:
         names = [stage.name for stage in stages_of(self.config)]
         shrunk = next((position for position, name in enumerate(names) if name.startswith("shrunk")), None)
         return self.model if shrunk is None else self.folder.load(names[shrunk - 1])
+
+
+def _in_range(data, given, model):
+    """The data in the range of values that the configuration, or the model, asks for."""
+    if given != value_range.AUTO:
+        return data.in_range(given)
+    if data.white is None:
+        return data
+    return data.in_range(value_range.made_for(model, data.white, data.input_shape))
 
 
 def _check_fit(model, data):
