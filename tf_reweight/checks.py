@@ -1,56 +1,59 @@
-"""Checks of arguments, one for each kind of value."""
+"""Checks of arguments, one for each kind of value: each raises, names the argument and says how to fix it."""
 
 import math
 
 from tf_reweight import errors
 
+EPOCHS = "It counts epochs."
+ROUNDS = "It counts epochs or rounds."
+STEPS = "It counts optimizer steps."
+
+
+def check_integer(name, value, minimum, maximum=None, fix=ROUNDS):
+    """Raises ValueError unless `value` is an int (no bool) from `minimum` up, to `maximum` where there is one."""
+    good = isinstance(value, int) and not isinstance(value, bool)
+    if not good or value < minimum or (maximum is not None and value > maximum):
+        wanted = f">= {minimum}" if maximum is None else f"in {minimum}..{maximum}"
+        raise ValueError(errors.message(f"`{name}` must be an int {wanted}.", fix, **{name: value}))
+
+
+def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 to 1e-2.", finite=True):
+    """Raises ValueError unless `value` is a number (no bool, no NaN) at or above (`exclusive`: above) `minimum`.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        minimum: the lowest value.
+        exclusive: whether the lowest value itself is too low.
+        fix: what the error says in the end.
+        finite: whether infinity is too high.
+    """
+    good = is_number(value) and (value > minimum if exclusive else value >= minimum)
+    if not good or (finite and value == math.inf):
+        kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
+        raise ValueError(errors.message(f"`{name}` must be a {kind} {relation} {minimum:g}.", fix, **{name: value}))
+
+
+def check_fraction(name, value, of, exclusive=False):
+    """Raises ValueError unless `value` is a number in [0, 1), where `exclusive` in (0, 1); `of` says what it is a part of."""
+    if not is_number(value) or not 0 <= value < 1 or (exclusive and value == 0):
+        hint = f"Did you mean {value / 100:g}? " if is_number(value) and 1 < value < 100 else ""
+        interval = "(0, 1)" if exclusive else "[0, 1)"
+        fix = f"{hint}It is the fraction of the {of}."
+        raise ValueError(errors.message(f"`{name}` must be in {interval}.", fix, **{name: value}))
+
 
 def check_sparsity(sparsity):
-    """Raises unless `sparsity` is a number in [0, 1)."""
-    check_fraction("sparsity", sparsity, "weights")
+    """Raises ValueError unless `sparsity` is a number in [0, 1)."""
+    check_fraction("sparsity", sparsity, "weights removed")
 
 
-def check_fraction(name, value, of):
-    """Raises unless the argument `name` is a number in [0, 1), the fraction of something that is removed."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        hint = f"Did you mean {value / 100:g}? " if isinstance(value, (int, float)) and 1 < value < 100 else ""
-        fix = f"{hint}It is the fraction of the {of} removed."
-        raise ValueError(errors.message(f"`{name}` must be in [0, 1).", fix, **{name: value}))
+def check_flag(name, value, fix="Pass True or False."):
+    """Raises TypeError unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(errors.message(f"`{name}` must be a bool.", fix, **{name: value}))
 
 
-def check_count(name, value, minimum):
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(
-            errors.message(f"`{name}` must be an integer >= {minimum}.", "It counts epochs or rounds.", **{name: value})
-        )
-
-
-def check_positive(**values):
-    for name, value in values.items():
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-        if not good:
-            raise ValueError(errors.message(f"`{name}` must be a finite number > 0.", "Try 1e-2.", **{name: value}))
-
-
-def check_epsilon(epsilon):
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not epsilon > 0:
-        raise ValueError(
-            errors.message(
-                "`epsilon` must be a number > 0.", "A little below the norm of a group worth keeping.", epsilon=epsilon
-            )
-        )
-
-
-def check_number(name, value, minimum, exclusive=False, fix="Typical: 1e-6 to 1e-2."):
-    """Raises unless `value` is a finite number at or above (`exclusive`: above) `minimum`."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and value != float("inf")
-    if not good or value < minimum or (exclusive and value == minimum):
-        relation = ">" if exclusive else ">="
-        raise ValueError(errors.message(f"`{name}` must be a finite number {relation} {minimum:g}.", fix, **{name: value}))
-
-
-def check_step(name, value, minimum):
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(
-            errors.message(f"`{name}` must be an integer >= {minimum}.", "It counts optimizer steps.", **{name: value})
-        )
+def is_number(value):
+    """Whether a value is an int or a float, and not a bool, which Python counts among the ints."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

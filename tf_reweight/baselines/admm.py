@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
-from tf_reweight.checks import check_number
+from tf_reweight.checks import EPOCHS, check_integer, check_number
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
@@ -131,8 +131,7 @@ class ADMM(keras.callbacks.Callback):
         projection.check_amount(self.structure, sparsity)
         projection.check_scope(scope)
         self.rho = _checked_rho(rho)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(errors.message("`every` must be an integer >= 1.", "It counts epochs.", every=every))
+        check_integer("every", every, 1, fix=EPOCHS)
         self.sparsity, self.every, self.layers, self.scope = sparsity, every, layers, scope
         self.history = []
 

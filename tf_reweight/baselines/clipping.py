@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight.checks import check_number
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.selection import select
@@ -53,8 +53,7 @@ class Clipping(keras.callbacks.Callback):
 
     def __init__(self, threshold, structure="unstructured", layers=None):
         super().__init__()
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold > 0:
-            raise ValueError(errors.message("`threshold` must be a number > 0.", "It is a group norm.", threshold=threshold))
+        check_number("threshold", threshold, exclusive=True, fix="It is a group norm.", finite=False)
         self.threshold = float(threshold)
         self.structure = get_structure(structure)
         self.layers = layers

@@ -6,6 +6,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity
 from tf_reweight.kernels import allocation
+from tf_reweight.kernels.grouping import Groups
 
 
 def masks(selected, kernels, sparsity, scope="model"):
@@ -25,22 +26,21 @@ def masks(selected, kernels, sparsity, scope="model"):
     Returns:
         List of bool arrays in the layers' own order.
     """
-    norms, members, decided = [], [], []
-    for item, kernel in zip(selected, kernels):
-        standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
-        norms.append(np.asarray(ops.convert_to_numpy(item.structure.group_norms(standard)), "float64"))
-        members.append(item.structure.num_members(item.target.standard_shape))
-        flags = item.structure.select(ops.convert_to_tensor(norms[-1], "float32"))
-        decided.append(None if flags is None else ops.convert_to_numpy(flags))
+    groups = [_groups(item, kernel) for item, kernel in zip(selected, kernels)]
+    decided, members = [item.decided() for item in groups], [item.members for item in groups]
     if sparsity is None:
         keeps = decided
     else:
-        scores = [r / np.sqrt(np.maximum(n, 1)) for r, n in zip(norms, members)]
-        scores = [score if flags is None else np.where(flags, np.inf, score) for score, flags in zip(scores, decided)]
+        scores = [g.scores if flags is None else np.where(flags, np.inf, g.scores) for g, flags in zip(groups, decided)]
         keeps = allocation.by_sparsity(scores, members, sparsity, scope)
         keeps = [keep if flags is None else keep | flags for keep, flags in zip(keeps, decided)]
-        keeps = [allocation.keep_at_least(k, r, n)[0] for k, r, n in zip(keeps, norms, members)]
-    return [_kernel_mask(item, keep) for item, keep in zip(selected, keeps)]
+        keeps = [allocation.keep_at_least(keep, g.norms, g.members)[0] for keep, g in zip(keeps, groups)]
+    return [item.target.own_mask(keep, item.structure) for item, keep in zip(selected, keeps)]
+
+
+def _groups(item, kernel):
+    standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
+    return Groups.of(item.structure, standard)
 
 
 def check_amount(structure, sparsity):
@@ -61,8 +61,3 @@ def check_scope(scope):
     """Raises unless `scope` is one that `allocation.by_sparsity` knows."""
     if scope not in ("model", "layer", "scope"):
         raise ValueError(errors.unknown("scope", scope, ("model", "layer", "scope")))
-
-
-def _kernel_mask(item, keep):
-    mask = item.structure.mask(ops.convert_to_tensor(keep), item.target.standard_shape)
-    return ops.convert_to_numpy(item.target.layout.from_standard(mask)) != 0

@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 
-from tf_reweight import errors, registry
-from tf_reweight.checks import check_sparsity, check_step
+from tf_reweight import registry
+from tf_reweight.checks import STEPS, check_integer, check_number, check_sparsity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Schedule(abc.ABC):
         return registry.serialize(self, self.get_config())
 
     def _check_steps(self, endless):
-        check_step("begin_step", self.begin_step, 0)
-        check_step("frequency", self.frequency, 1)
+        check_integer("begin_step", self.begin_step, 0, fix=STEPS)
+        check_integer("frequency", self.frequency, 1, fix=STEPS)
         if not (endless and self.end_step == -1):
-            check_step("end_step", self.end_step, self.begin_step if endless else self.begin_step + 1)
+            check_integer("end_step", self.end_step, self.begin_step if endless else self.begin_step + 1, fix=STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,7 @@ class PolynomialDecay(Schedule):
         check_sparsity(self.initial_sparsity)
         check_sparsity(self.final_sparsity)
         self._check_steps(endless=False)
-        if isinstance(self.power, bool) or not isinstance(self.power, (int, float)) or not self.power > 0:
-            raise ValueError(errors.message("`power` must be a number > 0.", "3 is usual.", power=self.power))
+        check_number("power", self.power, exclusive=True, fix="3 is usual.", finite=False)
 
     def sparsity(self, step):
         if step < self.begin_step:

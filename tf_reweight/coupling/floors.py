@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight.checks import check_integer
 from tf_reweight.kernels import allocation
 
 
@@ -19,10 +19,8 @@ class Floors:
     """
 
     def __init__(self, coupled, minimum=1, multiple_of=1):
-        for name, value, least in (("minimum", minimum, 0), ("multiple_of", multiple_of, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                fix = "1 is safe; 0 lets whole residual branches go." if name == "minimum" else "1, 8 or 16."
-                raise ValueError(errors.message(f"`{name}` must be an integer >= {least}.", fix, **{name: value}))
+        check_integer("minimum", minimum, 0, fix="1 is safe; 0 lets whole residual branches go.")
+        check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
         self.coupled, self.minimum, self.multiple_of = coupled, minimum, multiple_of
 
     def __call__(self, keeps, scores):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, penalties
-from tf_reweight.checks import check_number
+from tf_reweight.checks import check_flag, check_number
 from tf_reweight.coupling import savings
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.pruning import removable
@@ -260,8 +260,7 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITER
 
 
 def _check_relative(relative, penalty):
-    if not isinstance(relative, bool):
-        raise TypeError(errors.message("`relative` must be a bool.", "It is about norms and epsilon.", relative=relative))
+    check_flag("relative", relative, "It is about norms and epsilon.")
     if relative and not penalty.reweighted:
         fix = "Use log_sum or arctan, or relative=False."
         raise ValueError(errors.message("`relative` needs a penalty whose weights are renewed.", fix, penalty=penalty.name))

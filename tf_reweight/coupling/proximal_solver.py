@@ -61,7 +61,7 @@ class CoupledProximal(keras.callbacks.Callback):
         super().__init__()
         check_number("step", step, minimum=0.0, exclusive=True)
         if macs is not None:
-            check_fraction("macs", macs, "multiply-accumulates")
+            check_fraction("macs", macs, "multiply-accumulates removed")
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
         self._budget, self._spared, self._steps = None, [], 0

@@ -97,7 +97,7 @@ def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], min
     if sparsity is not None and macs is not None:
         fix = "Pass one of them: how many groups, or how much computing."
         raise ValueError(errors.message("`sparsity` and `macs` exclude each other.", fix, sparsity=sparsity, macs=macs))
-    for name, amount, of in (("sparsity", sparsity, "groups"), ("macs", macs, "multiply-accumulates")):
+    for name, amount, of in (("sparsity", sparsity, "groups removed"), ("macs", macs, "multiply-accumulates removed")):
         if amount is not None:
             check_fraction(name, amount, of)
     check_criterion(criterion, RANKINGS)

@@ -6,6 +6,7 @@ import importlib
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import check_fraction, check_integer
 from tf_reweight.data import sources, splits
 from tf_reweight.data import value_range as ranges
 
@@ -101,7 +102,7 @@ class Dataset:
             >>> load("digits").representative(100).shape
             (100, 8, 8, 1)
         """
-        _check_count("num", num)
+        check_integer("num", num, 1, fix="It counts examples.")
         x, y = self.train
         return x[splits.stratified_order(y, seed=0)[:num]]
 
@@ -167,18 +168,10 @@ def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image
 
 
 def _check_arguments(validation, seed, limit):
-    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
-        fix = "It is the fraction of the training examples held out, for example 0.1."
-        raise ValueError(errors.message("`validation` must be in (0, 1).", fix, validation=validation))
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(errors.message("`seed` must be an int >= 0.", "For example 0.", seed=seed))
+    check_fraction("validation", validation, "training examples held out, for example 0.1", exclusive=True)
+    check_integer("seed", seed, 0, fix="For example 0.")
     if limit is not None:
-        _check_count("limit", limit)
-
-
-def _check_count(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(errors.message(f"`{name}` must be an int >= 1.", "It counts examples.", **{name: value}))
+        check_integer("limit", limit, 1, fix="It counts examples.")
 
 
 def _image_size(image_size):

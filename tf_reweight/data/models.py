@@ -6,6 +6,7 @@ import zipfile
 import keras
 
 from tf_reweight import errors
+from tf_reweight.checks import check_integer
 
 L = keras.layers
 
@@ -54,8 +55,7 @@ def build(name, input_shape=None, num_classes=10):
                 input_shape=shape,
             )
         )
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
-        raise ValueError(errors.message("`num_classes` must be an int >= 2.", "Count the classes.", num_classes=num_classes))
+    check_integer("num_classes", num_classes, 2, fix="Count the classes.")
     inputs = keras.Input(shape, name="image")
     return keras.Model(inputs, L.Dense(num_classes, name="logits")(make(inputs)), name=name)
 

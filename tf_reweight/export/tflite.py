@@ -7,6 +7,7 @@ import pathlib
 import keras
 
 from tf_reweight import errors
+from tf_reweight.checks import is_number
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import check_installed
@@ -174,7 +175,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         raise ValueError(errors.message(f"{precision} needs `representative_data`.", fix, representative_data=None))
     if quantized_io and not TABLE[precision].needs_data:
         raise ValueError(errors.message("`quantized_io` is for int8 and int16 files.", "Leave it out.", precision=precision))
-    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < float("inf")):
+    if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
     rolled = [
         layer.name for layer in model._flatten_layers()

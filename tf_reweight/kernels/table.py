@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.checking import check_model, sublayers
+from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
 
 
@@ -47,6 +48,26 @@ class Target:
     def standard_kernel(self):
         """The kernel as float32 `(*spatial, in, out)`."""
         return self.layout.to_standard(ops.cast(self.variable.value, "float32"))
+
+    def groups(self, structure, mask=None):
+        """The `Groups` of the kernel, or of what a bool mask in standard order leaves of it."""
+        return Groups.of(structure, self.standard_kernel(), mask)
+
+    def scores(self, structure):
+        """Root mean square of each group's weights, float64 `(scopes, groups)`: what a `sparsity` ranks by."""
+        return self.groups(structure).scores
+
+    def standard_mask(self, keep, structure):
+        """Bool mask in standard order from keep flags `(scopes, groups)` of a structure."""
+        return ops.convert_to_numpy(structure.mask(ops.convert_to_tensor(keep), self.standard_shape)) != 0
+
+    def own_mask(self, keep, structure):
+        """Bool mask of the kernel's own shape from keep flags `(scopes, groups)` of a structure."""
+        return self.in_own_order(self.standard_mask(keep, structure))
+
+    def in_own_order(self, mask):
+        """A mask in standard order as one of the kernel's own shape."""
+        return ops.convert_to_numpy(self.layout.from_standard(ops.convert_to_tensor(mask)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from tf_reweight import errors, registry
-from tf_reweight.checks import check_positive
+from tf_reweight.checks import check_fraction, check_number
+
+_FIX = "A little below the norm of a group worth keeping."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Fixed(Epsilon):
     name = "fixed"
 
     def __post_init__(self):
-        check_positive(epsilon=self.value)
+        check_number("epsilon", self.value, exclusive=True, fix=_FIX)
 
     def at(self, done, rounds, norms):
         return float(self.value)
@@ -72,7 +74,8 @@ class Annealed(Epsilon):
     needs_rounds = True
 
     def __post_init__(self):
-        check_positive(first=self.first, last=self.last)
+        check_number("first", self.first, exclusive=True, fix=_FIX)
+        check_number("last", self.last, exclusive=True, fix=_FIX)
 
     def at(self, done, rounds, norms):
         return float(self.first * (self.last / self.first) ** (done / max(1, rounds - 1)))
@@ -96,9 +99,8 @@ class Adaptive(Epsilon):
     name = "adaptive"
 
     def __post_init__(self):
-        check_positive(keep=self.keep, minimum=self.minimum)
-        if self.keep >= 1:
-            raise ValueError(errors.message("`keep` must be in (0, 1).", "It is the fraction of groups kept.", keep=self.keep))
+        check_fraction("keep", self.keep, "groups kept", exclusive=True)
+        check_number("minimum", self.minimum, exclusive=True, fix=_FIX)
 
     def at(self, done, rounds, norms):
         ranked = np.sort(np.ravel(norms))[::-1]

@@ -6,7 +6,7 @@ import dataclasses
 from keras import ops
 
 from tf_reweight import registry
-from tf_reweight.checks import check_epsilon
+from tf_reweight.checks import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LogSum(Penalty):
     name = "log_sum"
 
     def __post_init__(self):
-        check_epsilon(self.epsilon)
+        _check_epsilon(self.epsilon)
 
     def value(self, norms, epsilon=None):
         return ops.log1p(norms / self._epsilon(epsilon))
@@ -84,7 +84,7 @@ class Arctan(Penalty):
     name = "arctan"
 
     def __post_init__(self):
-        check_epsilon(self.epsilon)
+        _check_epsilon(self.epsilon)
 
     def value(self, norms, epsilon=None):
         epsilon = self._epsilon(epsilon)
@@ -104,7 +104,7 @@ class LogSquared(Penalty):
     power = 2
 
     def __post_init__(self):
-        check_epsilon(self.epsilon)
+        _check_epsilon(self.epsilon)
 
     def value(self, norms, epsilon=None):
         return ops.log1p(ops.square(norms) / self._epsilon(epsilon))
@@ -150,3 +150,7 @@ def get(identifier):
         LogSum(epsilon=0.001)
     """
     return registry.build("penalty", Penalty, _BY_NAME, identifier)
+
+
+def _check_epsilon(epsilon):
+    check_number("epsilon", epsilon, exclusive=True, fix="A little below the norm of a group worth keeping.", finite=False)

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import check_count
+from tf_reweight.checks import check_integer, check_number
 from tf_reweight.learning_rate import half_cosine
 from tf_reweight.penalties import epsilons
 from tf_reweight.penalties.attachment import attach, attachments
@@ -38,18 +38,15 @@ class Reweighting(keras.callbacks.Callback):
 
     def __init__(self, every=10, rounds=None, start=0, epsilon=None, learning_rate=None):
         super().__init__()
-        check_count("every", every, 1)
-        check_count("start", start, 0)
+        check_integer("every", every, 1)
+        check_integer("start", start, 0)
         if rounds is not None:
-            check_count("rounds", rounds, 1)
+            check_integer("rounds", rounds, 1)
         self.every, self.rounds, self.start = every, rounds, start
         self.epsilon = _checked_epsilon(epsilon, rounds)
-        if learning_rate is not None and not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
-            raise ValueError(
-                errors.message(
-                    "`learning_rate` must be a number > 0.", "None leaves the optimizer alone.", learning_rate=learning_rate
-                )
-            )
+        if learning_rate is not None:
+            fix = "None leaves the optimizer alone."
+            check_number("learning_rate", learning_rate, exclusive=True, fix=fix, finite=False)
         self.learning_rate = learning_rate
         self.history = []
         self._epoch = 0

@@ -71,16 +71,15 @@ class Masked(keras.layers.Wrapper):
             )
         for target, mask in zip(self._targets(), self.masks):
             structure = self.structure.fit(target.layout)
-            norms = structure.group_norms(target.standard_kernel())
-            keep = structure.select(norms)
+            groups = target.groups(structure)
+            keep = groups.decided()
             if keep is None:
-                scores, members = ops.convert_to_numpy(norms), structure.num_members(target.standard_shape)
                 if sparsity is not None:
-                    keep = allocation.by_sparsity([scores / np.sqrt(np.maximum(members, 1))], [members], sparsity)[0]
+                    (keep,) = allocation.by_sparsity([groups.scores], [groups.members], sparsity)
                 else:
-                    keep = allocation.by_threshold([scores], threshold)[0]
-                keep, _ = allocation.keep_at_least(keep, scores, members)
-            mask.assign(target.layout.from_standard(structure.mask(ops.convert_to_tensor(keep), target.standard_shape)))
+                    (keep,) = allocation.by_threshold([groups.norms], threshold)
+                keep, _ = allocation.keep_at_least(keep, groups.norms, groups.members)
+            mask.assign(target.own_mask(keep, structure).astype("float32"))
 
     def set_mask(self, mask, index=0):
         """Sets the mask of one kernel: array of the kernel's own shape, 0 or 1."""

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import check_sparsity
+from tf_reweight.checks import check_number, check_sparsity
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Mask, hold
@@ -169,8 +169,8 @@ def _check_amount(sparsity, threshold):
         )
     if sparsity is not None:
         check_sparsity(sparsity)
-    if threshold is not None and (isinstance(threshold, bool) or not threshold >= 0):
-        raise ValueError(errors.message("`threshold` must be a number >= 0.", "It is a group norm.", threshold=threshold))
+    if threshold is not None:
+        check_number("threshold", threshold, fix="It is a group norm.", finite=False)
 
 
 def _magnitude_chosen(model, structure, layers, amount_given):
@@ -210,16 +210,14 @@ def _prune_chosen(chosen, sparsity, threshold, scope):
         for i, keep in zip(budgeted, _within_budget(rest, masks, sparsity, scope)):
             entries[i] = _cut(*chosen[i][:2], masks, None, keep)
     for target in {target.name: target for target, _, _ in chosen}.values():
-        mask = target.layout.from_standard(ops.convert_to_tensor(masks[target.name]))
-        hold(target.variable, ops.convert_to_numpy(mask))
+        hold(target.variable, target.in_own_order(masks[target.name]))
     return [entries[i] for i in range(len(chosen))]
 
 
 def _within_budget(pairs, masks, sparsity, scope):
     """Keep flags for each `(target, structure)`, such that `sparsity` of all weights is gone, what went before included."""
-    views = [_left(target, structure, masks[target.name]) for target, structure in pairs]
-    scores = [norms / np.sqrt(np.maximum(members, 1)) for norms, members in views]
-    counts = [members for _, members in views]
+    groups = [target.groups(structure, masks[target.name]) for target, structure in pairs]
+    scores, counts = [item.scores for item in groups], [item.members for item in groups]
     total = sum(masks[target.name].size for target, _ in pairs)
     left = sum(int(members.sum()) for members in counts)
     # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
@@ -230,25 +228,15 @@ def _within_budget(pairs, masks, sparsity, scope):
 def _cut(target, structure, masks, threshold, keep=None):
     """Lets one structure cut one kernel's mask, in place, by `keep`, its own choice or a threshold; returns what it did."""
     mask = masks[target.name]
-    norms, members = _left(target, structure, mask)
+    left = target.groups(structure, mask)
     if structure.decides:
-        keep = ops.convert_to_numpy(structure.select(ops.convert_to_tensor(norms, "float32")))
+        keep = left.decided()
     else:
-        keep = allocation.by_threshold([norms], threshold)[0] if keep is None else keep
-        keep, rescued = allocation.keep_at_least(keep, norms, members)
+        keep = allocation.by_threshold([left.norms], threshold)[0] if keep is None else keep
+        keep, rescued = allocation.keep_at_least(keep, left.norms, left.members)
         if rescued:
             warnings.warn(f"Every group of {target.name} was to be removed; the largest one was kept.", stacklevel=4)
-    mask &= ops.convert_to_numpy(structure.mask(ops.convert_to_tensor(keep), target.standard_shape)) != 0
+    mask &= target.standard_mask(keep, structure)
     groups = int((structure.num_members(target.standard_shape) > 0).sum())
-    kept = int((keep & (members > 0)).sum())
+    kept = int((keep & (left.members > 0)).sum())
     return PrunedKernel(target.name, structure.name, kept, groups, int(mask.sum()), int(mask.size), threshold)
-
-
-def _left(target, structure, mask):
-    """Norms, float64, and numbers of members, int64, of each group, `(scopes, groups)`, of what a mask leaves of a kernel."""
-    kept = target.standard_kernel() * ops.convert_to_tensor(mask, dtype="float32")
-    norms = np.asarray(ops.convert_to_numpy(structure.group_norms(kept)), "float64")
-    if mask.all():
-        return norms, structure.num_members(target.standard_shape)
-    members = ops.sum(structure.partition(ops.convert_to_tensor(mask, dtype="float32")), axis=-1)
-    return norms, ops.convert_to_numpy(members).round().astype("int64")

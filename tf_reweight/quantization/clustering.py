@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight.checks import check_flag, check_integer
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Mask
 from tf_reweight.kernels.selection import select
@@ -163,10 +163,8 @@ def cluster(model, num_clusters=16, layers=None, per_channel=False):
         >>> cluster(model, 16)
         >>> model.fit(x, y, epochs=5)
     """
-    if isinstance(num_clusters, bool) or not isinstance(num_clusters, int) or not 2 <= num_clusters <= 256:
-        fix = "16 costs little accuracy in most networks."
-        raise ValueError(errors.message("`num_clusters` must be an int in 2..256.", fix, num_clusters=num_clusters))
-    _check_per_channel(per_channel)
+    check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
+    check_flag("per_channel", per_channel)
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
     for item in selected:
@@ -195,7 +193,7 @@ def keep_clusters(model, max_values=256, per_channel=False):
     Raises:
         TypeError: when `per_channel` is not a bool.
     """
-    _check_per_channel(per_channel)
+    check_flag("per_channel", per_channel)
     count = 0
     for target in find(model)[0]:
         kernel = ops.convert_to_numpy(target.variable.value).astype("float32")
@@ -222,11 +220,6 @@ def centroids(weights, num, seed=0):
     found = np.unique(KMeans(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_)
     # A centroid at zero would make zeros of weights that were not pruned.
     return found[found != 0].astype("float32")
-
-
-def _check_per_channel(per_channel):
-    if not isinstance(per_channel, bool):
-        raise TypeError(errors.message("`per_channel` must be a bool.", "True or False.", per_channel=per_channel))
 
 
 def _channels(kernel, layout, per_channel):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight.checks import check_integer
 
 # Channels whose largest weight is smaller than this fraction of the kernel's share this range instead: their own would make
 # the bias, which is stored in units of input step times weight step, too large for 32 bits. Pruned filters are the case.
@@ -19,8 +19,8 @@ _EMPTY = 1e-6
 
 def check_bits(name, value):
     """Raises unless `value` is an int in 2..16."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 2 <= value <= 16:
-        raise ValueError(errors.message(f"`{name}` must be an int in 2..16.", "8 is what phones compute in.", **{name: value}))
+    plain = int(value) if isinstance(value, np.integer) else value
+    check_integer(name, plain, 2, 16, fix="8 is what phones compute in.")
 
 
 def round_kernel(kernel, bits, num_channel_axes=0):

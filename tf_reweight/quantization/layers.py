@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import check_fraction
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 
@@ -38,8 +39,7 @@ class QuantizedActivation(keras.layers.Layer):
     def __init__(self, bits=8, momentum=0.99, fixed_range=None, places=1, **kwargs):
         super().__init__(**kwargs)
         check_bits("bits", bits)
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise ValueError(errors.message("`momentum` must be in [0, 1).", "For example 0.99.", momentum=momentum))
+        check_fraction("momentum", momentum, "range before that stays, for example 0.99")
         if fixed_range is not None and (len(fixed_range) != 2 or not fixed_range[0] <= 0 <= fixed_range[1] != fixed_range[0]):
             fix = "For example (0.0, 6.0); zero must be in it."
             raise ValueError(errors.message("`fixed_range` must be (minimum, maximum).", fix, fixed_range=fixed_range))

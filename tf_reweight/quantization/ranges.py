@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import check_integer
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
@@ -95,8 +96,7 @@ class FreezeRanges(keras.callbacks.Callback):
 
     def __init__(self, epoch):
         super().__init__()
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(errors.message("`epoch` must be an int >= 0.", "It is counted from 0.", epoch=epoch))
+        check_integer("epoch", epoch, 0, fix="It is counted from 0.")
         self.epoch = epoch
 
     def on_epoch_begin(self, epoch, logs=None):

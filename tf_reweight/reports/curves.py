@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import EPOCHS, check_integer
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.pruning.prune import sparsity
 
@@ -160,8 +161,7 @@ class NormSummaries(keras.callbacks.Callback):
 
     def __init__(self, every=1, log_dir=None):
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(errors.message("`every` must be an int >= 1.", "It counts epochs.", every=every))
+        check_integer("every", every, 1, fix=EPOCHS)
         _check_tensorboard(log_dir)
         self.every, self.log_dir = every, log_dir
         self.history = []

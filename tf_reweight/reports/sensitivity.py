@@ -109,17 +109,13 @@ def _examine(model, x, y, item, sparsities):
     """One kernel at every sparsity; its weights are the same bits afterwards, also after an error."""
     variable = item.target.variable
     dense = np.array(ops.convert_to_numpy(variable.value))
-    standard = item.target.standard_kernel()
-    norms = np.asarray(ops.convert_to_numpy(item.structure.group_norms(standard)), "float64")
-    members = item.structure.num_members(item.target.standard_shape)
-    scores = norms / np.sqrt(np.maximum(members, 1))
+    groups = item.target.groups(item.structure)
     removed, accuracies = [], []
     try:
         for sparsity in sparsities:
-            (keep,) = allocation.by_sparsity([scores], [members], sparsity, "layer")
-            keep, _ = allocation.keep_at_least(keep, norms, members)
-            mask = item.structure.mask(ops.convert_to_tensor(keep), item.target.standard_shape)
-            mask = ops.convert_to_numpy(item.target.layout.from_standard(mask)) != 0
+            (keep,) = allocation.by_sparsity([groups.scores], [groups.members], sparsity, "layer")
+            keep, _ = allocation.keep_at_least(keep, groups.norms, groups.members)
+            mask = item.target.own_mask(keep, item.structure)
             variable.assign(np.where(mask, dense, np.zeros_like(dense)))
             removed.append(1.0 - float(mask.mean()))
             accuracies.append(_accuracy(model, x, y))

@@ -65,7 +65,7 @@ def _fits(target, name):
 
 def _living(target, structure):
     structure = structure.fit(target.layout)
-    norms = ops.convert_to_numpy(structure.group_norms(target.standard_kernel()))
+    norms = target.groups(structure).norms
     return [int(np.count_nonzero(norms)), int(norms.size)]
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight.checks import check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
@@ -113,8 +113,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
         >>> prune_groups(model, sparsity=0.5)
         >>> small = shrink(model, multiple_of=8)
     """
-    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
-        raise ValueError(errors.message("`multiple_of` must be an integer >= 1.", "1, 8 or 16.", multiple_of=multiple_of))
+    check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
     verify.check_device(model)
     if inputs is None:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import is_number
 from tf_reweight.structures.base import Structure, safe_sqrt
 
 
@@ -249,8 +250,7 @@ def _check_fields(pattern):
         value = getattr(pattern, field)
         if value is None and not (needed and pattern.positions == kind):
             continue
-        kinds, minimum = (int, 1) if needed else ((int, float), 0)
-        good = isinstance(value, kinds) and not isinstance(value, bool) and value >= minimum
+        good = is_number(value) and (isinstance(value, int) and value >= 1 if needed else value >= 0)
         if pattern.positions != kind or not good:
             number = "an integer >= 1" if needed else "a number >= 0"
             raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
+from tf_reweight.checks import check_integer
 from tf_reweight.tflite.execution import Runner
 
 
@@ -80,8 +81,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10):
     if not paths:
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("num_threads", num_threads, 1), ("warmup", warmup, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(errors.message(f"`{name}` must be an int >= {least}.", "Count runs or threads.", **{name: value}))
+        check_integer(name, value, least, fix="Count runs or threads.")
     runners = [_prepared(path, num_threads) for path in paths]
     for _ in range(warmup):
         for runner in runners:

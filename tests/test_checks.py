@@ -1,0 +1,118 @@
+"""One form of every check of a number: what is let in, what is kept out, and the words; and nobody writes another by hand."""
+
+import ast
+import pathlib
+
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tf_reweight import checks
+from tf_reweight.kernels.grouping import Groups
+from tf_reweight.kernels.table import find
+
+PACKAGE = pathlib.Path(tfr.__file__).parent
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "check, good, bad, words",
+    [
+        (lambda v: checks.check_integer("n", v, 1), (1, 7), (0, -3, 1.0, True, "1", NAN), "an int >= 1"),
+        (lambda v: checks.check_integer("n", v, 2, 16), (2, 16), (1, 17, False, 8.0), "an int in 2..16"),
+        (lambda v: checks.check_number("n", v), (0, 0.0, 1e9), (-1e-9, INF, -INF, NAN, True, None), "a finite number >= 0"),
+        (lambda v: checks.check_number("n", v, exclusive=True), (1e-9, 3), (0, 0.0, -1, INF, NAN, True), "a finite number > 0"),
+        (lambda v: checks.check_number("n", v, finite=False), (0, INF), (-1, NAN, False), "a number >= 0"),
+        (lambda v: checks.check_number("n", v, 2.5), (2.5, 3), (2, NAN), "a finite number >= 2.5"),
+        (lambda v: checks.check_fraction("n", v, "weights"), (0, 0.0, 0.99), (1, 1.0, -0.1, 80, NAN, None), r"in \[0, 1\)"),
+        (lambda v: checks.check_fraction("n", v, "weights", exclusive=True), (1e-3,), (0, 0.0, 1.0, True), r"in \(0, 1\)"),
+    ],
+)  # fmt: skip
+def test_numbers(check, good, bad, words):
+    for value in good:
+        check(value)
+    for value in bad:
+        with pytest.raises(ValueError, match=f"`n` must be {words}. Received: n="):
+            check(value)
+
+
+def test_percent_is_recognised_and_flags_are_bools():
+    with pytest.raises(ValueError, match="Did you mean 0.8"):
+        checks.check_sparsity(80)
+    with pytest.raises(ValueError) as caught:
+        checks.check_sparsity(1)
+    assert "Did you mean" not in str(caught.value) and "fraction of the weights removed" in str(caught.value)
+    for value in (True, False):
+        checks.check_flag("flag", value)
+    for value in (0, 1, None, "yes", np.True_):
+        with pytest.raises(TypeError, match="`flag` must be a bool"):
+            checks.check_flag("flag", value)
+
+
+def test_no_other_file_tells_bools_from_numbers_itself():
+    """The mark of a number check written by hand is that it asks for bools beside ints."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.BoolOp) and path.name != "checks.py":
+                kinds = [name for call in ast.walk(node) for name in _kinds(call)]
+                if "bool" in kinds and {"int", "float"} & set(kinds):
+                    found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    allowed = "structures/elementwise.py"  # an axis: a name or a number, told apart in one error
+    assert [place for place in found if not place.startswith(allowed)] == []
+
+
+def _kinds(node):
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "isinstance":
+        return [leaf.id for leaf in ast.walk(node.args[1]) if isinstance(leaf, ast.Name)]
+    return []
+
+
+def kernel_of(*shape):
+    import keras
+
+    return keras.Sequential([keras.Input(shape[:1]), keras.layers.Dense(shape[1])])
+
+
+def test_scores_are_root_mean_squares_and_masks_have_the_kernels_order():
+    """Ragged blocks: the smaller ones at the edge are at no disadvantage, and a mask is that of the rows as they are stored."""
+    model = kernel_of(5, 3)
+    (target,), _ = find(model)
+    weights = np.arange(1.0, 16.0, dtype="float32").reshape(5, 3)
+    target.variable.assign(weights)
+    structure = tfr.structures.get({"name": "block", "shape": [2, 2]})
+    blocks = [(slice(r, r + 2), slice(c, c + 2)) for r in (0, 2, 4) for c in (0, 2)]
+    groups = target.groups(structure)
+    np.testing.assert_allclose(groups.norms, [[np.sqrt((weights[b] ** 2).sum()) for b in blocks]], rtol=1e-6)
+    np.testing.assert_array_equal(groups.members, [[4, 2, 4, 2, 2, 1]])
+    np.testing.assert_allclose(target.scores(structure), [[np.sqrt((weights[b] ** 2).mean()) for b in blocks]], rtol=1e-6)
+    keep = np.array([[True, False, False, True, True, False]])
+    expected = np.zeros((5, 3), bool)
+    for kept, block in zip(keep[0], blocks):
+        expected[block] |= kept
+    np.testing.assert_array_equal(target.own_mask(keep, structure), expected)
+    assert groups.decided() is None
+
+
+def test_groups_of_what_a_mask_leaves_and_groups_that_decide_themselves():
+    structure = tfr.structures.get("filter")
+    kernel = np.array([[3.0, 1.0], [4.0, -2.0], [12.0, 2.0]], "float32")
+    mask = np.array([[True, False], [True, True], [False, True]])
+    groups = Groups.of(structure, kernel, mask)
+    np.testing.assert_allclose(groups.norms, [[5.0, np.sqrt(8.0)]], rtol=1e-6)
+    np.testing.assert_array_equal(groups.members, [[2, 2]])
+    np.testing.assert_allclose(groups.scores, [[5 / np.sqrt(2), 2.0]], rtol=1e-6)
+    emptied = Groups.of(structure, kernel, np.array([[True, False]] * 3))
+    np.testing.assert_array_equal(emptied.scores, [[13 / np.sqrt(3), 0.0]])
+    two_of_four = Groups.of(tfr.structures.NOfM(2, 4), np.array([[1.0], [-3.0], [0.5], [2.0]], "float32"))
+    assert two_of_four.decided().sum() == 2 and np.ravel(two_of_four.decided()).tolist() == [False, True, False, True]
+
+
+def test_a_transposed_convolutions_mask_is_in_its_own_order():
+    import keras
+
+    model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2DTranspose(3, 2)])
+    (target,), _ = find(model)
+    mask = target.own_mask(np.array([[True, False, True]]), tfr.structures.get("filter").fit(target.layout))
+    assert mask.shape == (2, 2, 3, 2) and mask.dtype == bool
+    np.testing.assert_array_equal(mask.all(axis=(0, 1, 3)), [True, False, True])
