@@ -1,5 +1,6 @@
 """What a user imports: it is light, every public class is in a table, and the shipped text names what exists."""
 
+import ast
 import inspect
 import pathlib
 import re
@@ -83,6 +84,31 @@ def test_everything_promised_at_the_top_level_exists():
         assert getattr(tfr, name) is not None
     with pytest.raises(AttributeError):
         tfr.nothing
+
+
+def test_what_editors_read_is_what_is_loaded():
+    """The imports for type checkers, `__all__` and the table of homes are three lists of the same names."""
+    tree = ast.parse(pathlib.Path(tfr.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    read = {alias.name: node.module for node in block.body for alias in node.names}
+    homes = {name: f"tf_reweight.{home}" for name, home in tfr._HOME.items()}
+    assert {name: module for name, module in read.items() if module != "tf_reweight"} == homes
+    assert sorted(read) == sorted(set(tfr.__all__) - {"__version__"})
+    assert (pathlib.Path(tfr.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["kernels.table.register", "reports.tables.summary", "graph.walking.walk", "data.models.names"]
+)
+def test_modules_inside_packages_need_no_import_of_their_own(name):
+    code = f"import tf_reweight as tfr; assert callable(tfr.{name})"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_a_package_has_no_other_modules_than_its_own():
+    for package in (tfr.kernels, tfr.data, tfr.workflow):
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing
 
 
 def test_every_public_function_has_a_docstring():

@@ -1,15 +1,34 @@
 """Reweighted pruning for Keras 3: train with a regularizer, remove what it freed, ship a checked int8 .tflite."""
 
 import importlib
+import typing
 import warnings
 
 from tf_reweight._version import __version__
 
-# Everything is loaded on first use: `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot.
-_MODULES = (
-    "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties", "pruning",
-    "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow",
-)  # fmt: skip
+if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time everything is loaded on first use
+    from tf_reweight import (
+        baselines, callbacks, coupling, data, export, graph, kernels, packing, penalties, pruning, quantization,
+        regularizers, reports, shrinking, structures, tflite, workflow,
+    )  # fmt: skip
+    from tf_reweight.coupling import groups, hold_groups, prune_groups, regularize_coupled
+    from tf_reweight.export import export_tflite, inspect_tflite
+    from tf_reweight.packing import pack_tflite
+    from tf_reweight.penalties.attachment import attach, detach, regularize
+    from tf_reweight.pruning import Masked, keep_zeros, prune, release, sparsity, strip
+    from tf_reweight.quantization import quantize, strip_quantization
+    from tf_reweight.shrinking import shrink
+    from tf_reweight.workflow import compress
+
+__all__ = [
+    "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
+    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow", "Masked",
+    "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros", "pack_tflite",
+    "prune", "prune_groups", "quantize", "regularize", "regularize_coupled", "release", "shrink", "sparsity", "strip",
+    "strip_quantization",
+]  # fmt: skip
+
+# `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
 _HOME = {
     "Masked": "pruning",
     "attach": "penalties.attachment",
@@ -51,13 +70,11 @@ _MOVED = {
     "wrappers": "pruning",
 }
 
-__all__ = ["__version__", *sorted(_MODULES), *sorted(_HOME)]
-
 
 def __getattr__(name):
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _MOVED:
         warnings.warn(

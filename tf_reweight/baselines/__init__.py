@@ -9,5 +9,7 @@ from tf_reweight.baselines.admm import ADMM, AdmmPenalty
 from tf_reweight.baselines.clipping import Clip, Clipping
 from tf_reweight.baselines.gradual import GradualMagnitude
 from tf_reweight.baselines.schedules import ConstantSparsity, PolynomialDecay
+from tf_reweight.lazy import submodules
 
 __all__ = ["ADMM", "AdmmPenalty", "Clip", "Clipping", "ConstantSparsity", "GradualMagnitude", "PolynomialDecay"]
+__getattr__ = submodules(__name__)

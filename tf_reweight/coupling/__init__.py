@@ -6,8 +6,10 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.penalty import Coupled, CoupledPenalties, regularize_coupled
 from tf_reweight.coupling.proximal_solver import CoupledProximal
 from tf_reweight.coupling.pruning import GroupPruneReport, PrunedSet, hold_groups, prune_groups
+from tf_reweight.lazy import submodules
 
 __all__ = [
     "Cost", "Coupled", "CoupledPenalties", "CoupledProximal", "CoupledSet", "CoupledSets", "FrozenChannels",
     "GroupPruneReport", "PrunedSet", "Slice", "groups", "hold_groups", "prune_groups", "register", "regularize_coupled",
 ]  # fmt: skip
+__getattr__ = submodules(__name__)

@@ -1,7 +1,6 @@
 """Labelled arrays in three splits, from an embedded set, tensorflow-datasets, an .npz file or a folder of images."""
 
 import dataclasses
-import importlib
 
 import numpy as np
 
@@ -9,6 +8,10 @@ from tf_reweight import errors
 from tf_reweight.checks import check_fraction, check_integer
 from tf_reweight.data import sources, splits
 from tf_reweight.data import value_range as ranges
+from tf_reweight.lazy import submodules
+
+# `data.models` imports Keras, which data alone does not need.
+__getattr__ = submodules(__name__)
 
 # A test split carved out of one lump of data must be the same in every run, so it depends on neither `seed` nor `validation`.
 _TEST_FRACTION = 0.2
@@ -184,10 +187,3 @@ def _image_size(image_size):
             errors.message("`image_size` must be an int or [height, width].", "For example [96, 96].", image_size=image_size)
         )
     return tuple(size)
-
-
-def __getattr__(name):
-    # Imports Keras, which data alone does not need.
-    if name == "models":
-        return importlib.import_module("tf_reweight.data.models")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

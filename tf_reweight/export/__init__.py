@@ -7,6 +7,7 @@ from tf_reweight.export.mixed import (
 )  # fmt: skip
 from tf_reweight.export.precisions import PRECISIONS
 from tf_reweight.export.tflite import ExportRecord, export_tflite
+from tf_reweight.lazy import submodules
 from tf_reweight.packing.arm import ArmReport, arm_eligibility
 from tf_reweight.packing.pack import PackResult, pack, pack_tflite
 from tf_reweight.tflite.comparing import VerificationError
@@ -22,3 +23,4 @@ __all__ = [
     "choose_precisions", "evaluate_tflite", "export_mixed", "export_tflite", "gzip_size", "inspect_tflite",
     "make_arm_eligible", "pack", "pack_tflite", "precision_sensitivity", "sizes_of",
 ]  # fmt: skip
+__getattr__ = submodules(__name__)

@@ -1,5 +1,6 @@
 """Training with the numbers an int8 file will have, so that the file is as accurate as the model."""
 
+from tf_reweight.lazy import submodules
 from tf_reweight.quantization.build import quantize
 from tf_reweight.quantization.clustering import ClusteredKernel, ClusterReport, Shared, cluster, keep_clusters
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
@@ -14,3 +15,4 @@ __all__ = [
     "QuantizedLayer", "Shared", "ToLevels", "calibrate", "cluster", "freeze", "is_quantized", "keep_clusters", "quantize",
     "regularize_levels", "simplify", "snap", "strip_quantization",
 ]  # fmt: skip
+__getattr__ = submodules(__name__)

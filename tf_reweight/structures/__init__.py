@@ -1,6 +1,7 @@
 """Which weights live and die together: one class each, found by name through `get`."""
 
 from tf_reweight import registry
+from tf_reweight.lazy import submodules
 from tf_reweight.structures.axes import Channel, Column, Filter, Head, Kernel, Neuron
 from tf_reweight.structures.base import Structure, safe_sqrt
 from tf_reweight.structures.block import Block, BlockColumn, BlockRow
@@ -11,6 +12,7 @@ __all__ = [
     "Block", "BlockColumn", "BlockRow", "Channel", "Column", "Filter", "Head", "Kernel", "NOfM", "Neuron", "Pattern",
     "Structure", "Unstructured", "get", "names", "safe_sqrt",
 ]  # fmt: skip
+__getattr__ = submodules(__name__)
 
 _BY_NAME = {
     cls.name: cls

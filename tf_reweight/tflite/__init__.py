@@ -1,1 +1,5 @@
 """A `.tflite` file, without Keras: reading, executing, looking at and timing it."""
+
+from tf_reweight.lazy import submodules
+
+__getattr__ = submodules(__name__)

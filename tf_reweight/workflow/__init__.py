@@ -4,12 +4,14 @@ import numpy as np
 
 from tf_reweight import coupling
 from tf_reweight.kernels.selection import select
+from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, terminal
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.run import Run
 from tf_reweight.workflow.stages import stages_of
 
 __all__ = ["accuracy", "compress", "environment", "plan"]
+__getattr__ = submodules(__name__)
 
 
 def compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
