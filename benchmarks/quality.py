@@ -2,12 +2,13 @@
 
 Each seed trains one dense model, from which every method starts. A method gets `--epochs` epochs to find its zeros and
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
-freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each of
-`--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several
-`--epochs` to find the zeros in, validation chooses, per seed and target; the target "free" takes the first of `--strength` and
-`--epochs`. Whatever is chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every
-structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in
-the kernels that can have the structure. A pattern says itself how much is kept: all methods have one target there, "own".
+freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each
+of `--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are
+several `--epochs` to find the zeros in, validation chooses, per seed and target; the target "free" takes the first of
+`--strength` and `--epochs`. Whatever is chosen, all have the same epochs together. Strengths are of all groups together, so
+that one suits every structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights
+are counted in the kernels that can have the structure. A pattern says itself how much is kept: all methods have one target
+there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
 the same command goes on where it was cut off; with `--cache` several commands share the dense models.
@@ -163,7 +164,7 @@ class Contest:
             penalty = {"name": "log_sum", "epsilon": epsilons[-1]}
         annealed = tuple(epsilons) if epsilons and epsilons[1:] else None
         pressed, layers = self.pressed(structure)
-        tfr.regularize(model, pressed, strength / self.num_groups(pressed, layers), penalty, layers, price=options.price)
+        tfr.regularize(model, pressed, strength / self.num_groups(pressed, layers), penalty, layers=layers, price=options.price)
         every = max(1, epochs // options.rounds)
         callbacks = [tfr.callbacks.Reweighting(every, options.rounds, 0, annealed, options.learning_rate)]
         callbacks += [Proximal(options.step)] if method == "proximal" else []

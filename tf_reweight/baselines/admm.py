@@ -114,7 +114,7 @@ class ADMM(keras.callbacks.Callback):
         sparsity: fraction of the weights removed, in [0, 1); None for structures that decide themselves (n of m, patterns).
         rho: the coefficient, > 0; or `(first, last)` for one raised geometrically over the updates of the fit.
         every: epochs between updates of Z and U.
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
         scope: `"layer"`, `"model"` or `"scope"`: where `sparsity` has to hold.
 
     Attributes:

@@ -44,7 +44,7 @@ class Clipping(keras.callbacks.Callback):
     Args:
         threshold: a group norm, > 0; with `"unstructured"` a magnitude.
         structure: name, config or `Structure`.
-        layers: which layers; see `kernels.selection.select`. Frozen kernels are left alone.
+        layers: which layers; see `kernels.selectors`. Frozen kernels are left alone.
 
     Example:
         >>> model.fit(x, y, epochs=5, callbacks=[Clipping(1e-2)])

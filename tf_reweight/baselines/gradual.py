@@ -25,7 +25,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         schedule: `ConstantSparsity`, `PolynomialDecay`, or the config of one.
         structure: name, config or `Structure`. Of structures that decide themselves what is kept (n of m, patterns) the
             smallest weights they would not keep go first; a final sparsity at or above their own reaches them whole.
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
         scope: `"layer"` (default, tfmot's: the same fraction of each kernel), `"model"` or `"scope"`.
 
     Attributes:

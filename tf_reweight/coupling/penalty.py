@@ -201,7 +201,7 @@ class CoupledPenalties:
         return "\n".join(lines)
 
 
-def regularize_coupled(model, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, relative=False):
+def regularize_coupled(model, strength=1e-3, penalty="log_sum", *, criterion=CRITERIA[0], price=1.0, relative=False):
     """Puts one reweighted penalty on each set of channels that go together, in place; outputs stay as they are.
 
     Use it to get whole filters, heads and units to vanish. A filter's own norm is free before a BatchNorm, so a penalty on

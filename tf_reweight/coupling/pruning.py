@@ -64,7 +64,7 @@ class GroupPruneReport:
         return "\n".join(lines)
 
 
-def prune_groups(model, sparsity=None, scope="model", criterion=CRITERIA[0], minimum=None, macs=None, multiple_of=1):
+def prune_groups(model, sparsity=None, *, scope="model", criterion=CRITERIA[0], minimum=None, macs=None, multiple_of=1):
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
     After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm

@@ -1,13 +1,10 @@
 """Which kernels a structure is applied to: what the user named, what fits, and why the rest is left out."""
 
-import collections.abc
 import dataclasses
-import fnmatch
 import functools
 
-import keras
-
 from tf_reweight import errors
+from tf_reweight.kernels import selectors
 from tf_reweight.kernels.table import LeftOut, Target, find, output_paths
 from tf_reweight.structures import Structure
 from tf_reweight.structures import get as get_structure
@@ -28,8 +25,8 @@ def select(model, structure, layers=None):
         model: a built Keras model.
         structure: name, config or `Structure`.
         layers: None for all; a name or glob of layer paths (`"conv*"`, `"block1/*"`), a layer, a layer type, a predicate
-            `Target -> bool`, or a list of these. A layer named exactly must have a kernel that can be pruned so, else
-            it is an error; what a glob, type or predicate matches and cannot be pruned is left out and named.
+            `layer -> bool`, or a list of these; see `kernels.selectors`. A layer named exactly must have a kernel that can be
+            pruned so, else it is an error; what else matches and cannot be pruned is left out and named.
 
     Returns:
         `(list of Selected, list of targets.LeftOut)`.
@@ -57,7 +54,7 @@ def select(model, structure, layers=None):
         if not matches:
             skipped.append(LeftOut(target.name, "not selected by `layers`"))
             continue
-        exact = [rule for rule in matches if rule.exact]
+        exact = [rule for rule in matches if rule.exact(target)]
         named = bool(exact)
         fitted, reason = fit(target)
         if reason is None and not named and target.path in outputs:
@@ -85,47 +82,34 @@ def select(model, structure, layers=None):
     return selected, left_out + skipped
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Rule:
-    matches: object
-    exact: bool
+    """One selector, or none for all kernels."""
+
+    selector: object = None
+
+    def matches(self, target):
+        return self.selector is None or selectors.matches(self.selector, selectors.Candidate.of(target))
+
+    def exact(self, target):
+        return self.selector is not None and selectors.names_exactly(self.selector, selectors.Candidate.of(target))
 
 
 def _rules(layers, found, left_out):
     if layers is None:
-        return [_Rule(lambda target: True, False)]
-    if isinstance(layers, (list, tuple, set)):
-        if not layers:
-            raise ValueError(errors.message("`layers` must not be empty.", "Pass None for all layers.", layers=layers))
-        return [rule for item in layers for rule in _rules(item, found, left_out)]
-    if isinstance(layers, str):
-        return [_name_rule(layers, found, left_out)]
-    if isinstance(layers, keras.layers.Layer):
-        return [_Rule(lambda target: target.layer is layers, True)]
-    if isinstance(layers, type) and issubclass(layers, keras.layers.Layer):
-        return [_Rule(lambda target: isinstance(target.layer, layers), False)]
-    if isinstance(layers, collections.abc.Callable):
-        return [_Rule(layers, False)]
-    raise TypeError(
-        errors.message(
-            "`layers` must be None, a name or glob, a layer, a layer type, a predicate, or a list of these.",
-            'For example layers="conv*".',
-            layers=layers,
-        )
-    )
+        return [_Rule()]
+    rules = [_Rule(selector) for selector in selectors.listed(layers)]
+    for rule in rules:
+        name = getattr(rule.selector, "name", rule.selector)  # of a layer
+        if isinstance(name, str) and not any(rule.matches(target) for target in found):
+            _raise_unmatched(name, found, left_out)
+    return rules
 
 
-def _name_rule(name, found, left_out):
-    if any(letter in name for letter in "*?["):
-        rule = _Rule(lambda target: fnmatch.fnmatchcase(target.path, name) or fnmatch.fnmatchcase(target.name, name), False)
-        if not any(rule.matches(target) for target in found):
-            raise ValueError(errors.unknown("layers", name, [target.path for target in found]))
-        return rule
-    if not any(name in (target.path, target.name) for target in found):
-        for item in left_out:
-            if item.name == name or item.name.rsplit("/", 1)[0] == name:
-                raise ValueError(
-                    errors.message("A layer named in `layers` must be prunable.", f"It is not: {item.reason}.", layers=name)
-                )
-        raise ValueError(errors.unknown("layers", name, {target.path for target in found}))
-    return _Rule(lambda target: name in (target.path, target.name), True)
+def _raise_unmatched(name, found, left_out):
+    for item in left_out:
+        if name in (item.name, item.name.rsplit("/", 1)[0]):
+            raise ValueError(
+                errors.message("A layer named in `layers` must be prunable.", f"It is not: {item.reason}.", layers=name)
+            )
+    raise ValueError(errors.unknown("layers", name, {target.path for target in found}))

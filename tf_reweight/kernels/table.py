@@ -21,6 +21,7 @@ class Target:
         attribute: name of the kernel on the layer, for example `"kernel"`.
         regularizer_attribute: name of the matching regularizer on the layer.
         layout: the kernel's `Layout`.
+        parents: layers that hold the layer (nested models, recurrent and attention layers), from the outside in.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Target:
     attribute: str
     regularizer_attribute: str
     layout: Layout
+    parents: tuple = ()
 
     @property
     def variable(self):
@@ -240,7 +242,7 @@ def _walk(layer, path, context, found, left_out, seen):
             continue
         seen.add(id(child))
         name = f"{path}/{child.name}" if path else child.name
-        below = {**context, **_context_of(child)}
+        below = {**context, **_context_of(child), "parents": (*context.get("parents", ()), child)}
         rows = _rows_of(child)
         for row in rows:
             _add(row, child, name, below, found, left_out)
@@ -303,4 +305,5 @@ def _add(row, child, path, context, found, left_out):
     shape = tuple(variable.shape)
     layout = row.layout(layer, shape)
     layout = dataclasses.replace(layout, num_heads=_heads(context.get("attention"), layer, shape, layout.axes))
-    found.append(Target(target_name, path, layer, attribute, row.regularizer_attribute, layout))
+    parents = tuple(parent for parent in context["parents"] if parent is not layer)
+    found.append(Target(target_name, path, layer, attribute, row.regularizer_attribute, layout, parents))

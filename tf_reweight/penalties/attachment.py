@@ -33,7 +33,7 @@ class Attached:
         return "\n".join(lines)
 
 
-def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum", layers=None, price=1.0):
+def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum", *, layers=None, price=1.0):
     """Puts the reweighted penalty on a built or loaded model, in place; weights and outputs stay as they are.
 
     A regularizer the layer already has (L2, or a penalty of another structure) is kept and added to. Compile or keep the
@@ -44,7 +44,7 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
         structure: name, config or `Structure`.
         strength: the coefficient, about the price of one surviving group in units of the loss.
         penalty: name, config or `Penalty`.
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
         price: what a group costs relative to those of other kernels: a number, a function `Target -> number`, or `"size"`
             for the root of its number of weights, one on average.
 

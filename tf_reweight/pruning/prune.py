@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import check_number, check_sparsity
+from tf_reweight.checks import check_number, check_sparsity, is_number
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Mask, hold
@@ -58,7 +58,7 @@ class PruneReport:
         }
 
 
-def prune(model, sparsity=None, threshold=None, structure=None, layers=None, scope="model"):
+def prune(model, structure=None, *, sparsity=None, threshold=None, layers=None, scope="model"):
     """Sets groups to zero in place and keeps them exactly zero through any further training.
 
     After training with the penalty, `prune(model)` removes what it freed: the groups whose norm became negligible
@@ -71,11 +71,11 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
 
     Args:
         model: a built Keras model.
+        structure: name, config or `Structure`, or a list of these; by default those of each kernel's penalties.
         sparsity: fraction of the weights to remove, in [0, 1), over all pruned kernels; groups are ranked by the root
             mean square of their weights.
         threshold: remove groups whose norm is at most this.
-        structure: name, config or `Structure`, or a list of these; by default those of each kernel's penalties.
-        layers: which layers, when `structure` is given; see `kernels.selection.select`.
+        layers: which layers, when `structure` is given; see `kernels.selectors`.
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
 
     Returns:
@@ -84,10 +84,14 @@ def prune(model, sparsity=None, threshold=None, structure=None, layers=None, sco
     Raises:
         ValueError: both `sparsity` and `threshold`, a value out of range, neither penalty nor structure; the model is then
             unchanged.
+        TypeError: for a number in the place of the structure.
 
     Example:
-        >>> prune(model, sparsity=0.8, structure="filter")
+        >>> prune(model, "filter", sparsity=0.8)
     """
+    if is_number(structure):
+        fix = f"Pass a fraction by its name: prune(model, sparsity={structure:g})."
+        raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
     _check_amount(sparsity, threshold)
     if structure is None:
         if layers is not None:

@@ -10,7 +10,7 @@ from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import keep_zeros
 from tf_reweight.quantization import rules
-from tf_reweight.quantization.choosing import bits_of, chooser
+from tf_reweight.quantization.choosing import Choice, bits_of, chooser
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
@@ -19,7 +19,7 @@ from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
 from tf_reweight.quantization.simplification import simplify
 
 
-def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report=False):
+def quantize(model, weight_bits=8, activation_bits=8, *, layers=None, return_report=False):
     """A model for quantization-aware training: it computes with the rounded numbers its int8 `.tflite` will have.
 
     Fine-tune it for some epochs with a small learning rate and export it: the file then loses little or no accuracy, and
@@ -37,8 +37,9 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
         weight_bits: 2..16, or a mapping of selectors to bits: `{"head*": 8, keras.layers.Conv2D: 4}`; the first that matches a
             layer decides, and 8 where none does. Files hold 2 to 4 bits in int4, 5 to 8 in int8; more is for studies.
         activation_bits: 2..16; files hold 8, or 16 (exported as `"int16"`, with weights of 8 bits).
-        layers: None for all, a selector or a list of them. Kernels that do not match stay float. A selector is a layer name or
-            glob (`"block1*"`; a nested model's layers are `model_layer`), a layer type, or a function `layer -> bool`.
+        layers: None for all; a name or glob of layer paths, a layer, a layer type, a predicate, or a list of these; see
+            `kernels.selectors`. Kernels that do not match stay float. Selectors look at the layers of `model`; the names of
+            its copies in `simplify` (`block_conv` for `block/conv`) are known too.
         return_report: whether to return `(model, QuantizationReport)`.
 
     Returns:
@@ -59,7 +60,8 @@ def quantize(model, weight_bits=8, activation_bits=8, layers=None, return_report
     _check_layers(model)
     held = any(isinstance(target.variable.constraint, Mask) for target in find(model)[0])
     simple, rewritten = simplify(model)
-    work = _Quantizer(simple, bits_of(weight_bits, simple), activation_bits, chooser(layers, simple))
+    choice = Choice(model, simple)
+    work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice))
     made = work.model
     if not work.kernels:
         fix = "; ".join(f"{name}: {reason}" for name, reason in list(work.left_out.items())[:6])

@@ -1,65 +1,78 @@
-"""Which kernels are rounded, and to how many bits: by name, by type, or by a function of the user's."""
-
-import fnmatch
-
-import keras
+"""Which kernels are rounded, and to how many bits, by the selectors that every function takes."""
 
 from tf_reweight import errors
+from tf_reweight.graph.checking import sublayers
+from tf_reweight.kernels import selectors
+from tf_reweight.kernels.table import find
 from tf_reweight.quantization.grid import check_bits
 
 _DEFAULT_BITS = 8
 
 
-def check_selectors(argument, selectors, model):
-    """Raises unless each selector is a name or glob that matches an operation of the model, a layer type, or a function.
+class Choice:
+    """What selectors mean in a simplified model: they look at the user's layers, of which its layers are copies or parts.
+
+    `block/conv` of the user's model is `block_conv` there, and what an LSTM is written out as begins with its name.
 
     Args:
-        argument: the argument's name, for errors.
-        selectors: a list of them.
-        model: a functional model.
-
-    Raises:
-        TypeError: for another kind of selector, or none at all.
-        ValueError: for a name or glob that matches nothing.
+        model: the user's model.
+        simple: what `simplify` made of it.
     """
-    names = [operation.name for operation in model.operations]
-    if not selectors or not all(isinstance(item, str) or callable(item) for item in selectors):
-        fix = 'For example "block1*" or keras.layers.Dense.'
-        expected = f"`{argument}` must hold names, globs, layer types or functions `layer -> bool`."
-        raise TypeError(errors.message(expected, fix, **{argument: selectors}))
-    for item in selectors:
-        if isinstance(item, str) and not fnmatch.filter(names, item):
-            raise ValueError(errors.unknown(argument, item, names))
+
+    def __init__(self, model, simple):
+        self._layers = {path.replace("/", "_"): (path, chain) for path, chain in _paths(model)}
+        self._targets = {id(target.layer): target for target in (*find(simple)[0], *find(model)[0])}
+        self._candidates = {operation.name: self._candidate(operation) for operation in simple.operations}
+
+    def check(self, argument, layers):
+        """The selectors of an argument as a list; raises for what is none, and for a name that no operation has."""
+        found = selectors.listed(layers, argument)
+        for selector in found:
+            name = getattr(selector, "name", selector)  # of a layer
+            if isinstance(name, str) and not any(selectors.matches(selector, item) for item in self._candidates.values()):
+                raise ValueError(errors.unknown(argument, name, list(self._candidates)))
+        return found
+
+    def matches(self, selector, layer):
+        """Whether a selector means this layer of the simplified model."""
+        return selectors.matches(selector, self._candidates[layer.name])
+
+    def _candidate(self, operation):
+        """The user's layer behind an operation of the simplified model, which may be a part of it, or a layer of its own."""
+        names = [name for name in self._layers if operation.name == name or operation.name.startswith(f"{name}_")]
+        if not names:
+            return selectors.Candidate((operation.name,), operation, (), self._targets.get(id(operation)))
+        path, (*parents, layer) = self._layers[max(names, key=len)]
+        target = self._targets.get(id(layer), self._targets.get(id(operation)))
+        return selectors.Candidate((path, operation.name), layer, tuple(parents), target)
 
 
-def matches(selector, layer):
-    """Whether a selector means this layer."""
-    if isinstance(selector, str):
-        return fnmatch.fnmatchcase(layer.name, selector)
-    if isinstance(selector, type) and issubclass(selector, keras.layers.Layer):
-        return isinstance(layer, selector)
-    return bool(selector(layer))
+def _paths(layer, prefix="", chain=()):
+    """`(path, layers from the outside in)` of each layer inside a layer."""
+    for inner in sublayers(layer):
+        within = (*chain, inner)
+        yield f"{prefix}{inner.name}", within
+        yield from _paths(inner, f"{prefix}{inner.name}/", within)
 
 
-def chooser(layers, model):
+def chooser(layers, choice):
     """A function `layer -> bool` for `quantize`'s argument `layers`."""
     if layers is None:
         return lambda layer: True
-    selectors = list(layers) if isinstance(layers, (list, tuple)) else [layers]
-    check_selectors("layers", selectors, model)
-    return lambda layer: any(matches(selector, layer) for selector in selectors)
+    found = choice.check("layers", layers)
+    return lambda layer: any(choice.matches(selector, layer) for selector in found)
 
 
-def bits_of(weight_bits, model):
+def bits_of(weight_bits, choice):
     """A function `layer -> bits` for `quantize`'s argument `weight_bits`; the first selector that matches decides, else 8.
 
     Raises:
-        ValueError: for bits out of 2..16, and as `check_selectors`.
+        ValueError: for bits out of 2..16, and as `Choice.check`.
     """
     if not isinstance(weight_bits, dict):
         check_bits("weight_bits", weight_bits)
         return lambda layer: weight_bits
-    check_selectors("weight_bits", list(weight_bits), model)
+    choice.check("weight_bits", list(weight_bits))
     for bits in weight_bits.values():
         check_bits("weight_bits", bits)
-    return lambda layer: next((bits for selector, bits in weight_bits.items() if matches(selector, layer)), _DEFAULT_BITS)
+    return lambda layer: next((bits for item, bits in weight_bits.items() if choice.matches(item, layer)), _DEFAULT_BITS)

@@ -137,7 +137,7 @@ class ClusterReport:
         return "\n".join(lines + [f"{item.name}: left out, {item.reason}" for item in self.left_out])
 
 
-def cluster(model, num_clusters=16, layers=None, per_channel=False):
+def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     """Moves the weights of each kernel to `num_clusters` values, in place, and holds them there through further training.
 
     The values are k-means centroids, started evenly over the range (Han et al., Deep Compression, 2016), and training moves
@@ -148,7 +148,7 @@ def cluster(model, num_clusters=16, layers=None, per_channel=False):
     Args:
         model: a built Keras model.
         num_clusters: values per kernel, 2..256.
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
         per_channel: `num_clusters` values for each output channel instead: closer to the weights, and larger when zipped.
 
     Returns:

@@ -52,7 +52,7 @@ class ToLevels(Reweighted):
         return {"bits": self.bits, "num_channel_axes": self.num_channel_axes, **config}
 
 
-def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
+def regularize_levels(model, bits=4, strength=1e-5, penalty=None, *, layers=None):
     """Puts the penalty towards quantization levels on a model's kernels, in place.
 
     The grid is that of `quantize` with so many weight bits. It moves with the largest weights and, since it is per channel
@@ -63,7 +63,7 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, layers=None):
         bits: 2..16.
         strength: the coefficient; about the price of one weight half-way between levels.
         penalty: name, config or `Penalty` of the distance in steps; default log_sum with epsilon 0.1.
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
 
     Returns:
         `attachment.Attached`.

@@ -73,7 +73,7 @@ class SensitivityReport:
         figure.savefig(path)
 
 
-def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.9), layers=None):
+def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.9), *, layers=None):
     """Prunes one kernel at a time, measures the accuracy, and puts the weights back exactly.
 
     Nothing is retrained, so the figures are a lower bound and say which kernels to treat with care, not what accuracy a
@@ -84,7 +84,7 @@ def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.
         data: pair `(x, y)` with integer labels.
         structure: name, config or `Structure`; not those that decide themselves how much is kept (n of m, patterns).
         sparsities: fractions of the kernel's weights removed, each in [0, 1).
-        layers: which layers; see `kernels.selection.select`.
+        layers: which layers; see `kernels.selectors`.
 
     Returns:
         `SensitivityReport`.

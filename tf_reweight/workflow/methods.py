@@ -34,7 +34,7 @@ class Method(abc.ABC):
         for rule in settings.rules:
             # Without strength it only marks the kernels and holds their structure, also through save and load.
             strength, penalty = (rule.strength, self.penalty(settings)) if self.penalises else (0.0, "lasso")
-            attached = regularize(model, rule.structure, strength, penalty, rule.layers, rule.price)
+            attached = regularize(model, rule.structure, strength, penalty, layers=rule.layers, price=rule.price)
             left_out.update({item.name: item.reason for item in attached.left_out})
         return left_out
 

@@ -17,7 +17,7 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
-from tf_reweight.quantization.choosing import check_selectors
+from tf_reweight.quantization.choosing import Choice
 from tf_reweight.reports import page
 from tf_reweight.reports.curves import Curves, read_curves
 from tf_reweight.reports.progress import EpochLines, say
@@ -251,7 +251,7 @@ def _check_stages(config, model, data):
     if any(section is not None for section in (config.shrink, config.cluster, config.quantize)):
         graph_of(model)
     if config.quantize is not None and isinstance(config.quantize.weight_bits, dict):
-        check_selectors("weight_bits", list(config.quantize.weight_bits), simplify(model)[0])
+        Choice(model, simplify(model)[0]).check("weight_bits", list(config.quantize.weight_bits))
     if config.export.verify_arm:
         Emulator()
     wanted = config.export

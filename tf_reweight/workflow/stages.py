@@ -87,8 +87,8 @@ def _regularize(run):
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
         coupled = settings.coupled
-        arguments = (coupled.strength, settings.penalty, coupled.criterion, coupled.price, coupled.relative)
-        attached = coupling.regularize_coupled(run.model, *arguments)
+        how = {"criterion": coupled.criterion, "price": coupled.price, "relative": coupled.relative}
+        attached = coupling.regularize_coupled(run.model, coupled.strength, settings.penalty, **how)
         left_out = {item.name: item.reason for item in attached.left_out}
     else:
         left_out = method.put(run.model, settings, amount)
@@ -109,9 +109,8 @@ def _prune(run):
         criterion = run.config.regularize.coupled.criterion
         # Rounded here and not by `shrink` alone, so that what is kept for the hardware's sake is retrained with the rest.
         multiple_of = 1 if run.config.shrink is None else run.config.shrink.multiple_of
-        report = coupling.prune_groups(
-            run.model, settings.sparsity, scope, criterion, macs=settings.macs, multiple_of=multiple_of
-        )
+        how = {"scope": scope, "criterion": criterion, "macs": settings.macs, "multiple_of": multiple_of}
+        report = coupling.prune_groups(run.model, settings.sparsity, **how)
         return {"sets": report.to_dict()["sets"]}
     pruned = prune(run.model, **methods.get(run.config.regularize.method).pruning(settings))
     return {"kernels": pruned.to_dict()["kernels"]}

@@ -1,0 +1,105 @@
+"""What `layers=` may be, in every function that takes it.
+
+A selector is one of
+- a name or glob of layer paths: `"conv1"`, `"block1/*"`, a kernel's `"lstm/lstm_cell/recurrent_kernel"`; the name of what holds
+  layers (a nested model, a recurrent or an attention layer) means all kernels inside;
+- a layer, or a layer type; again with all kernels inside;
+- a predicate `layer -> bool`; one whose parameter is called `target` gets the kernel's `Target` instead, which knows its name,
+  path, layout and variable;
+- a list of these, of which one has to match.
+"""
+
+import collections.abc
+import dataclasses
+import fnmatch
+import inspect
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.kernels.table import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What selectors look at: a layer with a kernel.
+
+    Attributes:
+        names: what it can be called: its path, its kernel's name.
+        layer: the layer that owns the kernel.
+        parents: layers that hold it, from the outside in.
+        target: its `Target`, or None where the kernel is in no table.
+    """
+
+    names: tuple[str, ...]
+    layer: keras.layers.Layer
+    parents: tuple = ()
+    target: Target | None = None
+
+    @classmethod
+    def of(cls, target):
+        """The candidate of a kernel of the user's model."""
+        return cls((target.path, target.name), target.layer, target.parents, target)
+
+    @property
+    def inside(self):
+        """Paths of all that holds the layer: `("block", "block/attention")` of `block/attention/query`."""
+        parts = self.names[0].split("/")
+        return ["/".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def listed(layers, argument="layers"):
+    """The selectors in an argument as a flat list; raises for what is none.
+
+    Raises:
+        TypeError: for another kind of thing, or an empty list.
+    """
+    if isinstance(layers, (list, tuple, set)):
+        if not layers:
+            fix = "Pass None for all layers."
+            raise TypeError(errors.message(f"`{argument}` must not be empty.", fix, **{argument: layers}))
+        return [selector for item in layers for selector in listed(item, argument)]
+    if not isinstance(layers, (str, keras.layers.Layer, collections.abc.Callable)):
+        raise TypeError(
+            errors.message(
+                f"`{argument}` must be None, a name or glob, a layer, a layer type, a predicate, or a list of these.",
+                'For example "conv*".',
+                **{argument: layers},
+            )
+        )
+    return [layers]
+
+
+def is_glob(selector):
+    """Whether a selector is a pattern of names."""
+    return isinstance(selector, str) and any(letter in selector for letter in "*?[")
+
+
+def names_exactly(selector, candidate):
+    """Whether a selector means this very layer, by its name or as the object, and not a kind or a group of layers."""
+    if isinstance(selector, str):
+        return selector in candidate.names
+    return selector is candidate.layer
+
+
+def matches(selector, candidate):
+    """Whether a selector means a candidate."""
+    if is_glob(selector):
+        return any(fnmatch.fnmatchcase(name, selector) for name in candidate.names)
+    if isinstance(selector, str):
+        return selector in candidate.names or selector in candidate.inside
+    holders = (*candidate.parents, candidate.layer)
+    if isinstance(selector, keras.layers.Layer):
+        return any(selector is holder for holder in holders)
+    if isinstance(selector, type):
+        return any(isinstance(holder, selector) for holder in holders)
+    return bool(selector(candidate.target if _wants_target(selector) else candidate.layer))
+
+
+def _wants_target(predicate):
+    """Whether a predicate asks for the kernel: its parameter is called `target`."""
+    try:
+        parameters = list(inspect.signature(predicate).parameters)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    return parameters[:1] == ["target"]
