@@ -16,6 +16,7 @@ from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import attachments, put
 from tf_reweight.penalties.base import StatefulRegularizer
 from tf_reweight.penalties.reweighted import Combined, check_price
+from tf_reweight.records import Report
 from tf_reweight.structures.base import safe_sqrt
 
 
@@ -189,11 +190,18 @@ class _Reference:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CoupledPenalties:
+class CoupledPenalties(Report):
     """What `regularize_coupled` did: the penalties in force now, and what was left out with its reason."""
 
     penalties: tuple[Coupled, ...]
     left_out: tuple[LeftOut, ...]
+
+    def to_dict(self):
+        """The penalties in force as their configurations, and what was left out."""
+        return {
+            "sets": [{"name": penalty.item.name, **penalty.get_config()} for penalty in self.penalties],
+            "left_out": [dataclasses.asdict(item) for item in self.left_out],
+        }
 
     def __str__(self):
         lines = [f"{penalty.item.name}: {penalty.num_groups} groups" for penalty in self.penalties]

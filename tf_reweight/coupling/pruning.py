@@ -16,6 +16,7 @@ from tf_reweight.kernels import allocation
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import hold
 from tf_reweight.penalties.attachment import attach, attachments, detach
+from tf_reweight.records import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PrunedSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupPruneReport:
+class GroupPruneReport(Report):
     """What `prune_groups` did: one entry per coupled set, and the channels that could not be touched with the reasons."""
 
     sets: tuple[PrunedSet, ...]

@@ -19,6 +19,7 @@ from tf_reweight.graph.comparing import compare
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 from tf_reweight.packing import arm
+from tf_reweight.records import Report
 from tf_reweight.tflite.comparing import VerificationError
 
 _IMAGE = (1, 2)
@@ -30,7 +31,7 @@ _SPATIAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ArmFix:
+class ArmFix(Report):
     """What was changed to make a model eligible, and the proof.
 
     Attributes:

@@ -12,6 +12,7 @@ from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer
 from tf_reweight.tflite.comparing import compare
 from tf_reweight.tflite.emulation import Emulator
@@ -45,7 +46,7 @@ class OperationPrecision:
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecisionReport:
+class PrecisionReport(Report):
     """What `precision_sensitivity` found; the float32 file has `num_bytes` and `accuracy` (None without labels)."""
 
     num_bytes: int
@@ -53,10 +54,6 @@ class PrecisionReport:
     num_examples: int
     precisions: tuple[str, ...]
     operations: tuple[OperationPrecision, ...]
-
-    def to_dict(self):
-        """Everything, JSON-ready."""
-        return dataclasses.asdict(self)
 
     def to_tables(self):
         """One rich table, the most sensitive kernel first."""

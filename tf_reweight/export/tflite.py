@@ -18,6 +18,7 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.quantization.strip import rounded
+from tf_reweight.records import Report
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.inspection import summarize
@@ -25,7 +26,7 @@ from tf_reweight.tflite.sizes import sizes_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportRecord:
+class ExportRecord(Report):
     """A written file and what is known of it.
 
     Attributes:

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from rich.table import Table
 
+from tf_reweight.records import Report
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.file_graph import Graph
 
@@ -30,7 +31,7 @@ class OpVerdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class ArmReport:
+class ArmReport(Report):
     """What sparse weights would do to a file on ARM.
 
     Attributes:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.packing import arm, equivalence, rewriting
+from tf_reweight.records import Report
 from tf_reweight.tflite import flatbuffer, sizes, sparse_layout
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.execution import read_file
@@ -58,7 +59,7 @@ class PackedTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackResult:
+class PackResult(Report):
     """A packed file and what was done to each kernel.
 
     Attributes:

@@ -10,6 +10,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, Target, find
 from tf_reweight.penalties import prices
 from tf_reweight.penalties.reweighted import Combined, Reweighted, bind, parts_of
+from tf_reweight.records import Report
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,11 +22,21 @@ class Attachment:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Attached:
+class Attached(Report):
     """What `regularize` did: the penalties in force now, and what was left out with its reason."""
 
     attachments: tuple[Attachment, ...]
     left_out: tuple[LeftOut, ...]
+
+    def to_dict(self):
+        """The penalties in force as their configurations, and what was left out."""
+        return {
+            "kernels": [
+                {"name": item.target.name, "class": type(item.regularizer).__name__, **item.regularizer.get_config()}
+                for item in self.attachments
+            ],
+            "left_out": [dataclasses.asdict(item) for item in self.left_out],
+        }
 
     def __str__(self):
         lines = [f"{a.target.name}: {a.regularizer.structure.name}" for a in self.attachments]

@@ -14,6 +14,7 @@ from tf_reweight.kernels.constraints import Mask, hold
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import attachments, detach
+from tf_reweight.records import Report
 from tf_reweight.structures import get as get_structure
 
 
@@ -36,7 +37,7 @@ class PrunedKernel:
 
 
 @dataclasses.dataclass(frozen=True)
-class PruneReport:
+class PruneReport(Report):
     """What `prune` did: one entry per kernel and structure, and what was left out with its reason."""
 
     kernels: tuple[PrunedKernel, ...]

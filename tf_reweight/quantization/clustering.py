@@ -11,6 +11,7 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Mask
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, find
+from tf_reweight.records import Report
 
 # Weights that k-means looks at: more change nothing.
 _SAMPLE = 50_000
@@ -123,14 +124,11 @@ class ClusteredKernel:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterReport:
+class ClusterReport(Report):
     """What `cluster` did: one entry per kernel, and what was left out with its reason."""
 
     kernels: tuple[ClusteredKernel, ...]
     left_out: tuple[LeftOut, ...]
-
-    def to_dict(self):
-        return dataclasses.asdict(self)
 
     def __str__(self):
         lines = [f"{k.name}: {k.num_values} values for {k.num_weights:,} weights, error {k.error:.1%}" for k in self.kernels]

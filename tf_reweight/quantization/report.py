@@ -3,6 +3,7 @@
 import dataclasses
 
 from tf_reweight.kernels.table import LeftOut
+from tf_reweight.records import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class QuantizedLayer:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationReport:
+class QuantizationReport(Report):
     """What `quantize` did.
 
     Attributes:
@@ -30,9 +31,6 @@ class QuantizationReport:
     num_ranges: int
     left_out: tuple[LeftOut, ...]
     rewritten: dict
-
-    def to_dict(self):
-        return dataclasses.asdict(self)
 
     def __str__(self):
         counts = f"{len(self.kernels)} kernels and {self.num_ranges} ranges quantized"

@@ -11,6 +11,7 @@ from tf_reweight.checks import check_sparsity
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
+from tf_reweight.records import Report
 from tf_reweight.structures import get as get_structure
 
 _BATCH = 512
@@ -34,7 +35,7 @@ class KernelSensitivity:
 
 
 @dataclasses.dataclass(frozen=True)
-class SensitivityReport:
+class SensitivityReport(Report):
     """What `sensitivity` found: the accuracy as it was, one entry per kernel, and what was left out with its reason."""
 
     structure: str
@@ -42,10 +43,6 @@ class SensitivityReport:
     sparsities: tuple[float, ...]
     kernels: tuple[KernelSensitivity, ...]
     left_out: tuple[LeftOut, ...]
-
-    def to_dict(self):
-        """Everything, JSON-ready."""
-        return dataclasses.asdict(self)
 
     def to_tables(self):
         """One rich table: a row per kernel, a column per sparsity."""

@@ -12,6 +12,7 @@ from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.copying import own_weights
 from tf_reweight.graph.walking import graph_of
+from tf_reweight.records import Report
 from tf_reweight.shrinking import verify
 from tf_reweight.shrinking.dead import dead_groups
 from tf_reweight.shrinking.rebuild import Rebuilder
@@ -28,7 +29,7 @@ class ShrunkSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShrinkReport:
+class ShrinkReport(Report):
     """What `shrink` did.
 
     Attributes:

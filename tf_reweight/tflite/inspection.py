@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
+from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer, metadata, sizes, sparse_layout
 from tf_reweight.tflite.execution import read_file
 
@@ -29,7 +30,7 @@ class TensorSummary:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileSummary:
+class FileSummary(Report):
     """A `.tflite` in figures; `to_tables` shows them.
 
     Attributes:

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
+from tf_reweight.records import Report
 from tf_reweight.tflite.execution import Runner
 
 
 @dataclasses.dataclass(frozen=True)
-class Latencies:
+class Latencies(Report):
     """Times of several files, measured in turns in one process; only their ratios carry over to other machines.
 
     Attributes:
@@ -36,10 +37,6 @@ class Latencies:
     num_threads: int
     warmup: int
     measurement: dict
-
-    def to_dict(self):
-        """Every figure, as plain types."""
-        return dataclasses.asdict(self)
 
     def to_tables(self):
         """The same as rich tables."""

@@ -10,6 +10,7 @@ from keras import ops
 from tf_reweight.coupling.analysis.table import rule_of
 from tf_reweight.coupling.analysis.trace import Trace
 from tf_reweight.graph.walking import graph_of
+from tf_reweight.records import Report
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class FrozenChannels:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CoupledSets:
+class CoupledSets(Report):
     """All that can be removed from a model, and what cannot; `str` prints it for reading."""
 
     model: keras.Model

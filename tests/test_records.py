@@ -1,0 +1,107 @@
+"""Every report can be printed, laid out and stored, whoever made it."""
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+from rich.table import Table
+
+import tf_reweight as tfr
+from tf_reweight import export
+from tf_reweight.records import Report, printed, tables_of
+
+L = keras.layers
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    layers = [L.Conv2D(8, 3, name="conv"), L.ReLU(), L.Flatten(), L.Dense(3, name="top")]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+
+
+X = np.random.default_rng(0).random((16, 8, 8, 1)).astype("float32")
+Y = np.arange(16) % 3
+
+
+def pruned():
+    model = net()
+    tfr.prune_groups(model, 0.5)
+    return model
+
+
+def eligible():
+    inputs = keras.Input((16, 16, 3))
+    x = L.Conv2D(8, 3, 2, padding="same", name="stem")(inputs)
+    x = L.Conv2D(8, 1, name="next")(x)
+    return keras.Model(inputs, L.GlobalAveragePooling2D()(x))
+
+
+def exported(tmp_path):
+    return export.export_tflite(net(), tmp_path / "a.tflite", verify_data=X)
+
+
+# One for each heir of `Report`: how it is had, and a word of its text.
+REPORTS = {
+    "Attached": (lambda tmp_path: tfr.regularize(net(), "filter"), "conv"),
+    "CoupledPenalties": (lambda tmp_path: tfr.regularize_coupled(net()), "conv"),
+    "CoupledSets": (lambda tmp_path: tfr.groups(net()), "conv"),
+    "PruneReport": (lambda tmp_path: tfr.prune(net(), "filter", sparsity=0.5), "conv/kernel"),
+    "GroupPruneReport": (lambda tmp_path: tfr.prune_groups(net(), 0.5), "conv"),
+    "ShrinkReport": (lambda tmp_path: tfr.shrink(pruned(), return_report=True)[1], "conv"),
+    "QuantizationReport": (lambda tmp_path: tfr.quantize(net(), return_report=True)[1], "conv"),
+    "ClusterReport": (lambda tmp_path: tfr.quantization.cluster(net(), 4), "conv"),
+    "SensitivityReport": (lambda tmp_path: tfr.reports.sensitivity.sensitivity(net(), (X, Y)), "conv"),
+    "ExportRecord": (exported, "a.tflite"),
+    "FileSummary": (lambda tmp_path: export.inspect_tflite(exported(tmp_path).path), "CONV_2D"),
+    "Latencies": (lambda tmp_path: export.benchmark([exported(tmp_path).path], 1), "a.tflite"),
+    "PackResult": (lambda tmp_path: export.pack_tflite(exported(tmp_path).path, tmp_path / "b.tflite"), "conv"),
+    "ArmReport": (lambda tmp_path: export.arm_eligibility(exported(tmp_path).path.read_bytes()), "CONV_2D"),
+    "ArmFix": (lambda tmp_path: export.make_arm_eligible(eligible())[1], "stem"),
+    "PrecisionReport": (lambda tmp_path: export.precision_sensitivity(net(), X, Y), "conv"),
+    "MixedRecord": (lambda tmp_path: export.export_mixed(net(), tmp_path / "a.tflite", 100_000, X), "a.tflite"),
+}
+
+
+def heirs(cls):
+    return {cls, *(heir for direct in cls.__subclasses__() for heir in heirs(direct))}
+
+
+def test_every_report_is_in_the_table():
+    for module in pkgutil.walk_packages(tfr.__path__, "tf_reweight."):
+        importlib.import_module(module.name)
+    assert {cls.__name__ for cls in heirs(Report) if cls.__module__.startswith("tf_reweight.")} - {"Report"} == set(REPORTS)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_printed_laid_out_and_stored(name, tmp_path):
+    if name in ("PrecisionReport", "MixedRecord"):
+        pytest.importorskip("ai_edge_quantizer")
+    make, word = REPORTS[name]
+    report = make(tmp_path)
+    assert type(report).__name__ == name
+    figures = report.to_dict()
+    assert json.loads(json.dumps(figures)) is not None and figures
+    tables = report.to_tables()
+    assert tables and all(isinstance(table, Table) and table.row_count for table in tables)
+    assert word in str(report) and word in printed(tables) and "object at 0x" not in str(report) + json.dumps(figures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy(Report):
+    count: int
+    share: float
+    rows: tuple
+    nothing: tuple = ()
+
+
+def test_the_generic_tables():
+    toy = Toy(3, 1 / 3, ({"name": "a", "why": ("x", "y")}, {"name": "b", "why": ()}))
+    single, rows = toy.to_tables()
+    assert single.title == "Toy" and single.row_count == 2 and rows.title == "rows" and rows.row_count == 2
+    assert [column.header for column in rows.columns] == ["name", "why"] and list(rows.columns[1].cells) == ["x, y", ""]
+    assert "0.333333" in str(toy) and "nothing" not in str(toy)
+    assert tables_of({}, "empty") == []
