@@ -1,0 +1,117 @@
+"""The rooms of the package: who may import whom, and how often a file asks what it was given instead of calling it."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+import tf_reweight as tfr
+
+PACKAGE = pathlib.Path(tfr.__file__).parent
+# From the ground up. A room imports only rooms of the floors below its own; those on one floor know nothing of each other.
+FLOORS = (
+    ("errors", "lazy", "records", "_version"),
+    ("checks", "registry", "files", "learning_rate"),
+    ("graph", "structures", "tflite"),
+    ("kernels", "packing", "data"),
+    ("penalties",),
+    ("pruning", "coupling", "baselines", "regularizers"),
+    ("quantization", "shrinking", "reports", "callbacks"),
+    ("export",),
+    ("workflow",),
+    ("cli", "__init__"),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# `isinstance`, `hasattr`, `getattr` and `elif` in 1,000 lines. It may only fall: 4 to 10 in the field's best-kept code.
+MOST_DISPATCH = 19.0
+
+
+def modules():
+    """Mapping of module names, such as `"graph.walking"`, to their syntax trees."""
+    trees = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        trees[name] = ast.parse(path.read_text())
+    return trees
+
+
+def imports(tree, known, at_import_only=False):
+    """Names of the package's modules that a module imports; `at_import_only` leaves out what functions import."""
+    nodes = tree.body if at_import_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("tf_reweight.")]
+            yield from (name.removeprefix("tf_reweight.") for name in names)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tf_reweight":
+            base = node.module.removeprefix("tf_reweight").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                yield full if full in known else base or "__init__"
+
+
+TREES = modules()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_run_down(name):
+    room = name.split(".")[0]
+    assert room in FLOOR_OF, f"{room} stands on no floor: put it into FLOORS"
+    for imported in imports(TREES[name], TREES):
+        other = imported.split(".")[0]
+        if other != room:
+            assert FLOOR_OF[other] < FLOOR_OF[room], f"{name} imports {imported}, which does not stand below it"
+
+
+def test_rooms_stand_where_they_must():
+    """No floor is higher than what it rests on demands, and none of the table's rooms is gone."""
+    rests = {room: set() for room in FLOOR_OF}
+    for name, tree in TREES.items():
+        room = name.split(".")[0]
+        rests[room] |= {other for imported in imports(tree, TREES) if (other := imported.split(".")[0]) != room}
+    assert set(FLOOR_OF) == {name.split(".")[0] for name in TREES}
+    assert len(FLOORS) <= 11
+    for number, rooms in list(enumerate(FLOORS))[1:]:
+        assert any(FLOOR_OF[below] == number - 1 for room in rooms for below in rests[room]), f"floor {number} could be lower"
+
+
+def test_no_circle_of_modules():
+    """What a module imports when it is imported does not lead back to it."""
+    below = {name: set(imports(tree, TREES, at_import_only=True)) - {name} for name, tree in TREES.items()}
+    finished, path = set(), []
+
+    def visit(name):
+        if name in finished:
+            return
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name):], name])}"
+        path.append(name)
+        for other in sorted(below.get(name, ())):
+            visit(other)
+        finished.add(path.pop())
+
+    for name in below:
+        visit(name)
+
+
+def dispatch(source):
+    """How often a source asks what something is."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    asked = sum(call.func.id in ("isinstance", "hasattr", "getattr") for call in calls)
+    return asked + len(re.findall(r"^\s*elif\b", source, re.MULTILINE))
+
+
+def test_the_measure_counts():
+    source = "if isinstance(x, int):\n    pass\nelif hasattr(x, 'isinstance'):\n    getattr(x, 'elif')\n"
+    assert dispatch(source) == 4
+
+
+def test_objects_are_asked_less_and_less():
+    sources = {path.relative_to(PACKAGE): path.read_text() for path in PACKAGE.rglob("*.py")}
+    asked = {path: dispatch(source) for path, source in sources.items()}
+    num_lines = sum(source.count("\n") for source in sources.values())
+    figure = 1000 * sum(asked.values()) / num_lines
+    print(f"{figure:.1f} of isinstance, hasattr, getattr and elif in 1,000 lines; most in:")
+    for path in sorted(asked, key=asked.get, reverse=True)[:10]:
+        print(f"{asked[path]:4d} {path}")
+    assert figure <= MOST_DISPATCH
