@@ -4,10 +4,13 @@ import ast
 import pathlib
 import re
 
+import keras
 import pytest
 
 import tf_reweight as tfr
+from tf_reweight import coupling, kernels, quantization
 
+L = keras.layers
 PACKAGE = pathlib.Path(tfr.__file__).parent
 # From the ground up. A room imports only rooms of the floors below its own; those on one floor know nothing of each other.
 FLOORS = (
@@ -115,3 +118,22 @@ def test_objects_are_asked_less_and_less():
     for path in sorted(asked, key=asked.get, reverse=True)[:10]:
         print(f"{asked[path]:4d} {path}")
     assert figure <= MOST_DISPATCH
+
+
+# Cells are seen by the other tables as the layers that run them.
+RUN_BY = {L.SimpleRNNCell: L.SimpleRNN, L.LSTMCell: L.LSTM, L.GRUCell: L.GRU}
+KERAS_KERNELS = sorted(
+    {RUN_BY.get(kind, kind) for kind in (row.layer_type for row in kernels.table._TABLE) if kind.__module__.startswith("keras.")},
+    key=lambda kind: kind.__name__,
+)
+
+
+def quantization_has_verdict(layer_type):
+    return quantization.rules.has_verdict(layer_type) or layer_type in quantization.simplification._DEPTHWISE
+
+
+@pytest.mark.parametrize("layer_type", KERAS_KERNELS, ids=lambda layer_type: layer_type.__name__)
+def test_every_kernel_of_the_first_table_has_a_verdict_in_the_others(layer_type):
+    """A layer whose kernel is pruned is followed by coupling and by quantization, or they say why not."""
+    assert coupling.analysis.table.has_verdict(layer_type), "coupling.analysis.table has neither a rule nor a reason"
+    assert quantization_has_verdict(layer_type), "quantization.rules has neither a rule nor a reason"

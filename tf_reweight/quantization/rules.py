@@ -81,6 +81,23 @@ REASONS = {
     _L.EinsumDense: "becomes integers only where it is a Dense layer",
 }  # fmt: skip
 
+# Layers with kernels that no integer file has an operation for, or that gain nothing from one.
+_FLOAT = {
+    _L.Conv3D: "three-dimensional convolutions have no integer operation in files",
+    _L.Conv1DTranspose: "transposed convolutions become integers only in two dimensions",
+    _L.Conv3DTranspose: "three-dimensional convolutions have no integer operation in files",
+    _L.Embedding: "an embedding looks numbers up and computes none; they are rounded where a kernel reads them",
+    _L.GroupQueryAttention: "only attention with as many keys as queries is written out in integers",
+    **dict.fromkeys(
+        (_L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3D), "convolutional recurrent layers are not written out in integers"
+    ),
+}
+
+
+def has_verdict(layer_type):
+    """Whether the table says something of a layer type: a rule, or why it stays float."""
+    return any(layer_type in table for table in (_LAYERS, REASONS, _FLOAT))
+
 
 def rule_of(operation):
     """`(rule, None)`, or `(None, reason)` for what stays float; subclasses are not taken for their parents."""
@@ -101,7 +118,7 @@ def rule_of(operation):
         return _LAYERS[kind], None
     if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
-    return None, REASONS.get(kind, f"{kind.__name__} has no rule for integers")
+    return None, {**_FLOAT, **REASONS}.get(kind, f"{kind.__name__} has no rule for integers")
 
 
 def register(layer_type, rule):

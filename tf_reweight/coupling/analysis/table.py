@@ -73,6 +73,12 @@ _RULES |= {
     for name in ("GlobalAveragePooling", "GlobalMaxPooling")
 }
 
+# Layers with kernels through which channels are not followed, and why.
+_OPAQUE = dict.fromkeys(
+    (_L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3D),
+    "the channels of a convolutional recurrent layer are tied to those of its gates and its state",
+)
+
 # Operations of keras.ops have no public class: they go by name.
 _OPERATIONS = {
     "Concatenate": rules_shapes.concatenate_op,
@@ -119,4 +125,9 @@ def rule_of(operation):
         return _RULES[kind], None
     if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
-    return None, f"what {kind.__name__} does to channels is unknown"
+    return None, _OPAQUE.get(kind, f"what {kind.__name__} does to channels is unknown")
+
+
+def has_verdict(layer_type):
+    """Whether the table says something of a layer type: a rule, or why channels are not followed through it."""
+    return layer_type in _RULES or layer_type in _OPAQUE
