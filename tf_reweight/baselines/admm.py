@@ -1,7 +1,5 @@
 """Pruning by the alternating direction method of multipliers: the predecessor of reweighting."""
 
-import types
-
 import keras
 import numpy as np
 from keras import ops
@@ -12,13 +10,12 @@ from tf_reweight.checks import EPOCHS, check_integer, check_number
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
-from tf_reweight.penalties.attachment import attachments, put
-from tf_reweight.penalties.base import StatefulRegularizer
-from tf_reweight.penalties.reweighted import Combined
+from tf_reweight.penalties.attachment import add, attachments
+from tf_reweight.penalties.base import KernelPenalty
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class AdmmPenalty(StatefulRegularizer):
+class AdmmPenalty(KernelPenalty):
     """`rho / 2 * ||W - Z + U||^2` for one kernel W; Z is sparse, U collects what is still missing.
 
     `ADMM` puts it on the kernels and renews Z and U. Both are saved with the model, so that a run can be resumed.
@@ -29,14 +26,12 @@ class AdmmPenalty(StatefulRegularizer):
         layout: `Layout` of the kernel, or its config.
     """
 
-    # What `Reweighting` and `Proximal` ask of a penalty: this one is neither reweighted nor a sum of norms.
-    penalty = types.SimpleNamespace(name="admm", power=2, reweighted=False)
-    bound = True
+    no_proximal_step = "ADMM's penalty is a distance to sparse kernels and no sum of norms"
 
     def __init__(self, structure, rho, layout):
         structure = structures.get(structure)
         check_number("rho", rho, minimum=0.0, exclusive=True)
-        super().__init__()
+        super().__init__(rho)
         self.structure = structure
         self.initial_rho = float(rho)
         self.layout = Layout.from_config(layout) if isinstance(layout, dict) else layout
@@ -45,14 +40,15 @@ class AdmmPenalty(StatefulRegularizer):
         self.rho = self._state("rho", (), keras.initializers.Constant(self.initial_rho))
 
     @property
+    def strength(self):
+        """The coefficient as it is now, float > 0."""
+        return float(self.rho.value)
+
+    @property
     def negligible(self):
         """Half the smallest norm that is kept in Z: below it `prune` without a sparsity removes a group."""
         norms = ops.convert_to_numpy(self.norms(self.z.value))
         return float(norms[norms > 0].min()) / 2.0 if (norms > 0).any() else 0.0
-
-    def parts(self):
-        """The penalties in here: itself."""
-        return (self,)
 
     def bind(self, layout):
         """A fresh copy for a kernel of this `Layout`."""
@@ -62,9 +58,6 @@ class AdmmPenalty(StatefulRegularizer):
         """Why a kernel of standard `shape` cannot carry this penalty, or None."""
         return self.structure.misfit(shape)
 
-    def connect(self, model, target):
-        """Nothing to find in the model: all it needs is its own kernel."""
-
     def norms(self, kernel):
         """Group norms `(scopes, groups)`, float32, of the kernel in the layer's own order."""
         return self.structure.group_norms(self.layout.to_standard(ops.cast(kernel, "float32")))
@@ -73,21 +66,6 @@ class AdmmPenalty(StatefulRegularizer):
         """The penalty of the kernel: a float32 scalar."""
         distance = ops.cast(kernel, "float32") - self.z.value + self.u.value
         return 0.5 * self.rho.value * ops.sum(ops.square(distance))
-
-    def update(self, kernel, epsilon=None):
-        """Refuses: `Reweighting` has nothing to renew here."""
-        raise ValueError(
-            errors.message(
-                "`Reweighting` renews Reweighted penalties, and this kernel carries ADMM's.",
-                "Fit with ADMM alone, or `detach` it first.",
-                shape=self.layout.shape,
-            )
-        )
-
-    def load_own_variables(self, store):
-        # Weights saved before the penalty was attached hold nothing for it: keep the initial ones.
-        if len(store.keys()):
-            super().load_own_variables(store)
 
     def get_config(self):
         return {"structure": self.structure.serialize(), "rho": self.initial_rho, "layout": self.layout.get_config()}
@@ -149,7 +127,7 @@ class ADMM(keras.callbacks.Callback):
             self._put(model)
             carried = attachments(model)
             self._start(carried)
-        others = [item.target.name for item in carried if item.regularizer.penalty.name != AdmmPenalty.penalty.name]
+        others = [item.target.name for item in carried if not isinstance(item.regularizer, AdmmPenalty)]
         if others or any(item.regularizer.structure.name != self.structure.name for item in carried):
             raise ValueError(
                 errors.message(
@@ -210,9 +188,7 @@ class ADMM(keras.callbacks.Callback):
                 )
             )
         for item in chosen:
-            penalty = AdmmPenalty(item.structure, self.rho[0], item.target.layout)
-            existing = item.target.regularizer
-            put(item.target, penalty if existing is None else Combined([existing, penalty]))
+            add(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout))
         drop_compiled_steps(model)
 
     def _start(self, carried):

@@ -6,22 +6,21 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, penalties
-from tf_reweight.checks import check_flag, check_number
+from tf_reweight.checks import check_flag
 from tf_reweight.coupling import savings
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import attachments, put
-from tf_reweight.penalties.base import StatefulRegularizer
-from tf_reweight.penalties.reweighted import Combined, check_price
+from tf_reweight.penalties.attachment import add, attachments
+from tf_reweight.penalties.renewed import Renewed
 from tf_reweight.records import Report
 from tf_reweight.structures.base import safe_sqrt
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Coupled(StatefulRegularizer):
+class Coupled(Renewed):
     """Penalises the groups of one coupled set, each with a weight that follows its norm over several variables.
 
     Adds `strength * sum_g P_g * r_g` to the loss, with `r_g = sqrt(sum of squares of group g over the counted slices)`. It
@@ -38,9 +37,8 @@ class Coupled(StatefulRegularizer):
         position: which of the sets anchored at the kernel this is, counted from 0.
     """
 
-    # Structures view one kernel; coupled groups span several, so `prune` leaves them to `prune_groups`.
-    structure = None
-    bound = True
+    spans_several = True
+    no_proximal_step = "this penalty is coupled over several kernels; coupling.CoupledProximal solves for it"
 
     def __init__(
         self, num_groups, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, relative=False, position=0
@@ -48,54 +46,22 @@ class Coupled(StatefulRegularizer):
         penalty = penalties.get(penalty)
         check_criterion(criterion)
         _check_relative(relative, penalty)
-        check_number("strength", strength, minimum=0.0)
-        check_price(price)
-        super().__init__()
+        super().__init__(strength, penalty, price, (num_groups,))
         self.num_groups, self.position = num_groups, position
-        self.strength, self.price = float(strength), float(price)
-        self.penalty, self.criterion, self.relative = penalty, criterion, relative
+        self.criterion, self.relative = criterion, relative
         # A plain object, so that Keras does not track the variables in it a second time.
         self.item = self.anchor = None
-        self.penalty_weights = self.add_weight(
-            name="penalty_weights",
-            shape=(num_groups,),
-            initializer=keras.initializers.Constant(self.price),
-            trainable=False,
-            autocast=False,
-            dtype="float32",
-        )
-        # The epsilon last used: `Reweighting` may set its own, and pruning asks for it, also after save and load.
-        self.epsilon = self.add_weight(
-            name="epsilon",
-            shape=(),
-            initializer=keras.initializers.Constant(getattr(penalty, "epsilon", 0.0)),
-            trainable=False,
-            autocast=False,
-            dtype="float32",
-        )
-        # The root mean square of the norms at the last update, for the same reasons.
-        self.scale = None
-        if relative:
-            self.scale = self.add_weight(
-                name="scale", shape=(), initializer="ones", trainable=False, autocast=False, dtype="float32"
-            )
+        # The root mean square of the norms at the last update: pruning asks for it, also after save and load.
+        self.scale = self._state("scale", (), 1.0) if relative else None
 
     @property
     def negligible(self):
         """Norm below which `prune_groups` removes a group of this set."""
-        scale = float(self.scale) if self.relative else 1.0
-        return scale * float(self.penalty.negligible(float(self.epsilon) if self.penalty.reweighted else None))
-
-    def parts(self):
-        """The reweighted penalties in here: itself."""
-        return (self,)
+        return super().negligible * (float(self.scale) if self.relative else 1.0)
 
     def bind(self, layout):
         """Itself: it belongs to a set already."""
         return self
-
-    def misfit(self, shape):
-        """None: it was made for its set."""
 
     def connect(self, model, target):
         """Finds its set again in a model that was loaded; `attach` and `callbacks.Reweighting` do it."""
@@ -134,9 +100,9 @@ class Coupled(StatefulRegularizer):
         return safe_sqrt(sum(squares))
 
     def compared_norms(self, kernel):
-        """Norms as epsilon sees them: relative to their root mean square where the penalty is relative."""
+        """Norms as epsilon sees them: relative to their root mean square where the penalty is, raised to its power."""
         norms = self.norms(kernel)
-        return norms / _root_mean_square(norms) if self.relative else norms
+        return (norms / _root_mean_square(norms) if self.relative else norms) ** self.penalty.power
 
     def soft_threshold(self, amounts, spare_largest=False):
         """Takes `amounts` `(num_groups,)` off the group norms, in place, down to exact zeros: the proximal step.
@@ -156,30 +122,16 @@ class Coupled(StatefulRegularizer):
         """The penalty of the whole set: a float32 scalar."""
         return self.strength * ops.sum(self.penalty_weights * self.norms(kernel) ** self.penalty.power)
 
-    def update(self, kernel, epsilon=None):
-        """Sets the penalty weights from the weights as they are now; a no-op for penalties that are never reweighted."""
-        norms = self.norms(kernel)
-        if self.penalty.reweighted:
-            if epsilon is not None:
-                self.epsilon.assign(epsilon)
-            scale = _root_mean_square(norms) if self.relative else 1.0
-            if self.relative:
-                self.scale.assign(scale)
-            # So that a step takes the same share off all sets: the penalty of norms relative to a scale, times its square.
-            weights = scale ** (2 - self.penalty.power) * self.penalty.weight(norms / scale, epsilon)
-            self.penalty_weights.assign(self.price * weights)
-        return norms
+    def _weights_at(self, norms, epsilon):
+        scale = _root_mean_square(norms) if self.relative else 1.0
+        if self.relative:
+            self.scale.assign(scale)
+        # So that a step takes the same share off all sets: the penalty of norms relative to a scale, times its square.
+        return scale ** (2 - self.penalty.power) * self.penalty.weight(norms / scale, epsilon)
 
     def get_config(self):
-        return {
-            "num_groups": self.num_groups,
-            "strength": self.strength,
-            "penalty": self.penalty.serialize(),
-            "criterion": self.criterion,
-            "price": self.price,
-            "relative": self.relative,
-            "position": self.position,
-        }
+        config = {"num_groups": self.num_groups, **super().get_config()}
+        return {**config, "criterion": self.criterion, "relative": self.relative, "position": self.position}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,8 +213,7 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", *, criterion=CRI
             )
         )
     for target, regularizer in made:
-        existing = target.regularizer
-        put(target, regularizer if existing is None else Combined([existing, regularizer]))
+        add(target, regularizer)
     drop_compiled_steps(model)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 
@@ -281,7 +232,7 @@ def _root_mean_square(norms):
 
 def coupled_penalties(model):
     """The coupled penalties of a model."""
-    return [item.regularizer for item in attachments(model) if item.regularizer.structure is None]
+    return [item.regularizer for item in attachments(model) if item.regularizer.spans_several]
 
 
 def _anchored(sets, found, trainable):

@@ -15,7 +15,8 @@ from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
-from tf_reweight.penalties.proximal import silenced
+from tf_reweight.penalties.base import replaced
+from tf_reweight.penalties.proximal import Silent
 
 # Training steps between two looks at what is zero.
 _LOOK_EVERY = 10
@@ -69,7 +70,7 @@ class CoupledProximal(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         attach(self.model)
         items = attachments(self.model)
-        others = [item.target.name for item in items if item.regularizer.structure is not None]
+        others = [item.target.name for item in items if not item.regularizer.spans_several]
         if others or not items:
             raise ValueError(
                 errors.message(
@@ -83,7 +84,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._spared = [not has_bypass(coupled, [item.regularizer.item]) for item in items]
         self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
         for item in items:
-            item.target.variable.regularizer = silenced(item.target.regularizer)
+            item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
         self._apply = _compiled(self._shrink)
         self._look()
         self._renew_step()

@@ -151,7 +151,7 @@ def _within(floors, scores, macs, scope):
 def _freed(model, coupled):
     """Norms as the penalties see them, and keep flags: False where a norm became negligible. Sets without one stay whole."""
     attach(model)
-    penalties = [item.regularizer for item in attachments(model) if item.regularizer.structure is None]
+    penalties = [item.regularizer for item in attachments(model) if item.regularizer.spans_several]
     if not penalties:
         raise ValueError(
             errors.message(

@@ -3,6 +3,7 @@
 
 import keras
 
+from tf_reweight.graph.additions import addition_class, additions_of
 from tf_reweight.graph.keras_classes import is_keras_own
 
 
@@ -48,10 +49,7 @@ def input_like(tensor):
 
 def own_weights(layer):
     """The weights of a layer without those of penalties put on it."""
-    penalties = [
-        item for item in layer._flatten_layers(include_self=False) if isinstance(item, keras.regularizers.Regularizer)
-    ]
-    foreign = {id(variable) for penalty in penalties for variable in penalty.variables}
+    foreign = {id(variable) for addition in additions_of(layer) for variable in addition.variables}
     return [variable for variable in layer.weights if id(variable) not in foreign]
 
 
@@ -68,14 +66,9 @@ def without_penalties(config):
         return type(config)(without_penalties(item) for item in config)
     if not isinstance(config, dict):
         return config
-    name = config.get("registered_name") or ""
-    if name == "tf_reweight>Combined":
-        rest = [item for item in map(without_penalties, config["config"]["regularizers"]) if item is not None]
-        if len(rest) > 1:
-            return {**config, "config": {"regularizers": rest}}
-        return rest[0] if rest else None
-    if name in ("tf_reweight>Reweighted", "tf_reweight>Coupled"):
-        return None
+    addition = addition_class(config)
+    if addition is not None:
+        return addition.remainder(config["config"])
     return {key: without_penalties(value) for key, value in config.items()}
 
 

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 
+from tf_reweight.graph.additions import additions_of
+
 
 def count_parameters(model):
     """Weights of a model, int, without the state of our penalties."""
-    penalties = [part for part in model._flatten_layers() if isinstance(part, keras.regularizers.Regularizer)]
-    state = {id(w) for part in penalties for w in part.weights}
+    state = {id(w) for part in additions_of(model) for w in part.weights}
     return int(sum(np.prod(w.shape, dtype="int64") for w in model.weights if id(w) not in state))
 
 

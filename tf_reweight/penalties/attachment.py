@@ -9,7 +9,8 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, Target, find
 from tf_reweight.penalties import prices
-from tf_reweight.penalties.reweighted import Combined, Reweighted, bind, parts_of
+from tf_reweight.penalties.base import KernelPenalty, bind, parts_of, removed, replaced
+from tf_reweight.penalties.reweighted import Combined, Reweighted
 from tf_reweight.records import Report
 
 
@@ -18,7 +19,7 @@ class Attachment:
     """A bound penalty and the kernel it acts on."""
 
     target: Target
-    regularizer: Reweighted
+    regularizer: KernelPenalty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def attach(model):
 
 
 def attachments(model):
-    """Every bound `Reweighted` penalty of the model with its kernel, in the model's order."""
+    """Every bound `KernelPenalty` of the model with its kernel, in the model's order."""
     found, _ = find(model)
     return [Attachment(target, part) for target in found for part in parts_of(target.regularizer) if part.bound]
 
@@ -156,7 +157,7 @@ def detach(model):
     count = 0
     for target in found:
         if parts_of(target.regularizer):
-            put(target, _others(target.regularizer))
+            put(target, replaced(target.regularizer, removed))
             count += 1
     if count:
         drop_compiled_steps(model)
@@ -166,14 +167,6 @@ def detach(model):
 def _is_bound(regularizer):
     parts = parts_of(regularizer)
     return all(part.bound for part in parts)
-
-
-def _others(regularizer):
-    """What remains of a regularizer without our penalties."""
-    if isinstance(regularizer, Combined):
-        rest = [item for item in (_others(part) for part in regularizer.regularizers) if item is not None]
-        return None if not rest else rest[0] if len(rest) == 1 else Combined(rest)
-    return None if parts_of(regularizer) else regularizer
 
 
 def add(target, regularizer):

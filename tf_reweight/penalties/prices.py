@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.penalties.reweighted import check_price
+from tf_reweight.penalties.renewed import check_price
 
 PRICES = ("equal", "size")
 

@@ -10,8 +10,7 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import attach, attachments
-from tf_reweight.penalties.base import StatefulRegularizer
-from tf_reweight.penalties.reweighted import Combined, parts_of
+from tf_reweight.penalties.base import Holder, replaced
 
 
 class SoftThreshold(keras.constraints.Constraint):
@@ -44,20 +43,30 @@ class SoftThreshold(keras.constraints.Constraint):
         return weight * ops.cast(self.layout.from_standard(factors), weight.dtype)
 
 
-class Silent(StatefulRegularizer):
-    """A penalty that keeps its weights and adds nothing to the loss, while a proximal step stands in for it."""
+class Silent(Holder):
+    """A penalty that keeps its weights and adds nothing to the loss, while a proximal step stands in for it.
+
+    Not serializable on purpose: it lasts as long as one `fit`, and the layer's own attribute keeps the penalty.
+
+    Args:
+        penalty: the `KernelPenalty` to silence.
+    """
 
     def __init__(self, penalty):
         super().__init__()
         self.penalty = penalty
 
-    @property
-    def bound(self):
-        return self.penalty.bound
-
     def parts(self):
-        """The reweighted penalties in here: the one it silences."""
+        """The single penalties in here: those of the one it silences."""
         return self.penalty.parts()
+
+    def replaced(self, function):
+        """What stands in place of the penalty, silent no more."""
+        return replaced(self.penalty, function)
+
+    def bind(self, layout):
+        """A silent copy for a kernel of this `Layout`."""
+        return Silent(self.penalty.bind(layout))
 
     def __call__(self, kernel):
         return ops.zeros((), dtype="float32")
@@ -103,7 +112,7 @@ class Proximal(keras.callbacks.Callback):
         calls = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         self._placed = []
         for target, penalty in chosen:
-            target.variable.regularizer = silenced(target.regularizer)
+            target.variable.regularizer = replaced(target.regularizer, Silent)
             factor = self.step * penalty.strength / calls
             constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
             insert(target.variable, constraint)
@@ -174,18 +183,7 @@ def _chosen(model):
 def _misfit(penalty, on_kernel):
     if len(on_kernel) > 1:
         return f"this one carries {len(on_kernel)} penalties"
-    if penalty.structure is None:
-        return "this penalty is coupled over several kernels; coupling.CoupledProximal solves for it"
-    if penalty.penalty.power != 1:
-        return f"{penalty.penalty.name!r} acts on squared norms and gives no zeros"
-    return None
-
-
-def silenced(regularizer):
-    """The same regularizer with our penalties silent; others keep their place in the loss."""
-    if isinstance(regularizer, Combined):
-        return Combined([silenced(item) for item in regularizer.regularizers])
-    return Silent(regularizer) if parts_of(regularizer) else regularizer
+    return penalty.no_proximal_step
 
 
 def _weights(penalty):

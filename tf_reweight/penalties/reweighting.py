@@ -30,7 +30,8 @@ class Reweighting(keras.callbacks.Callback):
             it along half a cosine towards zero, which lets freed groups settle before the next update.
 
     Attributes:
-        history: one dict per update: `epoch` and, per kernel, the number of groups with a norm above epsilon and all.
+        history: one dict per update: `epoch` and, per kernel, the number of groups that live, their norm above
+            `negligible`, and of all.
 
     Example:
         >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10, learning_rate=1e-3)])
@@ -77,12 +78,22 @@ class Reweighting(keras.callbacks.Callback):
                 )
             )
         attach(self.model)
-        if not attachments(self.model):
+        carried = attachments(self.model)
+        if not carried:
             raise ValueError(
                 errors.message(
                     "Expected a model with at least one Reweighted penalty.",
                     "Call tf_reweight.regularize(model, ...) or pass kernel_regularizer=Reweighted(...).",
                     model=self.model.name,
+                )
+            )
+        others = {item.target.name: type(item.regularizer).__name__ for item in carried if not item.regularizer.renewable}
+        if others:
+            raise ValueError(
+                errors.message(
+                    "`Reweighting` needs penalties whose weights it can renew, and no others.",
+                    "Fit without Reweighting, or `detach` the others first.",
+                    others=others,
                 )
             )
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
@@ -124,7 +135,7 @@ class Reweighting(keras.callbacks.Callback):
     def _epsilon_at(self, epoch, regularizer, kernel):
         if self.epsilon is None:
             return None
-        norms = ops.convert_to_numpy(regularizer.compared_norms(kernel)) ** regularizer.penalty.power
+        norms = ops.convert_to_numpy(regularizer.compared_norms(kernel))
         return self.epsilon.at((epoch - self.start) // self.every, self.rounds, norms)
 
 

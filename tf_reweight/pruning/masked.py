@@ -6,6 +6,7 @@ from keras import ops
 
 from tf_reweight import errors, structures
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.copying import own_weights
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
 from tf_reweight.penalties.attachment import detach
@@ -149,11 +150,6 @@ def strip(model):
     detach(plain)
     for old, new in pairs:
         source, masked = (old.layer, old.masked_kernels()) if isinstance(old, Masked) else (old, {})
-        penalties = {id(w) for part in source._flatten_layers() if _is_penalty(part) for w in part.weights}
-        values = [masked.get(id(w), w.value) for w in source.weights if id(w) not in penalties]
+        values = [masked.get(id(w), w.value) for w in own_weights(source)]
         new.set_weights([ops.convert_to_numpy(value) for value in values])
     return plain
-
-
-def _is_penalty(layer):
-    return isinstance(layer, keras.regularizers.Regularizer)

@@ -106,12 +106,12 @@ def prune(model, structure=None, *, sparsity=None, threshold=None, layers=None, 
                     structure=None,
                 )
             )
-        if any(a.regularizer.structure is None for a in parts):
+        if any(a.regularizer.spans_several for a in parts):
             raise ValueError(
                 errors.message(
                     "Coupled penalties span several kernels and are pruned by `prune_groups(model)`.",
                     "Call it first; it takes them off.",
-                    kernels=[a.target.name for a in parts if a.regularizer.structure is None][:5],
+                    kernels=[a.target.name for a in parts if a.regularizer.spans_several][:5],
                 )
             )
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]

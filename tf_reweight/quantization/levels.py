@@ -3,18 +3,18 @@
 import keras
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight import errors, structures
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
 from tf_reweight.penalties import attachment
-from tf_reweight.penalties.reweighted import Reweighted
+from tf_reweight.penalties.renewed import RenewedOnKernel
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.grid import check_bits, distances, round_kernel
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class ToLevels(Reweighted):
+class ToLevels(RenewedOnKernel):
     """Penalises each weight by its distance to the nearest of `2^bits - 1` levels, with a weight that follows the distance.
 
     Adds `strength * sum_i P_i * d_i`, `d_i` in steps of the grid (0 to 0.5), with `P_i = penalty.weight(d_i)` renewed by
@@ -23,7 +23,7 @@ class ToLevels(Reweighted):
     Args:
         bits: 2..16.
         num_channel_axes: see `grid.round_kernel`.
-        strength, penalty, price, layout: as of `Reweighted`.
+        strength, penalty, price, layout: as of `penalties.reweighted.Reweighted`.
 
     Example:
         >>> layer = keras.layers.Conv2D(8, 3, kernel_regularizer=ToLevels(4, num_channel_axes=1))
@@ -32,8 +32,10 @@ class ToLevels(Reweighted):
     def __init__(self, bits=4, num_channel_axes=0, strength=1e-5, penalty=None, price=1.0, layout=None):
         check_bits("bits", bits)
         penalty = {"name": "log_sum", "epsilon": 0.1} if penalty is None else penalty
-        super().__init__("unstructured", strength, penalty, price, layout)
+        super().__init__(structures.get("unstructured"), strength, penalty, price, layout)
         self.bits, self.num_channel_axes = int(bits), num_channel_axes
+
+    no_proximal_step = "this penalty pulls weights to levels, and a soft threshold pulls them to zero"
 
     @property
     def negligible(self):
@@ -41,15 +43,15 @@ class ToLevels(Reweighted):
         return 0.0
 
     def bind(self, layout):
-        return type(self)(**{**self.get_config(), "layout": layout.get_config()})
+        """A fresh copy for a kernel of this `Layout`, with all penalty weights at their price."""
+        return ToLevels(**{**self.get_config(), "layout": layout.get_config()})
 
     def norms(self, kernel):
         """Distances `(1, num weights)`, float32, of the kernel in the layer's own order."""
         return distances(kernel, self.bits, self.num_channel_axes)
 
     def get_config(self):
-        config = {name: value for name, value in super().get_config().items() if name != "structure"}
-        return {"bits": self.bits, "num_channel_axes": self.num_channel_axes, **config}
+        return {"bits": self.bits, "num_channel_axes": self.num_channel_axes, **super().get_config()}
 
 
 def regularize_levels(model, bits=4, strength=1e-5, penalty=None, *, layers=None):
