@@ -127,7 +127,7 @@ def _rebuilt(model, visit=None, turned=False):
     graph = graph_of(model)
     inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, [ops.flip(inputs[0], axis=_IMAGE)] if turned else inputs, enter)
-    return functional(graph, inputs, outputs, model.name)
+    return functional(model, inputs, outputs)
 
 
 def _copy(layers, operation, **changes):

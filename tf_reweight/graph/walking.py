@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.compiling import class_like
 from tf_reweight.graph.keras_classes import is_keras_own
 
 # Keras follows a new model's graph by recursion, one call per operation behind another. Rounding in between makes
@@ -32,15 +33,35 @@ def graph_of(model):
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def functional(graph, inputs, outputs, name):
-    """A functional model from the flat inputs and outputs of a rebuilt graph, in its structures, however deep it is."""
-    structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
+def functional(model, inputs, outputs):
+    """A functional model from the flat inputs and outputs of a rebuilt graph, however deep it is.
+
+    Name, structures of inputs and outputs, names of outputs and class are those of `model`: a user's own class with its
+    `train_step` stays, where Keras' constructor makes it, and losses given by output name find their outputs.
+    """
+    graph = graph_of(model)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
     try:
-        return keras.Model(*structures, name=name)
+        outputs = _named_like(graph, inputs, outputs)
+        structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
+        return class_like(model)(*structures, name=model.name)
     finally:
         sys.setrecursionlimit(limit)
+
+
+def _named_like(graph, inputs, outputs):
+    """The outputs, each behind an Identity with the name of the old one where an operation of another name makes it now."""
+    old = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(graph.outputs)]
+    new = [tensor._keras_history.operation.name for tensor in outputs]
+    if old == new:
+        return outputs
+    taken = {operation.name for operation in keras.Function(inputs, outputs).operations}
+    free = [name not in taken and old.count(name) == 1 for name in old]
+    return [
+        keras.layers.Identity(name=before, dtype=tensor.dtype)(tensor) if before != after and is_free else tensor
+        for before, after, is_free, tensor in zip(old, new, free, outputs)
+    ]
 
 
 def is_graph(operation):

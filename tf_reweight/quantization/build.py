@@ -3,7 +3,9 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
+from tf_reweight.graph.naming import Names
 from tf_reweight.graph.walking import functional, graph_of, walk
 from tf_reweight.kernels.constraints import Mask
 from tf_reweight.kernels.table import LeftOut, find
@@ -61,14 +63,12 @@ def quantize(model, weight_bits=8, activation_bits=8, *, layers=None, return_rep
     held = any(isinstance(target.variable.constraint, Mask) for target in find(model)[0])
     simple, rewritten = simplify(model)
     choice = Choice(model, simple)
-    work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice))
+    work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice), model)
     made = work.model
     if not work.kernels:
         fix = "; ".join(f"{name}: {reason}" for name, reason in list(work.left_out.items())[:6])
         raise ValueError(errors.message("At least one kernel must be quantizable.", f"{fix}.", model=model.name))
-    config = model.get_compile_config() if model.compiled else None
-    if config:
-        made.compile_from_config(config)
+    compile_like(made, model)
     if held:
         keep_zeros(made)
     left_out = tuple(LeftOut(name, reason) for name, reason in work.left_out.items())
@@ -79,15 +79,18 @@ def quantize(model, weight_bits=8, activation_bits=8, *, layers=None, return_rep
 class _Quantizer:
     """Rebuilds a simplified model, which is one graph, around its own layers, and rounds in between.
 
+    Args:
+        like: the model that the user gave, whose outputs' names and class the new one has.
+
     Attributes:
         grids: mapping of a new tensor's id to the layer that rounded it, for tensors on a grid; None where a relu behind is.
     """
 
-    def __init__(self, model, weight_bits, activation_bits, chosen):
+    def __init__(self, model, weight_bits, activation_bits, chosen, like):
         self.weight_bits, self.activation_bits = weight_bits, activation_bits
         self.kernels, self.left_out, self.num_ranges = [], {}, 0
         self.grids = {}
-        self._made, self._names = {}, set()
+        self._made, self._names = {}, Names(model)
         self._rounded, self._rounders, self._kept = {}, {}, []
         graph = graph_of(model)
         self.plan = Plan(graph, chosen)
@@ -95,7 +98,7 @@ class _Quantizer:
         inputs = [input_like(tensor) for tensor in old]
         self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
         outputs = walk(model, inputs, self._visit)
-        self.model = functional(graph, inputs, outputs, model.name)
+        self.model = functional(like, inputs, outputs)
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation
@@ -165,13 +168,9 @@ class _Quantizer:
     def _rounder(self, name, fixed_range=None, places=1):
         """A new layer that rounds what the operation `name` makes."""
         self.num_ranges += fixed_range is None
-        unique, number = f"{name}_range", 1
-        while unique in self._names:
-            number += 1
-            unique = f"{name}_range_{number}"
-        self._names.add(unique)
         if fixed_range is not None and self.activation_bits > 8:
             fixed_range = rules.FIXED_WIDE
+        unique = self._names(f"{name}_range")
         return QuantizedActivation(self.activation_bits, fixed_range=fixed_range, places=places, name=unique)
 
     def _wrapped(self, layer):
@@ -179,7 +178,8 @@ class _Quantizer:
         if id(layer) not in self._made:
             axes, bits = rules.channel_axes(layer, self.activation_bits), self.weight_bits(layer)
             self.kernels.append(QuantizedLayer(layer.name, type(layer).__name__, bits, axes > 0))
-            self._made[id(layer)] = QuantizedKernel(layer, bits, axes, name=f"quantized_{layer.name}")
+            name = self._names(f"quantized_{layer.name}")
+            self._made[id(layer)] = QuantizedKernel(layer, bits, axes, name=name)
         return self._made[id(layer)]
 
 

@@ -14,28 +14,29 @@ _MERGES = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply}
 _NUM_GATES = {L.LSTM: 4, L.GRU: 3, L.SimpleRNN: 1}
 
 
-def expand(operation, name):
+def expand(operation, name, names):
     """A function that computes what the layer does with layers of `rules`, or None where that cannot be.
 
     Args:
         operation: a layer of a functional model.
-        name: prefix of the new layers' names.
+        name: of the layer that stands for it, and prefix of the other layers' names.
+        names: `graph.naming.Names` of the model that the new layers become part of.
     """
     kind = type(operation)
     expandable = kind in rules.REASONS and all(_plain(node.arguments, kind) for node in operation._inbound_nodes)
     if not expandable:
         return None
     if kind is L.MultiHeadAttention and operation.get_config()["attention_axes"] in (None, (1,), [1]):
-        return _Attention(operation, name)
+        return _Attention(operation, name, names)
     if kind in _NUM_GATES and _is_known(operation):
-        return _Recurrent(operation, name)
+        return _Recurrent(operation, name, names)
     if kind is L.Bidirectional and operation.merge_mode in _MERGES and not operation.return_state:
         both = (operation.forward_layer, operation.backward_layer)
-        return _Bidirectional(operation, name) if all(map(_is_known, both)) else None
+        return _Bidirectional(operation, name, names) if all(map(_is_known, both)) else None
     if kind is L.TimeDistributed and type(operation.layer) is L.Dense and rules.activation_name(operation.layer):
-        return _Projection(operation.layer, name)
+        return _Projection(operation.layer, name, names)
     if kind is L.EinsumDense and re.fullmatch(r"([a-z.]+)([a-z]),\2([a-z])->\1\3", operation.equation.replace(" ", "")):
-        return _Projection(operation, name) if rules.activation_name(operation) else None
+        return _Projection(operation, name, names) if rules.activation_name(operation) else None
     return None
 
 
@@ -85,10 +86,10 @@ def dense(name, kernel, bias, like):
 class _Projection:
     """A Dense layer on the last axis, its activation behind."""
 
-    def __init__(self, layer, name):
+    def __init__(self, layer, name, names):
         self.dense = dense(name, layer.kernel, layer.bias, layer)
         plain = rules.activation_name(layer) == "linear"
-        self.activation = None if plain else L.Activation(layer.activation, name=f"{name}_activation")
+        self.activation = None if plain else L.Activation(layer.activation, name=names(f"{name}_activation"))
 
     def __call__(self, x, *_, **__):
         x = self.dense(x)
@@ -98,14 +99,14 @@ class _Projection:
 class _Attention:
     """softmax(q k / sqrt(d)) v; the root is part of the query's projection."""
 
-    def __init__(self, layer, name):
+    def __init__(self, layer, name, names):
         config = layer.get_config()
         self.heads = config["num_heads"]
         parts = {"query": layer.query_dense, "key": layer.key_dense, "value": layer.value_dense}
         scales = {"query": 1.0 / np.sqrt(config["key_dim"]), "key": 1.0, "value": 1.0}
         self.projections = {
             part: dense(
-                f"{name}_{part}",
+                names(f"{name}_{part}"),
                 _flat(inner.kernel, 1) * scales[part],
                 None if inner.bias is None else _flat(inner.bias, 0) * scales[part],
                 layer,
@@ -113,9 +114,9 @@ class _Attention:
             for part, inner in parts.items()
         }
         back = layer.output_dense
-        self.output = dense(f"{name}_output", _flat(back.kernel, 2), back.bias, layer)
-        self.softmax = L.Softmax(name=f"{name}_softmax")
-        self.dropout = L.Dropout(config["dropout"], name=f"{name}_dropout") if config["dropout"] else None
+        self.output = dense(names(f"{name}_output"), _flat(back.kernel, 2), back.bias, layer)
+        self.softmax = L.Softmax(name=names(f"{name}_softmax"))
+        self.dropout = L.Dropout(config["dropout"], name=names(f"{name}_dropout")) if config["dropout"] else None
 
     def __call__(self, query, value, key=None, **_):
         given = {"query": query, "key": value if key is None else key, "value": value}
@@ -135,16 +136,16 @@ class _Attention:
 class _Recurrent:
     """A recurrent layer, step by step; one Dense layer for all inputs, one for the state."""
 
-    def __init__(self, layer, name):
+    def __init__(self, layer, name, names):
         cell, self.layer = layer.cell, layer
         self.step = {L.LSTM: self._lstm, L.GRU: self._gru, L.SimpleRNN: self._simple}[type(layer)]
         biases = (cell.bias, None)
         if type(layer) is L.GRU and cell.bias is not None:
             biases = tuple(ops.convert_to_numpy(cell.bias))
         self.inputs = dense(name, cell.kernel, biases[0], layer)
-        self.recurrent = dense(f"{name}_recurrent", cell.recurrent_kernel, biases[1], layer)
-        self.activation = L.Activation(layer.activation, name=f"{name}_activation")
-        self.gate = L.Activation(getattr(layer, "recurrent_activation", layer.activation), name=f"{name}_gate")
+        self.recurrent = dense(names(f"{name}_recurrent"), cell.recurrent_kernel, biases[1], layer)
+        self.activation = L.Activation(layer.activation, name=names(f"{name}_activation"))
+        self.gate = L.Activation(getattr(layer, "recurrent_activation", layer.activation), name=names(f"{name}_gate"))
 
     def __call__(self, x, initial_state=None, in_order=False, **_):
         projected = self.inputs(x)
@@ -186,9 +187,12 @@ class _Recurrent:
 
 
 class _Bidirectional:
-    def __init__(self, layer, name):
-        self.directions = (_Recurrent(layer.forward_layer, name), _Recurrent(layer.backward_layer, f"{name}_backward"))
-        self.merge = _MERGES[layer.merge_mode](name=f"{name}_merge")
+    def __init__(self, layer, name, names):
+        backward = names(f"{name}_backward")
+        self.directions = (
+            _Recurrent(layer.forward_layer, name, names), _Recurrent(layer.backward_layer, backward, names)
+        )  # fmt: skip
+        self.merge = _MERGES[layer.merge_mode](name=names(f"{name}_merge"))
 
     def __call__(self, x, *_, **__):
         return self.merge([direction(x, in_order=True) for direction in self.directions])

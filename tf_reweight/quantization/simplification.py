@@ -12,6 +12,7 @@ from tf_reweight.graph import random_inputs
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, input_like, without_penalties
 from tf_reweight.graph.keras_classes import is_named
+from tf_reweight.graph.naming import Names
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.expansion import expand
@@ -51,14 +52,15 @@ def simplify(model):
     Raises:
         ValueError: when the outputs differ by more than float noise.
     """
-    work = _Simplifier()
+    work = _Simplifier(Names(model))
     made = work.model(model)
     _check(model, made)
     return made, work.rewritten
 
 
 class _Simplifier:
-    def __init__(self):
+    def __init__(self, names):
+        self.names = names
         self.made = {}
         self.rewritten = {}
 
@@ -66,7 +68,7 @@ class _Simplifier:
         graph = graph_of(model)
         inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
         outputs = self._run(model, inputs, "")
-        return functional(graph, inputs, outputs, model.name)
+        return functional(model, inputs, outputs)
 
     def _run(self, model, inputs, path):
         folds = _find_folds(graph_of(model))
@@ -80,24 +82,28 @@ class _Simplifier:
             return self._run(operation, inputs, path + "/")
         made = self.made.get(id(operation))
         if made is None or isinstance(made, _Fold):
-            made = self.made[id(operation)] = self._expanded(path, operation) or self._rewrite(path, operation, args, made)
+            # Layers of nested models come to stand beside those outside, which may have the same names.
+            name = self.names(path.replace("/", "_")) if "/" in path else path
+            made = self.made[id(operation)] = (
+                self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, made)
+            )
         return made(*args, **kwargs)
 
-    def _expanded(self, path, operation):
-        made = expand(operation, path.replace("/", "_"))
+    def _expanded(self, path, name, operation):
+        made = expand(operation, name, self.names)
         if made is not None:
             self.rewritten[path] = "written out in layers that have integer arithmetic"
         return made
 
-    def _rewrite(self, path, operation, args, fold):
+    def _rewrite(self, path, name, operation, args, fold):
         """A function that stands for the operation, on the new model's tensors."""
-        kind, name = type(operation), path.replace("/", "_")
+        kind = type(operation)
         if kind in _FOLDS:
-            layers = _kernel_layers(operation, name)
+            layers = _kernel_layers(operation, name, self.names)
             if fold is not None:
                 _scale_outputs(layers[-1], fold, _FOLDS[kind][-1:] if kind in _DEPTHWISE else _FOLDS[kind])
                 self.rewritten[path] = f"{fold.path} folded into it"
-            return _Chain([*layers, *_activation(name, _activation_left(operation))])
+            return _Chain([*layers, *_activation(name, _activation_left(operation), self.names)])
         if kind is L.BatchNormalization and fold is not None:
             self.rewritten[path] = "folded into the layer before"
             return _first
@@ -109,11 +115,11 @@ class _Simplifier:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
             return lambda tensor, *_, **__: affine(tensor)  # without a mask and the like
         if kind is L.Activation and rules.activation_name(operation) in _EXPANSIONS:
-            return _Chain(_activation(name, operation.activation))
+            return _Chain(_activation(name, operation.activation, self.names))
         if is_named(operation, "Silu", "HardSigmoid"):
-            return _EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[kind.__name__]](name)
+            return _EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[kind.__name__]](name, self.names)
         if kind is L.Add and len(args[0]) > 2:
-            return _SumOfTwo(name)
+            return _SumOfTwo(name, self.names)
         return Copied(operation, name)
 
 
@@ -178,7 +184,7 @@ def _last_axis(layer, tensor):
     return layer.axis in (-1, len(tensor.shape) - 1)
 
 
-def _kernel_layers(layer, name):
+def _kernel_layers(layer, name, names):
     """Fresh copies of a kernel layer, with its weights, with room for a bias, and with the activation it may keep."""
     activation = layer.activation if rules.activation_name(layer) in _KEPT else "linear"
     config = {**without_penalties(layer.get_config()), "activation": activation, "use_bias": True, "name": name}
@@ -188,7 +194,7 @@ def _kernel_layers(layer, name):
     shared = {key: config[key] for key in ("trainable", "dtype", "data_format")}
     depthwise = first(
         layer.kernel_size, layer.strides, layer.padding, layer.depth_multiplier, dilation_rate=layer.dilation_rate,
-        use_bias=False, name=f"{name}_depthwise", **shared,
+        use_bias=False, name=names(f"{name}_depthwise"), **shared,
     )  # fmt: skip
     pointwise = second(layer.filters, 1, activation=activation, name=name, **shared)
     made = _filled(depthwise, layer, layer.depthwise_kernel, None)
@@ -254,12 +260,12 @@ def _activation_left(layer):
     return None if rules.activation_name(layer) in _KEPT else layer.activation
 
 
-def _activation(name, function):
+def _activation(name, function, names):
     """The layers of an activation behind the layer `name`: none, one, or several."""
     if function is None:
         return []
     expand = _EXPANSIONS.get(getattr(function, "__name__", None))
-    return [expand(name) if expand else L.Activation(function, name=f"{name}_activation")]
+    return [expand(name, names) if expand else L.Activation(function, name=names(f"{name}_activation"))]
 
 
 class _Chain:
@@ -276,29 +282,29 @@ class _Chain:
 
 
 class _Silu:
-    def __init__(self, name):
-        self.sigmoid = L.Activation("sigmoid", name=f"{name}_sigmoid")
-        self.multiply = L.Multiply(name=f"{name}_silu")
+    def __init__(self, name, names):
+        self.sigmoid = L.Activation("sigmoid", name=names(f"{name}_sigmoid"))
+        self.multiply = L.Multiply(name=names(f"{name}_silu"))
 
     def __call__(self, tensor):
         return self.multiply([tensor, self.sigmoid(tensor)])
 
 
 class _HardSigmoid:
-    def __init__(self, name):
-        self.relu6 = L.ReLU(6, name=f"{name}_relu6")
+    def __init__(self, name, names):
+        self.relu6 = L.ReLU(6, name=names(f"{name}_relu6"))
 
     def __call__(self, tensor):
         return ops.multiply(self.relu6(ops.add(tensor, 3.0)), 1 / 6)
 
 
 class _SumOfTwo:
-    def __init__(self, name):
-        self.name, self.layers = name, []
+    def __init__(self, name, names):
+        self.name, self.names, self.layers = name, names, []
 
     def __call__(self, tensors):
         if not self.layers:
-            self.layers = [L.Add(name=self.name if i == 0 else f"{self.name}_{i}") for i in range(len(tensors) - 1)]
+            self.layers = [L.Add(name=self.names(self.name) if i else self.name) for i in range(len(tensors) - 1)]
         total = tensors[0]
         for layer, tensor in zip(self.layers, tensors[1:]):
             total = layer([total, tensor])

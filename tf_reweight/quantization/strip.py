@@ -22,32 +22,54 @@ def strip_quantization(model):
     Example:
         >>> strip_quantization(quantize(model))
     """
-    return _without_rounding(model, lambda activation: lambda inputs, **_: inputs)
+    inner = {layer.layer.name for layer in _wrappers(model)}
+
+    def left(operation):
+        if isinstance(operation, QuantizedKernel):
+            return Copied(operation.layer)
+        # An Identity gave an output the name that its layer has again now.
+        named_output = isinstance(operation, keras.layers.Identity) and operation.name in inner
+        return _first if named_output or isinstance(operation, QuantizedActivation) else Copied(operation)
+
+    return _rewritten(model, left)
 
 
 def rounded(model):
     """As `strip_quantization`, with the kernels rounded as in training; outputs keep their names."""
-    made = _without_rounding(model, lambda activation: keras.layers.Identity(name=activation.name))
-    layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, QuantizedKernel)]
-    for wrapper in layers:
+
+    def left(operation):
+        if isinstance(operation, QuantizedKernel):
+            return Copied(operation.layer, name=operation.name)
+        if isinstance(operation, QuantizedActivation):
+            identity = keras.layers.Identity(name=operation.name)
+            return lambda inputs, **_: identity(inputs)
+        return Copied(operation)
+
+    made = _rewritten(model, left)
+    for wrapper in _wrappers(model):
         values = wrapper.rounded_kernels()
-        for variable, old in zip(made.get_layer(wrapper.layer.name).weights, wrapper.layer.weights):
+        for variable, old in zip(made.get_layer(wrapper.name).weights, wrapper.layer.weights):
             variable.assign(values.get(id(old), old.value))
     return made
 
 
-def _without_rounding(model, stands_for):
-    """A copy in which `stands_for(layer)` is called instead of each layer that rounds activations."""
-    graph, made = graph_of(model), {}
+def _wrappers(model):
+    return [operation for operation in graph_of(model).operations if isinstance(operation, QuantizedKernel)]
+
+
+def _first(inputs, *args, **kwargs):
+    return inputs
+
+
+def _rewritten(model, left):
+    """A copy in which what `left(operation)` gives is called in place of each operation."""
+    made = {}
 
     def visit(path, node, args, kwargs):
         operation = node.operation
-        rounds = isinstance(operation, QuantizedActivation)
         if id(operation) not in made:
-            inner = operation.layer if isinstance(operation, QuantizedKernel) else operation
-            made[id(operation)] = stands_for(operation) if rounds else Copied(inner)
-        return made[id(operation)](args[0]) if rounds else made[id(operation)](*args, **kwargs)
+            made[id(operation)] = left(operation)
+        return made[id(operation)](*args, **kwargs)
 
-    inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
-    outputs = walk(model, inputs, visit)
-    return functional(graph, inputs, outputs, model.name)
+    inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
+    return functional(model, inputs, walk(model, inputs, visit))

@@ -56,7 +56,7 @@ class Rebuilder:
             layers = [part for layer in model.layers for part in (*self._before.get(id(layer), ()), self.made[id(layer)])]
             copy = keras.Sequential([input_shaped(old[0], inputs[0]), *layers], name=model.name)
         else:
-            copy = functional(graph, inputs, outputs, model.name)
+            copy = functional(model, inputs, outputs)
         copy.trainable = model.trainable or any(layer.trainable for layer in model.layers)
         return copy
 

@@ -10,6 +10,7 @@ from tf_reweight.checks import check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
+from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import own_weights
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.records import Report
@@ -133,7 +134,7 @@ def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=F
     rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups)
     small = rebuilder.model(model)
     result = verify.check(model, small, batch)
-    _compile_like(small, model)
+    compile_like(small, model)
     report = ShrinkReport(
         parameters_before=_count(model),
         parameters_after=_count(small),
@@ -166,9 +167,3 @@ def _revive(item, dead, multiple_of):
 def _count(model):
     """Weights of a model, each variable once, without those of penalties."""
     return sum(int(np.prod(variable.shape)) for variable in own_weights(model))
-
-
-def _compile_like(small, model):
-    config = model.get_compile_config() if model.compiled else None
-    if config:
-        small.compile_from_config(config)

@@ -1,0 +1,87 @@
+"""Carrying over how a model is trained: its class, and the live objects it was compiled with."""
+
+import warnings
+
+import keras
+
+from tf_reweight.graph.keras_classes import is_keras_own
+
+# What a class of the user's own may change about training. A copy that is not of this class would lose it.
+_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
+
+
+def class_like(model):
+    """The class to build a functional copy of `model` with: its own, where Keras' constructor makes it, else `keras.Model`."""
+    cls = type(model)
+    if is_keras_own(cls) or isinstance(model, keras.Sequential) or not is_keras_own(cls.__init__):
+        return keras.Model
+    return cls
+
+
+def compile_like(made, model):
+    """Compiles a copy as `model` is compiled, with a fresh optimizer of the same kind and the user's own objects.
+
+    Losses and metrics are the very functions and objects that the user gave, never made again from a name: a function called
+    `huber` may be anybody's. Metric objects are therefore shared by both models. A model that is not compiled stays so.
+
+    Warns:
+        UserWarning: where the training of the class itself cannot be carried over, naming what is lost.
+    """
+    _warn_of_lost_training(made, model)
+    if not model.compiled:
+        return
+    if not is_keras_own(type(model).compile):
+        _compile_by_the_class(made, model)
+        return
+    given = model._compile_config.config
+    made.compile(
+        optimizer=fresh_optimizer(model.optimizer),
+        loss=given["loss"],
+        loss_weights=given["loss_weights"],
+        metrics=given["metrics"],
+        weighted_metrics=given["weighted_metrics"],
+        run_eagerly=model.run_eagerly,
+        steps_per_execution=given["steps_per_execution"],
+        jit_compile=given["jit_compile"],
+        auto_scale_loss=False,
+    )
+    # Keras wraps an optimizer for float16 by itself; this one is wrapped already where the old one was.
+    made.optimizer.build(made.trainable_variables)
+
+
+def fresh_optimizer(optimizer):
+    """An optimizer of the same class and settings without state; schedules of the learning rate are the very objects."""
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return type(optimizer)(fresh_optimizer(optimizer.inner_optimizer), **_without_inner(config))
+    schedule = optimizer._learning_rate
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        config["learning_rate"] = schedule
+    return type(optimizer).from_config(config)
+
+
+def _without_inner(config):
+    return {key: value for key, value in config.items() if key != "inner_optimizer"}
+
+
+def _compile_by_the_class(made, model):
+    """Lets a class that compiles in its own way do so; warns where it does not say how."""
+    if type(made) is type(model) and not is_keras_own(type(model).compile_from_config):
+        made.compile_from_config(model.get_compile_config())
+        return
+    warnings.warn(
+        f"The new model is not compiled: {type(model).__name__} has a `compile` of its own. Compile it, or give the class "
+        "`get_compile_config` and `compile_from_config`.",
+        stacklevel=4,
+    )
+
+
+def _warn_of_lost_training(made, model):
+    lost = [name for name in _TRAINING if not is_keras_own(getattr(type(model), name, keras.Model.train_step))]
+    if lost and type(made) is not type(model):
+        warnings.warn(
+            f"The new model is a plain {type(made).__name__} and trains in Keras' way: {', '.join(lost)} of "
+            f"{type(model).__name__} cannot be carried over, since the class has an __init__ of its own or is no functional "
+            f"model. Build {type(model).__name__} around the new model's inputs and outputs to keep it.",
+            stacklevel=4,
+        )
