@@ -14,7 +14,7 @@ L = keras.layers
 PACKAGE = pathlib.Path(tfr.__file__).parent
 # From the ground up. A room imports only rooms of the floors below its own; those on one floor know nothing of each other.
 FLOORS = (
-    ("errors", "lazy", "records", "_version"),
+    ("errors", "lazy", "records", "registration", "_version"),
     ("checks", "registry", "files", "learning_rate"),
     ("graph", "structures", "tflite"),
     ("kernels", "packing", "data"),

@@ -5,6 +5,7 @@ import typing
 import warnings
 
 from tf_reweight._version import __version__
+from tf_reweight.registration import register_names
 
 if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time everything is loaded on first use
     from tf_reweight import (
@@ -69,6 +70,8 @@ _MOVED = {
     "targets": "kernels.table",
     "wrappers": "pruning",
 }
+
+register_names()
 
 
 def __getattr__(name):
