@@ -8,7 +8,9 @@ import keras
 from tf_reweight import errors
 from tf_reweight.export.edge_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.export.recurrent import unrolled
 from tf_reweight.export.samples import identifiers
+from tf_reweight.graph.walking import input_structure
 from tf_reweight.tflite import flatbuffer
 
 
@@ -22,8 +24,9 @@ def output_names(model, num_outputs):
 
 def call(model, arrays):
     """Runs a Keras model on a list of input tensors and returns a list of outputs, in the order of its structure."""
-    if getattr(model, "inputs", None) and hasattr(model, "_inputs_struct"):
-        arrays = keras.tree.pack_sequence_as(model._inputs_struct, list(arrays))
+    structure = input_structure(model)
+    if structure is not None:
+        arrays = keras.tree.pack_sequence_as(structure, list(arrays))
     elif len(arrays) == 1:
         arrays = arrays[0]
     return keras.tree.flatten(model(arrays, training=False))
@@ -55,7 +58,8 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
 
     @tf.function(input_signature=signature)
     def serve(*inputs):
-        outputs = call(model, inputs)
+        with unrolled(model):
+            outputs = call(model, inputs)
         return dict(zip(output_names(model, len(outputs)), outputs))
 
     module.serve = serve
@@ -109,6 +113,6 @@ def _explain(error, precision):
     telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines
     return errors.message(
         f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
-        "Replace that operation; for recurrent layers set unroll=True.",
+        "Replace that operation; lengths of sequences must be known when the model is built.",
         precision=precision,
     )

@@ -6,9 +6,11 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
+from tf_reweight.data.examples import take_labelled
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
+from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph.recasting import single_precision
@@ -89,8 +91,8 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
 
     Args:
         model: a built Keras model on the TensorFlow backend, not quantized.
-        x: inputs `(num, ...)`, a list of arrays for several; some hundred, held out, not the test set.
-        y: integer labels `(num,)` of a classifier, or None.
+        x: examples of any kind that `data.examples.take` knows; some hundred, held out, not the test set.
+        y: integer labels `(num,)` of a classifier, or None; then those of a source that has labels.
         precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
 
     Returns:
@@ -103,13 +105,24 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     Example:
         >>> rich.print(*precision_sensitivity(model, *data.validation).to_tables())
     """
+    _check_precisions(precisions)
+    given, model = model, single_precision(model)
+    arrays, found = take_labelled(given, x, "x")
+    y = found if y is None else y
+    specs = samples.input_specs(model, arrays)
+    return _report(model, specs, samples.checked(arrays, specs, "x"), y, precisions)
+
+
+def _check_precisions(precisions):
     check_installed()
     for precision in precisions:
         if precision not in WEIGHT_PRECISIONS:
             raise ValueError(errors.unknown("precision", precision, WEIGHT_PRECISIONS))
-    model = single_precision(model)
-    specs = samples.input_specs(model, x)
-    arrays = samples.checked(x, specs, "x")
+
+
+def _report(model, specs, arrays, y, precisions):
+    """`precision_sensitivity` on checked arrays."""
+    check_recurrent(model)
     if y is not None and len(y) != len(arrays[0]):
         fix = "Pass one label per example."
         raise ValueError(errors.message("`y` must have a label for each input.", fix, x=len(arrays[0]), y=len(y)))
@@ -183,17 +196,19 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
     """
     path = checked_path(path)
+    _check_precisions(precisions)
     emulator = Emulator() if verify_arm else None
-    model = single_precision(model)
-    report = precision_sensitivity(model, data, precisions=precisions)
+    given, model = model, single_precision(model)
+    taken = samples.take(given, data, "data")
+    specs = samples.input_specs(model, taken)
+    held_out = samples.checked(taken, specs, "data")
+    report = _report(model, specs, held_out, None, precisions)
     chosen = choose_precisions(report, max_bytes)
-    specs = samples.input_specs(model, data)
     content = requantize(convert(model, "float32", specs), chosen)
     if len(content) > max_bytes:
         fix = "Allow a little less: sizes of single changes do not add up exactly."
         raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
-    held_out = samples.checked(data, specs, "data")
-    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator)
+    checked = verification.verify(content, given, specs, held_out, _COARSEST, tolerance, emulator)
     write_whole(path, content)
     plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
     known = facts(path, content, summarize(content, path), checked)

@@ -12,6 +12,7 @@ from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
+from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_model
@@ -73,7 +74,7 @@ def export_tflite(
 
     Args:
         model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in. Of a model with a
-            half-precision policy the float32 copy is exported and compared.
+            half-precision policy the float32 copy is exported, and compared with the model itself.
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
@@ -81,9 +82,10 @@ def export_tflite(
             models that int8 hurts; needs `representative_data`; slow: LiteRT has reference kernels for it only). With
             ai-edge-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
             accurate of their size) and `"dynamic_int4"` (int4 kernels, float activations).
-        representative_data: inputs `(num, ...)` that stand for real ones, to set the ranges; a list of arrays for several
-            inputs. 100 to 500 examples do. A quantized model keeps its own int8 ranges and is only compared on them.
-        verify_data: held-out inputs to compare on; default `representative_data`, or random numbers for float files.
+        representative_data: examples that stand for real ones, to set the ranges: arrays `(num, ...)`, a list or a dict of them
+            for several inputs, a `tf.data.Dataset`, a generator or a PyDataset, with or without labels; see
+            `data.examples.take`. 100 to 500 do. A quantized model keeps its own int8 ranges and is only compared on them.
+        verify_data: held-out examples to compare on, of the same kinds; default `representative_data`, or random numbers for float files.
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
         quantized_io: whether an int8 or int16 file takes and gives these instead of float32.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
@@ -105,23 +107,34 @@ def export_tflite(
     """
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
-    model = single_precision(model)
+    given, model = model, single_precision(model)
     emulator = Emulator() if verify_arm else None
-    specs = samples.input_specs(model, verify_data if verify_data is not None else representative_data)
-    representative = None
-    if representative_data is not None:
-        representative = samples.checked(representative_data, specs, "representative_data")
-    if verify_data is not None:
-        held_out = samples.checked(verify_data, specs, "verify_data")
+    representative, held_out = _taken(given, representative_data, verify_data)
+    specs = samples.input_specs(model, held_out if held_out is not None else representative)
+    if representative is not None:
+        representative = samples.checked(representative, specs, "representative_data")
+    if held_out is not None:
+        held_out = samples.checked(held_out, specs, "verify_data")
     else:
         held_out = representative if representative is not None else random_inputs.inputs(model, specs, num=8)
     content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
-    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator)
+    checked = verification.verify(content, given, specs, held_out, precision, tolerance, emulator)
     write_whole(path, content)
     float_ops = summary.float_ops if TABLE[precision].needs_data else ()
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **facts(path, content, summary, checked))
+
+
+def _taken(model, representative_data, verify_data):
+    """Both sources of examples as lists of arrays, or None; each is read once, and one that is given twice too."""
+    representative = held_out = None
+    if representative_data is not None:
+        representative = samples.take(model, representative_data, "representative_data")
+    if verify_data is not None:
+        same = verify_data is representative_data
+        held_out = representative if same else samples.take(model, verify_data, "verify_data")
+    return representative, held_out
 
 
 def facts(path, content, summary, checked):
@@ -178,11 +191,4 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         raise ValueError(errors.message("`quantized_io` is for int8 and int16 files.", "Leave it out.", precision=precision))
     if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
-    rolled = [
-        layer.name for layer in model._flatten_layers()
-        if isinstance(layer, (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)) and not layer.unroll
-    ]  # fmt: skip
-    if rolled:
-        # A loop becomes TensorFlow's own list operations, which LiteRT does not have; the int8 converter crashes on it.
-        fix = "Rebuild it with unroll=True; the weights fit as they are."
-        raise ValueError(errors.message("Recurrent layers must be unrolled to be exported.", fix, layers=rolled[:5]))
+    check_recurrent(model)

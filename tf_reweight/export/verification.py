@@ -1,6 +1,7 @@
 """Proof that a file computes what the Keras model does: it is run, with and without the delegate, and compared."""
 
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -8,13 +9,20 @@ from tf_reweight import errors
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
+from tf_reweight.graph.comparing import HALF_NOISE
+from tf_reweight.graph.recasting import is_half
 from tf_reweight.tflite import litert
-from tf_reweight.tflite.comparing import VerificationError, compare, floats
+from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
 from tf_reweight.tflite.execution import Runner
 
 # Largest accepted error, as root mean square relative to the root mean square of the Keras outputs.
 TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
+# A classifier's file that chooses another class more often than in one of twenty examples is worth a look.
+LEAST_AGREEMENT = 0.95
 _BATCH = 64
+_LOG = logging.getLogger(__name__)
+# Sums of probabilities differ from one by rounding.
+_ROUNDING = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +32,16 @@ class Verification:
     Attributes:
         num_examples: inputs compared.
         max_abs_error: largest difference of any output.
-        relative_error: root mean square of the differences over that of the Keras outputs.
-        top1_agreement: share of examples (positions) with the same largest output; None where the last axis has one entry.
+        relative_error: root mean square of the differences over that of the Keras outputs: of the worst output, and where the
+            channels of an output's last axis differ in scale, of the worst channel.
+        top1_agreement: share of examples (positions) with the same largest output, of the first output or of the classifier
+            output with the lowest; None where the last axis has one entry.
         delegate_difference: largest difference between the runs with and without the default delegate.
-        tolerance: the bound that `relative_error` had to meet.
+        tolerance: the bound that `relative_error` had to meet. Of a half-precision model it includes that model's own rounding.
         arm_error: `relative_error` on an emulated ARM machine alone; None where that was not asked for. The other figures are
             the worst of all runs, these included.
+        worst: the output that `relative_error` is of, and its channel where it is of one, in words.
+        doubts: what is worth a look although the bound was met, in sentences; a tuple, mostly empty.
     """
 
     num_examples: int
@@ -39,6 +51,8 @@ class Verification:
     delegate_difference: float
     tolerance: float
     arm_error: float | None = None
+    worst: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None):
@@ -46,7 +60,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
 
     Args:
         content: the bytes.
-        model: the Keras model.
+        model: the Keras model as the user gave it, never a copy of it that was made on the way.
         specs: its inputs, from `samples.input_specs`.
         arrays: list of arrays `(num, ...)`, one per input.
         precision: of the file, which sets the bound.
@@ -57,35 +71,70 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         `Verification`.
 
     Raises:
-        VerificationError: when the file does not load, gives NaN, or is too far from the model.
+        VerificationError: when the file does not load, gives NaN, or is too far from the model in any output; or when it chooses
+            another class than a classifier for every single example.
     """
     limit = TOLERANCES[precision] if tolerance is None else tolerance
+    limit = max(limit, HALF_NOISE) if is_half(model) else limit
     expected = keras_outputs(model, arrays)
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     runs = [_run_here(content, precision, inputs, names, delegate) for delegate in litert.RUNS.values()]
     emulated = [] if emulator is None else _run_emulated(content, precision, inputs, names, emulator)
-    results = [compare(expected, run) for run in runs + emulated]
-    largest, relative = map(max, zip(*results))
-    difference = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(runs[0]), floats(runs[1])))
-    agreements = [_agreement(expected[0], run[0]) for run in (runs[0], *emulated)]
-    agreement = None if None in agreements else min(agreements)
-    arm_error = max((result[1] for result in results[len(runs) :]), default=None)
-    made = Verification(len(arrays[0]), largest, relative, agreement, difference, limit, arm_error)
+    results = [differences(expected, run, channels=True) for run in runs + emulated]
+    everything = [item for result in results for item in result]
+    worst = max(everything, key=lambda item: item.relative_error)
+    arm_error = max((item.relative_error for result in results[len(runs) :] for item in result), default=None)
+    agreement, is_class = _agreement(expected, [runs[0], *emulated])
+    made = Verification(
+        num_examples=len(arrays[0]),
+        max_abs_error=max(item.max_abs_error for item in everything),
+        relative_error=worst.relative_error,
+        top1_agreement=agreement,
+        delegate_difference=max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(runs[0]), floats(runs[1]))),
+        tolerance=limit,
+        arm_error=arm_error,
+        worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
+        doubts=_doubts(agreement, len(arrays[0])) if is_class else (),
+    )
+    _refuse(made, precision, is_class)
+    for doubt in made.doubts:
+        _LOG.warning(doubt)
+    return made
+
+
+def _refuse(made, precision, is_class):
+    """Raises VerificationError for a file that is too far from its model."""
     # Written so that NaN fails.
-    if not made.relative_error <= limit:
+    if not made.relative_error <= made.tolerance:
         raise VerificationError(
             errors.message(
-                f"The {precision} file must compute what the model does, within {limit:g} of the outputs' scale.",
-                "Nothing was written. More representative data, quantization-aware training or a finer precision help; "
-                "tolerance= (export.tolerance in a config) moves the bound.",
+                f"The {precision} file must compute what the model does, within {made.tolerance:g} of the scale of each output, "
+                f"and of each channel where channels differ in scale; {made.worst} does not.",
+                "Nothing was written. More representative data, quantization-aware training or a finer precision help, and "
+                "outputs of their own for numbers of unlike scale; tolerance= (export.tolerance in a config) moves the bound.",
                 relative_error=made.relative_error,
                 max_abs_error=made.max_abs_error,
                 top1_agreement=made.top1_agreement,
                 arm_error=made.arm_error,
             )
         )
-    return made
+    if is_class and made.top1_agreement == 0.0:
+        raise VerificationError(
+            errors.message(
+                f"The {precision} file must choose the model's class for some of the examples; it does for none.",
+                "Nothing was written. Pass more `verify_data`, or choose a finer precision.",
+                num_examples=made.num_examples,
+                relative_error=made.relative_error,
+            )
+        )
+
+
+def _doubts(agreement, num_examples):
+    if agreement >= LEAST_AGREEMENT:
+        return ()
+    expected = f"The file chooses the model's class for {agreement:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
+    return (f"{expected} Measure its accuracy on real data before you ship it.",)
 
 
 def _run_here(content, precision, inputs, names, delegate):
@@ -123,7 +172,20 @@ def keras_outputs(model, arrays):
     return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]
 
 
-def _agreement(expected, given):
-    if expected.ndim < 2 or expected.shape[-1] < 2 or expected.shape != given.shape:
-        return None
-    return float(np.mean(expected.argmax(-1) == given.argmax(-1)))
+def _agreement(expected, runs):
+    """`(agreement, whether it is one of classes)` of the worst run, over all outputs that are a classifier's."""
+    classes = [number for number, array in enumerate(expected) if _is_classifier(array)]
+    numbers = classes or ([0] if expected[0].ndim > 1 and expected[0].shape[-1] > 1 else [])
+    found = [_same_largest(expected[number], run[number]) for number in numbers for run in runs]
+    return min(found, default=None), bool(classes)
+
+
+def _is_classifier(array):
+    """Whether an output chooses among classes: `(num, classes)` of like scale, or probabilities at any rank."""
+    if array.ndim < 2 or array.shape[-1] < 2 or array.dtype.kind != "f" or unlike_channels(array) is not None:
+        return False
+    return array.ndim == 2 or bool(array.min() >= 0 and np.abs(array.sum(-1) - 1).max() < _ROUNDING)
+
+
+def _same_largest(expected, given):
+    return float(np.mean(expected.argmax(-1) == given.argmax(-1))) if expected.shape == given.shape else 0.0

@@ -107,3 +107,9 @@ def walk(model, inputs, visit, path=""):
             outputs = keras.tree.flatten(visit(name, node, args, kwargs))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs)})
     return [values[id(tensor)] for tensor in keras.tree.flatten(graph.outputs)]
+
+
+def input_structure(model):
+    """The symbolic inputs of a model in the structure in which it takes them; None where a subclassed model does not say."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return graph.input if isinstance(graph, keras.Function) else None

@@ -1,11 +1,13 @@
 """The ranges of activations: learned from data without training, and held still at the end of training."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
-from tf_reweight.graph.walking import graph_of
+from tf_reweight.data.examples import checked, input_specs, take
+from tf_reweight.graph.walking import input_structure
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 
@@ -16,25 +18,29 @@ def calibrate(model, inputs, batch_size=32):
 
     Args:
         model: from `quantize`.
-        inputs: array `(num, ...)`, or a list or dict of them, as the model takes them; 100 to 500 examples do.
+        inputs: examples of any kind that `data.examples.take` knows: arrays `(num, ...)`, a list or a dict of them, a
+            `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do. They are shuffled by a fixed
+            seed, since a range that is the mean over batches of one class each is too narrow for all of them.
         batch_size: examples that are looked at together.
 
     Raises:
-        ValueError: when the model is not quantized, or has no inputs to look at.
+        TypeError: for what holds no examples.
+        ValueError: when the model is not quantized, or for examples that do not fit its inputs.
 
     Example:
         >>> calibrate(qat, data.representative(256))
     """
     layers = rounders(model)
-    arrays = keras.tree.flatten(inputs)
-    if not arrays or not len(arrays[0]):
-        raise ValueError(errors.message("`inputs` must hold at least one example.", "Pass some hundred.", inputs=len(arrays)))
+    check_integer("batch_size", batch_size, 1, fix="It counts examples.")
+    arrays = take(model, inputs, "inputs")
+    arrays = checked(arrays, input_specs(model, arrays), "inputs")
+    order = np.random.default_rng(0).permutation(len(arrays[0]))
     for layer in layers:
         layer.calibrating = True
     try:
-        for start in range(0, len(arrays[0]), batch_size):
-            batch = [array[start : start + batch_size] for array in arrays]
-            model(keras.tree.pack_sequence_as(graph_of(model).input, batch), training=False)
+        for start in range(0, len(order), batch_size):
+            batch = [array[order[start : start + batch_size]] for array in arrays]
+            model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
     finally:
         for layer in layers:
             layer.calibrating = False

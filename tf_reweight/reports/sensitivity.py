@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 from keras import ops
 from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity
+from tf_reweight.data.examples import checked, input_specs, take, take_labelled
+from tf_reweight.graph.walking import input_structure
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
@@ -15,6 +18,8 @@ from tf_reweight.records import Report
 from tf_reweight.structures import get as get_structure
 
 _BATCH = 512
+# Of a generator no more examples are read than this; it may have no end.
+_MOST = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +82,9 @@ def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.
     pruned model will have. Use held-out examples that are not the test set.
 
     Args:
-        model: a built classifier with one input and one output `(batch, classes)`; it need not be compiled.
-        data: pair `(x, y)` with integer labels.
+        model: a built classifier with one output `(batch, classes)`; it need not be compiled.
+        data: pair `(x, y)` with integer labels, where `x` is of any kind that `data.examples.take` knows; or batches of such
+            pairs: a `tf.data.Dataset`, a generator or a PyDataset.
         structure: name, config or `Structure`; not those that decide themselves how much is kept (n of m, patterns).
         sparsities: fractions of the kernel's weights removed, each in [0, 1).
         layers: which layers; see `kernels.selectors`.
@@ -95,7 +101,7 @@ def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.
     """
     structure = get_structure(structure)
     sparsities = _checked_sparsities(structure, sparsities)
-    x, y = _checked_data(data)
+    x, y = _checked_data(model, data)
     selected, left_out = select(model, structure, layers)
     baseline = _accuracy(model, x, y)
     kernels = tuple(_examine(model, x, y, item, sparsities) for item in selected)
@@ -122,7 +128,8 @@ def _examine(model, x, y, item, sparsities):
 
 
 def _accuracy(model, x, y):
-    outputs = [np.asarray(model.predict_on_batch(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
+    batches = ([array[i : i + _BATCH] for array in x] for i in range(0, len(y), _BATCH))
+    outputs = [np.asarray(model.predict_on_batch(_packed(model, batch))) for batch in batches]
     outputs = np.concatenate(outputs)
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
@@ -133,6 +140,14 @@ def _accuracy(model, x, y):
             )
         )
     return float(np.mean(np.argmax(outputs, axis=-1) == y))
+
+
+def _packed(model, arrays):
+    """The arrays in the structure in which the model takes them."""
+    structure = input_structure(model)
+    if structure is None:
+        return arrays[0] if len(arrays) == 1 else arrays
+    return keras.tree.pack_sequence_as(structure, arrays)
 
 
 def _checked_sparsities(structure, sparsities):
@@ -153,19 +168,24 @@ def _checked_sparsities(structure, sparsities):
     return tuple(float(sparsity) for sparsity in sparsities)
 
 
-def _checked_data(data):
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+def _checked_data(model, data):
+    """`(list of arrays, labels)`."""
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        arrays, y = take(model, data[0], "data", _MOST), np.asarray(data[1])
+    elif isinstance(data, (tuple, list, dict)) or hasattr(data, "__array__"):
         raise ValueError(
             errors.message("`data` must be a pair (x, y).", "For example dataset.validation.", data=type(data).__name__)
         )
-    x, y = np.asarray(data[0]), np.asarray(data[1])
-    if y.ndim != 1 or y.dtype.kind not in "iu" or len(x) != len(y) or not len(x):
+    else:
+        arrays, y = take_labelled(model, data, "data", _MOST)
+        y = np.zeros(0) if y is None else y
+    if y.ndim != 1 or y.dtype.kind not in "iu" or any(len(array) != len(y) for array in arrays) or not len(y):
         raise ValueError(
             errors.message(
                 "`data` must hold as many inputs as integer labels, at least one.",
                 "One-hot labels: pass `y.argmax(-1)`.",
-                inputs=x.shape,
+                inputs=[array.shape for array in arrays],
                 labels=y.shape,
             )
         )
-    return x, y
+    return checked(arrays, input_specs(model, arrays), "data"), y

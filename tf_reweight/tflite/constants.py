@@ -2,6 +2,7 @@
 
 import math
 
+from tf_reweight.tflite import sparse_layout
 from tf_reweight.tflite.flatbuffer import raw
 
 
@@ -11,8 +12,6 @@ def values(model, tensor):
     if stored is None:
         return None
     if tensor.sparsity is not None:
-        from tf_reweight.tflite import sparse_layout
-
         return sparse_layout.decode(stored, tensor.sparsity, tuple(int(size) for size in tensor.shape))
     # A single number has no shape in the file.
     shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)

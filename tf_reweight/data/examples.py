@@ -1,0 +1,324 @@
+"""The one door through which examples come in: whatever `fit` or TFLite's converter takes becomes one array per input."""
+
+import dataclasses
+import itertools
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.graph.walking import input_structure
+
+# Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
+MOST = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """One input tensor: its name in the file's signature, its shape `(batch=1, ...)`, its NumPy dtype name."""
+
+    name: str
+    shape: tuple
+    dtype: str
+
+
+def take(model, examples, argument, most=MOST):
+    """Examples of any kind as one array per input of a model.
+
+    Args:
+        model: a built Keras model; its inputs say what names and shapes there are.
+        examples: an array `(num, ...)`; a list, tuple, dict by name or nested structure of them, as the model takes its inputs;
+            or batches of these: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator or a function that makes one, a
+            list of dicts or tuples, or any other iterable. A batch may be `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for
+            `fit`, of which `x` is taken, or a single example without a batch axis.
+        argument: the argument's name, for errors.
+        most: how many examples are taken of a source of batches. Where its end is known, they are drawn from all of it
+            by a fixed seed, since many sources are sorted by class; of a generator they are the first.
+
+    Returns:
+        List of arrays `(num, ...)`, in the order of `keras.tree.flatten(model.inputs)`; not checked, see `checked`.
+
+    Raises:
+        TypeError: for what holds no examples.
+        ValueError: for unknown or missing names, an empty source, or batches that do not fit together.
+
+    Example:
+        >>> take(model, {"right": right, "left": left}, "x")[0] is left
+        True
+    """
+    return take_labelled(model, examples, argument, most)[0]
+
+
+def take_labelled(model, examples, argument, most=MOST):
+    """`take`, and the labels where the source has them: `(arrays, labels or None)`.
+
+    Only sources of batches have labels of their own; arrays and structures of arrays are inputs and nothing else.
+    """
+    door = _Door(input_structure(model), argument)
+    batches, ends = (None, True) if door.is_whole(examples) else _batches(examples, argument)
+    if batches is None:
+        return door.inputs(examples), None
+    return _collected(map(door.batch, batches), argument, most, ends)
+
+
+class _Door:
+    """Puts what a model is fed into the order of its inputs.
+
+    Args:
+        structure: of its symbolic inputs; None where the model does not say.
+        argument: for errors.
+    """
+
+    def __init__(self, structure, argument):
+        self.structure, self.argument = structure, argument
+        self.tensors = None if structure is None else keras.tree.flatten(structure)
+
+    def is_whole(self, given):
+        """Whether a list or tuple is in the structure of the inputs, nested ones included: no list of batches."""
+        if not isinstance(given, (list, tuple)) or not isinstance(self.structure, (list, tuple)):
+            return False
+        try:
+            keras.tree.assert_same_structure(self.structure, given)
+        except (ValueError, TypeError):
+            return False
+        return True
+
+    def inputs(self, given):
+        """One array per input, of one array or a structure of arrays."""
+        if self.tensors is None:
+            return [self._array(item) for item in (list(given.values()) if isinstance(given, dict) else _listed(given))]
+        if isinstance(given, dict) and not isinstance(self.structure, dict):
+            names = [tensor.name for tensor in self.tensors]
+            self._check_names(given, names)
+            return [self._array(given[name]) for name in names]
+        if len(self.tensors) == 1 and _is_numbers(given):
+            return [self._array(given)]
+        made = []
+        self._fill(self.structure, given, made)
+        return made
+
+    def batch(self, given):
+        """`(arrays, labels)` of a batch or a single example; labels may be None."""
+        x, y = self._parted(given)
+        arrays = self.inputs(x)
+        if self.tensors is not None and len(arrays) == len(self.tensors):
+            single = all(array.ndim == len(tensor.shape) - 1 for array, tensor in zip(arrays, self.tensors))
+            if single:
+                arrays = [array[None] for array in arrays]
+                y = None if y is None else np.asarray(y)[None]
+        lengths = [len(array) if array.ndim else 0 for array in arrays]
+        if y is not None:
+            y = np.asarray(y)
+            lengths.append(len(y) if y.ndim else 0)
+        if len(set(lengths)) != 1:
+            fix = "Each batch holds as many examples for each input, and as many labels."
+            raise ValueError(errors.message(f"`{self.argument}` must yield whole batches.", fix, lengths=lengths))
+        return arrays, y
+
+    def _parted(self, given):
+        """`(x, y)` as `fit` parts them; a tuple or list with an array for each of several inputs is all x."""
+        if not isinstance(given, (tuple, list)) or _is_numbers(given):
+            return given, None
+        several = self.tensors is not None and len(given) == len(self.tensors) > 1
+        if several and not isinstance(given[0], (tuple, list, dict)):
+            return given, None
+        if isinstance(given, list) and self.tensors is None:
+            return given, None
+        return given[0], given[1] if len(given) > 1 else None
+
+    def _fill(self, structure, given, made):
+        """Appends the arrays of a structure in the order in which Keras flattens it."""
+        if isinstance(structure, dict):
+            if isinstance(given, dict):
+                self._check_names(given, list(structure))
+                given = [given[name] for name in sorted(structure)]
+            parts = [structure[name] for name in sorted(structure)]
+        elif isinstance(structure, (list, tuple)):
+            if isinstance(given, dict):
+                names = [getattr(part, "name", None) for part in structure]
+                self._check_names(given, names)
+                given = [given[name] for name in names]
+            parts = list(structure)
+        else:
+            if not _is_numbers(given):
+                (given,) = self._counted(given, 1)
+            made.append(self._array(given))
+            return
+        for part, item in zip(parts, self._counted(given, len(parts))):
+            self._fill(part, item, made)
+
+    def _counted(self, given, num):
+        """The entries of a list or tuple, or of one array, that must be so many."""
+        given = _listed(given)
+        if len(given) != num:
+            fix = f"In this order: {[tensor.name for tensor in self.tensors]}."
+            expected = f"`{self.argument}` must hold one array per input, {len(self.tensors)}."
+            raise ValueError(errors.message(expected, fix, arrays=len(given)))
+        return given
+
+    def _array(self, given):
+        try:
+            return np.asarray(given)
+        except ValueError as error:  # NumPy's word for lists of unlike lengths
+            fix = "Pad or cut the examples to one size."
+            raise ValueError(errors.message(f"`{self.argument}` must hold arrays.", fix, says=str(error))) from error
+
+    def _check_names(self, given, names):
+        unknown = [str(name) for name in given if name not in names]
+        if unknown:
+            raise ValueError(errors.unknown(f"input of `{self.argument}`", unknown[0], names))
+        missing = [name for name in names if name not in given]
+        if missing:
+            fix = f"Add {missing}."
+            raise ValueError(errors.message(f"`{self.argument}` must name every input.", fix, inputs=list(given)))
+
+
+def input_specs(model, arrays=None):
+    """One `InputSpec` per input tensor of a built model; sizes the model leaves open are read off examples.
+
+    Args:
+        model: a built Keras model.
+        arrays: from `take`, or None.
+
+    Raises:
+        ValueError: when a size is open and there is no data to read it off.
+    """
+    structure = input_structure(model)
+    if structure is None:
+        if arrays is None:
+            raise ValueError(
+                errors.message(
+                    "The shape of the inputs must be known; a subclassed model does not say it.",
+                    "Pass `verify_data` or `representative_data`, inputs as the model takes them.",
+                    model=type(model).__name__,
+                )
+            )
+        return [InputSpec(f"input_{i}", (1, *x.shape[1:]), _narrow(x.dtype.name)) for i, x in enumerate(arrays)]
+    specs = []
+    for position, tensor in enumerate(keras.tree.flatten(structure)):
+        shape = tuple(tensor.shape[1:])
+        if None in shape and arrays is not None and position < len(arrays) and arrays[position].ndim == len(shape) + 1:
+            known = arrays[position].shape[1:]
+            shape = tuple(have if size is None else size for size, have in zip(shape, known))
+        if None in shape:
+            raise ValueError(
+                errors.message(
+                    "A file for phones needs inputs of one size; this model leaves it open.",
+                    "Pass `verify_data` or `representative_data` of the size you want.",
+                    input=tensor.name,
+                    shape=tuple(tensor.shape),
+                )
+            )
+        specs.append(InputSpec(tensor.name, (1, *shape), keras.backend.standardize_dtype(tensor.dtype)))
+    return specs
+
+
+def checked(arrays, specs, argument):
+    """The arrays of `take` in the types of the inputs they are for.
+
+    Raises:
+        ValueError: for a wrong number of arrays, a wrong shape, no examples, NaN or infinity.
+    """
+    if len(arrays) != len(specs):
+        expected = f"`{argument}` must hold one array per input, {len(specs)}."
+        raise ValueError(errors.message(expected, f"In this order: {[s.name for s in specs]}.", arrays=len(arrays)))
+    made = [_checked(array, spec, argument) for array, spec in zip(arrays, specs)]
+    if len({len(array) for array in made}) != 1:
+        lengths = [len(array) for array in made]
+        raise ValueError(
+            errors.message(f"`{argument}` must have as many examples for each input.", "Check it.", lengths=lengths)
+        )
+    return made
+
+
+def _checked(array, spec, argument):
+    if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or not len(array):
+        raise ValueError(
+            errors.message(
+                f"`{argument}` must have the shape (num >= 1, {', '.join(map(str, spec.shape[1:]))}), for {spec.name!r}.",
+                "Stack examples as the model takes them.",
+                shape=array.shape,
+            )
+        )
+    if array.dtype.kind not in "biuf" or ("int" in spec.dtype and array.dtype.kind == "f"):
+        raise ValueError(
+            errors.message(f"`{argument}` must hold numbers that fit {spec.dtype}.", "Convert it.", dtype=str(array.dtype))
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+        raise ValueError(
+            errors.message(f"`{argument}` must be finite (no NaN, no infinity).", "Remove or fill it.", example=bad)
+        )
+    return array.astype(spec.dtype)
+
+
+def _batches(examples, argument):
+    """`(iterator over batches, whether it ends)`; None for an array or a structure of arrays."""
+    if examples is None or isinstance(examples, (str, bytes)):
+        fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
+        raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, **{argument: examples}))
+    if isinstance(examples, keras.utils.PyDataset):
+        return _py_dataset(examples), False
+    if isinstance(examples, dict) or hasattr(examples, "__array__"):
+        return None, True
+    if isinstance(examples, (list, tuple)):
+        # Dicts and tuples inside a list are batches; arrays inside a list are one for each input.
+        return (iter(examples), True) if examples and isinstance(examples[0], (dict, tuple)) else (None, True)
+    if hasattr(examples, "element_spec"):
+        return iter(examples), int(examples.cardinality()) >= 0
+    if callable(examples):
+        examples = examples()
+    if not hasattr(examples, "__iter__"):
+        fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
+        raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, type=type(examples).__name__))
+    return iter(examples), hasattr(examples, "__len__")
+
+
+def _py_dataset(dataset):
+    """The batches of a PyDataset in random order, the same at each call; those without an end as they come."""
+    num = dataset.num_batches
+    order = itertools.count() if num is None else np.random.default_rng(0).permutation(num)
+    return (dataset[int(index)] for index in order)
+
+
+def _collected(batches, argument, most, ends):
+    """Up to `most` examples of batches, as `(arrays, labels)`: drawn from all where they end, else the first."""
+    rng, kept, seen = np.random.default_rng(0), [], 0
+    for arrays, labels in batches:
+        for example in zip(*arrays, *([] if labels is None else [labels])):
+            seen += 1
+            if len(kept) < most:
+                kept.append(example)
+            elif ends:
+                place = int(rng.integers(seen))
+                if place < most:
+                    kept[place] = example
+        num_inputs, labelled = len(arrays), labels is not None
+        if not ends and len(kept) == most:
+            break
+    if not kept:
+        fix = "A generator can be read once only: pass a function that makes it, or arrays."
+        raise ValueError(errors.message(f"`{argument}` must hold at least one example.", fix, examples=0))
+    try:
+        columns = [np.stack(column) for column in zip(*kept, strict=True)]
+    except ValueError as error:
+        fix = "Bring them to one size, and give all or none of the batches labels."
+        raise ValueError(errors.message(f"All examples of `{argument}` must be alike.", fix, says=str(error))) from error
+    return columns[:num_inputs], columns[num_inputs] if labelled else None
+
+
+def _listed(given):
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _is_numbers(given):
+    """Whether something is an array, or numbers in nested lists."""
+    while isinstance(given, (list, tuple)) and given:
+        given = given[0]
+        if not isinstance(given, (list, tuple)):
+            return not hasattr(given, "__array__") and not isinstance(given, dict)
+    return hasattr(given, "__array__")
+
+
+def _narrow(dtype):
+    return {"float64": "float32", "int64": "int32"}.get(dtype, dtype)
