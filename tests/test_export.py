@@ -9,7 +9,7 @@ import pytest
 
 from tf_reweight import data, export
 from tf_reweight.data import models
-from tf_reweight.export import samples, verification
+from tf_reweight.export import recurrent, samples, verification
 from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import prune
 from tf_reweight.tflite import flatbuffer
@@ -215,9 +215,9 @@ def test_bad_paths_and_models(small, tmp_path, monkeypatch):
     unbuilt = keras.Sequential([L.Dense(3)])
     with pytest.raises(ValueError, match="built"):
         export.export_tflite(unbuilt, tmp_path / "a.tflite")
-    rolled = keras.Sequential([keras.Input((4, 3)), L.LSTM(4), L.Dense(2)])
-    with pytest.raises(ValueError, match="unroll=True"):
-        export.export_tflite(rolled, tmp_path / "a.tflite")
+    stateful = keras.Sequential([keras.Input(batch_shape=(1, 4, 3)), L.LSTM(4, stateful=True), L.Dense(2)])
+    with pytest.raises(ValueError, match="stateful.*initial_state"):
+        export.export_tflite(stateful, tmp_path / "a.tflite")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
         export.export_tflite(small, tmp_path / "a.tflite")
@@ -235,9 +235,62 @@ def test_models_too_large_for_a_file_are_refused_before_any_work(small, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_unrolled_recurrent_layers_go_through(tmp_path):
-    model = keras.Sequential([keras.Input((4, 3)), L.LSTM(4, unroll=True), L.Dense(2)])
-    assert export.export_tflite(model, tmp_path / "a.tflite").verification.relative_error < 1e-4
+@keras.saving.register_keras_serializable(package="test_export")
+class Leaky(L.Layer):
+    """A recurrent cell of one's own: state = 0.9 state + dense(x)."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+        self.dense = L.Dense(units)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x, states, training=False):
+        state = 0.9 * states[0] + self.dense(x)
+        return state, [state]
+
+
+def _nested():
+    x = keras.Input((5, 3))
+    return keras.Model(x, L.LSTM(3, return_sequences=True)(x), name="inner")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [lambda: L.LSTM(4)],
+        [lambda: L.LSTM(4, unroll=True)],
+        [lambda: L.GRU(4, reset_after=False)],
+        [lambda: L.SimpleRNN(4, go_backwards=True)],
+        [lambda: L.Bidirectional(L.GRU(4))],
+        [lambda: L.Bidirectional(L.LSTM(4, return_sequences=True), merge_mode="sum"), lambda: L.GRU(3)],
+        [lambda: L.TimeDistributed(L.Dense(4)), lambda: L.GRU(4, return_sequences=True), L.GlobalAveragePooling1D],
+        [lambda: L.RNN(Leaky(4))],
+        [lambda: L.RNN([L.LSTMCell(4), L.GRUCell(3)])],
+        [_nested, L.Flatten],
+        [lambda: L.Masking(0.0), lambda: L.GRU(4)],
+    ],
+)
+def test_recurrent_layers_are_exported_as_keras_makes_them(layers, tmp_path):
+    """Their loops are written out in the file, and the model's own layers stay as they were."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5, 3)), *(make() for make in layers), L.Dense(2)])
+    x = inputs(6, (5, 3))
+    x[:3, 3:] = 0
+    rolled = [layer.unroll for layer in recurrent.recurrent_layers(model)]
+    before = model.predict(x, verbose=0)
+    assert export.export_tflite(model, tmp_path / "a.tflite", verify_data=x).verification.relative_error < 1e-4
+    np.testing.assert_allclose(export.Runner(tmp_path / "a.tflite")([x])[0], before, atol=1e-5)
+    assert [layer.unroll for layer in recurrent.recurrent_layers(model)] == rolled
+
+
+def test_sequences_of_open_length_take_that_of_the_data(tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), L.GRU(4), L.Dense(2)])
+    with pytest.raises(ValueError, match="inputs of one size"):
+        export.export_tflite(model, tmp_path / "a.tflite")
+    assert export.export_tflite(model, tmp_path / "a.tflite", verify_data=inputs(4, (7, 3))).verification.relative_error < 1e-4
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "mixed_bfloat16"])

@@ -53,6 +53,7 @@ def take_labelled(model, examples, argument, most=MOST):
     """`take`, and the labels where the source has them: `(arrays, labels or None)`.
 
     Only sources of batches have labels of their own; arrays and structures of arrays are inputs and nothing else.
+    A source whose end is known is read to its end.
     """
     door = _Door(input_structure(model), argument)
     batches, ends = (None, True) if door.is_whole(examples) else _batches(examples, argument)
@@ -258,7 +259,8 @@ def _batches(examples, argument):
         fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
         raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, **{argument: examples}))
     if isinstance(examples, keras.utils.PyDataset):
-        return _py_dataset(examples), False
+        num = examples.num_batches
+        return (examples[i] for i in (itertools.count() if num is None else range(num))), num is not None
     if isinstance(examples, dict) or hasattr(examples, "__array__"):
         return None, True
     if isinstance(examples, (list, tuple)):
@@ -272,13 +274,6 @@ def _batches(examples, argument):
         fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
         raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, type=type(examples).__name__))
     return iter(examples), hasattr(examples, "__len__")
-
-
-def _py_dataset(dataset):
-    """The batches of a PyDataset in random order, the same at each call; those without an end as they come."""
-    num = dataset.num_batches
-    order = itertools.count() if num is None else np.random.default_rng(0).permutation(num)
-    return (dataset[int(index)] for index in order)
 
 
 def _collected(batches, argument, most, ends):

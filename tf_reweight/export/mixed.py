@@ -208,7 +208,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     if len(content) > max_bytes:
         fix = "Allow a little less: sizes of single changes do not add up exactly."
         raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
-    checked = verification.verify(content, given, specs, held_out, _COARSEST, tolerance, emulator)
+    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator, given)
     write_whole(path, content)
     plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
     known = facts(path, content, summarize(content, path), checked)

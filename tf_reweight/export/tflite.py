@@ -73,8 +73,9 @@ def export_tflite(
     `serving_default` with the names of the model's inputs and outputs, which its tensors have as well.
 
     Args:
-        model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in. Of a model with a
-            half-precision policy the float32 copy is exported, and compared with the model itself.
+        model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in, recurrent layers are
+            written out step by step. Of a model with a half-precision policy the float32 copy is exported, and compared with
+            the model itself.
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
@@ -85,7 +86,8 @@ def export_tflite(
         representative_data: examples that stand for real ones, to set the ranges: arrays `(num, ...)`, a list or a dict of them
             for several inputs, a `tf.data.Dataset`, a generator or a PyDataset, with or without labels; see
             `data.examples.take`. 100 to 500 do. A quantized model keeps its own int8 ranges and is only compared on them.
-        verify_data: held-out examples to compare on, of the same kinds; default `representative_data`, or random numbers for float files.
+        verify_data: held-out examples to compare on, of the same kinds; default `representative_data`, or random numbers for
+            float files.
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
         quantized_io: whether an int8 or int16 file takes and gives these instead of float32.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
@@ -120,7 +122,7 @@ def export_tflite(
     content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
-    checked = verification.verify(content, given, specs, held_out, precision, tolerance, emulator)
+    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given)
     write_whole(path, content)
     float_ops = summary.float_ops if TABLE[precision].needs_data else ()
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **facts(path, content, summary, checked))

@@ -9,8 +9,6 @@ from tf_reweight import errors
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
-from tf_reweight.graph.comparing import HALF_NOISE
-from tf_reweight.graph.recasting import is_half
 from tf_reweight.tflite import litert
 from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
 from tf_reweight.tflite.execution import Runner
@@ -19,6 +17,8 @@ from tf_reweight.tflite.execution import Runner
 TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
 # A classifier's file that chooses another class more often than in one of twenty examples is worth a look.
 LEAST_AGREEMENT = 0.95
+# Half precision keeps 8 to 11 bits, and deep models add up what it loses.
+_HALF_ROUNDING = 5e-2
 _BATCH = 64
 _LOG = logging.getLogger(__name__)
 # Sums of probabilities differ from one by rounding.
@@ -37,9 +37,11 @@ class Verification:
         top1_agreement: share of examples (positions) with the same largest output, of the first output or of the classifier
             output with the lowest; None where the last axis has one entry.
         delegate_difference: largest difference between the runs with and without the default delegate.
-        tolerance: the bound that `relative_error` had to meet. Of a half-precision model it includes that model's own rounding.
+        tolerance: the bound that `relative_error` had to meet.
         arm_error: `relative_error` on an emulated ARM machine alone; None where that was not asked for. The other figures are
             the worst of all runs, these included.
+        given_error: `relative_error` between the float32 copy that was exported and the half-precision model that was given,
+            which is that model's own rounding; None where the model itself was exported.
         worst: the output that `relative_error` is of, and its channel where it is of one, in words.
         doubts: what is worth a look although the bound was met, in sentences; a tuple, mostly empty.
     """
@@ -51,32 +53,34 @@ class Verification:
     delegate_difference: float
     tolerance: float
     arm_error: float | None = None
+    given_error: float | None = None
     worst: str = ""
     doubts: tuple[str, ...] = ()
 
 
-def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None):
+def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None, given=None):
     """Runs a file's bytes and its Keras model on the same inputs.
 
     Args:
         content: the bytes.
-        model: the Keras model as the user gave it, never a copy of it that was made on the way.
+        model: the Keras model that was converted.
         specs: its inputs, from `samples.input_specs`.
         arrays: list of arrays `(num, ...)`, one per input.
         precision: of the file, which sets the bound.
         tolerance: another bound on the relative error.
         emulator: an `emulation.Emulator` that runs the file as well; None for this machine alone.
+        given: the model as the user gave it, where `model` is a copy in another floating-point type: both are compared too.
 
     Returns:
         `Verification`.
 
     Raises:
-        VerificationError: when the file does not load, gives NaN, or is too far from the model in any output; or when it chooses
-            another class than a classifier for every single example.
+        VerificationError: when the file does not load, gives NaN, or is too far from the model in any output; when it chooses
+            another class than a classifier for every single example; or when `model` is no copy of `given`.
     """
     limit = TOLERANCES[precision] if tolerance is None else tolerance
-    limit = max(limit, HALF_NOISE) if is_half(model) else limit
     expected = keras_outputs(model, arrays)
+    given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     runs = [_run_here(content, precision, inputs, names, delegate) for delegate in litert.RUNS.values()]
@@ -94,6 +98,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         delegate_difference=max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(runs[0]), floats(runs[1]))),
         tolerance=limit,
         arm_error=arm_error,
+        given_error=given_error,
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
         doubts=_doubts(agreement, len(arrays[0])) if is_class else (),
     )
@@ -103,14 +108,30 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     return made
 
 
+def _check_copy(expected, given):
+    """The largest relative error between outputs of a float32 copy and those of the half-precision model it is of."""
+    error = max(item.relative_error for item in differences(given, expected))
+    # Written so that NaN fails.
+    if not error <= _HALF_ROUNDING:
+        raise VerificationError(
+            errors.message(
+                f"The float32 copy must compute what the half-precision model does, within {_HALF_ROUNDING:g} of each output.",
+                "Nothing was written. A layer keeps something outside its weights and its config, or overflows in half "
+                "precision: build the model under the policy float32 and load its weights there.",
+                relative_error=error,
+            )
+        )
+    return error
+
+
 def _refuse(made, precision, is_class):
     """Raises VerificationError for a file that is too far from its model."""
     # Written so that NaN fails.
     if not made.relative_error <= made.tolerance:
         raise VerificationError(
             errors.message(
-                f"The {precision} file must compute what the model does, within {made.tolerance:g} of the scale of each output, "
-                f"and of each channel where channels differ in scale; {made.worst} does not.",
+                f"The {precision} file must compute what the model does, within {made.tolerance:g} of each output's scale, "
+                f"and of each channel's where channels differ in scale; {made.worst} does not.",
                 "Nothing was written. More representative data, quantization-aware training or a finer precision help, and "
                 "outputs of their own for numbers of unlike scale; tolerance= (export.tolerance in a config) moves the bound.",
                 relative_error=made.relative_error,
@@ -133,8 +154,8 @@ def _refuse(made, precision, is_class):
 def _doubts(agreement, num_examples):
     if agreement >= LEAST_AGREEMENT:
         return ()
-    expected = f"The file chooses the model's class for {agreement:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
-    return (f"{expected} Measure its accuracy on real data before you ship it.",)
+    said = f"The file chooses the model's class for {agreement:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
+    return (f"{said} Measure its accuracy on real data before you ship it.",)
 
 
 def _run_here(content, precision, inputs, names, delegate):

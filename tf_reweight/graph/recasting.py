@@ -57,6 +57,9 @@ def recast(model, dtype):
         if [weight.shape for weight in old.weights] != [weight.shape for weight in new.weights]:
             raise refusal(old)
     copy.set_weights(model.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # what it computes with is made of its weights once, when these are learned or loaded
     return copy
 
 

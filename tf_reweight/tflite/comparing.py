@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-# A tensor of 8 bits has 256 steps, so that a channel this much smaller than the largest has a few dozen left.
-_UNLIKE_SCALES = 10.0
+# A tensor of 8 bits has 256 steps, of which a channel this much smaller than the largest has less than ten.
+_UNLIKE_SCALES = 30.0
 # Channels below this part of the largest are rounding noise around zero, and have no scale of their own.
 _NOISE = 1e-6
 

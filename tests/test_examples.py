@@ -1,0 +1,225 @@
+"""One door for examples: every kind of source means the same arrays, everywhere."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_reweight import export, quantization
+from tf_reweight.data import examples
+from tf_reweight.reports.sensitivity import sensitivity
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(20, 4)).astype("float32"), np.arange(20) % 3
+LEFT, RIGHT = RNG.normal(size=(20, 4)).astype("float32") * 100, RNG.normal(size=(20, 2)).astype("float32")
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *columns, size=8, **kwargs):
+        super().__init__(**kwargs)
+        self.columns, self.size = columns, size
+
+    def __len__(self):
+        return -(-len(keras.tree.flatten(self.columns[0])[0]) // self.size)
+
+    def __getitem__(self, index):
+        return keras.tree.map_structure(lambda a: a[index * self.size : (index + 1) * self.size], self.columns)
+
+
+def one_input():
+    return keras.Sequential([keras.Input((4,), name="x"), L.Dense(6, activation="relu"), L.Dense(3)])
+
+
+def two_inputs(structure=dict):
+    """`zeta` first in the model, `alpha` first where names are sorted; of unlike shapes and scales."""
+    zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((2,), name="alpha")
+    made = {"zeta": zeta, "alpha": alpha} if structure is dict else [zeta, alpha]
+    return keras.Model(made, L.Dense(3)(L.Concatenate()([L.Dense(4)(zeta), L.Dense(4)(alpha)])))
+
+
+def tf_data(*columns):
+    return tf.data.Dataset.from_tensor_slices(columns if len(columns) > 1 else columns[0])
+
+
+def forever(batch):
+    return itertools.repeat(batch)
+
+
+ONE = {
+    "array": lambda: X,
+    "tensor": lambda: tf.constant(X),
+    "list": lambda: [X],
+    "dict": lambda: {"x": X},
+    "numbers": lambda: X.tolist(),
+    "tf.data, batched": lambda: tf_data(X).batch(8),
+    "tf.data, single": lambda: tf_data(X),
+    "tf.data with labels": lambda: tf_data(X, Y).batch(8),
+    "tf.data with weights": lambda: tf_data(X, Y, np.ones(20)).batch(8),
+    "tf.data, single, with labels": lambda: tf_data(X, Y),
+    "generator": lambda: (X[i : i + 6] for i in range(0, 20, 6)),
+    "generator function": lambda: lambda: ([X[i : i + 1]] for i in range(20)),
+    "generator with labels": lambda: ((X[i : i + 6], Y[i : i + 6]) for i in range(0, 20, 6)),
+    "generator of dicts": lambda: ({"x": X[i : i + 6]} for i in range(0, 20, 6)),
+    "list of dicts": lambda: [{"x": X[:8]}, {"x": X[8:]}],
+    "list of pairs": lambda: [(X[:8], Y[:8]), (X[8:], Y[8:])],
+    "PyDataset": lambda: Batches(X, Y),
+}
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_every_kind_of_source_gives_the_same_examples(kind):
+    (found,) = examples.take(one_input(), ONE[kind](), "x")
+    order = np.lexsort(found.T)
+    np.testing.assert_allclose(found[order], X[np.lexsort(X.T)], rtol=1e-6)
+
+
+TWO = {
+    "dict": lambda: {"zeta": LEFT, "alpha": RIGHT},
+    "dict, other order": lambda: {"alpha": RIGHT, "zeta": LEFT},
+    "tf.data": lambda: tf_data({"zeta": LEFT, "alpha": RIGHT}).batch(8),
+    "tf.data with labels": lambda: tf_data({"alpha": RIGHT, "zeta": LEFT}, Y).batch(8),
+    "tf.data, single": lambda: tf_data({"alpha": RIGHT, "zeta": LEFT}),
+    "generator": lambda: iter([{"zeta": LEFT[:8], "alpha": RIGHT[:8]}, {"alpha": RIGHT[8:], "zeta": LEFT[8:]}]),
+    "PyDataset": lambda: Batches({"zeta": LEFT, "alpha": RIGHT}, Y, size=20),
+}
+
+
+@pytest.mark.parametrize("structure", [dict, list])
+@pytest.mark.parametrize("kind", TWO)
+def test_names_decide_whatever_the_order(kind, structure):
+    model = two_inputs(structure)
+    found = dict(zip([tensor.name for tensor in model.inputs], examples.take(model, TWO[kind](), "x")))
+    np.testing.assert_array_equal(found["zeta"], LEFT)
+    np.testing.assert_array_equal(found["alpha"], RIGHT)
+
+
+@pytest.mark.parametrize(
+    "given", [[LEFT, RIGHT], (LEFT, RIGHT), lambda: iter([(LEFT, RIGHT)]), lambda: iter([[LEFT, RIGHT]]),
+              lambda: iter([((LEFT, RIGHT), Y)])]
+)  # fmt: skip
+def test_several_inputs_by_position(given):
+    first, second = examples.take(two_inputs(list), given, "x")
+    np.testing.assert_array_equal(first, LEFT)
+    np.testing.assert_array_equal(second, RIGHT)
+
+
+def test_nested_structures_are_filled_by_name_and_position():
+    a, b, c = (keras.Input((size,), name=name) for size, name in ((4, "a"), (2, "b"), (3, "c")))
+    model = keras.Model({"pair": [b, a], "last": {"c": c}}, L.Concatenate()([a, b, c]))
+    third = RIGHT[:, :1].repeat(3, axis=1)
+    for given in (
+        {"last": {"c": third}, "pair": [RIGHT, LEFT]},
+        {"pair": {"a": LEFT, "b": RIGHT}, "last": {"c": third}},
+        lambda: iter([({"pair": (RIGHT, LEFT), "last": {"c": third}}, Y)]),
+    ):
+        found = keras.tree.pack_sequence_as(model.input, examples.take(model, given, "x"))
+        np.testing.assert_array_equal(found["pair"][0], RIGHT)
+        np.testing.assert_array_equal(found["pair"][1], LEFT)
+        np.testing.assert_array_equal(found["last"]["c"], third)
+
+
+def test_a_source_without_an_end_gives_its_first_examples():
+    (found,) = examples.take(one_input(), forever(X[:3]), "x", most=10)
+    np.testing.assert_array_equal(found, np.concatenate([X[:3]] * 4)[:10])
+    assert len(examples.take(one_input(), tf_data(X).repeat().batch(7), "x", most=30)[0]) == 30
+
+
+def test_a_large_source_sorted_by_class_gives_examples_of_every_class():
+    classes = np.repeat(np.arange(10), 50)
+    x = np.eye(10, dtype="float32")[classes]
+    model = keras.Sequential([keras.Input((10,)), L.Dense(2)])
+    for source in (lambda: tf_data(x).batch(20), lambda: Batches(x, size=10)):
+        (found,) = examples.take(model, source(), "x", most=100)
+        counts = found.sum(0)
+        assert len(found) == 100 and counts.min() >= 1
+        np.testing.assert_array_equal(found, examples.take(model, source(), "x", most=100)[0])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (lambda: iter([]), "at least one example"),
+        ({"y": X}, "Did you mean|Valid: x"),
+        ({}, "must name every input"),
+        ([X, X], "one array per input"),
+        (lambda: iter([(X, Y[:3])]), "whole batches"),
+        (lambda: iter([X[:4], X[:4, :2]]), "must be alike"),
+        (lambda: iter([(X, Y), X]), "must be alike"),
+        ([[1.0, 2.0], [1.0]], "must hold arrays"),
+        (X[:, :3], "must have the shape"),
+        (np.where(X > 1, np.nan, X), "must be finite"),
+        (X.astype("str"), "must hold numbers"),
+    ],
+)
+def test_what_does_not_fit_is_explained(given, words, tmp_path):
+    model = one_input()
+    quantized = quantization.quantize(one_input())
+    for call in (
+        lambda: export.export_tflite(model, tmp_path / "a.tflite", "int8", representative_data=given),
+        lambda: export.export_tflite(model, tmp_path / "a.tflite", verify_data=given),
+        lambda: quantization.calibrate(quantized, given),
+        lambda: export.precision_sensitivity(model, given),
+        lambda: export.export_mixed(model, tmp_path / "a.tflite", 2000, given),
+        lambda: sensitivity(model, (given, Y)),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            call()
+        assert "Received: " in str(caught.value) or "Valid: " in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    for nothing in (None, "digits", 3):
+        with pytest.raises(TypeError, match="must hold examples"):
+            examples.take(model, nothing, "x")
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_files_are_calibrated_and_compared_by_name(kind, tmp_path):
+    """Inputs of unlike scale: taken for each other, they give a file that is far off."""
+    model = two_inputs()
+    record = export.export_tflite(model, tmp_path / "a.tflite", "int8", TWO[kind](), TWO[kind]())
+    assert record.verification.relative_error < 0.1 and record.verification.num_examples == 20
+    expected = model.predict({"zeta": LEFT, "alpha": RIGHT}, verbose=0)
+    (found,) = export.Runner(tmp_path / "a.tflite")({"zeta": LEFT, "alpha": RIGHT})
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_ranges_are_learned_by_name(kind):
+    plain, other = (quantization.quantize(two_inputs()) for _ in range(2))
+    other.set_weights(plain.get_weights())
+    quantization.calibrate(plain, {"zeta": LEFT, "alpha": RIGHT})
+    quantization.calibrate(other, TWO[kind]())
+    for first, second in zip(plain.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_examples_sorted_by_class_give_the_range_of_all_of_them():
+    """Batches of one class each would have a mean range far narrower than the data."""
+    x = np.repeat(np.array([0.0, 0.0, 0.0, 10.0], "float32"), 32)[:, None]
+    model = quantization.quantize(keras.Sequential([keras.Input((1,)), L.Dense(4, activation="relu"), L.Dense(2)]))
+    quantization.calibrate(model, x, batch_size=32)
+    first = next(layer for layer in quantization.ranges.rounders(model))
+    assert float(first.maximum[0]) > 9.9
+
+
+def test_sensitivity_takes_pairs_and_sources_alike():
+    model = one_input()
+    plain = sensitivity(model, (X, Y))
+    parts = [(X[:5], Y[:5]), (X[5:], Y[5:])]
+    for data in (({"x": X}, Y), tf_data(X, Y).batch(8), Batches(X, Y), lambda: iter(parts)):
+        assert sensitivity(model, data) == plain
+    named = two_inputs()
+    assert sensitivity(named, ({"alpha": RIGHT, "zeta": LEFT}, Y)) == sensitivity(named, ([RIGHT, LEFT], Y))
+    with pytest.raises(ValueError, match="integer labels"):
+        sensitivity(model, tf_data(X).batch(8))
+
+
+def test_precisions_are_measured_on_any_source(tmp_path):
+    model = one_input()
+    plain = export.precision_sensitivity(model, X, Y)
+    assert export.precision_sensitivity(model, tf_data(X, Y).batch(8)) == plain
+    assert plain.accuracy is not None and export.precision_sensitivity(model, X).accuracy is None
+    record = export.export_mixed(model, tmp_path / "a.tflite", plain.num_bytes, (X[i : i + 5] for i in range(0, 20, 5)))
+    assert record.verification.num_examples == 20
