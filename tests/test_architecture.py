@@ -122,10 +122,8 @@ def test_objects_are_asked_less_and_less():
 
 # Cells are seen by the other tables as the layers that run them.
 RUN_BY = {L.SimpleRNNCell: L.SimpleRNN, L.LSTMCell: L.LSTM, L.GRUCell: L.GRU}
-KERAS_KERNELS = sorted(
-    {RUN_BY.get(kind, kind) for kind in (row.layer_type for row in kernels.table._TABLE) if kind.__module__.startswith("keras.")},
-    key=lambda kind: kind.__name__,
-)
+KINDS = {row.layer_type for row in kernels.table._TABLE if row.layer_type.__module__.startswith("keras.")}
+KERAS_KERNELS = sorted({RUN_BY.get(kind, kind) for kind in KINDS}, key=lambda kind: kind.__name__)
 
 
 def quantization_has_verdict(layer_type):

@@ -45,3 +45,30 @@ def build(kind, base, by_name, identifier):
 def serialize(entry, config):
     """The name of `entry` where `config` is empty, else `{"name": ..., **config}`: the form `build` reads."""
     return {"name": entry.name, **config} if config else entry.name
+
+
+def add(kind, base, by_name, cls):
+    """Enters a user's class into a table under its `name`, and returns it, so that it can decorate the class.
+
+    Args:
+        kind: what it is called in messages.
+        base: the class it has to derive from.
+        by_name: the table.
+        cls: a dataclass with a `name` and all that `base` asks for.
+
+    Raises:
+        TypeError: for what is no such class.
+        ValueError: for a name that another class has.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        fix = f"Derive it from {base.__name__} and decorate it with dataclasses.dataclass(frozen=True)."
+        raise TypeError(errors.message(f"A {kind} must be a dataclass derived from {base.__name__}.", fix, **{kind: cls}))
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing or not isinstance(cls.name, str):
+        fix = f"Write {', '.join(missing) or 'name'}."
+        raise TypeError(errors.message(f"A {kind} must have all that {base.__name__} asks for.", fix, **{kind: cls}))
+    if by_name.get(cls.name, cls).__qualname__ != cls.__qualname__:
+        fix = "Choose another name."
+        raise ValueError(errors.message(f"The name of a {kind} must be new.", fix, name=cls.name, taken_by=by_name[cls.name]))
+    by_name[cls.name] = cls
+    return cls

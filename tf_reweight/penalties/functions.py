@@ -152,5 +152,22 @@ def get(identifier):
     return registry.build("penalty", Penalty, _BY_NAME, identifier)
 
 
+def register(cls):
+    """Teaches the table a penalty of yours, so that `get`, configurations and saved models know it by its name.
+
+    Args:
+        cls: a frozen dataclass derived from `Penalty`, with a `name`, `value` and its derivative `weight`; see
+            docs/extending.md.
+
+    Returns:
+        The class, so that this can decorate it.
+
+    Example:
+        >>> register(MyPenalty)
+        >>> regularize(model, "filter", strength=1e-3, penalty="my_penalty")
+    """
+    return registry.add("penalty", Penalty, _BY_NAME, cls)
+
+
 def _check_epsilon(epsilon):
     check_number("epsilon", epsilon, exclusive=True, fix="A little below the norm of a group worth keeping.", finite=False)

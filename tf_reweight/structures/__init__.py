@@ -10,7 +10,7 @@ from tf_reweight.structures.pattern import Pattern
 
 __all__ = [
     "Block", "BlockColumn", "BlockRow", "Channel", "Column", "Filter", "Head", "Kernel", "NOfM", "Neuron", "Pattern",
-    "Structure", "Unstructured", "get", "names", "safe_sqrt",
+    "Structure", "Unstructured", "get", "names", "register", "safe_sqrt",
 ]  # fmt: skip
 __getattr__ = submodules(__name__)
 
@@ -37,3 +37,19 @@ def get(identifier):
         TypeError: for anything else.
     """
     return registry.build("structure", Structure, _BY_NAME, identifier)
+
+
+def register(cls):
+    """Teaches the table a structure of yours, so that `get`, configurations and saved models know it by its name.
+
+    Args:
+        cls: a frozen dataclass derived from `Structure`, with a `name`; see docs/extending.md.
+
+    Returns:
+        The class, so that this can decorate it.
+
+    Example:
+        >>> register(MyStructure)
+        >>> regularize(model, "my_structure", strength=1e-3)
+    """
+    return registry.add("structure", Structure, _BY_NAME, cls)

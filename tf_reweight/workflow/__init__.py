@@ -6,6 +6,7 @@ from tf_reweight import coupling
 from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, terminal
+from tf_reweight.workflow import own_stages
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.run import Run
 from tf_reweight.workflow.stages import stages_of
@@ -65,7 +66,7 @@ def plan(config, model=None, data=None, overrides=()):
         "epochs": {
             step: getattr(settings, step).epochs * settings.steps.count(step)
             for step in dict.fromkeys(settings.steps)
-            if step not in ("prune", "shrink")
+            if step not in ("prune", "shrink", *own_stages.OWN)
         },
     }
 

@@ -13,7 +13,7 @@ from tf_reweight.data import value_range as ranges
 from tf_reweight.export.precisions import PRECISIONS
 from tf_reweight.penalties import epsilons, prices
 from tf_reweight.quantization.grid import check_bits
-from tf_reweight.workflow import methods
+from tf_reweight.workflow import methods, own_stages
 
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
@@ -248,12 +248,13 @@ class Config(_Section):
     """A whole run: train, regularize, prune, retrain, then shrink, cluster and quantize if asked for, export, report.
 
     `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
-    faster; a stage may come again, and then works with the same settings, but for `regularize.growth`.
+    faster; a stage may come again, and then works with the same settings, but for `regularize.growth`. Stages of your own
+    (`stages.register`) have sections by their names beside the others; `own` holds them.
     """
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = pydantic.Field(0, ge=0)
-    stages: list[typing.Literal[STEPS]] | None = None
+    stages: list[str] | None = None
     data: Data = pydantic.Field(default_factory=Data)
     model: Model = pydantic.Field(default_factory=Model)
     train: Train = pydantic.Field(default_factory=Train)
@@ -265,6 +266,25 @@ class Config(_Section):
     cluster: Cluster | None = None
     quantize: Quantize | None = None
     export: Export = pydantic.Field(default_factory=Export)
+    own: dict[str, typing.Any] = pydantic.Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _sections_of_own_stages(cls, values):
+        return own_stages.gathered(values) if isinstance(values, dict) else values
+
+    @pydantic.field_validator("own")
+    @classmethod
+    def _known_own_stages(cls, value):
+        return own_stages.checked(value)
+
+    @pydantic.field_validator("stages")
+    @classmethod
+    def _known_stages(cls, value):
+        for step in value or ():
+            if step not in STEPS and step not in own_stages.OWN:
+                raise ValueError(errors.unknown("stage", step, (*STEPS, *own_stages.OWN)))
+        return value
 
     @pydantic.model_validator(mode="after")
     def _stages_follow_each_other(self):

@@ -222,6 +222,22 @@ def get(identifier):
     return registry.build("method", Method, _BY_NAME, identifier)
 
 
+def register(cls):
+    """Teaches the table a method of yours, so that `regularize.method` of a configuration knows it by its name.
+
+    Args:
+        cls: a frozen dataclass derived from `Method`, with a `name` and `callbacks`; see docs/extending.md.
+
+    Returns:
+        The class, so that this can decorate it.
+
+    Example:
+        >>> register(MyMethod)
+        >>> compress({"regularize": {"method": "my_method"}, "prune": {"sparsity": 0.8}})
+    """
+    return registry.add("method", Method, _BY_NAME, cls)
+
+
 def check(settings, amount):
     """Raises where the sections `regularize` and `prune` of a configuration do not go together."""
     method = get(settings.method)

@@ -4,11 +4,11 @@ import collections
 import dataclasses
 import typing
 
-from tf_reweight import coupling, quantization, shrinking
+from tf_reweight import coupling, errors, quantization, shrinking
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.pruning.prune import keep_zeros, prune, release
 from tf_reweight.reports.curves import NormSummaries
-from tf_reweight.workflow import methods
+from tf_reweight.workflow import methods, own_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,33 @@ def stages_of(config):
         stages.append(dataclasses.replace(stage, name=name, times_before=times))
         before[step] += 1
     return stages
+
+
+def register(step, stage, settings=None):
+    """Teaches a run a stage of yours: `stages` of a configuration may name it then, and a section of its name sets it.
+
+    Args:
+        step: the name in configurations.
+        stage: a `Stage`; its `apply` takes the `Run`, sets `run.model`, and returns figures of its own.
+        settings: a pydantic model of its section, whose defaults are taken where there is none; or None. `apply` finds it as
+            `run.config.own[step]`.
+
+    Raises:
+        TypeError: for another kind of stage or settings.
+        ValueError: for a name that a stage has already.
+
+    Example:
+        >>> register("noise", Stage("noisy", add_noise, keeps_zeros=True), NoiseSettings)
+        >>> compress({"stages": ["train", "regularize", "prune", "noise", "retrain"], "noise": {"scale": 0.1}})
+    """
+    if not isinstance(stage, Stage):
+        raise TypeError(errors.message("`stage` must be a Stage.", "See docs/extending.md.", stage=stage))
+    taken = {known.name: step for step, known in _STAGES.items()}
+    if step in _STAGES and step not in own_stages.OWN or taken.get(stage.name, step) != step:
+        fix = "Choose another name, in configurations and for its file."
+        raise ValueError(errors.message("The names of a stage must be new.", fix, step=step, name=stage.name))
+    own_stages.add(step, settings)
+    _STAGES[step] = stage
 
 
 def merged(details):
