@@ -5,10 +5,11 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight import coupling, kernels, quantization
+from tf_reweight import coupling, graph, kernels, quantization
 
 L = keras.layers
 PACKAGE = pathlib.Path(tfr.__file__).parent
@@ -95,6 +96,41 @@ def test_no_circle_of_modules():
 
     for name in below:
         visit(name)
+
+
+def keras_privates():
+    """Private names that objects of Keras have: models, layers, tensors, calls, variables, optimizers, losses and metrics."""
+    model = keras.Sequential([keras.Input((2,)), L.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    model.fit(np.zeros((1, 2)), np.zeros((1, 1)), verbose=0)
+    functional = graph.access.functional_of(model)
+    tensor = functional.outputs[0]
+    node = graph.access.node_of(tensor)
+    parts = (model, functional, *model.layers, tensor, node, *model.weights, model.optimizer, *model.metrics)
+    names = {name for part in parts for name in (*dir(part), *vars(part))}
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+KERAS_PRIVATES = keras_privates()
+
+
+def private_names(tree):
+    """Private names that a module takes from anything but itself: `x._name`, and `getattr(x, "_name")` and the like."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+            yield node.attr
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr"):
+            yield from (arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant))
+
+
+def test_private_names_are_found_however_they_are_taken():
+    source = "model._functional\ngetattr(layer, '_tracker', None)\nself._layers\nlayer.kernel._regularizer\nhasattr(x, 'name')"
+    assert set(private_names(ast.parse(source))) & KERAS_PRIVATES == {"_functional", "_tracker", "_regularizer"}
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name.split(".")[0] != "graph"])
+def test_only_the_graph_room_touches_private_names_of_keras(name):
+    assert not set(private_names(TREES[name])) & KERAS_PRIVATES, "ask for it in graph.access"
 
 
 def dispatch(source):

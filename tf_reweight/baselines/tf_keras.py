@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.graph.access import operation_of
 from tf_reweight.graph.walking import graph_of, walk
 
 # Layer -> the arguments that mean the same in both; weights come in the same order. A layer that is not here is refused.
@@ -71,7 +72,7 @@ def to_tf_keras(model):
         return outputs
 
     graph = graph_of(model)
-    inputs = [old.Input(tuple(t.shape[1:]), name=t._keras_history.operation.name) for t in keras.tree.flatten(graph.inputs)]
+    inputs = [old.Input(tuple(t.shape[1:]), name=operation_of(t).name) for t in keras.tree.flatten(graph.inputs)]
     outputs = walk(model, inputs, visit)
     new = old.Model(inputs if len(inputs) > 1 else inputs[0], outputs if len(outputs) > 1 else outputs[0], name=model.name)
     for layer, operation in made:

@@ -15,6 +15,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
+from tf_reweight.graph.access import node_of
 from tf_reweight.graph.comparing import compare
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
@@ -274,10 +275,10 @@ def _image(node):
 
 def _padding_of(node):
     """The node of the ZeroPadding2D that a layer reads; None where it reads something else."""
-    maker = node.input_tensors[0]._keras_history
+    maker = node_of(node.input_tensors[0])
     if not isinstance(maker.operation, keras.layers.ZeroPadding2D) or node.operation.padding != "valid":
         return None
-    return maker.operation._inbound_nodes[maker.node_index]
+    return maker
 
 
 def _pads(node):

@@ -5,11 +5,12 @@ import contextlib
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import all_layers
 
 
 def recurrent_layers(model):
     """Every recurrent layer of a model, those inside other layers and those with a cell of the user's own included."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    return [layer for layer in (model, *all_layers(model)) if isinstance(layer, keras.layers.RNN)]
 
 
 @contextlib.contextmanager

@@ -2,10 +2,12 @@
 
 import keras
 
+from tf_reweight.graph.access import all_layers
+
 
 def drop_compiled_steps(model):
     """Forgets the traced train, test and predict steps: Keras would go on silently with the old graph."""
-    for layer in (model, *model._flatten_layers(include_self=False)):
+    for layer in (model, *all_layers(model)):
         if isinstance(layer, keras.Model):
             layer.train_function = layer.test_function = layer.predict_function = None
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.graph.access import calls_of, functional_of, operation_of
 from tf_reweight.graph.checking import check_model, sublayers
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
@@ -210,14 +211,13 @@ def output_paths(model):
     found, _ = find(model)
     if not isinstance(model, keras.Model) or not found:
         return set()
-    if getattr(model, "_functional", None) is not None:  # a Sequential keeps its functional twin there
-        model = model._functional
+    model = functional_of(model)
     if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
         return {found[-1].path}
     with_kernel = {}
     for target in found:
         with_kernel.setdefault(target.path.split("/")[0], []).append(target)
-    paths, pending, seen = set(), [t._keras_history.operation for t in keras.tree.flatten(model.outputs)], set()
+    paths, pending, seen = set(), [operation_of(t) for t in keras.tree.flatten(model.outputs)], set()
     while pending:
         operation = pending.pop()
         if id(operation) in seen:
@@ -231,8 +231,8 @@ def output_paths(model):
                 else {with_kernel[operation.name][-1].path}
             )
             continue
-        for node in operation._inbound_nodes:
-            pending += [t._keras_history.operation for t in keras.tree.flatten(node.input_tensors)]
+        for node in calls_of(operation):
+            pending += [operation_of(t) for t in keras.tree.flatten(node.input_tensors)]
     return paths
 
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-import keras
-
 from tf_reweight import errors
+from tf_reweight.graph.access import forget_sublayer, unlocked
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, Target, find
@@ -180,11 +179,7 @@ def add(target, regularizer):
 
 def put(target, regularizer):
     """Sets a regularizer on a built layer: as attribute, so that it is saved, and on the variable, so that it acts."""
-    tracker = target.layer._tracker
-    tracker.unlock()
-    previous = getattr(target.layer, target.regularizer_attribute, None)
-    if isinstance(previous, keras.layers.Layer) and previous in target.layer._layers:
-        target.layer._layers.remove(previous)
-    setattr(target.layer, target.regularizer_attribute, regularizer)
-    tracker.lock()
+    with unlocked(target.layer):
+        forget_sublayer(target.layer, getattr(target.layer, target.regularizer_attribute, None))
+        setattr(target.layer, target.regularizer_attribute, regularizer)
     target.variable.regularizer = regularizer

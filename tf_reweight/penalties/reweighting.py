@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
+from tf_reweight.graph.access import schedule_of
 from tf_reweight.learning_rate import half_cosine
 from tf_reweight.penalties import epsilons
 from tf_reweight.penalties.attachment import attach, attachments
@@ -67,9 +68,7 @@ class Reweighting(keras.callbacks.Callback):
                     start=self.start,
                 )
             )
-        if self.learning_rate is not None and isinstance(
-            getattr(self.model.optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
-        ):
+        if self.learning_rate is not None and schedule_of(self.model.optimizer) is not None:
             raise ValueError(
                 errors.message(
                     "Learning-rate restarts need an optimizer with a plain learning rate.",

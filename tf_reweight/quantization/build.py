@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import all_layers, operation_of
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
@@ -135,7 +136,7 @@ class _Quantizer:
         if not isinstance(item, keras.KerasTensor) or not is_float(item) or id(item) in self.grids:
             return item
         if id(item) not in self._rounded:
-            rounder = self._rounder(item._keras_history.operation.name)
+            rounder = self._rounder(operation_of(item).name)
             self._rounded[id(item)] = self._mark(rounder(item), rounder)
             self._kept.append(item)
         return self._rounded[id(item)]
@@ -187,7 +188,7 @@ def _check_layers(model):
     if is_quantized(model):
         fix = "Train it, or take `strip_quantization(model)` first."
         raise ValueError(errors.message("The model must not be quantized yet.", fix, model=model.name))
-    layers = list(model._flatten_layers(include_self=False))
+    layers = all_layers(model)
     masked = [layer.name for layer in layers if isinstance(layer, Masked)]
     if masked:
         fix = "Take `strip(model)` first: zeros are held without wrappers, see `keep_zeros`."

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.access import calls_of
 from tf_reweight.quantization import rules
 
 L = keras.layers
@@ -23,7 +24,7 @@ def expand(operation, name, names):
         names: `graph.naming.Names` of the model that the new layers become part of.
     """
     kind = type(operation)
-    expandable = kind in rules.REASONS and all(_plain(node.arguments, kind) for node in operation._inbound_nodes)
+    expandable = kind in rules.REASONS and all(_plain(node.arguments, kind) for node in calls_of(operation))
     if not expandable:
         return None
     if kind is L.MultiHeadAttention and operation.get_config()["attention_axes"] in (None, (1,), [1]):
@@ -66,7 +67,7 @@ def _is_known(layer):
 
 def _is_plain_gru(layer):
     """Whether the first step, from a state of zeros, needs no recurrent bias: the converter breaks down on constant zeros."""
-    return layer.reset_after and (not layer.use_bias or all(_has_state(node.arguments) for node in layer._inbound_nodes))
+    return layer.reset_after and (not layer.use_bias or all(_has_state(node.arguments) for node in calls_of(layer)))
 
 
 def _has_state(arguments):

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from tf_reweight.graph.access import node_of, nodes_in_order, operation_of
 from tf_reweight.quantization import rules
 
 
@@ -49,8 +50,7 @@ class Plan:
 
     def __init__(self, graph, chosen):
         self.sites, self.entries, self.rules = {}, {}, {}
-        nodes = [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
-        nodes = [node for node in nodes if not node.is_input]
+        nodes = nodes_in_order(graph)
         self._readers = _readers(graph, nodes)
         for node in nodes:
             operation = node.operation
@@ -96,7 +96,7 @@ class Plan:
     def _follows_move(self, node):
         """Whether the file has an operation before that stays on its input's grid."""
         while True:
-            node = _maker(node.input_tensors[0])
+            node = node_of(node.input_tensors[0])
             rule = None if node.is_input else self.rules[id(node)][0]
             if rule != rules.ABSENT:
                 return rule in rules.MOVES
@@ -105,7 +105,7 @@ class Plan:
         for tensor in node.input_tensors:
             source = self.source(tensor)
             if source is None:
-                source = self.entries[id(node), id(tensor)] = Site(tensor._keras_history.operation.name)
+                source = self.entries[id(node), id(tensor)] = Site(operation_of(tensor).name)
             # A sigmoid's output, whose range the file prescribes, is converted to the common one there.
             source.fixed_range = None
             self.sites[id(node.outputs[0])].join(source)
@@ -113,16 +113,11 @@ class Plan:
     def source(self, tensor):
         """The site whose grid the tensor is on, if any; back through operations that only move numbers."""
         while id(tensor) not in self.sites:
-            node = _maker(tensor)
+            node = node_of(tensor)
             if node.is_input or self.rules[id(node)][0] not in rules.MOVES:
                 return None
             tensor = node.input_tensors[0]
         return self.sites[id(tensor)]
-
-
-def _maker(tensor):
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
 
 
 def _readers(graph, nodes):

@@ -7,6 +7,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data.examples import checked, input_specs, take
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
@@ -111,4 +112,4 @@ class FreezeRanges(keras.callbacks.Callback):
 
 
 def _layers(model, kinds):
-    return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, kinds)]
+    return [layer for layer in all_layers(model) if isinstance(layer, kinds)]

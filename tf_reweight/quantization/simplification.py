@@ -9,6 +9,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
+from tf_reweight.graph.access import calls_of, nodes_in_order, operation_of
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, input_like, without_penalties
 from tf_reweight.graph.keras_classes import is_named
@@ -149,7 +150,7 @@ def _is_scaled_sum(layer):
 def _find_folds(graph):
     """`id -> _Fold` of normalizations, scaled sums and what they are folded into: each used once, one behind the other."""
     readers, found = {}, {}
-    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth if not node.is_input]
+    nodes = nodes_in_order(graph)
     for node in nodes:
         for tensor in node.input_tensors:
             readers[id(tensor)] = readers.get(id(tensor), 0) + 1
@@ -163,8 +164,8 @@ def _find_folds(graph):
         fold = _fold_of(layer, tensor)
         if fold is None:
             continue
-        source = tensor._keras_history.operation
-        alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(source._inbound_nodes) == 1
+        source = operation_of(tensor)
+        alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(calls_of(source)) == 1
         fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
         if alone and fits and getattr(source, "data_format", None) != "channels_first":
             found[id(layer)] = found[id(source)] = fold
@@ -206,7 +207,7 @@ def _kernel_layers(layer, name, names):
 
 def _filled(copy, layer, kernel, bias):
     """Builds the copy for the layer's inputs and gives it the weights; a bias it lacks is zero."""
-    copy.build(layer._inbound_nodes[0].input_tensors[0].shape)
+    copy.build(calls_of(layer)[0].input_tensors[0].shape)
     weights = [ops.convert_to_numpy(kernel)]
     if copy.use_bias:
         weights.append(np.zeros(copy.bias.shape) if bias is None else ops.convert_to_numpy(bias))

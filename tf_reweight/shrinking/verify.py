@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.comparing import FLOAT64_NOISE, compare, tolerance_of
 from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
@@ -18,7 +19,7 @@ def check_device(model):
     if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
         return
     named = [
-        layer.name for layer in model._flatten_layers(include_self=False)
+        layer.name for layer in all_layers(model)
         if getattr(layer, "data_format", None) == "channels_first" and layer.weights
     ]  # fmt: skip
     if named:

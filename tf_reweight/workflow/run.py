@@ -13,6 +13,7 @@ from tf_reweight.data import models, value_range
 from tf_reweight.data.augment import Shifted
 from tf_reweight.export.edge_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.selection import select
@@ -127,8 +128,7 @@ class Run:
             callbacks=[curves, backup, batches.epochs_in_order(), *callbacks, EpochLines(label, self.console)],
             verbose=0,
         )
-        # A resumed `fit` leaves the epoch it began with on the model, and Keras would begin the next one there too.
-        trainee._initial_epoch = None
+        begin_at_first_epoch(trainee)
         return curves.history
 
     @property

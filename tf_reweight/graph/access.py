@@ -1,0 +1,63 @@
+"""What Keras keeps under private names, as functions: no file outside of this room touches one."""
+
+import contextlib
+
+import keras
+
+
+def all_layers(model):
+    """Every layer inside a model or layer, those inside other layers included, each once; not the model itself."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def functional_of(model):
+    """The functional model behind a Sequential one, which may not be built yet (None); any other model itself."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def operation_of(tensor):
+    """The operation that makes a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def node_of(tensor):
+    """The call that makes a symbolic tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def calls_of(operation):
+    """All calls of an operation on symbolic tensors, in whatever models they are."""
+    return list(operation._inbound_nodes)
+
+
+def nodes_in_order(graph):
+    """The calls of a functional model in the order in which they can run; without inputs, nested models as one call."""
+    levels = graph._nodes_by_depth
+    return [node for depth in sorted(levels, reverse=True) for node in levels[depth] if not node.is_input]
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Within it, a built layer takes new attributes that Keras tracks."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+def forget_sublayer(layer, sublayer):
+    """Takes a sublayer out of those that Keras tracks and saves; nothing where it is none."""
+    layer._layers[:] = [each for each in layer._layers if each is not sublayer]
+
+
+def schedule_of(optimizer):
+    """The learning-rate schedule of an optimizer; None where it has a plain learning rate or there is no optimizer."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def begin_at_first_epoch(model):
+    """Lets the next `fit` begin at its own first epoch: a resumed one leaves the epoch it began with on the model."""
+    model._initial_epoch = None
