@@ -1,10 +1,11 @@
 """Copies of operations, for models that are built anew."""
 
+import types
 
 import keras
 
 from tf_reweight.graph.additions import addition_class, additions_of
-from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.keras_classes import is_keras_own, is_named
 
 
 class Copied:
@@ -20,31 +21,91 @@ class Copied:
 
     def __init__(self, operation, name=None, **changes):
         self.operation, self.filled = operation, False
-        self.copy = _fresh(operation, {"name": name or operation.name, **changes})
+        self.copy = fresh(operation, {"name": name or operation.name, **changes})
 
     def __call__(self, *args, **kwargs):
         outputs = self.copy(*args, **kwargs)
         if not self.filled and self.copy is not self.operation and isinstance(self.copy, keras.layers.Layer):
-            for variable, old in zip(self.copy.weights, own_weights(self.operation)):
-                variable.assign(old.value)
-            if isinstance(self.copy, keras.layers.Normalization):
-                self.copy.finalize_state()
+            self.fill()
         self.filled = True
         return outputs
 
+    def fill(self):
+        """Gives the copy, which is built now, the weights."""
+        for variable, old in zip(self.copy.weights, own_weights(self.operation)):
+            variable.assign(old.value)
+        settle(self.copy)
 
-def _fresh(operation, changes):
+
+def fresh(operation, changes):
+    """A new operation from the config of another, with other entries where `changes`, a dict, say so.
+
+    What a config cannot hold is taken from the operation itself: functions (activations above all), regularizers,
+    constraints and initializers are the very objects. A name would not do, since a user's `relu` need not be Keras'.
+    """
     if not isinstance(operation, keras.layers.Layer):
         return type(operation).from_config(operation.get_config())
-    if is_kept_as_it_is(operation):
+    if is_kept_as_it_is(operation) and changes.keys() <= {"name"}:
         return operation
-    return type(operation).from_config({**without_penalties(operation.get_config()), **changes})
+    given = without_penalties(operation.get_config())
+    config = {**given, **changes}
+    same = {name for name, value in given.items() if config[name] == value}
+    if is_keras_own(type(operation).from_config):
+        config |= _live(operation, same)
+    with keras.saving.custom_object_scope(_functions_inside(operation)):
+        copy = type(operation).from_config(config)
+    for old, new in zip(_layers_of(operation), _layers_of(copy)):
+        for name in same & _functions(old).keys() & vars(new).keys():
+            setattr(new, name, vars(old)[name])
+    return copy
 
 
-def input_like(tensor):
-    """A new input of the same name, shape and type."""
+def settle(layer):
+    """Ends the copying of a layer's weights: what it derives from them, as Normalization its mean and variance, is renewed."""
+    for inner in _layers_of(layer):
+        if isinstance(inner, keras.layers.Normalization) and inner.built:
+            inner.finalize_state()
+
+
+def _layers_of(layer):
+    """The layer and those inside, without our penalties, in Keras' order."""
+    additions = {id(part) for addition in additions_of(layer) for part in addition._flatten_layers()}
+    return [part for part in layer._flatten_layers() if id(part) not in additions]
+
+
+def _functions(layer):
+    """The plain functions among the arguments of a layer, by name."""
+    named = {name: vars(layer).get(name) for name in layer.get_config()}
+    return {name: value for name, value in named.items() if isinstance(value, types.FunctionType)}
+
+
+def _functions_inside(layer):
+    """The user's own functions in a layer and those inside it, by the names that their configs have."""
+    own = {}
+    for part in _layers_of(layer)[1:]:
+        for function in _functions(part).values():
+            if not is_keras_own(function):
+                own |= {function.__name__: function, keras.saving.get_registered_name(function): function}
+    return own
+
+
+_OBJECTS = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer, types.FunctionType)
+
+
+def _live(layer, names):
+    """The functions, regularizers and the like among the arguments of a layer; what is of this package goes by its config."""
+    found = {name: getattr(layer, name, None) for name in names}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, _OBJECTS) and not type(value).__module__.startswith("tf_reweight.")
+    }
+
+
+def input_like(tensor, dtype=None):
+    """A new input of the same name and shape, and of the same type unless another one is given."""
     name = tensor._keras_history.operation.name
-    return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype, name=name, sparse=tensor.sparse or None)
+    return keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype or tensor.dtype, name=name, sparse=tensor.sparse or None)
 
 
 def own_weights(layer):
@@ -54,10 +115,11 @@ def own_weights(layer):
 
 
 def is_kept_as_it_is(operation):
-    """Whether a copy of a model takes the very object: a Lambda or custom layer without weights."""
+    """Whether a copy of a model takes the very object: a Lambda or custom layer without weights, or an adapted vocabulary."""
     if not isinstance(operation, keras.layers.Layer) or operation.variables:
         return False
-    return isinstance(operation, keras.layers.Lambda) or not is_keras_own(type(operation))
+    has_vocabulary = is_named(operation, "StringLookup", "IntegerLookup", "TextVectorization", "Discretization")
+    return has_vocabulary or isinstance(operation, keras.layers.Lambda) or not is_keras_own(type(operation))
 
 
 def without_penalties(config):
@@ -73,5 +135,6 @@ def without_penalties(config):
 
 
 def input_shaped(tensor, shape_of):
+    """A new input of the same name and type, in the shape of another tensor."""
     layer = tensor._keras_history.operation
     return keras.Input(batch_shape=tuple(shape_of.shape), dtype=tensor.dtype, name=layer.name, sparse=tensor.sparse or None)

@@ -1,8 +1,8 @@
 """The same model in another floating-point type."""
 
-import keras
-
 from tf_reweight import errors
+from tf_reweight.graph.copying import Copied, own_weights, without_penalties
+from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.walking import is_graph
 
 _HALF = ("float16", "bfloat16")
@@ -41,26 +41,24 @@ def recast(model, dtype):
         expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
         return RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name))
 
-    def anew(layer):
-        try:
-            config = layer.get_config()
-        except NotImplementedError as error:  # Keras' word for a missing one
-            raise refusal(layer) from error
-        config = _renewed(config, dtype)
-        try:
-            return type(layer).from_config(config)
-        except (TypeError, ValueError) as error:  # what constructors say to a config that is not theirs
-            raise refusal(layer) from error
+    return rebuild(model, lambda operation: _Recast(operation, dtype, refusal), dtype)
 
-    copy = keras.models.clone_model(model, clone_function=anew)
-    for old, new in zip(model.layers, copy.layers):
-        if [weight.shape for weight in old.weights] != [weight.shape for weight in new.weights]:
-            raise refusal(old)
-    copy.set_weights(model.get_weights())
-    for layer in copy._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # what it computes with is made of its weights once, when these are learned or loaded
-    return copy
+
+class _Recast(Copied):
+    """A copy in another type; refuses where the layer's config does not tell all that it is made of."""
+
+    def __init__(self, operation, dtype, refusal):
+        self.refusal = refusal
+        try:
+            config = _renewed(without_penalties(operation.get_config()), dtype)
+            super().__init__(operation, **config)
+        except (NotImplementedError, TypeError, ValueError) as error:  # no config, or one that the constructor refuses
+            raise refusal(operation) from error
+
+    def fill(self):
+        if [weight.shape for weight in own_weights(self.operation)] != [weight.shape for weight in self.copy.weights]:
+            raise self.refusal(self.operation)
+        super().fill()
 
 
 def _renewed(config, dtype):

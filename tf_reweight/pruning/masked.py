@@ -6,10 +6,11 @@ from keras import ops
 
 from tf_reweight import errors, structures
 from tf_reweight.graph.checking import check_model
-from tf_reweight.graph.copying import own_weights
+from tf_reweight.graph.copying import Copied, own_weights
+from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
-from tf_reweight.penalties.attachment import detach
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -129,7 +130,7 @@ def strip(model):
         A new `keras.Model`; the given one is unchanged.
     """
     check_model(model)
-    if not (isinstance(model, keras.Sequential) or hasattr(model, "operations")):
+    if not is_graph(model):
         raise ValueError(
             errors.message(
                 "`strip` rebuilds Sequential and functional models.",
@@ -137,19 +138,18 @@ def strip(model):
                 model=type(model).__name__,
             )
         )
-    pairs = []
+    return rebuild(model, lambda operation: _Unmasked(operation) if isinstance(operation, Masked) else Copied(operation))
 
-    def unwrapped(layer):
-        inner = layer.layer if isinstance(layer, Masked) else layer
-        if isinstance(inner, keras.Model):
-            return strip(inner)
-        pairs.append((layer, type(inner).from_config(inner.get_config())))
-        return pairs[-1][1]
 
-    plain = keras.models.clone_model(model, clone_function=unwrapped)
-    detach(plain)
-    for old, new in pairs:
-        source, masked = (old.layer, old.masked_kernels()) if isinstance(old, Masked) else (old, {})
-        values = [masked.get(id(w), w.value) for w in own_weights(source)]
-        new.set_weights([ops.convert_to_numpy(value) for value in values])
-    return plain
+class _Unmasked(Copied):
+    """The layer inside a wrapper, with the kernels it computes with."""
+
+    def __init__(self, wrapper):
+        super().__init__(wrapper.layer)
+        self.wrapper = wrapper
+
+    def fill(self):
+        super().fill()
+        masked = self.wrapper.masked_kernels()
+        for variable, old in zip(self.copy.weights, own_weights(self.operation)):
+            variable.assign(masked.get(id(old), old.value))

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.copying import input_shaped, is_kept_as_it_is, own_weights, without_penalties
+from tf_reweight.graph.copying import fresh, input_shaped, is_kept_as_it_is, own_weights, settle, without_penalties
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.walking import functional, graph_of, is_graph, nodes_of, walk
 from tf_reweight.shrinking.branches import NO_CUTS
@@ -118,9 +118,9 @@ class Rebuilder:
                 self._compact[id(operation)] = smaller
                 self.compacted[path] = smaller.words(operation)
         if is_keras_own(type(operation)):
-            return type(operation).from_config(config)
+            return fresh(operation, config)
         try:
-            return type(operation).from_config(config)
+            return fresh(operation, config)
         except Exception as error:  # Code of the user's own may raise anything.
             said = str(error).splitlines()[0][:200]
             raise TypeError(
@@ -171,8 +171,7 @@ class Rebuilder:
         for holder in (layer, *_inner_layers(layer).values()):
             if id(holder) in self.folds:
                 self._fold(layer, copy, holder)
-        if isinstance(copy, keras.layers.Normalization):
-            copy.finalize_state()
+        settle(copy)
 
     def _fold(self, layer, copy, holder):
         made = copy if holder is layer else copy.layer
