@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import typing
 
 import keras
 import pytest
@@ -109,6 +110,17 @@ def test_a_package_has_no_other_modules_than_its_own():
     for package in (tfr.kernels, tfr.data, tfr.workflow):
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             package.nothing
+
+
+def test_every_public_function_has_type_hints():
+    for name in tfr.__all__:
+        value = getattr(tfr, name)
+        if callable(value):
+            signature = inspect.signature(value)
+            untyped = [parameter.name for parameter in signature.parameters.values() if parameter.annotation is parameter.empty]
+            assert set(untyped) <= {"kwargs"}, f"{name} has no hint for {untyped}"
+            assert inspect.isclass(value) or signature.return_annotation is not signature.empty, name
+            assert typing.get_type_hints(value.__init__ if inspect.isclass(value) else value)
 
 
 def test_every_public_function_has_a_docstring():

@@ -16,7 +16,8 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
     from tf_reweight.export import export_tflite, inspect_tflite
     from tf_reweight.packing import pack_tflite
     from tf_reweight.penalties.attachment import attach, detach, regularize
-    from tf_reweight.pruning import Masked, keep_zeros, prune, release, sparsity, strip
+    from tf_reweight.pruning.masked import Masked, strip
+    from tf_reweight.pruning.prune import keep_zeros, prune, release, sparsity
     from tf_reweight.quantization import quantize, strip_quantization
     from tf_reweight.shrinking import shrink
     from tf_reweight.workflow import compress
@@ -31,7 +32,7 @@ __all__ = [
 
 # `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
 _HOME = {
-    "Masked": "pruning",
+    "Masked": "pruning.masked",
     "attach": "penalties.attachment",
     "compress": "workflow",
     "detach": "penalties.attachment",
@@ -39,17 +40,17 @@ _HOME = {
     "groups": "coupling",
     "hold_groups": "coupling",
     "inspect_tflite": "export",
-    "keep_zeros": "pruning",
+    "keep_zeros": "pruning.prune",
     "pack_tflite": "packing",
-    "prune": "pruning",
+    "prune": "pruning.prune",
     "prune_groups": "coupling",
     "quantize": "quantization",
     "regularize": "penalties.attachment",
     "regularize_coupled": "coupling",
-    "release": "pruning",
+    "release": "pruning.prune",
     "shrink": "shrinking",
-    "sparsity": "pruning",
-    "strip": "pruning",
+    "sparsity": "pruning.prune",
+    "strip": "pruning.masked",
     "strip_quantization": "quantization",
 }
 # Where modules are that stood at the top level until version 0.1; they go after the next one.

@@ -1,6 +1,7 @@
 """The coupled penalty: one vector of penalty weights per coupled set, so that what it frees is what can be removed."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -8,12 +9,13 @@ from keras import ops
 from tf_reweight import errors, penalties
 from tf_reweight.checks import check_flag
 from tf_reweight.coupling import savings
-from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.analysis.sets import CoupledSet, groups
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import add, attachments
+from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.penalties.renewed import Renewed
 from tf_reweight.records import Report
 from tf_reweight.structures.base import safe_sqrt
@@ -161,7 +163,15 @@ class CoupledPenalties(Report):
         return "\n".join(lines)
 
 
-def regularize_coupled(model, strength=1e-3, penalty="log_sum", *, criterion=CRITERIA[0], price=1.0, relative=False):
+def regularize_coupled(
+    model: keras.Model,
+    strength: float = 1e-3,
+    penalty: PenaltyLike = "log_sum",
+    *,
+    criterion: str = CRITERIA[0],
+    price: float | str | Callable[[CoupledSet], float] = 1.0,
+    relative: bool = False,
+) -> CoupledPenalties:
     """Puts one reweighted penalty on each set of channels that go together, in place; outputs stay as they are.
 
     Use it to get whole filters, heads and units to vanish. A filter's own norm is free before a BatchNorm, so a penalty on
@@ -195,7 +205,8 @@ def regularize_coupled(model, strength=1e-3, penalty="log_sum", *, criterion=CRI
         >>> small = shrink(model)
     """
     coupled = removable(model)
-    made, left_out, positions = [], [], {}
+    positions: dict[str, int] = {}
+    made, left_out = [], []
     costs = savings.of_sets(price, coupled)
     for cost, (item, target) in zip(costs, _anchored(coupled.sets, find(model)[0], trainable=True)):
         if target is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -65,7 +66,16 @@ class GroupPruneReport(Report):
         return "\n".join(lines)
 
 
-def prune_groups(model, sparsity=None, *, scope="model", criterion=CRITERIA[0], minimum=None, macs=None, multiple_of=1):
+def prune_groups(
+    model: keras.Model,
+    sparsity: float | None = None,
+    *,
+    scope: str = "model",
+    criterion: str = CRITERIA[0],
+    minimum: int | None = None,
+    macs: float | None = None,
+    multiple_of: int = 1,
+) -> GroupPruneReport:
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
     After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm
@@ -210,14 +220,15 @@ def zero_groups(model, coupled, keeps, rescued=None):
     return GroupPruneReport(tuple(done), coupled.frozen)
 
 
-def hold_groups(model):
+def hold_groups(model: keras.Model) -> int:
     """Holds the groups that are wholly zero now through further training, for example after loading a pruned model.
 
     Returns:
         The number of groups held.
     """
     coupled = groups(model)
-    count, masks = 0, {}
+    masks: dict = {}
+    count = 0
     for item in coupled.sets:
         squares = sum(s.squared_norms(item.num_groups) for s in item.slices if s.role != "state")
         keep = ops.convert_to_numpy(squares) > 0

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 import pathlib
+import typing
 
 import keras
 
@@ -63,9 +65,15 @@ class ExportRecord(Report):
 
 
 def export_tflite(
-    model, path, precision="float32", representative_data=None, verify_data=None, tolerance=None, quantized_io=False,
-    verify_arm=False,
-):  # fmt: skip
+    model: keras.Model,
+    path: str | os.PathLike,
+    precision: str = "float32",
+    representative_data: typing.Any = None,
+    verify_data: typing.Any = None,
+    tolerance: float | None = None,
+    quantized_io: bool = False,
+    verify_arm: bool = False,
+) -> ExportRecord:
     """Writes a Keras model as a `.tflite` that was run in LiteRT and gives the model's outputs.
 
     The very bytes that are written were executed before, with and without the default delegate, on `verify_data`, and compared

@@ -13,11 +13,16 @@ import collections.abc
 import dataclasses
 import fnmatch
 import inspect
+import typing
 
 import keras
 
 from tf_reweight import errors
 from tf_reweight.kernels.table import Target
+
+
+Selector: typing.TypeAlias = str | keras.layers.Layer | type | collections.abc.Callable[[typing.Any], bool]
+Layers: typing.TypeAlias = Selector | collections.abc.Iterable[Selector] | None
 
 
 @dataclasses.dataclass(frozen=True)

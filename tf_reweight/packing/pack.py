@@ -6,6 +6,7 @@ That makes the file smaller. It makes nothing faster in int8, and floating-point
 """
 
 import dataclasses
+import os
 import zlib
 
 import numpy as np
@@ -130,7 +131,13 @@ def pack(content, zipped=False):
     return _packed(flatbuffer.parse(content), bytes(content), zipped)[0]
 
 
-def pack_tflite(in_path, out_path, verify=True, verify_arm=False, zipped=False):
+def pack_tflite(
+    in_path: str | os.PathLike,
+    out_path: str | os.PathLike,
+    verify: bool = True,
+    verify_arm: bool = False,
+    zipped: bool = False,
+) -> PackResult:
     """`pack` for files: writes only what was run in LiteRT and computes the same as the given file, to the last bit.
 
     Both are run on random inputs, with and without the default delegate. The file is written whole or not at all, so that both

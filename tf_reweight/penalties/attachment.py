@@ -1,16 +1,22 @@
 """Putting penalties on the kernels of a built model, finding them again, and taking them off."""
 
 import dataclasses
+from collections.abc import Callable
+
+import keras
 
 from tf_reweight import errors
 from tf_reweight.graph.access import forget_sublayer, unlocked
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, Target, find
 from tf_reweight.penalties import prices
 from tf_reweight.penalties.base import KernelPenalty, bind, parts_of, removed, replaced
+from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.penalties.reweighted import Combined, Reweighted
 from tf_reweight.records import Report
+from tf_reweight.structures import StructureLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +50,15 @@ class Attached(Report):
         return "\n".join(lines)
 
 
-def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum", *, layers=None, price=1.0):
+def regularize(
+    model: keras.Model,
+    structure: StructureLike = "unstructured",
+    strength: float = 1e-5,
+    penalty: PenaltyLike = "log_sum",
+    *,
+    layers: Layers = None,
+    price: float | str | Callable[[Target], float] = 1.0,
+) -> Attached:
     """Puts the reweighted penalty on a built or loaded model, in place; weights and outputs stay as they are.
 
     A regularizer the layer already has (L2, or a penalty of another structure) is kept and added to. Compile or keep the
@@ -97,7 +111,7 @@ def regularize(model, structure="unstructured", strength=1e-5, penalty="log_sum"
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
 
 
-def attach(model):
+def attach(model: keras.Model) -> int:
     """Binds the penalties that were given in layers' constructors to their kernels, in place.
 
     `callbacks.Reweighting` does this at the start of `fit`. Each kernel gets an instance of its own, so one
@@ -146,7 +160,7 @@ def attachments(model):
     return [Attachment(target, part) for target in found for part in parts_of(target.regularizer) if part.bound]
 
 
-def detach(model):
+def detach(model: keras.Model) -> int:
     """Takes every penalty of ours off again, in place; other regularizers, weights and outputs stay.
 
     Returns:

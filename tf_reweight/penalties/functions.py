@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import typing
 
 from keras import ops
 
@@ -133,6 +134,9 @@ class Lasso(Penalty):
     def negligible(self, epsilon=None):
         return 1e-3
 
+
+# What every `penalty=` takes: a name, a configuration with a name, or the object.
+PenaltyLike: typing.TypeAlias = str | dict | Penalty
 
 _BY_NAME = {cls.name: cls for cls in (LogSum, Arctan, LogSquared, Lasso)}
 

@@ -34,10 +34,10 @@ class Masked(keras.layers.Wrapper):
         >>> layer.update(sparsity=0.5)
     """
 
-    def __init__(self, layer, structure="unstructured", **kwargs):
+    def __init__(self, layer: keras.layers.Layer, structure: structures.StructureLike = "unstructured", **kwargs):
         self.structure = structures.get(structure)
         super().__init__(layer, **kwargs)
-        self.masks = []
+        self.masks: list[keras.Variable] = []
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -118,7 +118,7 @@ class Masked(keras.layers.Wrapper):
         return {**super().get_config(), "structure": self.structure.serialize()}
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model without wrappers, penalties and masks, and with the same outputs.
 
     Masked kernels are written with their zeros into the plain layers. Wrapper-free models come back as a copy.

@@ -2,7 +2,9 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -12,9 +14,11 @@ from tf_reweight.kernels import allocation
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Mask, hold
 from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import attachments, detach
 from tf_reweight.records import Report
+from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
 
 
@@ -59,7 +63,15 @@ class PruneReport(Report):
         }
 
 
-def prune(model, structure=None, *, sparsity=None, threshold=None, layers=None, scope="model"):
+def prune(
+    model: keras.Model,
+    structure: StructureLike | Sequence[StructureLike] | None = None,
+    *,
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    layers: Layers = None,
+    scope: str = "model",
+) -> PruneReport:
     """Sets groups to zero in place and keeps them exactly zero through any further training.
 
     After training with the penalty, `prune(model)` removes what it freed: the groups whose norm became negligible
@@ -125,7 +137,7 @@ def prune(model, structure=None, *, sparsity=None, threshold=None, layers=None, 
     return PruneReport(tuple(kernels), tuple(left_out))
 
 
-def keep_zeros(model):
+def keep_zeros(model: keras.Model) -> int:
     """Holds the exact zeros a model has now through further training, for example after loading a pruned model.
 
     Masks are not saved with a model: its exact zeros say it all.
@@ -143,7 +155,7 @@ def keep_zeros(model):
     return count
 
 
-def release(model):
+def release(model: keras.Model) -> int:
     """Takes the masks off again: zeros may grow back. Returns the number of kernels released."""
     count = 0
     for target in find(model)[0]:
@@ -154,7 +166,7 @@ def release(model):
     return count
 
 
-def sparsity(model):
+def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
     """Zeros of every prunable kernel.
 
     Returns:

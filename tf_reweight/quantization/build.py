@@ -1,5 +1,7 @@
 """From a float model to one that trains with the numbers of its integer file."""
 
+import typing
+
 import keras
 
 from tf_reweight import errors
@@ -9,11 +11,12 @@ from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.walking import functional, graph_of, walk
 from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import keep_zeros
 from tf_reweight.quantization import rules
-from tf_reweight.quantization.choosing import Choice, bits_of, chooser
+from tf_reweight.quantization.choosing import Bits, Choice, bits_of, chooser
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
@@ -22,7 +25,23 @@ from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
 from tf_reweight.quantization.simplification import simplify
 
 
-def quantize(model, weight_bits=8, activation_bits=8, *, layers=None, return_report=False):
+@typing.overload
+def quantize(
+    model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None,
+    return_report: typing.Literal[False] = False,
+) -> keras.Model: ...  # fmt: skip
+
+
+@typing.overload
+def quantize(
+    model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None,
+    return_report: typing.Literal[True],
+) -> tuple[keras.Model, QuantizationReport]: ...  # fmt: skip
+
+
+def quantize(
+    model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None, return_report: bool = False
+) -> keras.Model | tuple[keras.Model, QuantizationReport]:
     """A model for quantization-aware training: it computes with the rounded numbers its int8 `.tflite` will have.
 
     Fine-tune it for some epochs with a small learning rate and export it: the file then loses little or no accuracy, and

@@ -1,5 +1,7 @@
 """Which kernels are rounded, and to how many bits, by the selectors that every function takes."""
 
+import typing
+
 from tf_reweight import errors
 from tf_reweight.graph.checking import sublayers
 from tf_reweight.kernels import selectors
@@ -7,6 +9,8 @@ from tf_reweight.kernels.table import find
 from tf_reweight.quantization.grid import check_bits
 
 _DEFAULT_BITS = 8
+# What `weight_bits=` takes: a number, or one for each selector.
+Bits: typing.TypeAlias = int | dict[selectors.Selector, int]
 
 
 class Choice:

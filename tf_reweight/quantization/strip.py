@@ -7,7 +7,7 @@ from tf_reweight.graph.walking import functional, graph_of, walk
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 
-def strip_quantization(model):
+def strip_quantization(model: keras.Model) -> keras.Model:
     """The float model inside a quantized one: the same layers and trained weights, nothing rounded.
 
     Layers that `quantize` folded or split stay so: a convolution holds its BatchNormalization, a silu is two layers,

@@ -1,6 +1,7 @@
 """From a pruned model to a smaller one."""
 
 import dataclasses
+import typing
 
 import keras
 import numpy as np
@@ -85,7 +86,23 @@ class ShrinkReport(Report):
         return "\n".join(lines)
 
 
-def shrink(model, multiple_of=1, inputs=None, find_groups=False, return_report=False):
+@typing.overload
+def shrink(
+    model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False,
+    return_report: typing.Literal[False] = False,
+) -> keras.Model: ...  # fmt: skip
+
+
+@typing.overload
+def shrink(
+    model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False, *,
+    return_report: typing.Literal[True],
+) -> tuple[keras.Model, ShrinkReport]: ...  # fmt: skip
+
+
+def shrink(
+    model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False, return_report: bool = False
+) -> keras.Model | tuple[keras.Model, ShrinkReport]:
     """A plain, smaller Keras model without the groups that are dead, with the same outputs.
 
     A group is dead when every kernel that reads it holds zeros there, or when what makes it is zero: `prune_groups` leaves

@@ -1,5 +1,7 @@
 """Which weights live and die together: one class each, found by name through `get`."""
 
+import typing
+
 from tf_reweight import registry
 from tf_reweight.lazy import submodules
 from tf_reweight.structures.axes import Channel, Column, Filter, Head, Kernel, Neuron
@@ -10,9 +12,12 @@ from tf_reweight.structures.pattern import Pattern
 
 __all__ = [
     "Block", "BlockColumn", "BlockRow", "Channel", "Column", "Filter", "Head", "Kernel", "NOfM", "Neuron", "Pattern",
-    "Structure", "Unstructured", "get", "names", "register", "safe_sqrt",
+    "Structure", "StructureLike", "Unstructured", "get", "names", "register", "safe_sqrt",
 ]  # fmt: skip
 __getattr__ = submodules(__name__)
+
+# What every `structure=` takes: a name, a configuration with a name, or the object.
+StructureLike: typing.TypeAlias = str | dict | Structure
 
 _BY_NAME = {
     cls.name: cls

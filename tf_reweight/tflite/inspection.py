@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import struct
 
 import numpy as np
@@ -104,7 +105,7 @@ class FileSummary(Report):
         return [kernels, ops, ends]
 
 
-def inspect_tflite(path):
+def inspect_tflite(path: str | os.PathLike) -> FileSummary:
     """Reads a `.tflite` made by anyone.
 
     Args:

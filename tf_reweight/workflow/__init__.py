@@ -1,12 +1,20 @@
 """The main job in one call: train, regularize, prune, retrain, shrink, export, report, into one run folder."""
 
+import os
+import typing
+from collections.abc import Sequence
+
+import keras
 import numpy as np
+from rich.console import Console
 
 from tf_reweight import coupling
+from tf_reweight.data import Dataset
 from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, terminal
 from tf_reweight.workflow import own_stages
+from tf_reweight.workflow.config import Config
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.run import Run
 from tf_reweight.workflow.stages import stages_of
@@ -15,7 +23,15 @@ __all__ = ["accuracy", "compress", "environment", "plan"]
 __getattr__ = submodules(__name__)
 
 
-def compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
+def compress(
+    config: str | os.PathLike | dict | Config,
+    model: keras.Model | None = None,
+    data: Dataset | None = None,
+    out: str | os.PathLike | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    command: str | None = None,
+) -> dict[str, typing.Any]:
     """Compresses a classifier: from a config to a pruned, quantized, executed-and-checked `.tflite` with a report.
 
     Stages: train (dense), regularize (reweighted), prune, retrain (zeros fixed), shrink and quantize when the config asks for
@@ -49,7 +65,12 @@ def compress(config, model=None, data=None, out=None, overrides=(), console=None
     return run.report()
 
 
-def plan(config, model=None, data=None, overrides=()):
+def plan(
+    config: str | os.PathLike | dict | Config,
+    model: keras.Model | None = None,
+    data: Dataset | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, typing.Any]:
     """What `compress` would do, without doing it: the kernels of each rule, what is left out and why, and the epochs.
 
     Returns:

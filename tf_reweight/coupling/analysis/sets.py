@@ -163,7 +163,7 @@ class CoupledSets(Report):
         return "\n".join(lines)
 
 
-def groups(model):
+def groups(model: keras.Model) -> CoupledSets:
     """Finds the channels of a model that must go together.
 
     Follows every channel through the graph: BatchNorm, activations, residual adds, multiplications, concatenations,
@@ -190,11 +190,12 @@ def groups(model):
     frozen = trace.labels.frozen()
     entries = list(trace.axes.values())
     roots_of = [trace.labels.roots(entry.labels) for entry in entries]
-    spans = {}
+    spans: dict[int, list[int]] = {}
     for number, (entry, roots) in enumerate(zip(entries, roots_of)):
         for root in np.unique(roots):
             spans.setdefault(int(root), []).append(number)
-    by_span, left = {}, {}
+    by_span: dict = {}
+    left: dict = {}
     for root, numbers in spans.items():
         makers = [n for n in numbers if entries[n].role == "out"]
         kernels = [n for n in numbers if entries[n].role == "scale" and len(entries[n].variable.shape) > 1]
