@@ -1,14 +1,15 @@
 """The converter, with a graph phones like: one example at a time, named inputs and outputs, built-in operations only."""
 
+import pathlib
 import tempfile
-import warnings
 
 import keras
 
 from tf_reweight import errors
+from tf_reweight.export import converter
 from tf_reweight.export.edge_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
-from tf_reweight.export.recurrent import unrolled
+from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.tflite import flatbuffer
@@ -63,41 +64,18 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         return dict(zip(output_names(model, len(outputs)), outputs))
 
     module.serve = serve
+    settings = {"precision": precision, "names": names, "quantized_io": quantized_io, "needs_data": TABLE[precision].needs_data}
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": serve.get_concrete_function()})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        _set_precision(converter, precision, names, representative, quantized_io)
+        folder = pathlib.Path(folder)
+        tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": serve.get_concrete_function()})
+        # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
+        apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
-            with warnings.catch_warnings():
-                # The converter calibrates with TensorFlow's own interpreter; we run files in LiteRT.
-                warnings.filterwarnings("ignore", message=r"[\s\S]*tf\.lite\.Interpreter is deprecated")
-                warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
-                return _named(converter.convert())
+            return _named((converter.convert_apart if apart else converter.convert)(folder, settings, representative))
+        except converter.ConverterDied as error:
+            raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.
             raise ValueError(_explain(error, precision)) from error
-
-
-def _set_precision(converter, precision, names, representative, quantized_io):
-    import tensorflow as tf
-
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if TABLE[precision].needs_data:
-        # Without data the model itself holds the ranges (`quantization.quantize`), and the converter wants no flag then.
-        if representative is not None:
-            kernels = {
-                "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
-                "int16": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            }[precision]
-            # Operations without an integer kernel stay float; the export record names them.
-            converter.target_spec.supported_ops = [kernels, tf.lite.OpsSet.TFLITE_BUILTINS]
-            converter.representative_dataset = lambda: (
-                {name: array[i : i + 1] for name, array in zip(names, representative)} for i in range(len(representative[0]))
-            )
-        if quantized_io:
-            converter.inference_input_type = converter.inference_output_type = getattr(tf, precision)
 
 
 def _named(content):
@@ -114,5 +92,14 @@ def _explain(error, precision):
     return errors.message(
         f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
         "Replace that operation; lengths of sequences must be known when the model is built.",
+        precision=precision,
+    )
+
+
+def _obituary(error, precision):
+    return errors.message(
+        f"The converter must survive the model; its process died of {error}.",
+        'Nothing was written. Recurrent layers on padded or masked sequences do this in integers: choose "dynamic_int8" or '
+        '"weight_int8", which keep activations in floats, or train with `quantize` first.',
         precision=precision,
     )

@@ -202,3 +202,13 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
     if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
     check_recurrent(model)
+    _check_finite(model)
+
+
+def _check_finite(model):
+    """Raises ValueError for weights that are not finite, on which the converter gives garbage or takes the process along."""
+    floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
+    broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]
+    if broken:
+        fix = "Training diverged: load an earlier checkpoint, and lower the learning rate."
+        raise ValueError(errors.message("Every weight must be finite (no NaN, no infinity).", fix, weights=broken[:5]))

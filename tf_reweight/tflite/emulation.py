@@ -7,12 +7,11 @@ the README. Emulated time says nothing about speed.
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import tempfile
 
 from tf_reweight import errors
-from tf_reweight.tflite import litert
+from tf_reweight.tflite import apart, litert
 
 VARIABLE = "TF_REWEIGHT_ARM_ROOT"
 _EMULATOR = "qemu-aarch64"
@@ -72,7 +71,7 @@ class Emulator:
                 env=clean, capture_output=True, text=True, errors="replace", check=False,
             )  # fmt: skip
             if done.returncode:
-                raise RuntimeError(_complaint(done))
+                raise RuntimeError(apart.complaint(done, "the emulated process"))
             return {name: litert.load_arrays(folder / f"{name}.npz") for name in litert.RUNS}
 
 
@@ -90,11 +89,3 @@ def missing(root=None):
 
 def _root(root):
     return pathlib.Path(root or os.environ[VARIABLE]).expanduser().absolute()
-
-
-def _complaint(done):
-    if done.returncode < 0 or done.returncode > 128:
-        number = abs(done.returncode) % 128
-        names = {item.value: item.name for item in signal.Signals}
-        return f"the emulated process died of {names.get(number, f'signal {number}')}"
-    return " ".join((done.stderr.strip().splitlines() or ["it says nothing"])[-1].split())

@@ -93,6 +93,13 @@ def _check_indices(model):
                 raise IndexError("tensor")
         if any(not 0 <= op.opcodeIndex < len(model.operatorCodes) for op in graph.operators):
             raise IndexError("operation")
+    for signature in model.signatureDefs or []:
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            raise IndexError("signature")
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        for end in [*(signature.inputs or []), *(signature.outputs or [])]:
+            if not 0 <= end.tensorIndex < len(tensors) or end.name is None:
+                raise IndexError("signature")
 
 
 def name_ends(model):
