@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_nets import STRUCTURES, converted, mask_of, zeroed
+from packed_nets import STRUCTURES, content_of, converted, mask_of, zeroed
 
 from tf_reweight.packing import equivalence, pack
 from tf_reweight.tflite import constants, flatbuffer, sparse_layout
+from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.inspection import inspect_tflite
+from tf_reweight.tflite.latency import benchmark
 
 L = keras.layers
 
@@ -137,3 +140,107 @@ def test_sparsity_that_does_not_fit_is_refused():
     for bad_values, shape in ((values[:-1], (4, 4)), (values, (2, 2)), (values, (4,))):
         with pytest.raises(ValueError, match="do not fit"):
             sparse_layout.decode(bad_values, sparsity, shape)
+
+
+def _break_order(sparsity):
+    sparsity.traversalOrder = np.asarray([0, 0], "int32")
+
+
+def _break_size(sparsity):
+    sparsity.dimMetadata[0].denseSize = 2**30
+
+
+def _break_ends(sparsity):
+    sparsity.dimMetadata[1].arraySegments.values = np.asarray([0, 1, 2, 3, 2**31 - 1], "int32")
+
+
+def _break_start(sparsity):
+    sparsity.dimMetadata[1].arraySegments.values[0] = 1
+
+
+def _break_direction(sparsity):
+    sparsity.dimMetadata[1].arraySegments.values[1:3] = [3, 1]
+
+
+def _break_positions(sparsity):
+    sparsity.dimMetadata[1].arrayIndices.values[0] = 4
+
+
+def _lose_lists(sparsity):
+    sparsity.dimMetadata[1].arraySegments = None
+
+
+def _lose_a_level(sparsity):
+    sparsity.dimMetadata.pop()
+
+
+def _add_a_block(sparsity):
+    sparsity.blockMap = np.asarray([7], "int32")
+
+
+BREAKS = [_break_order, _break_size, _break_ends, _break_start, _break_direction, _break_positions, _lose_lists,
+          _lose_a_level, _add_a_block]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BREAKS)
+def test_damaged_sparsity_is_refused_before_anything_of_its_size_is_made(damage):
+    array = np.eye(4, dtype="int8")
+    values, sparsity = sparse_layout.encode(array, sparse_layout.Layout((0, 1), 1))
+    sparse_layout.check(sparsity, array.shape)
+    damage(sparsity)
+    with pytest.raises(ValueError, match="sparsity parameters"):
+        sparse_layout.decode(values, sparsity, array.shape)
+
+
+@pytest.mark.parametrize("what", ["size", "ends", "positions", "lists", "signature", "graph of the signature"])
+def test_litert_never_sees_a_damaged_file(what, tmp_path):
+    """It would read and write outside its memory, and the process would die."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 6, 8)), L.Conv2D(16, 3)])
+    kernel = np.asarray(model.layers[0].kernel)
+    model.layers[0].kernel.assign(np.where(np.random.default_rng(0).random(kernel.shape) < 0.9, 0, kernel))
+    file = flatbuffer.read(pack.pack(content_of(model, "float32")).content)
+    (sparsity,) = [tensor.sparsity for graph in file.subgraphs for tensor in graph.tensors if tensor.sparsity is not None]
+    listed = next(level for level in sparsity.dimMetadata if level.arraySegments is not None)
+    if what == "size":
+        next(level for level in sparsity.dimMetadata if level is not listed).denseSize = 2**31 - 1
+    elif what == "ends":
+        listed.arraySegments.values = listed.arraySegments.values + 1
+    elif what == "positions":
+        listed.arrayIndices.values = np.full_like(listed.arrayIndices.values, 255)
+    elif what == "lists":
+        listed.arrayIndices = None
+    elif what == "signature":
+        file.signatureDefs[0].inputs[0].tensorIndex = 1_000
+    else:
+        file.signatureDefs[0].subgraphIndex = 7
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(flatbuffer.write(file))
+    for call in (Runner, inspect_tflite, lambda path: benchmark([path], num_runs=1, warmup=0)):
+        with pytest.raises(ValueError, match="Received: "):
+            call(path)
+
+
+@pytest.mark.parametrize("largest", [255, 256, 257, 65_535, 65_536])
+def test_positions_at_the_boundaries_of_their_types(largest):
+    """The last position that a byte holds is 255: the ends of lists count one more."""
+    array = np.zeros((1, largest + 1), "int8")
+    array[0, largest] = 1
+    layout = sparse_layout.Layout((0, 1), 1)
+    values, sparsity = sparse_layout.encode(array, layout)
+    kept = sparsity.dimMetadata[1].arrayIndices.values
+    assert kept.dtype == ("uint8" if largest < 256 else "uint16" if largest < 65_536 else "int32") and kept[0] == largest
+    np.testing.assert_array_equal(sparse_layout.decode(values, sparsity, array.shape), array)
+    (cost,) = [cost for cost, item in sparse_layout.layouts(array) if item == layout]
+    ends = sparsity.dimMetadata[1].arraySegments.values
+    assert cost == values.nbytes + kept.nbytes + ends.nbytes
+
+
+@pytest.mark.parametrize("num", [255, 256, 65_535, 65_536])
+def test_ends_of_lists_at_the_boundaries_of_their_types(num):
+    array = np.ones((1, num), "int8")
+    layout = sparse_layout.Layout((0, 1), 1)
+    values, sparsity = sparse_layout.encode(array, layout)
+    ends = sparsity.dimMetadata[1].arraySegments.values
+    assert ends.dtype == ("uint8" if num < 256 else "uint16" if num < 65_536 else "int32") and list(ends) == [0, num]
+    np.testing.assert_array_equal(sparse_layout.decode(values, sparsity, array.shape), array)

@@ -2,7 +2,8 @@
 
 import math
 
-from tf_reweight.tflite import sparse_layout
+from tf_reweight import errors
+from tf_reweight.tflite import flatbuffer, sparse_layout
 from tf_reweight.tflite.flatbuffer import raw
 
 
@@ -16,3 +17,20 @@ def values(model, tensor):
     # A single number has no shape in the file.
     shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
     return stored[: math.prod(shape)].reshape(shape)
+
+
+def check(model, name):
+    """Raises ValueError where the sparse constants of a parsed file are damaged, of which LiteRT would die."""
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.sparsity is not None:
+                try:
+                    values(model, tensor)
+                except flatbuffer.DAMAGE as error:
+                    expected = f"The sparse weights of the file must be whole; of {_shown(tensor)} they are not: {error}"
+                    fix = "It was damaged: copy it anew."
+                    raise ValueError(errors.message(expected, fix, file=str(name))) from error
+
+
+def _shown(tensor):
+    return repr((tensor.name or b"").decode(errors="replace"))

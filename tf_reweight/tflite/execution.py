@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.tflite import flatbuffer, litert
+from tf_reweight.tflite import constants, flatbuffer, litert
 
 
 class Runner:
@@ -27,12 +27,14 @@ class Runner:
 
     def __init__(self, source, num_threads=1, delegate=True):
         content = source if isinstance(source, bytes) else read_file(source)
+        name = f"{len(source)} bytes" if isinstance(source, bytes) else source
+        # LiteRT believes what a file says of itself, and takes the process along where that is not so.
+        constants.check(flatbuffer.parse(content, name), name)
         try:
             self._interpreter = litert.load(content, delegate, num_threads)
         except (ValueError, RuntimeError) as error:
-            shown = source if not isinstance(source, bytes) else f"{len(source)} bytes"
             expected = f"The file must load in LiteRT, which says: {' '.join(str(error).split())[:300]}"
-            raise ValueError(errors.message(expected.rstrip(".") + ".", "Convert the model anew.", file=str(shown))) from error
+            raise ValueError(errors.message(expected.rstrip(".") + ".", "Convert the model anew.", file=str(name))) from error
         self.inputs, self.outputs = self._details()
 
     def _details(self):

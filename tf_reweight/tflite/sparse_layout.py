@@ -138,11 +138,9 @@ def decode(values, sparsity, shape):
     Raises:
         ValueError: when the parameters do not fit the shape or the number of stored entries.
     """
+    check(sparsity, shape)
     schema, rank = flatbuffer.schema(), len(shape)
-    order = [int(axis) for axis in sparsity.traversalOrder]
-    blocks = [] if sparsity.blockMap is None else [int(axis) for axis in sparsity.blockMap]
-    if len(order) != len(sparsity.dimMetadata) or sorted(order) != list(range(rank + len(blocks))):
-        raise ValueError(f"The sparsity parameters do not fit the shape {tuple(shape)}.")
+    order, blocks = _axes(sparsity)
     steps = [math.prod(shape[axis + 1 :]) for axis in range(rank)]
     steps += [steps[axis] for axis in blocks]
     for level, axis in enumerate(order[rank:]):
@@ -166,6 +164,46 @@ def decode(values, sparsity, shape):
     dense = np.zeros(math.prod(shape), values.dtype)
     dense[offsets] = values
     return dense.reshape(shape)
+
+
+def check(sparsity, shape):
+    """Raises ValueError where sparsity parameters do not describe an array of a shape; nothing of its size is made.
+
+    LiteRT believes them: with others it reads and writes outside its memory, and the process dies.
+    """
+    rank, (order, blocks), levels = len(shape), _axes(sparsity), sparsity.dimMetadata or []
+    good = len(order) == len(levels) and sorted(order) == list(range(rank + len(blocks)))
+    if not good or len(set(blocks)) != len(blocks) or not all(0 <= axis < rank for axis in blocks):
+        raise ValueError(f"The sparsity parameters do not fit the shape {tuple(shape)}.")
+    schema, sizes, rows = flatbuffer.schema(), list(shape) + [0] * len(blocks), 1
+    lengths = {axis: int(level.denseSize) for axis, level in zip(order, levels)}
+    for position, axis in enumerate(blocks):
+        sizes[rank + position] = lengths.get(rank + position) or 1
+        sizes[axis] = shape[axis] / sizes[rank + position]
+    for axis, level in zip(order, levels):
+        if level.format == schema.DimensionType.DENSE:
+            if level.denseSize < 1 or level.denseSize != sizes[axis]:
+                raise ValueError(f"The sparsity parameters do not fit the shape {tuple(shape)} on axis {axis}.")
+            rows *= level.denseSize
+        else:
+            rows = _check_lists(level, rows, sizes[axis])
+
+
+def _check_lists(level, rows, size):
+    """The number of positions that a listed axis holds; raises ValueError where its lists do not fit."""
+    if level.arraySegments is None or level.arrayIndices is None:
+        raise ValueError("A listed axis of the sparsity parameters has no lists.")
+    ends, listed = (np.atleast_1d(np.asarray(part.values, "int64")) for part in (level.arraySegments, level.arrayIndices))
+    whole = len(ends) == rows + 1 and ends[0] == 0 and ends[-1] == len(listed) and (np.diff(ends) >= 0).all()
+    if not whole or (len(listed) and not 0 <= listed.min() <= listed.max() < size):
+        raise ValueError("The lists of an axis of the sparsity parameters do not fit its size.")
+    return len(listed)
+
+
+def _axes(sparsity):
+    """`(traversal order, axes that have blocks)`."""
+    given = (sparsity.traversalOrder, sparsity.blockMap)
+    return tuple([] if part is None else [int(axis) for axis in part] for part in given)
 
 
 def num_index_bytes(sparsity):

@@ -1,0 +1,144 @@
+"""A file is compared with the model that was given: each output on its own, channels of unlike scale too, and classes."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+
+from tf_reweight import export
+from tf_reweight.export import converter, tflite, verification
+from tf_reweight.tflite import apart
+from tf_reweight.tflite.comparing import compare, differences, unlike_channels
+
+L = keras.layers
+X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+
+
+def test_a_large_output_does_not_hide_a_small_one():
+    rng = np.random.default_rng(0)
+    pixels, score = 500 * rng.normal(size=(50, 4)), rng.random((50, 1)) + 1
+    found = differences([pixels, score], [pixels, np.zeros_like(score)])
+    assert [item.relative_error for item in found] == [0.0, 1.0] and found[1].max_abs_error == score.max()
+    assert compare([pixels, score], [pixels, 0.5 * score]) == (pytest.approx(score.max() / 2), pytest.approx(0.5))
+    assert compare([pixels, score], [pixels, score[:-1]])[1] == np.inf
+    assert compare([pixels, score], [pixels, np.where(score > 1.5, np.nan, score)])[1] == np.inf
+    assert compare([np.zeros((4, 1))], [np.full((4, 1), 0.25)]) == (0.25, 0.25)
+    with pytest.raises(ValueError):
+        compare([pixels, score], [pixels])
+
+
+def test_channels_of_unlike_scale_are_compared_on_their_own():
+    rng = np.random.default_rng(0)
+    boxes, scores = 320 * rng.normal(size=(20, 9, 4)), rng.random((20, 9, 3))
+    joined, wrong = np.concatenate([boxes, scores], -1), np.concatenate([boxes, 0 * scores], -1)
+    assert differences([joined], [wrong])[0].relative_error < 0.01
+    (found,) = differences([joined], [wrong], channels=True)
+    assert found.relative_error == 1.0 and found.channel in (4, 5, 6)
+    assert unlike_channels(boxes) is None and unlike_channels(scores * [1, 1e-3, 1e-3]) is None
+    dead = np.concatenate([boxes, np.zeros((20, 9, 1))], -1)
+    assert unlike_channels(dead) is None and differences([dead], [dead + 1e-9], channels=True)[0].relative_error < 1e-9
+
+
+def two_heads(scale):
+    x = keras.Input((8,))
+    h = L.Dense(16, activation="relu")(x)
+    return keras.Model(x, [L.Rescaling(scale)(L.Dense(4)(h)), L.Dense(1, name="score")(h)])
+
+
+def test_one_head_that_is_wrong_is_refused(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    model = two_heads(500.0)
+    export.export_tflite(model, tmp_path / "good.tflite", verify_data=X)
+    convert, kernel = tflite.convert, model.get_layer("score").kernel
+
+    def wrong(*arguments):
+        right = np.asarray(kernel)
+        kernel.assign(-right)
+        content = convert(*arguments)
+        kernel.assign(right)
+        return content
+
+    monkeypatch.setattr(tflite, "convert", wrong)
+    with pytest.raises(export.VerificationError, match="score does not"):
+        export.export_tflite(model, tmp_path / "bad.tflite", "int8", X)
+    assert not (tmp_path / "bad.tflite").exists()
+
+
+def test_classes_that_disagree_are_doubted_or_refused(tmp_path, monkeypatch, caplog):
+    """Logits that hardly differ: far within the bound on the error, and yet other classes."""
+    model = keras.Sequential([keras.Input((8,)), L.Dense(4)])
+    model.layers[0].set_weights([np.eye(8, 4) * 1e-3, np.full(4, 10.0)])
+    other = keras.models.clone_model(model)
+    convert = tflite.convert
+
+    def exported(kernel, name):
+        other.layers[0].set_weights([kernel, np.full(4, 10.0)])
+        monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(other, *rest))
+        return export.export_tflite(model, tmp_path / name, verify_data=X, tolerance=0.01).verification
+
+    with caplog.at_level(logging.WARNING):
+        assert exported(np.eye(8, 4) * 1e-3, "good.tflite").doubts == () and not caplog.records
+        rolled = np.eye(8, 4) * 1e-3
+        rolled[0, 0] = 0
+        found = exported(rolled, "doubtful.tflite")
+    assert found.relative_error < 1e-3 and 0 < found.top1_agreement < verification.LEAST_AGREEMENT
+    (doubt,) = found.doubts
+    assert f"{found.top1_agreement:.1%}" in doubt and doubt in caplog.text
+    with pytest.raises(export.VerificationError, match="it does for none"):
+        exported(np.roll(np.eye(8, 4), 1, axis=1) * 1e-3 - np.eye(8, 4) * 1e-2, "bad.tflite")
+    assert not (tmp_path / "bad.tflite").exists()
+
+
+def test_a_half_precision_model_is_compared_itself(tmp_path, monkeypatch):
+    norm = L.Normalization(dtype="mixed_float16")
+    norm.adapt(X * 10 + 50)
+    model = keras.Sequential([keras.Input((8,)), norm, L.Dense(4, activation="relu", dtype="mixed_float16"), L.Dense(3)])
+    record = export.export_tflite(model, tmp_path / "a.tflite", verify_data=X * 10 + 50).verification
+    assert record.relative_error < 1e-4 and 0 < record.given_error < 0.01
+    single = tflite.single_precision
+
+    def broken(model):
+        copy = single(model)
+        copy.layers[-1].kernel.assign(2 * copy.layers[-1].kernel)
+        return copy
+
+    monkeypatch.setattr(tflite, "single_precision", broken)
+    with pytest.raises(export.VerificationError, match="float32 copy must compute"):
+        export.export_tflite(model, tmp_path / "b.tflite", verify_data=X * 10 + 50)
+
+
+def test_weights_that_are_not_finite_are_refused_before_any_work(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), L.Dense(4)])
+    for bad in (np.nan, np.inf):
+        model.layers[0].bias.assign([0, bad, 0, 0])
+        with pytest.raises(ValueError, match="Every weight must be finite.*bias"):
+            export.export_tflite(model, tmp_path / "a.tflite", "int8", X)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_converter_that_dies_is_an_error(tmp_path, monkeypatch):
+    script = tmp_path / "dies.py"
+    script.write_text("import os; os.abort()")
+    monkeypatch.setattr(converter, "__file__", str(script))
+    model = keras.Sequential([keras.Input((3, 8)), L.GRU(4), L.Dense(2)])
+    x = X[:6].reshape(2, 3, 8)
+    with pytest.raises(ValueError, match="died of SIGABRT.*dynamic_int8"):
+        export.export_tflite(model, tmp_path / "a.tflite", "int8", x)
+    script.write_text("import pathlib, sys; pathlib.Path(sys.argv[1], 'error.txt').write_text('tf.Strange is custom')")
+    with pytest.raises(ValueError, match="the converter says: tf.Strange is custom"):
+        export.export_tflite(model, tmp_path / "a.tflite", "int8", x)
+    assert list(tmp_path.iterdir()) == [script]
+
+
+def test_a_file_of_which_litert_dies_is_refused(tmp_path, monkeypatch):
+    script = tmp_path / "dies.py"
+    script.write_text("import os; os.abort()")
+    model = keras.Sequential([keras.Input((3, 8)), L.LSTM(4), L.Dense(2)])
+    x = X[:24].reshape(8, 3, 8)
+    record = export.export_tflite(model, tmp_path / "good.tflite", "int8", x).verification
+    assert record.relative_error < 0.2 and record.delegate_difference < 0.1
+    monkeypatch.setattr(apart.litert, "__file__", str(script))
+    with pytest.raises(export.VerificationError, match="died of SIGABRT"):
+        export.export_tflite(model, tmp_path / "bad.tflite", "int8", x)
+    assert not (tmp_path / "bad.tflite").exists()
