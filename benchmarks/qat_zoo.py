@@ -1,6 +1,6 @@
 """Coverage of quantization-aware training over keras.applications, 96-pixel inputs, each in a process of its own.
 
-Each architecture is quantized, trained for one step on made-up images, exported and run; operations that stay float are
+Each architecture is quantized, trained for one step on random images, exported and run; operations that stay float are
 listed. With `--output` an interrupted run goes on where it was. Small architectures come first.
 
     python benchmarks/qat_zoo.py --output zoo.json

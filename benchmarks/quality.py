@@ -45,7 +45,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Contest:
+class Comparison:
     """One dense model and its data, and every method's way from there to a sparse one.
 
     Args:
@@ -211,33 +211,34 @@ class Contest:
         }
 
 
-def rows_of(contest, name, done):
+def rows_of(comparison, name, done):
     """All results of one seed and structure, as they come.
 
     Args:
-        contest: the seed's `Contest`.
+        comparison: the seed's `Comparison`.
         name: name of the structure.
         done: results there are already, by target and method.
     """
-    structure = contest.structure(name)
+    structure = comparison.structure(name)
 
     def row(method, target, sparsity):
         if (target, method) in done:
             return done[target, method]
         started = time.monotonic()
-        result = contest.run(method, structure, target, sparsity)
+        result = comparison.run(method, structure, target, sparsity)
         return {"method": method, "target": target, "seconds": time.monotonic() - started, **result}
 
-    yield {"method": "dense", "target": "-", "coefficient": None, "epochs": None, **contest.measure(contest.dense, structure)}
-    targets = {f"{sparsity:g}": sparsity for sparsity in contest.options.sparsities}
+    dense = {"method": "dense", "target": "-", "coefficient": None, "epochs": None}
+    yield {**dense, **comparison.measure(comparison.dense, structure)}
+    targets = {f"{sparsity:g}": sparsity for sparsity in comparison.options.sparsities}
     if structure.decides:
         targets = {"own": None}
-    elif "reweighted" in contest.options.methods and not contest.options.no_free:
+    elif "reweighted" in comparison.options.methods and not comparison.options.no_free:
         free = row("reweighted", "free", None)
         yield free
         targets = {"free": 1.0 - free["num_nonzero"] / free["num_weights"], **targets}
     for target, sparsity in targets.items():
-        for method in contest.options.methods:
+        for method in comparison.options.methods:
             if (method, target) != ("reweighted", "free"):
                 yield row(method, target, sparsity)
 
@@ -345,12 +346,12 @@ def main():
     rows, wanted = [], [(seed, structure) for seed in range(options.seeds) for structure in options.structures]
     before = earlier(options, settings)
     others = [row for row in before if (row["seed"], row["structure"]) not in wanted]
-    contests = {}
+    comparisons = {}
     for seed, structure in wanted:
-        if seed not in contests:
-            contests = {seed: Contest(options, seed)}
+        if seed not in comparisons:
+            comparisons = {seed: Comparison(options, seed)}
         done = {(row["target"], row["method"]): row for row in before if (row["seed"], row["structure"]) == (seed, structure)}
-        for row in rows_of(contests[seed], structure, done):
+        for row in rows_of(comparisons[seed], structure, done):
             rows.append({**row, "structure": structure, "seed": seed})
             test, nonzero = row["test_accuracy"], row["num_nonzero"]
             print(f"seed {seed} {structure} {row['target']} {row['method']}: {test:.2%}, {nonzero:,}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a penalty, a mask or a rival costs relative to plain `fit`: time of a step, time of an update, memory.
+"""What a penalty, a mask or a baseline costs relative to plain `fit`: time of a step, time of an update, memory.
 
 All variants of a net are trained in turns in one process, a short `fit` each, in an order drawn anew in every turn, so that
 whatever else the machine does hits all alike. The ratio is the median over the turns of a variant's time divided by the plain

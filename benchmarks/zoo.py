@@ -61,7 +61,7 @@ def build(name):
 
 
 def examples(model, num, seed):
-    """Made-up inputs, a list of arrays."""
+    """Random inputs, a list of arrays."""
     import keras
 
     from tf_reweight.graph import random_inputs

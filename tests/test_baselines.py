@@ -336,7 +336,7 @@ def test_clip_applies_what_was_there_first():
     np.testing.assert_array_equal(ops.convert_to_numpy(clipped), [[0, 0], [0.75, 0]])
 
 
-def test_the_static_lasso_is_a_rival_without_code_of_its_own(data):
+def test_the_static_lasso_is_a_baseline_without_code_of_its_own(data):
     """Its penalty is strength * sum of norms whatever happens, and a strong one frees groups that `prune` removes."""
     model = small_net()
     tfr.regularize(model, "filter", 3.0, "lasso", layers="conv")

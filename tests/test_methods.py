@@ -1,4 +1,4 @@
-"""Rivals by one key of a configuration: the same rules, stages and report, and refused where they cannot work."""
+"""Baselines by one key of a configuration: the same rules, stages and report, and refused where they cannot work."""
 
 import keras
 import numpy as np
@@ -85,7 +85,7 @@ def test_config_round_trip(name):
     assert config.load(resolved.model_dump(mode="json")) == resolved
 
 
-def test_a_rival_from_yaml_makes_the_same_report(tmp_path):
+def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
     """Nothing but the method differs: the same stages, files and figures, and kernels with the same fields."""
     tiny = {
         "name": "tiny", "data": {"limit": 200}, "train": {"epochs": 1}, "retrain": {"epochs": 1},
@@ -93,14 +93,14 @@ def test_a_rival_from_yaml_makes_the_same_report(tmp_path):
         "export": {"precisions": ["float32"], "latency_runs": 2, "representative": 16, "verify": 16, "pack": False},
     }  # fmt: skip
     ours = workflow.compress(tiny, out=tmp_path / "ours", console=QUIET)
-    rival = workflow.compress(tiny, out=tmp_path / "rival", overrides=["regularize.method=gradual"], console=QUIET)
-    assert ours.keys() == rival.keys()
-    assert [stage["name"] for stage in ours["stages"]] == [stage["name"] for stage in rival["stages"]]
-    assert [file["name"] for file in ours["files"]] == [file["name"] for file in rival["files"]]
-    assert [kernel.keys() for kernel in ours["kernels"]] == [kernel.keys() for kernel in rival["kernels"]]
-    assert ours["num_nonzero"] == rival["num_nonzero"] == 40_536 // 4
-    assert ours["rounds"] and not ours["updates"] and rival["updates"] and not rival["rounds"]
-    assert rival["updates"][-1]["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    baseline = workflow.compress(tiny, out=tmp_path / "baseline", overrides=["regularize.method=gradual"], console=QUIET)
+    assert ours.keys() == baseline.keys()
+    assert [stage["name"] for stage in ours["stages"]] == [stage["name"] for stage in baseline["stages"]]
+    assert [file["name"] for file in ours["files"]] == [file["name"] for file in baseline["files"]]
+    assert [kernel.keys() for kernel in ours["kernels"]] == [kernel.keys() for kernel in baseline["kernels"]]
+    assert ours["num_nonzero"] == baseline["num_nonzero"] == 40_536 // 4
+    assert ours["rounds"] and not ours["updates"] and baseline["updates"] and not baseline["rounds"]
+    assert baseline["updates"][-1]["sparsity"] == pytest.approx(0.75, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Made-up inputs for checks that were given no data."""
+"""Random inputs for checks that were given no data."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tf_reweight import errors
 
 # Size taken for an axis of unknown length.
 _UNKNOWN_SIZE = 32
-# Spots per side of a made-up picture; smaller images are noise.
+# Spots per side of a random picture; smaller images are noise.
 _SPOTS = 5
 
 

@@ -114,8 +114,8 @@ def regularize(
 def attach(model: keras.Model) -> int:
     """Binds the penalties that were given in layers' constructors to their kernels, in place.
 
-    `callbacks.Reweighting` does this at the start of `fit`. Each kernel gets an instance of its own, so one
-    regularizer object given to several layers is no trap.
+    `callbacks.Reweighting` does this at the start of `fit`. Each kernel gets an instance of its own, so that one
+    regularizer object may be given to several layers.
 
     Returns:
         The number of kernels that were bound now.

@@ -78,7 +78,7 @@ class LogSum(Penalty):
 
 @dataclasses.dataclass(frozen=True)
 class Arctan(Penalty):
-    """`arctan(r / epsilon) / epsilon`, weight `1 / (r**2 + epsilon**2)`: bounded, so large groups are left in peace."""
+    """`arctan(r / epsilon) / epsilon`, weight `1 / (r**2 + epsilon**2)`: bounded, so large groups are hardly pressed."""
 
     epsilon: float = 1e-2
 

@@ -114,7 +114,7 @@ def shrink(
     Args:
         model: a built Sequential or functional model, masked or with penalties; these are left behind.
         multiple_of: keep the best of the dead groups, so that the number of channels is a multiple; int8 kernels like 16.
-        inputs: a real batch to compare on, in the structure the model is called with; by default made up, of the
+        inputs: a real batch to compare on, in the structure the model is called with; by default random, of the
             inputs' shapes: smooth pictures for images.
         find_groups: whether a convolution whose kernel is block-diagonal, blocks of one size in order, becomes a grouped one:
             fewer multiply-accumulates, but not every runtime is fast at it.

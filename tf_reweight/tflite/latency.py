@@ -165,7 +165,7 @@ def _measurement():
 
 
 def _prepared(path, num_threads):
-    """A runner with inputs set: zeros are too kind to some kernels, so random numbers."""
+    """A runner with inputs set: random numbers, since some kernels are faster on zeros."""
     runner = Runner(path, num_threads)
     rng = np.random.default_rng(0)
     for name, detail in runner.inputs.items():

@@ -90,7 +90,7 @@ class Coupled(_Section):
 class Regularize(_Section):
     """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
 
-    `method` is reweighting or a rival of `methods`, which takes as many epochs and the structure and layers of one rule.
+    `method` is reweighting or a baseline of `methods`, which takes as many epochs and the structure and layers of one rule.
     `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver. `growth` multiplies
     the strengths each time the stage comes again.
     """

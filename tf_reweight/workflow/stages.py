@@ -75,7 +75,7 @@ def merged(details):
     whole = {}
     for found in details:
         for name, value in found.items():
-            whole[name] = _AGAIN[name](whole[name], value) if name in whole and name in _AGAIN else value
+            whole[name] = _MERGED_BY[name](whole[name], value) if name in whole and name in _MERGED_BY else value
     return whole
 
 
@@ -198,7 +198,7 @@ _STAGES = {
     "cluster": Stage("clustered", _cluster, True),
     "quantize": Stage("quantized", _quantize, True),
 }
-_AGAIN = {
+_MERGED_BY = {
     "rounds": _later,
     "updates": _later,
     "norms": _later,

@@ -1,4 +1,4 @@
-"""Inputs made up for checks that were given no data."""
+"""Random inputs for checks that were given no data."""
 
 import keras
 import numpy as np
