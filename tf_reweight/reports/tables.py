@@ -121,7 +121,8 @@ def left_out_tables(left_out):
 def run_tables(report):
     """The tables of a run's `report.json` for the terminal: accuracy, layers, files."""
     layers = _layer_table(report) if report["kernels"] else _set_table(report)
-    return [_stage_table(report), layers, _file_table(report), *left_out_tables(report["left_out"])]
+    doubts = _doubt_tables(report["files"])
+    return [_stage_table(report), layers, _file_table(report), *doubts, *left_out_tables(report["left_out"])]
 
 
 def _stage_table(report):
@@ -167,6 +168,17 @@ def _set_table(report):
         share = 1 - item["kept_groups"] / item["num_groups"]
         table.add_row(item["name"], f"{item['kept_groups']:,} / {item['num_groups']:,}", f"{share:.1%}")
     return table
+
+
+def _doubt_tables(files):
+    """One table of what is worth a look in files, or none; runs of earlier versions have no such entry."""
+    found = [(file["name"], doubt) for file in files for doubt in file.get("doubts", ())]
+    if not found:
+        return []
+    table = Table("file", "worth a look", title="Files that compute what their models do, and yet", box=box.SIMPLE_HEAD)
+    for name, doubt in found:
+        table.add_row(name.removesuffix(".tflite"), doubt)
+    return [table]
 
 
 def _file_table(report):

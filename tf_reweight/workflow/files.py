@@ -2,6 +2,7 @@
 
 from tf_reweight import export
 from tf_reweight.reports.progress import say
+from tf_reweight.workflow.doubts import with_doubts
 from tf_reweight.workflow.stages import stages_of
 
 
@@ -34,7 +35,12 @@ def export_files(run):
             files += _packed(run, path, record.to_dict())
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
     how = {name: value for name, value in timed.to_dict().items() if name != "rows"}
-    return [{**file, **_times(row)} for file, row in zip(files, timed.rows)], how
+    files = [{**file, **_times(row)} for file, row in zip(files, timed.rows)]
+    files = with_doubts(files, run.data.num_classes, len(run.data.test[1]))
+    for file in files:
+        for doubt in file["doubts"]:
+            say(run.console, f"[bold]export[/bold]: {file['name']}, worth a look: {doubt}")
+    return files, how
 
 
 def _times(row):
