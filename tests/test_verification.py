@@ -108,6 +108,15 @@ def test_a_half_precision_model_is_compared_itself(tmp_path, monkeypatch):
         export.export_tflite(model, tmp_path / "b.tflite", verify_data=X * 10 + 50)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_double_precision_model_is_exported_as_its_float32_copy(precision, tmp_path):
+    kind = {"dtype": "float64"}
+    model = keras.Sequential([keras.Input((8,), **kind), L.Dense(4, activation="relu", **kind), L.Dense(3, **kind)])
+    record = export.export_tflite(model, tmp_path / "a.tflite", precision, X.astype("float64")).verification
+    assert record.given_error < 1e-6 and record.relative_error < (1e-5 if precision == "float32" else 0.1)
+    assert all(detail["dtype"] is np.float32 for detail in export.Runner(tmp_path / "a.tflite").inputs.values())
+
+
 def test_weights_that_are_not_finite_are_refused_before_any_work(tmp_path):
     model = keras.Sequential([keras.Input((8,)), L.Dense(4)])
     for bad in (np.nan, np.inf):

@@ -82,8 +82,8 @@ def export_tflite(
 
     Args:
         model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in, recurrent layers are
-            written out step by step. Of a model with a half-precision policy the float32 copy is exported, and compared with
-            the model itself.
+            written out step by step. Of a model with a half- or double-precision policy the float32 copy is exported, and
+            compared with the model itself.
         path: where to write; must end in `.tflite`, in an existing folder.
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from

@@ -41,8 +41,8 @@ class Verification:
         tolerance: the bound that `relative_error` had to meet.
         arm_error: `relative_error` on an emulated ARM machine alone; None where that was not asked for. The other figures are
             the worst of all runs, these included.
-        given_error: `relative_error` between the float32 copy that was exported and the half-precision model that was given,
-            which is that model's own rounding; None where the model itself was exported.
+        given_error: `relative_error` between the float32 copy that was exported and the half- or double-precision model that
+            was given, which is rounding; None where the model itself was exported.
         worst: the output that `relative_error` is of, and its channel where it is of one, in words.
         doubts: what is worth a look although the bound was met, in sentences; a tuple, mostly empty.
     """
@@ -114,13 +114,13 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
 
 
 def _check_copy(expected, given):
-    """The largest relative error between outputs of a float32 copy and those of the half-precision model it is of."""
+    """The largest relative error between outputs of a float32 copy and those of the model it is of."""
     error = max(item.relative_error for item in differences(given, expected))
     # Written so that NaN fails.
     if not error <= _HALF_ROUNDING:
         raise VerificationError(
             errors.message(
-                f"The float32 copy must compute what the half-precision model does, within {_HALF_ROUNDING:g} of each output.",
+                f"The float32 copy must compute what the model does in its own type, within {_HALF_ROUNDING:g} of each output.",
                 "Nothing was written. A layer keeps something outside its weights and its config, or overflows in half "
                 "precision: build the model under the policy float32 and load its weights there.",
                 relative_error=error,

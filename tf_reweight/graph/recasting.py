@@ -14,12 +14,16 @@ class RecastError(ValueError):
 
 def is_half(model):
     """Whether any layer computes in half precision."""
-    return any(layer.compute_dtype in _HALF for layer in model._flatten_layers(include_self=False))
+    return _computes_in(model, _HALF)
+
+
+def _computes_in(model, types):
+    return any(layer.compute_dtype in types for layer in model._flatten_layers(include_self=False))
 
 
 def single_precision(model):
-    """The model itself, or its float32 copy where layers compute in half precision, which no TFLite kernel does."""
-    return recast(model, "float32") if is_half(model) else model
+    """The model itself, or its float32 copy where layers compute in half or double precision, which no TFLite kernel does."""
+    return recast(model, "float32") if _computes_in(model, (*_HALF, "float64")) else model
 
 
 def recast(model, dtype):
