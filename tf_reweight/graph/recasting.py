@@ -1,6 +1,7 @@
 """The same model in another floating-point type."""
 
 from tf_reweight import errors
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.copying import Copied, own_weights, without_penalties
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.walking import is_graph
@@ -17,13 +18,18 @@ def is_half(model):
     return _computes_in(model, _HALF)
 
 
+def is_double(model):
+    """Whether any layer computes in double precision."""
+    return _computes_in(model, ("float64",))
+
+
 def _computes_in(model, types):
-    return any(layer.compute_dtype in types for layer in model._flatten_layers(include_self=False))
+    return any(layer.compute_dtype in types for layer in all_layers(model))
 
 
 def single_precision(model):
     """The model itself, or its float32 copy where layers compute in half or double precision, which no TFLite kernel does."""
-    return recast(model, "float32") if _computes_in(model, (*_HALF, "float64")) else model
+    return recast(model, "float32") if is_half(model) or is_double(model) else model
 
 
 def recast(model, dtype):

@@ -60,7 +60,7 @@ def _is_known(layer):
         return False
     functions = [rules.activation_name(layer)]
     if type(layer) is not L.SimpleRNN:
-        functions.append(layer.get_config()["recurrent_activation"])
+        functions.append(rules.function_name(layer.recurrent_activation))
     known = all(name in rules.ACTIVATIONS for name in functions)
     return known and (type(layer) is not L.GRU or _is_plain_gru(layer))
 

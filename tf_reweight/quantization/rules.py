@@ -31,8 +31,9 @@ _CHANNEL_AXES = {
     _L.Conv2D: 1, _L.DepthwiseConv2D: 2, _L.Conv1D: 0, _L.DepthwiseConv1D: 0, _L.Dense: 0, _L.Conv2DTranspose: 0,
 }  # fmt: skip
 
-# Kernel layers that compute a relu behind them at no cost, and merges that do.
-_TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply}
+# Kernel layers that compute a relu behind them at no cost, and merges that do. The transposed convolution of files has no
+# activation inside.
+_TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply} - {_L.Conv2DTranspose}
 _TAKES_CLAMP_OPERATIONS = {"Add", "Subtract", "Multiply"}
 
 _LAYERS = {
@@ -104,7 +105,7 @@ def rule_of(operation):
     kind = type(operation)
     if kind is _L.Activation:
         name = activation_name(operation)
-        reason = f"no integer kernel for the activation {name!r}"
+        reason = f"no integer kernel for the activation {name or _called(operation.activation)!r}"
         return (ACTIVATIONS[name], None) if name in ACTIVATIONS else (None, reason)
     if is_named(operation, "ReLU"):  # the layer or the operation
         return (CLAMP if clamps(operation) else RANGED), None
@@ -118,7 +119,13 @@ def rule_of(operation):
         return _LAYERS[kind], None
     if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
+    if is_named(operation, "Cast"):
+        return None, "a change of type; its result is rounded where a kernel reads it"
     return None, {**_FLOAT, **REASONS}.get(kind, f"{kind.__name__} has no rule for integers")
+
+
+def _called(function):
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def register(layer_type, rule):
@@ -157,13 +164,26 @@ def takes_clamp(operation):
     return known and activation_name(operation) == "linear"
 
 
+def computes_clamp(layer):
+    """Whether a kernel layer's own relu or relu6 is part of its operation in integer files."""
+    return type(layer) is not _L.Conv2DTranspose
+
+
 def activation_name(layer):
     """Keras' name of a layer's activation; `"linear"` without one, and None for a function of the user's."""
-    function = getattr(layer, "activation", None)
+    return function_name(getattr(layer, "activation", None))
+
+
+def function_name(function):
+    """Keras' name of an activation function; `"linear"` for None, and None for one that is not Keras' own.
+
+    Functions are told by what they are: a user's own `relu` is not Keras'.
+    """
     if function is None:
         return "linear"
     name = getattr(function, "__name__", "")
-    return name if getattr(keras.activations, name, None) is function else None
+    known = (getattr(module, name, None) for module in (keras.activations, keras.ops))
+    return name if any(function is own for own in known) else None
 
 
 def clamps(relu):

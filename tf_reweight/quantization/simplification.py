@@ -11,12 +11,15 @@ from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, nodes_in_order, operation_of
 from tf_reweight.graph.comparing import compare, tolerance_of
-from tf_reweight.graph.copying import Copied, input_like, without_penalties
+from tf_reweight.graph.copying import Copied, fresh, input_like
 from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
+from tf_reweight.graph.recasting import is_double, recast
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 from tf_reweight.quantization import rules
+from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
 from tf_reweight.quantization.expansion import expand
+from tf_reweight.quantization.plan import is_float
 
 L = keras.layers
 
@@ -27,7 +30,7 @@ _FOLDS = {
 }  # fmt: skip
 _DEPTHWISE = {L.SeparableConv1D: (L.DepthwiseConv1D, L.Conv1D), L.SeparableConv2D: (L.DepthwiseConv2D, L.Conv2D)}
 # Activations a kernel layer keeps: the converter computes them inside it.
-_KEPT = ("linear", "relu", "relu6")
+_KEPT = ("relu", "relu6")
 
 
 def simplify(model):
@@ -43,6 +46,7 @@ def simplify(model):
     - Nested models become part of the one model, so that each use of a shared one has ranges of its own.
     - Separable convolutions become two, a sum of many becomes sums of two.
     - Attention and recurrent layers are written out, where that can be (`rules.REASONS`): Dense layers, products, gates.
+    - Layers that compute in float64 compute in float32, as all files do.
 
     Args:
         model: a built Sequential or functional model, unchanged.
@@ -54,14 +58,14 @@ def simplify(model):
         ValueError: when the outputs differ by more than float noise.
     """
     work = _Simplifier(Names(model))
-    made = work.model(model)
+    made = work.model(recast(model, "float32") if is_double(model) else model)
     _check(model, made)
     return made, work.rewritten
 
 
 class _Simplifier:
     def __init__(self, names):
-        self.names = names
+        self.names, self.activations = names, Activations(names)
         self.made = {}
         self.rewritten = {}
 
@@ -104,7 +108,8 @@ class _Simplifier:
             if fold is not None:
                 _scale_outputs(layers[-1], fold, _FOLDS[kind][-1:] if kind in _DEPTHWISE else _FOLDS[kind])
                 self.rewritten[path] = f"{fold.path} folded into it"
-            return _Chain([*layers, *_activation(name, _activation_left(operation), self.names)])
+            left = [] if _keeps_activation(operation) else self.activations.behind(name, operation.activation)
+            return Chain([*layers, *left])
         if kind is L.BatchNormalization and fold is not None:
             self.rewritten[path] = "folded into the layer before"
             return _first
@@ -114,14 +119,25 @@ class _Simplifier:
         affine = _affine(operation, args, name)
         if affine is not None:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
-            return lambda tensor, *_, **__: affine(tensor)  # without a mask and the like
-        if kind is L.Activation and rules.activation_name(operation) in _EXPANSIONS:
-            return _Chain(_activation(name, operation.activation, self.names))
-        if is_named(operation, "Silu", "HardSigmoid"):
-            return _EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[kind.__name__]](name, self.names)
+            dtype = operation.compute_dtype
+            # Without a mask and the like; integers such as the pixels of a camera become real numbers first.
+            return lambda tensor, *_, **__: affine(tensor if is_float(tensor) else ops.cast(tensor, dtype))
+        written = self._activation(operation, name)
+        if written is not None:
+            return written
         if kind is L.Add and len(args[0]) > 2:
             return _SumOfTwo(name, self.names)
         return Copied(operation, name)
+
+    def _activation(self, operation, name):
+        """What stands for a layer or operation that is an activation and has no counterpart in integer files, or None."""
+        if is_named(operation, "Silu", "HardSigmoid"):
+            return EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[type(operation).__name__]](name, self.names)
+        if type(operation) is not L.Activation:
+            return None
+        if isinstance(operation.activation, L.Layer) or rules.activation_name(operation) in EXPANSIONS:
+            return Chain(self.activations.behind(name, operation.activation))
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,12 +203,12 @@ def _last_axis(layer, tensor):
 
 def _kernel_layers(layer, name, names):
     """Fresh copies of a kernel layer, with its weights, with room for a bias, and with the activation it may keep."""
-    activation = layer.activation if rules.activation_name(layer) in _KEPT else "linear"
-    config = {**without_penalties(layer.get_config()), "activation": activation, "use_bias": True, "name": name}
+    activation = layer.activation if _keeps_activation(layer) else keras.activations.linear
     if type(layer) not in _DEPTHWISE:
-        return [_filled(type(layer).from_config(config), layer, layer.kernel, layer.bias)]
+        copy = fresh(layer, {"activation": activation, "use_bias": True, "name": name})
+        return [_filled(copy, layer, layer.kernel, layer.bias)]
     first, second = _DEPTHWISE[type(layer)]
-    shared = {key: config[key] for key in ("trainable", "dtype", "data_format")}
+    shared = {"trainable": layer.trainable, "dtype": layer.dtype_policy, "data_format": layer.data_format}
     depthwise = first(
         layer.kernel_size, layer.strides, layer.padding, layer.depth_multiplier, dilation_rate=layer.dilation_rate,
         use_bias=False, name=names(f"{name}_depthwise"), **shared,
@@ -203,6 +219,11 @@ def _kernel_layers(layer, name, names):
     pointwise.build((*(None,) * (layer.rank + 1), hidden))
     pointwise.set_weights([layer.pointwise_kernel, np.zeros(layer.filters) if layer.bias is None else layer.bias])
     return [made, pointwise]
+
+
+def _keeps_activation(layer):
+    """Whether the file computes the layer's activation inside the layer."""
+    return rules.activation_name(layer) in _KEPT and rules.computes_clamp(layer)
 
 
 def _filled(copy, layer, kernel, bias):
@@ -256,49 +277,6 @@ def _affine(operation, args, name):
     return layer
 
 
-def _activation_left(layer):
-    """What a kernel layer's copy does not compute of its activation."""
-    return None if rules.activation_name(layer) in _KEPT else layer.activation
-
-
-def _activation(name, function, names):
-    """The layers of an activation behind the layer `name`: none, one, or several."""
-    if function is None:
-        return []
-    expand = _EXPANSIONS.get(getattr(function, "__name__", None))
-    return [expand(name, names) if expand else L.Activation(function, name=names(f"{name}_activation"))]
-
-
-class _Chain:
-    """Layers one behind the other; only the first takes further arguments."""
-
-    def __init__(self, layers):
-        self.layers = layers
-
-    def __call__(self, tensor, *args, **kwargs):
-        for layer in self.layers:
-            tensor = layer(tensor, *args, **kwargs)
-            args, kwargs = (), {}
-        return tensor
-
-
-class _Silu:
-    def __init__(self, name, names):
-        self.sigmoid = L.Activation("sigmoid", name=names(f"{name}_sigmoid"))
-        self.multiply = L.Multiply(name=names(f"{name}_silu"))
-
-    def __call__(self, tensor):
-        return self.multiply([tensor, self.sigmoid(tensor)])
-
-
-class _HardSigmoid:
-    def __init__(self, name, names):
-        self.relu6 = L.ReLU(6, name=names(f"{name}_relu6"))
-
-    def __call__(self, tensor):
-        return ops.multiply(self.relu6(ops.add(tensor, 3.0)), 1 / 6)
-
-
 class _SumOfTwo:
     def __init__(self, name, names):
         self.name, self.names, self.layers = name, names, []
@@ -310,9 +288,6 @@ class _SumOfTwo:
         for layer, tensor in zip(self.layers, tensors[1:]):
             total = layer([total, tensor])
         return total
-
-
-_EXPANSIONS = {"silu": _Silu, "hard_sigmoid": _HardSigmoid}
 
 
 def _first(tensor, *args, **kwargs):

@@ -11,11 +11,12 @@ _ELEMENTWISE = {
     "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus", "softsign", "sparse_plus",
     "sparse_sigmoid", "squareplus", "swish", "tanh", "tanh_shrink", "threshold",
 }  # fmt: skip
+_ELEMENTWISE_LAYERS = (keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
 
 
 def is_elementwise(activation):
     """Whether a layer's activation acts on each number alone, as far as is known."""
-    if activation is None:
+    if activation is None or type(activation) in _ELEMENTWISE_LAYERS:
         return True
     return any(activation is getattr(keras.activations, name, None) for name in _ELEMENTWISE)
 

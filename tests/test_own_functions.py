@@ -1,0 +1,112 @@
+"""Activations that are a user's own functions or layer objects, in every stage that copies a layer: they stay what they are."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+
+L = keras.layers
+
+
+def own_swish(x):
+    return x * ops.relu6(x + 3) / 6
+
+
+def relu(x):
+    """A user's function that is called as one of Keras' own, and is another."""
+    return ops.tanh(x) + 0.1 * x
+
+
+def silu(x):
+    return ops.tanh(x) * x
+
+
+FUNCTIONS = [own_swish, relu, silu]
+OBJECTS = [
+    lambda: L.LeakyReLU(0.1), lambda: L.ReLU(6), lambda: L.ReLU(), lambda: L.ReLU(negative_slope=0.2), lambda: L.ELU(0.5),
+    lambda: L.PReLU(alpha_initializer=keras.initializers.RandomUniform(0.1, 0.3)), lambda: L.Activation("silu"),
+]  # fmt: skip
+IDS = ["LeakyReLU", "ReLU6", "ReLU", "ReLU with slope", "ELU", "PReLU", "Activation"]
+
+
+def net(activation):
+    """Each kind of place that an activation has: kernel layers, a layer of its own, a nested model."""
+    inside = keras.Sequential([keras.Input((4, 4, 6)), L.Conv2D(6, 3, padding="same", activation=activation())], name="inside")
+    x = keras.Input((6, 6, 3))
+    h = L.Conv2D(6, 3, activation=activation())(x)
+    h = inside(L.Activation(activation())(h))
+    h = L.SeparableConv2D(6, 3, activation=activation())(h)
+    return keras.Model(x, L.Dense(3)(L.Dense(8, activation=activation())(L.Flatten()(h))))
+
+
+def examples(num=16):
+    return np.random.default_rng(0).normal(size=(num, 6, 6, 3)).astype("float32")
+
+
+def same(model, copy, tolerance=1e-3):
+    x = examples()
+    np.testing.assert_allclose(copy.predict(x, verbose=0), model.predict(x, verbose=0), atol=tolerance, rtol=tolerance)
+
+
+STAGES = {
+    "quantize": lambda model: tfr.quantize(model, weight_bits=16),  # fine steps, for nothing is rounded but kernels so far
+    "strip_quantization": lambda model: tfr.quantization.strip_quantization(tfr.quantize(model)),
+    "strip": tfr.strip,
+    "shrink": tfr.shrink,
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_users_function_stays_in_every_copy(function, stage):
+    keras.utils.set_random_seed(0)
+    model = net(lambda: function)
+    same(model, STAGES[stage](model))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("build", OBJECTS, ids=IDS)
+def test_a_layer_as_activation_stays_in_every_copy_with_its_weights(build, stage):
+    keras.utils.set_random_seed(0)
+    model = net(build)
+    model(examples())  # Keras makes the weights of a PReLU inside a layer at the first examples
+    same(model, STAGES[stage](model))
+
+
+@pytest.mark.parametrize("function", [relu, silu], ids=lambda function: function.__name__)
+def test_recurrent_layers_with_a_users_function_stay_float_and_its_own(function):
+    x = keras.Input((4, 3))
+    model = keras.Model(x, L.Dense(2)(L.LSTM(4, activation=function, recurrent_activation=function)(x)))
+    qat, report = tfr.quantize(model, weight_bits=16, return_report=True)
+    given = np.random.default_rng(0).normal(size=(8, 4, 3)).astype("float32")
+    np.testing.assert_allclose(qat.predict(given, verbose=0), model.predict(given, verbose=0), atol=1e-4)
+    assert "lstm" in str([item.name for item in report.left_out])
+
+
+def test_a_users_function_is_named_where_it_stays_float():
+    _, report = tfr.quantize(net(lambda: relu), return_report=True)
+    assert any("'relu'" in item.reason for item in report.left_out)
+    kept = {item.name for item in report.left_out}
+    assert any(name.endswith("_activation") for name in kept)
+
+
+@pytest.mark.parametrize("build", OBJECTS[:4], ids=IDS[:4])
+def test_files_compute_layer_objects_in_integers(build, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = net(build)
+    qat, report = tfr.quantize(model, return_report=True)
+    tfr.quantization.calibrate(qat, examples())
+    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=examples())
+    assert not report.left_out and not record.float_ops
+
+
+@pytest.mark.parametrize("build", [lambda: L.LeakyReLU(0.1), L.ReLU], ids=["LeakyReLU", "ReLU"])
+def test_channels_behind_layer_objects_can_be_pruned(build):
+    keras.utils.set_random_seed(0)
+    model = net(build)
+    tfr.prune_groups(model, sparsity=0.4)
+    small = tfr.shrink(model)
+    assert small.count_params() < model.count_params()
+    same(model, small)
