@@ -121,10 +121,12 @@ class Plan:
 
 
 def _readers(graph, nodes):
-    readers = {id(tensor): [] for node in nodes for tensor in node.outputs}
+    # Inputs too: they may be outputs as well, or read by nobody.
+    readers = {id(tensor): [] for tensor in keras.tree.flatten(graph.inputs)}
+    readers |= {id(tensor): [] for node in nodes for tensor in node.outputs}
     for node in nodes:
         for tensor in node.input_tensors:
-            readers.setdefault(id(tensor), []).append(node)
+            readers[id(tensor)].append(node)
     for tensor in keras.tree.flatten(graph.outputs):
         readers[id(tensor)].append(None)
     return readers

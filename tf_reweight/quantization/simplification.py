@@ -119,9 +119,8 @@ class _Simplifier:
         affine = _affine(operation, args, name)
         if affine is not None:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
-            dtype = operation.compute_dtype
             # Without a mask and the like; integers such as the pixels of a camera become real numbers first.
-            return lambda tensor, *_, **__: affine(tensor if is_float(tensor) else ops.cast(tensor, dtype))
+            return lambda tensor, *_, **__: affine(tensor if is_float(tensor) else ops.cast(tensor, "float32"))
         written = self._activation(operation, name)
         if written is not None:
             return written
