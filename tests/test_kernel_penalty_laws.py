@@ -9,7 +9,7 @@ import tf_reweight as tfr
 from tf_reweight.graph.additions import additions_of
 from tf_reweight.graph.copying import without_penalties
 from tf_reweight.kernels.table import find
-from tf_reweight.penalties.attachment import add, attach, attachments
+from tf_reweight.penalties.attachment import add, attachments
 from tf_reweight.penalties.base import KernelPenalty, replaced
 from tf_reweight.penalties.proximal import Silent
 from tf_reweight.penalties.reweighted import Combined, Reweighted
@@ -241,7 +241,6 @@ def test_it_comes_back_after_save_and_load(kind, tmp_path):
     value = float(sum(model.losses))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    attach(loaded)
     assert float(sum(loaded.losses)) == pytest.approx(value, rel=1e-5)
     for mine, other in zip(attachments(model), attachments(loaded), strict=True):
         assert type(mine.regularizer) is type(other.regularizer)

@@ -17,6 +17,7 @@ HOMES = {
     "Combined": "penalties.reweighted",
     "Coupled": "coupling.penalty",
     "Masked": "pruning.masked",
+    "PerProjection": "penalties.projections",
     "QuantizedActivation": "quantization.layers",
     "QuantizedKernel": "quantization.layers",
     "Reweighted": "penalties.reweighted",

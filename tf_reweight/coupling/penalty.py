@@ -1,5 +1,6 @@
 """The coupled penalty: one vector of penalty weights per coupled set, so that what it frees is what can be removed."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from tf_reweight.coupling import savings
 from tf_reweight.coupling.analysis.sets import CoupledSet, groups
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
+from tf_reweight.graph.attributes import models_with
+from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import add, attachments
@@ -65,8 +68,16 @@ class Coupled(Renewed):
         """Itself: it belongs to a set already."""
         return self
 
+    def load_own_variables(self, store):
+        # By now the model stands: Keras loads what it holds after all layers have been built.
+        super().load_own_variables(store)
+        for model in models_with(self) if self.item is None else []:
+            if is_graph(model):
+                _connect_all(model)
+                break
+
     def connect(self, model, target):
-        """Finds its set again in a model that was loaded; `attach` and `callbacks.Reweighting` do it."""
+        """Finds its set again in a model that was loaded."""
         if self.item is None:
             anchored = _anchored(groups(model).sets, [target], trainable=False)
             found = [item for item, anchor in anchored if anchor is not None]
@@ -227,6 +238,13 @@ def regularize_coupled(
         add(target, regularizer)
     drop_compiled_steps(model)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
+
+
+def _connect_all(model):
+    """Connects the penalties that came with a loaded model; a model that has changed since is reported when one is used."""
+    for item in attachments(model):
+        with contextlib.suppress(ValueError):
+            item.regularizer.connect(model, item.target)
 
 
 def _check_relative(relative, penalty):

@@ -16,6 +16,7 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
+from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.proximal import Silent
 
 # Training steps between two looks at what is zero.
@@ -101,7 +102,7 @@ class CoupledProximal(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         for item in self._items:
             # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
-            item.target.variable.regularizer = getattr(item.target.layer, item.target.regularizer_attribute)
+            item.target.variable.regularizer = kept(item.target)
         if self._budget is not None and self.met_at is None:
             warnings.warn(
                 f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "

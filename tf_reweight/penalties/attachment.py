@@ -6,7 +6,6 @@ from collections.abc import Callable
 import keras
 
 from tf_reweight import errors
-from tf_reweight.graph.access import forget_sublayer, unlocked
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
@@ -14,6 +13,7 @@ from tf_reweight.kernels.table import LeftOut, Target, find
 from tf_reweight.penalties import prices
 from tf_reweight.penalties.base import KernelPenalty, bind, parts_of, removed, replaced
 from tf_reweight.penalties.functions import PenaltyLike
+from tf_reweight.penalties.projections import keep, settle
 from tf_reweight.penalties.reweighted import Combined, Reweighted
 from tf_reweight.records import Report
 from tf_reweight.structures import StructureLike
@@ -123,7 +123,7 @@ def attach(model: keras.Model) -> int:
     Raises:
         ValueError: when a structure cannot be had by the kernel it was given to; the model is then unchanged.
     """
-    found, _ = find(model)
+    found = _kernels(model)
     pending = []
     owners = {}
     for target in found:
@@ -156,8 +156,7 @@ def attach(model: keras.Model) -> int:
 
 def attachments(model):
     """Every bound `KernelPenalty` of the model with its kernel, in the model's order."""
-    found, _ = find(model)
-    return [Attachment(target, part) for target in found for part in parts_of(target.regularizer) if part.bound]
+    return [Attachment(target, part) for target in _kernels(model) for part in parts_of(target.regularizer) if part.bound]
 
 
 def detach(model: keras.Model) -> int:
@@ -166,9 +165,8 @@ def detach(model: keras.Model) -> int:
     Returns:
         The number of kernels that were freed.
     """
-    found, _ = find(model)
     count = 0
-    for target in found:
+    for target in _kernels(model):
         if parts_of(target.regularizer):
             put(target, replaced(target.regularizer, removed))
             count += 1
@@ -184,6 +182,7 @@ def _is_bound(regularizer):
 
 def add(target, regularizer):
     """Puts a bound regularizer on a built layer beside the one it may have."""
+    settle(target)
     existing = target.regularizer
     if existing is not None:
         existing = bind(existing, target.layout) if not _is_bound(existing) else existing
@@ -193,7 +192,13 @@ def add(target, regularizer):
 
 def put(target, regularizer):
     """Sets a regularizer on a built layer: as attribute, so that it is saved, and on the variable, so that it acts."""
-    with unlocked(target.layer):
-        forget_sublayer(target.layer, getattr(target.layer, target.regularizer_attribute, None))
-        setattr(target.layer, target.regularizer_attribute, regularizer)
+    keep(target, regularizer)
     target.variable.regularizer = regularizer
+
+
+def _kernels(model):
+    """Every kernel, after each projection of an attention layer that was loaded has got what is for it."""
+    found, _ = find(model)
+    for target in found:
+        settle(target)
+    return found

@@ -101,6 +101,10 @@ class KernelPenalty(Addition, keras.layers.Layer, keras.regularizers.Regularizer
         """What stands here when `function` gives another regularizer, or None, for each of the parts."""
         return function(self)
 
+    def of(self, name):
+        """What acts on the kernel of the layer `name`: itself, unless it holds the penalties of several layers."""
+        return self
+
     def build(self, *args, **kwargs):
         self.built = True
 
@@ -183,6 +187,11 @@ def bind(regularizer, layout):
 def replaced(regularizer, function):
     """`KernelPenalty.replaced` for any Keras regularizer: those that are not ours stay as they are."""
     return regularizer.replaced(function) if isinstance(regularizer, KernelPenalty) else regularizer
+
+
+def own_of(regularizer, name):
+    """`KernelPenalty.of` for any Keras regularizer: those that are not ours act as they are."""
+    return regularizer.of(name) if isinstance(regularizer, KernelPenalty) else regularizer
 
 
 def removed(penalty):

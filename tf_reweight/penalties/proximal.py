@@ -11,6 +11,7 @@ from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import Holder, replaced
+from tf_reweight.penalties.projections import kept
 
 
 class SoftThreshold(keras.constraints.Constraint):
@@ -149,7 +150,7 @@ def take_off(model):
     for target in find(model)[0]:
         if remove(target.variable, SoftThreshold):
             # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
-            target.variable.regularizer = getattr(target.layer, target.regularizer_attribute)
+            target.variable.regularizer = kept(target)
             count += 1
     if count:
         drop_compiled_steps(model)

@@ -1,0 +1,27 @@
+"""Setting on a built layer what Keras takes in constructors alone, and finding the models that a layer belongs to."""
+
+import gc
+
+import keras
+
+from tf_reweight.graph.access import forget_sublayer, unlocked
+
+
+def set_part(layer, attribute, part):
+    """Sets a layer's attribute to another part, a layer or any object; the part before it is tracked no more."""
+    with unlocked(layer):
+        forget_sublayer(layer, getattr(layer, attribute, None))
+        setattr(layer, attribute, part)
+
+
+def models_with(part):
+    """The models in memory that a layer is a part of, the largest first.
+
+    Keras tells a layer nothing of the model around it. What is loaded with a model and needs more than its own layer has no
+    other way to find it than to look through what the interpreter holds, which takes about a tenth of a second.
+    """
+    # Those whose construction failed before Keras' own are left out.
+    models = [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model) and "_layers" in vars(thing)]
+    parts = [list(model._flatten_layers()) for model in models]
+    holding = [(len(inside), model) for model, inside in zip(models, parts) if any(layer is part for layer in inside)]
+    return [model for _, model in sorted(holding, key=lambda pair: -pair[0])]
