@@ -4,7 +4,7 @@ import types
 
 import keras
 
-from tf_reweight.graph.additions import addition_class, additions_of
+from tf_reweight.graph.additions import Addition, addition_class, additions_of
 from tf_reweight.graph.keras_classes import is_keras_own, is_named
 
 
@@ -98,8 +98,13 @@ def _live(layer, names):
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, _OBJECTS) and not type(value).__module__.startswith("tf_reweight.")
+        if isinstance(value, _OBJECTS) and not _is_ours(value)
     }
+
+
+def _is_ours(value):
+    # A user's own penalty is an addition too, wherever its class stands.
+    return isinstance(value, Addition) or type(value).__module__.startswith("tf_reweight.")
 
 
 def input_like(tensor, dtype=None):
