@@ -164,6 +164,36 @@ def test_names_and_open_sizes_are_said(tmp_path, capsys):
     assert "for files of one input" in capsys.readouterr().err
 
 
+def test_sizes_that_a_file_leaves_open_can_be_given(tmp_path, capsys):
+    """A network for images of any size takes none of one pixel: 'valid' convolutions leave nothing of it."""
+    wide, narrow = keras.layers.Conv2D(64, 5), keras.layers.Conv2D(4, 3)
+    model = keras.Sequential([keras.Input((None, None, 8)), wide, narrow, keras.layers.GlobalAveragePooling2D()])
+    kernel = np.asarray(model.layers[0].kernel)
+    model.layers[0].kernel.assign(np.where(np.random.default_rng(0).random(kernel.shape) < 0.9, 0, kernel))
+    path = tmp_path / "open.tflite"
+    path.write_bytes(converter_of(model, tmp_path / "saved").convert())
+    with pytest.raises(ValueError, match="--shape"):
+        export.Runner(path)
+    runner = export.Runner(path, shapes=(1, 12, 9, 8))
+    (name,) = runner.inputs
+    x = np.random.default_rng(1).normal(size=(3, 12, 9, 8)).astype("float32")
+    np.testing.assert_allclose(runner([x])[0], model.predict(x, verbose=0), atol=1e-5)
+    result = export.pack_tflite(path, tmp_path / "packed.tflite", shapes={name: (1, 12, 12, 8)})
+    assert result.num_packed > 0
+    assert export.benchmark([path, tmp_path / "packed.tflite"], num_runs=2, shapes=(1, 12, 12, 8)).rows
+    export.bundle(path, tmp_path / "app.zip", normalization=(0, 255), shapes=(1, 12, 12, 8))
+    for verb in ("pack", "bundle", "benchmark"):
+        for shape in ("1,12,12,8", f"{name}=1,12,12,8"):
+            assert main.console([*arguments(verb, path, tmp_path), "--shape", shape]) == 0
+        for shape, words in (
+            ("1,12,12,7", "must fit"), ("1,12,12", "must fit"), ("1,0,12,8", "must fit"), ("1,a", "whole numbers"),
+            ("nam=1,12,12,8", "Valid: "),
+        ):  # fmt: skip
+            normalized = ["--normalization", "0,255"] if verb == "bundle" else []
+            assert main.console([*arguments(verb, path, tmp_path), *normalized, "--shape", shape]) == 1
+            assert words in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return converter_of(two_ended(), tmp_path_factory.mktemp("saved")).convert()

@@ -170,7 +170,32 @@ def _inspect(values, positional):
     return 0
 
 
+def _define_shape(values):
+    flags.DEFINE_multi_string(
+        "shape", [], "SIZE,SIZE,...: of an input whose sizes the file leaves open, as 1,224,224,3; or INPUT=SIZE,SIZE,..., "
+        "which may be repeated", flag_values=values,
+    )  # fmt: skip
+
+
+def _shapes(words):
+    """`1,224,224,3` as a tuple, `INPUT=1,224,224,3` as a dict of tuples, nothing as None."""
+    from tf_reweight import errors
+
+    shapes = {}
+    for word in words:
+        name, _, sizes = word.rpartition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            fix = "For example 1,224,224,3, or image=1,224,224,3 for a file of several inputs."
+            raise ValueError(errors.message("`shape` takes whole numbers.", fix, shape=word)) from None
+    if "" in shapes and len(words) > 1:
+        raise ValueError(errors.message("Several shapes need the names of inputs.", "As in image=1,224,224,3.", shape=words))
+    return shapes.get("", shapes or None)
+
+
 def _define_pack(values):
+    _define_shape(values)
     _define_verify_arm(values)
     flags.DEFINE_bool("zipped", False, "pack only what is smaller in a zipped download as well", flag_values=values)
 
@@ -182,12 +207,13 @@ def _pack(values, positional):
     if len(positional) != 2:
         fix = "For example: tf-reweight pack model.tflite packed.tflite."
         raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
-    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped)
+    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped, shapes=_shapes(values.shape))
     _show(values, result.to_dict(), result.to_tables() if not values.json else [])
     return 0
 
 
 def _define_arm(values):
+    _define_shape(values)
     _define_verify_arm(values)
     fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
     flags.DEFINE_string("fix", None, fix, flag_values=values)
@@ -221,7 +247,7 @@ def _arm(values, positional):
     report = arm_eligibility(content)
     figures = report.to_dict()
     if values.verify_arm:
-        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator())
+        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator(), _shapes(values.shape))
     _show(values, figures, report.to_tables() if not values.json else [])
     if values.verify_arm and not values.json:
         print(f"Executed on an emulated ARM machine: within {figures['emulated_error']:.1e} of the outputs' scale.")
@@ -229,6 +255,7 @@ def _arm(values, positional):
 
 
 def _define_bundle(values):
+    _define_shape(values)
     flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
     flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
     flags.DEFINE_multi_string(
@@ -248,7 +275,8 @@ def _bundle(values, positional):
         raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
     labels = _lines(values.labels) if values.labels is not None else None
     normalization = _normalization(values.normalization)
-    description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header)
+    shapes = _shapes(values.shape)
+    description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header, shapes)
     print(json.dumps(description, indent=1))
     return 0
 
@@ -286,6 +314,7 @@ def _normalization(words):
 
 
 def _define_benchmark(values):
+    _define_shape(values)
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("warmup", 10, "runs of each file before measuring", lower_bound=0, flag_values=values)
@@ -301,7 +330,7 @@ def _benchmark(values, positional):
     if any(path.endswith(".json") for path in positional):
         timed = latency.reopen(positional)
     else:
-        timed = benchmark(positional, values.runs, values.threads, values.warmup)
+        timed = benchmark(positional, values.runs, values.threads, values.warmup, _shapes(values.shape))
     _show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
     return 0
 

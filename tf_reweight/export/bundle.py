@@ -18,7 +18,7 @@ from tf_reweight.tflite.inspection import summarize
 _LARGEST_HEADER = 2**20
 
 
-def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=None, header=None):
+def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=None, header=None, shapes=None):
     """Puts a file and all that goes with it into one `.zip`.
 
     In it: `model.tflite`, stored uncompressed as an APK stores it, so that it can be mapped into memory, with labels and
@@ -34,6 +34,7 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
         extra: paths of further files, such as a run's `report.html`.
         normalization: `(mean, std)`: the input is `(raw - mean) / std`; see `metadata.annotate`.
         header: whether to write the C header; None does for files up to 1 MiB.
+        shapes: of inputs whose sizes the file leaves open, for running it: one whole shape, or a dict by input name.
 
     Returns:
         What `model.json` says, as a dict.
@@ -54,8 +55,8 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
     content = given
     if labels is not None or normalization is not None:
         content = metadata.annotate(given, labels, normalization, pathlib.Path(path).stem, preprocessing or "")
-        equivalence.check_same(given, content)
-    description = describe(content, path, preprocessing)
+        equivalence.check_same(given, content, shapes=shapes)
+    description = describe(content, path, preprocessing, shapes)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.tflite", content, zipfile.ZIP_STORED)
@@ -70,13 +71,13 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
     return description
 
 
-def describe(content, name, preprocessing=None):
+def describe(content, name, preprocessing=None, shapes=None):
     """Inputs, outputs, labels and sizes of a file as a dict of plain types; see `bundle`.
 
     Sizes that the file leaves open are -1. Of a file with several signatures, inputs and outputs are those of the first graph.
     """
     flatbuffer.parse(content, name)
-    runner, summary = Runner(content), summarize(content, name)
+    runner, summary = Runner(content, shapes=shapes), summarize(content, name)
     said = summary.metadata or {"inputs": [], "outputs": []}
     labels = [item["labels"] for item in said["outputs"] if item["labels"]]
     steps = {

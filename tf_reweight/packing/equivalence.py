@@ -7,6 +7,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.tflite import litert
 from tf_reweight.tflite.comparing import VerificationError, compare
+from tf_reweight.tflite.execution import Runner
 
 # Powers of two, so that images in [0, 1] as well as in [0, 255] are met.
 _SCALES = (1.0, 1.0, 4.0, 64.0)
@@ -16,7 +17,7 @@ _SUMMATION = 1e-4
 _MACHINES = 5e-2
 
 
-def check_same(before, after, reordered=False, emulator=None):
+def check_same(before, after, reordered=False, emulator=None, shapes=None):
     """Runs two files on the same random inputs, with and without the default delegate.
 
     Args:
@@ -25,12 +26,13 @@ def check_same(before, after, reordered=False, emulator=None):
         reordered: whether sparse kernels may run the second file on an ARM machine; they sum in another order, so that 1e-4 of
             the outputs' scale is allowed there. Everywhere else every bit must agree, but for the sign of zeros.
         emulator: an `emulation.Emulator` that runs both as well; None for this machine alone.
+        shapes: of inputs whose sizes the files leave open, see `shapes.checked`; those are 1 otherwise.
 
     Raises:
         VerificationError: when one of them does not run, or their outputs differ.
     """
     arm_here = platform.machine() not in ("x86_64", "AMD64")
-    inputs = _ran("given", len(before), "", lambda: _random_inputs(before))
+    inputs = _ran("given", len(before), "", lambda: _random_inputs(before, shapes))
     for machine, run, arm in (("", _run_here, arm_here), (_ARM, emulator and emulator.run, True)):
         if run is None:
             continue
@@ -51,12 +53,13 @@ def check_same(before, after, reordered=False, emulator=None):
                     )
 
 
-def check_on_arm(content, emulator):
+def check_on_arm(content, emulator, shapes=None):
     """Compares what a file computes on an emulated ARM machine with what it computes here without the default delegate.
 
     Args:
         content: the bytes.
         emulator: an `emulation.Emulator`.
+        shapes: as for `check_same`.
 
     Returns:
         The larger relative error (root mean square) of the runs with and without the default delegate.
@@ -64,7 +67,7 @@ def check_on_arm(content, emulator):
     Raises:
         VerificationError: when it does not run here or there, or computes something else there.
     """
-    inputs = _ran("given", len(content), "", lambda: _random_inputs(content))
+    inputs = _ran("given", len(content), "", lambda: _random_inputs(content, shapes))
     here = _ran("given", len(content), "", lambda: litert.run(content, inputs, False))
     there = _ran("given", len(content), _ARM, lambda: emulator.run(content, inputs))
     found = {name: compare(here, outputs)[1] for name, outputs in there.items()}
@@ -80,10 +83,12 @@ def _run_here(content, inputs):
     return {name: litert.run(content, inputs, delegate) for name, delegate in litert.RUNS.items()}
 
 
-def _random_inputs(content):
+def _random_inputs(content, given=None):
     """One array `(num, ...)` per input of a file."""
     rng = np.random.default_rng(0)
-    details = litert.load(content, delegate=False).get_input_details()
+    runner = Runner(content, delegate=False, shapes=given)
+    wanted = {detail["index"]: detail["shape"] for detail in runner.inputs.values()}
+    details = [{**item, "shape": wanted[item["index"]]} for item in runner.input_details]
     examples = [[_random(detail, rng, scale) for detail in details] for scale in _SCALES]
     return [np.stack(arrays) for arrays in zip(*examples)]
 

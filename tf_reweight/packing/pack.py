@@ -137,6 +137,7 @@ def pack_tflite(
     verify: bool = True,
     verify_arm: bool = False,
     zipped: bool = False,
+    shapes=None,
 ) -> PackResult:
     """`pack` for files: writes only what was run in LiteRT and computes the same as the given file, to the last bit.
 
@@ -149,6 +150,7 @@ def pack_tflite(
         verify: whether to run both. Without, files can be packed that LiteRT does not run here.
         verify_arm: whether to run both on an emulated ARM machine as well, see `emulation`.
         zipped: as for `pack`.
+        shapes: of inputs whose sizes the file leaves open, for running it: one whole shape, or a dict by input name.
 
     Returns:
         `PackResult`; where nothing shrinks, the given bytes are written.
@@ -167,7 +169,7 @@ def pack_tflite(
     given = read_file(in_path)
     result, report = _packed(flatbuffer.parse(given, in_path), given, zipped)
     if verify and result.content != given:
-        equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator)
+        equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator, shapes=shapes)
     write_whole(out_path, result.content)
     return result
 

@@ -1,11 +1,13 @@
 """Running a `.tflite` in LiteRT, fed and read in real numbers."""
 
+import functools
 import pathlib
 
 import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.tflite import constants, flatbuffer, litert
+from tf_reweight.tflite import shapes as input_shapes
 
 
 class Runner:
@@ -16,35 +18,37 @@ class Runner:
         num_threads: threads of the interpreter.
         delegate: whether to use the default delegate (XNNPACK) or the reference-checked built-in kernels alone.
 
+        shapes: of inputs whose sizes the file leaves open: one whole shape as `(1, 224, 224, 3)`, or a dict by input name.
+
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: for a file that LiteRT does not load.
+        ValueError: for a file that LiteRT does not load, or shapes that it does not take.
 
     Example:
         >>> Runner("model.tflite")([x_test])[0].shape
         (10000, 10)
     """
 
-    def __init__(self, source, num_threads=1, delegate=True):
+    def __init__(self, source, num_threads=1, delegate=True, shapes=None):
         content = source if isinstance(source, bytes) else read_file(source)
         name = f"{len(source)} bytes" if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.
         constants.check(flatbuffer.parse(content, name), name)
+        given = None if shapes is None else functools.partial(_shapes, shapes)
         try:
-            self._interpreter = litert.load(content, delegate, num_threads)
+            self._interpreter = litert.load(content, delegate, num_threads, given)
+        except input_shapes.Unfit:
+            raise
         except (ValueError, RuntimeError) as error:
             expected = f"The file must load in LiteRT, which says: {' '.join(str(error).split())[:300]}"
-            raise ValueError(errors.message(expected.rstrip(".") + ".", "Convert the model anew.", file=str(name))) from error
-        self.inputs, self.outputs = self._details()
+            fix = "Where it leaves sizes of inputs open, pass `shapes` (--shape); else convert the model anew."
+            raise ValueError(errors.message(expected.rstrip(".") + ".", fix, file=str(name))) from error
+        self.inputs, self.outputs = _details(self._interpreter)
 
-    def _details(self):
-        """Details of inputs and outputs by name, in the signature's terms where there is one."""
-        signatures = self._interpreter.get_signature_list()
-        if len(signatures) == 1:
-            runner = self._interpreter.get_signature_runner(next(iter(signatures)))
-            return dict(runner.get_input_details()), dict(runner.get_output_details())
-        details = (self._interpreter.get_input_details(), self._interpreter.get_output_details())
-        return tuple({item["name"]: item for item in group} for group in details)
+    @property
+    def input_details(self):
+        """LiteRT's details of the inputs, in the order of the file."""
+        return self._interpreter.get_input_details()
 
     def __call__(self, arrays, output_names=None):
         """Outputs for many examples.
@@ -103,6 +107,24 @@ class Runner:
         """One output, in real numbers."""
         detail = self.outputs[name]
         return _real(self._interpreter.get_tensor(detail["index"]), detail)
+
+
+def _details(interpreter):
+    """Details of inputs and outputs by name, in the signature's terms where there is one."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        return dict(runner.get_input_details()), dict(runner.get_output_details())
+    details = (interpreter.get_input_details(), interpreter.get_output_details())
+    return tuple({item["name"]: item for item in group} for group in details)
+
+
+def _shapes(given, interpreter):
+    """The shape of each input in the order of the file, with those that are given by the signature's names."""
+    inputs, _ = _details(interpreter)
+    wanted = input_shapes.checked(given, inputs)
+    by_index = {detail["index"]: wanted[name] for name, detail in inputs.items()}
+    return [by_index[detail["index"]] for detail in interpreter.get_input_details()]
 
 
 def evaluate_tflite(path, x, y, num_threads=1):

@@ -53,7 +53,7 @@ class Latencies(Report):
         return [table]
 
 
-def benchmark(paths, num_runs=100, num_threads=1, warmup=10):
+def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None):
     """Times files against each other: in turns, in one process, on the same kind of inputs.
 
     Turns spread whatever else the machine does over all of them; figures of different processes or days are not comparable.
@@ -64,6 +64,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10):
         num_runs: measured runs of each.
         num_threads: threads of each interpreter.
         warmup: runs before measuring.
+        shapes: of inputs whose sizes the files leave open: one whole shape as `(1, 224, 224, 3)`, or a dict by input name.
 
     Returns:
         `Latencies`.
@@ -79,7 +80,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10):
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("num_threads", num_threads, 1), ("warmup", warmup, 0)):
         check_integer(name, value, least, fix="Count runs or threads.")
-    runners = [_prepared(path, num_threads) for path in paths]
+    runners = [_prepared(path, num_threads, shapes) for path in paths]
     for _ in range(warmup):
         for runner in runners:
             runner.invoke()
@@ -164,9 +165,9 @@ def _measurement():
     }
 
 
-def _prepared(path, num_threads):
+def _prepared(path, num_threads, shapes):
     """A runner with inputs set: random numbers, since some kernels are faster on zeros."""
-    runner = Runner(path, num_threads)
+    runner = Runner(path, num_threads, shapes=shapes)
     rng = np.random.default_rng(0)
     for name, detail in runner.inputs.items():
         shape = detail["shape"]

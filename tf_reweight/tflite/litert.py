@@ -14,14 +14,26 @@ from ai_edge_litert import interpreter as litert
 RUNS = {"with": True, "without": False}
 
 
-def load(content, delegate, num_threads=1):
-    """An interpreter with its tensors allocated, with or without the default delegate (XNNPACK)."""
+def load(content, delegate, num_threads=1, shapes=None):
+    """An interpreter with its tensors allocated, with or without the default delegate (XNNPACK).
+
+    Args:
+        content: the bytes.
+        delegate: whether to use the default delegate.
+        num_threads: of the interpreter.
+        shapes: function from an interpreter to one shape per input in the file's order, for sizes that a file leaves open. They
+            are set before tensors are allocated: few networks take the single pixel that an open size is otherwise.
+    """
     resolvers = litert.OpResolverType
     made = litert.Interpreter(
         model_content=content,
         num_threads=num_threads,
         experimental_op_resolver_type=resolvers.AUTO if delegate else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
+    if shapes is not None:
+        for detail, shape in zip(made.get_input_details(), shapes(made), strict=True):
+            if tuple(detail["shape"]) != tuple(shape):
+                made.resize_tensor_input(detail["index"], shape)
     made.allocate_tensors()
     return made
 
@@ -37,7 +49,7 @@ def run(content, inputs, delegate):
     Returns:
         List of arrays `(num, ...)`, one per output, in the file's order.
     """
-    return feed(load(content, delegate), inputs)
+    return feed(load(content, delegate, shapes=lambda _: [np.shape(array)[1:] for array in inputs]), inputs)
 
 
 def feed(interpreter, inputs):
