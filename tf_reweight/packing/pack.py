@@ -137,7 +137,7 @@ def pack_tflite(
     verify: bool = True,
     verify_arm: bool = False,
     zipped: bool = False,
-    shapes=None,
+    shapes: dict | tuple | None = None,
 ) -> PackResult:
     """`pack` for files: writes only what was run in LiteRT and computes the same as the given file, to the last bit.
 
