@@ -29,11 +29,13 @@ FIXED_WIDE = (-1.0, 32767 / 32768)  # of all of these, in 16 bits
 # reshape kernels with several.
 _CHANNEL_AXES = {
     _L.Conv2D: 1, _L.DepthwiseConv2D: 2, _L.Conv1D: 0, _L.DepthwiseConv1D: 0, _L.Dense: 0, _L.Conv2DTranspose: 0,
+    _L.Conv1DTranspose: 0,
 }  # fmt: skip
 
 # Kernel layers that compute a relu behind them at no cost, and merges that do. The transposed convolution of files has no
 # activation inside.
-_TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply} - {_L.Conv2DTranspose}
+_TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose)
+_TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply}.difference(_TRANSPOSED)
 _TAKES_CLAMP_OPERATIONS = {"Add", "Subtract", "Multiply"}
 
 _LAYERS = {
@@ -85,7 +87,6 @@ REASONS = {
 # Layers with kernels that no integer file has an operation for, or that gain nothing from one.
 _FLOAT = {
     _L.Conv3D: "three-dimensional convolutions have no integer operation in files",
-    _L.Conv1DTranspose: "transposed convolutions become integers only in two dimensions",
     _L.Conv3DTranspose: "three-dimensional convolutions have no integer operation in files",
     _L.Embedding: "an embedding looks numbers up and computes none; they are rounded where a kernel reads them",
     _L.GroupQueryAttention: "only attention with as many keys as queries is written out in integers",
@@ -166,7 +167,7 @@ def takes_clamp(operation):
 
 def computes_clamp(layer):
     """Whether a kernel layer's own relu or relu6 is part of its operation in integer files."""
-    return type(layer) is not _L.Conv2DTranspose
+    return type(layer) not in _TRANSPOSED
 
 
 def activation_name(layer):

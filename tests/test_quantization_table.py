@@ -1,0 +1,120 @@
+"""Layers of every kind through quantization: trained, exported, run, and what stays float is named in the report."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+
+L = keras.layers
+
+
+def chain(shape, *layers, dtype=None):
+    """Layers one behind the other, a convolution of one position or Dense before and a Dense head behind."""
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *layers, L.Flatten(), L.Dense(3)])
+
+
+def image(*layers):
+    return chain((6, 6, 3), L.Conv2D(4, 1, activation="relu"), *layers)
+
+
+def sequence(*layers):
+    return chain((6, 3), L.Dense(4, activation="relu"), *layers)
+
+
+def adapted():
+    layer = L.Normalization()
+    layer.adapt(np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3)).astype("float32"))
+    return layer
+
+
+def several_inputs():
+    a, b, unread = keras.Input((4,), name="a"), keras.Input((4,), name="b"), keras.Input((2,), name="unread")
+    joined = L.Concatenate()([L.Dense(4, activation="sigmoid")(a), 8 * L.Dense(4)(b)])
+    return keras.Model([a, b, unread], L.Dense(3)(joined))
+
+
+def passed_through():
+    x, y = keras.Input((4,), name="x"), keras.Input((3,), name="y")
+    return keras.Model([x, y], [L.Dense(3)(x), y])
+
+
+def nested():
+    part = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(4, 3, padding="same", activation="relu6")])
+    return image(part, L.MaxPooling2D(), keras.Sequential([keras.Input((3, 3, 4)), L.DepthwiseConv2D(3)]))
+
+
+def attention():
+    x = keras.Input((5, 8))
+    return keras.Model(x, L.Dense(3)(L.Flatten()(L.MultiHeadAttention(2, 4)(x, x))))
+
+
+# Name -> (model, kinds of layers or operations that stay float, those included that only move what a float one makes).
+TABLE = {
+    "Conv1D": (lambda: sequence(L.Conv1D(4, 3, activation="relu")), ()),
+    "Conv1D causal": (lambda: sequence(L.Conv1D(4, 3, padding="causal", dilation_rate=2)), ()),
+    "DepthwiseConv1D": (lambda: sequence(L.DepthwiseConv1D(3, depth_multiplier=2, activation="relu")), ()),
+    "SeparableConv1D": (lambda: sequence(L.SeparableConv1D(5, 3, activation="relu")), ()),
+    "SeparableConv2D": (lambda: image(L.SeparableConv2D(5, 3, strides=2, depth_multiplier=2, activation="silu")), ()),
+    "Conv2D without bias": (lambda: image(L.Conv2D(5, 3, use_bias=False, activation="hard_sigmoid")), ()),
+    "Conv2DTranspose": (lambda: image(L.Conv2DTranspose(5, 3, strides=2, padding="same")), ()),
+    "Conv2DTranspose relu": (lambda: image(L.Conv2DTranspose(5, 3, strides=2, activation="relu")), ()),
+    "Conv2DTranspose relu6": (lambda: image(L.Conv2DTranspose(5, 3, activation="relu6"), L.Conv2D(4, 1)), ()),
+    "Conv2DTranspose BatchNormalization": (
+        lambda: image(L.Conv2DTranspose(5, 3, strides=2, use_bias=False), L.BatchNormalization(), L.ReLU()), ()
+    ),
+    "Conv1DTranspose": (lambda: sequence(L.Conv1DTranspose(5, 3)), ()),
+    "Conv1DTranspose relu": (lambda: sequence(L.Conv1DTranspose(5, 3, strides=2, activation="relu")), ()),
+    "Conv1DTranspose BatchNormalization": (lambda: sequence(L.Conv1DTranspose(5, 3), L.BatchNormalization(), L.ReLU()), ()),
+    "Conv3D": (lambda: chain((3, 3, 3, 2), L.Conv3D(4, 2)), ("conv3d", "flatten")),
+    "ZeroPadding UpSampling Cropping": (lambda: image(L.ZeroPadding2D(), L.UpSampling2D(), L.Cropping2D(2)), ()),
+    "Reshape Permute": (lambda: image(L.Reshape((36, 4)), L.Permute((2, 1)), L.Dense(4)), ()),
+    "LayerNormalization": (lambda: image(L.LayerNormalization()), ("layer_normalization", "flatten")),
+    "GroupNormalization": (lambda: image(L.GroupNormalization(2)), ("group_normalization", "flatten")),
+    "LeakyReLU inside": (lambda: image(L.Conv2D(4, 3, activation=L.LeakyReLU(0.1))), ()),
+    "elu": (lambda: image(L.Conv2D(4, 3, activation="elu"), L.Conv2D(4, 1)), ("activation",)),
+    "EinsumDense": (lambda: sequence(L.EinsumDense("abc,cd->abd", (6, 5), bias_axes="d", activation="relu")), ()),
+    "MultiHeadAttention": (attention, ()),
+    "GRU with recurrent dropout": (lambda: sequence(L.GRU(3, recurrent_dropout=0.5, unroll=True)), ("gru", "flatten")),
+    "LSTM with dropout": (lambda: sequence(L.LSTM(3, dropout=0.5, unroll=True)), ("lstm", "flatten")),
+    "SimpleRNN": (lambda: sequence(L.SimpleRNN(3)), ()),
+    "Rescaling of uint8": (lambda: chain((6, 6, 3), L.Rescaling(1 / 255), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),
+    "Rescaling of int32": (lambda: chain((6, 6, 3), L.Rescaling(1 / 127, -1), L.Conv2D(4, 3), dtype="int32"), ("cast",)),
+    "Normalization of uint8": (lambda: chain((6, 6, 3), adapted(), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),
+    "float64": (lambda: chain((6, 6, 3), L.Conv2D(4, 3, dtype="float64"), L.BatchNormalization(dtype="float64")), ()),
+    "mixed_float16": (lambda: chain((6, 6, 3), L.Conv2D(4, 3, activation="relu", dtype="mixed_float16")), ()),
+    "nested": (nested, ()),
+    "several inputs": (several_inputs, ()),
+    "passed through": (passed_through, ()),
+}  # fmt: skip
+
+
+def examples(model, num=16):
+    rng, arrays = np.random.default_rng(1), []
+    for tensor in model.inputs:
+        shape = (num, *tensor.shape[1:])
+        integers = "int" in tensor.dtype
+        arrays.append((rng.integers(0, 256, shape) if integers else rng.normal(size=shape)).astype(tensor.dtype))
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_layers_train_become_files_and_are_named_where_they_stay_float(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    build, floats = TABLE[name]
+    model = build()
+    given = examples(model)
+    qat, report = tfr.quantize(model, return_report=True)
+    left = tuple(item.name for item in report.left_out)
+    assert len(left) == len(floats) and all(kind in kept for kind, kept in zip(floats, left)), left
+
+    before = [value.copy() for value in qat.get_weights()]
+    qat.compile("sgd", "mse")
+    qat.fit(given, keras.tree.map_structure(np.zeros_like, model.predict(given, verbose=0)), verbose=0)
+    assert all(np.isfinite(value).all() for value in qat.get_weights())
+    assert any((old != new).any() for old, new in zip(before, qat.get_weights()))
+
+    tfr.quantization.calibrate(qat, given)
+    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=given)
+    assert record.verification.relative_error < 0.05
+    assert bool(record.float_ops) == bool(floats), record.float_ops
