@@ -44,6 +44,7 @@ COVERED = {
         "QuantizedLayer", "Shared",
     ),
     "test_levels.py": ("ToLevels",),
+    "test_zeros_stay.py": ("KeptZeros",),
     "tables.py": (
         "Lasso", *(type(entry).__name__ for entry in (penalties.LogSum(), penalties.Arctan(), penalties.LogSquared())),
         *(cls.__name__ for cls in map(type, map(structures.get, structures.names()))),

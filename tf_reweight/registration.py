@@ -16,6 +16,7 @@ HOMES = {
     "AdmmPenalty": "baselines.admm",
     "Combined": "penalties.reweighted",
     "Coupled": "coupling.penalty",
+    "KeptZeros": "kernels.constraints",
     "Masked": "pruning.masked",
     "PerProjection": "penalties.projections",
     "QuantizedActivation": "quantization.layers",

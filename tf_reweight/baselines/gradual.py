@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight.baselines import projection, schedules
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
-from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.constraints import Mask, mask_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.structures import get as get_structure
 
@@ -51,7 +51,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         self._applied, started = None, self.schedule.last_update(self._step() - 1)
         for item in self._selected:
             variable = item.target.variable
-            if not isinstance(variable.constraint, Mask):
+            if mask_of(variable) is None:
                 # A fit that was cut off and goes on: its masks were not saved, but its zeros were.
                 kept = np.ones(variable.shape, bool) if started is None else ops.convert_to_numpy(variable.value) != 0
                 variable.constraint = Mask(kept, variable.constraint)

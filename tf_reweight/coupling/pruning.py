@@ -14,8 +14,7 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, relative_scores
 from tf_reweight.kernels import allocation
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.constraints import hold
+from tf_reweight.kernels.held import hold_all
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
 
@@ -214,9 +213,7 @@ def zero_groups(model, coupled, keeps, rescued=None):
             )
         done.append(PrunedSet(item.name, int(keep.sum()), item.num_groups, saved))
         _add_masks(masks, item, keep)
-    for variable, mask in masks.values():
-        hold(variable, mask)
-    drop_compiled_steps(model)
+    hold_all(model, list(masks.values()))
     return GroupPruneReport(tuple(done), coupled.frozen)
 
 
@@ -234,9 +231,7 @@ def hold_groups(model: keras.Model) -> int:
         keep = ops.convert_to_numpy(squares) > 0
         count += int((~keep).sum())
         _add_masks(masks, item, keep)
-    for variable, mask in masks.values():
-        hold(variable, mask)
-    drop_compiled_steps(model)
+    hold_all(model, list(masks.values()))
     return count
 
 

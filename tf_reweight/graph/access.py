@@ -61,3 +61,13 @@ def schedule_of(optimizer):
 def begin_at_first_epoch(model):
     """Lets the next `fit` begin at its own first epoch: a resumed one leaves the epoch it began with on the model."""
     model._initial_epoch = None
+
+
+def attention_constraint(attention, slot):
+    """The constraint that an attention layer gives to all of its projections; `slot` is its name in the config."""
+    return getattr(attention, slot if hasattr(attention, slot) else f"_{slot}")
+
+
+def set_attention_constraint(attention, slot, constraint):
+    """Sets what `attention_constraint` returns."""
+    setattr(attention, slot if hasattr(attention, slot) else f"_{slot}", constraint)

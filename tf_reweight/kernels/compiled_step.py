@@ -16,3 +16,15 @@ def renew_step(model):
     """Makes the training step anew where values of untracked variables are constants in it: on JAX."""
     if keras.backend.backend() == "jax":
         model.make_train_function(force=True)
+
+
+def value_before_step(variable):
+    """A weight's value, asked for inside a training step that is being traced; None where a step may have moved it already."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if not tf.inside_function():
+        return None
+    with tf.init_scope():
+        return variable.value.numpy()

@@ -20,7 +20,6 @@ import keras
 from tf_reweight import errors
 from tf_reweight.kernels.table import Target
 
-
 Selector: typing.TypeAlias = str | keras.layers.Layer | type | collections.abc.Callable[[typing.Any], bool]
 Layers: typing.TypeAlias = Selector | collections.abc.Iterable[Selector] | None
 

@@ -12,7 +12,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_number, check_sparsity, is_number
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.constraints import Mask, hold
+from tf_reweight.kernels.held import free, hold_all, place
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
@@ -131,37 +131,32 @@ def prune(
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, sparsity is not None or threshold is not None)
-    kernels = _prune_chosen(chosen, sparsity, threshold, scope)
+    kernels = _prune_chosen(model, chosen, sparsity, threshold, scope)
     detach(model)
-    drop_compiled_steps(model)
     return PruneReport(tuple(kernels), tuple(left_out))
 
 
 def keep_zeros(model: keras.Model) -> int:
-    """Holds the exact zeros a model has now through further training, for example after loading a pruned model.
+    """Holds the exact zeros a model has now through further training.
 
-    Masks are not saved with a model: its exact zeros say it all.
+    `prune` does so by itself, also after saving and loading. This is for zeros from elsewhere, and for weights that were put
+    into a model by hand.
 
     Returns:
         The number of kernels that have zeros and are held.
     """
-    count = 0
-    for target in find(model)[0]:
-        mask = ops.convert_to_numpy(target.variable.value) != 0
-        if not mask.all():
-            hold(target.variable, mask)
-            count += 1
-    drop_compiled_steps(model)
-    return count
+    masks = [(target.variable, ops.convert_to_numpy(target.variable.value) != 0) for target in find(model)[0]]
+    masks = [(variable, mask) for variable, mask in masks if not mask.all()]
+    hold_all(model, masks)
+    return len(masks)
 
 
 def release(model: keras.Model) -> int:
     """Takes the masks off again: zeros may grow back. Returns the number of kernels released."""
-    count = 0
-    for target in find(model)[0]:
-        if isinstance(target.variable.constraint, Mask):
-            target.variable.constraint = target.variable.constraint.inner
-            count += 1
+    count = sum(free(target.variable) for target in find(model)[0])
+    for variable in model.weights:  # what `prune_groups` holds besides kernels
+        free(variable)
+    place(model)
     drop_compiled_steps(model)
     return count
 
@@ -208,7 +203,7 @@ def _magnitude_chosen(model, structure, layers, amount_given):
     return chosen, list(left_out.values())
 
 
-def _prune_chosen(chosen, sparsity, threshold, scope):
+def _prune_chosen(model, chosen, sparsity, threshold, scope):
     """Decides all masks first, then applies them, so that an error leaves the model as it was.
 
     Several structures on one kernel cut one after the other, each what the ones before it left. A `sparsity` is for the last
@@ -226,8 +221,8 @@ def _prune_chosen(chosen, sparsity, threshold, scope):
         rest = [chosen[i][:2] for i in budgeted]
         for i, keep in zip(budgeted, _within_budget(rest, masks, sparsity, scope)):
             entries[i] = _cut(*chosen[i][:2], masks, None, keep)
-    for target in {target.name: target for target, _, _ in chosen}.values():
-        hold(target.variable, target.in_own_order(masks[target.name]))
+    targets = {target.name: target for target, _, _ in chosen}.values()
+    hold_all(model, [(target.variable, target.in_own_order(masks[target.name])) for target in targets])
     return [entries[i] for i in range(len(chosen))]
 
 

@@ -10,7 +10,7 @@ from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.walking import functional, graph_of, walk
-from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.pruning.masked import Masked
@@ -80,7 +80,7 @@ def quantize(
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
-    held = any(isinstance(target.variable.constraint, Mask) for target in find(model)[0])
+    held = any(mask_of(target.variable) is not None for target in find(model)[0])
     simple, rewritten = simplify(model)
     choice = Choice(model, simple)
     work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice), model)

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight.checks import check_flag, check_integer
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.constraints import Mask
+from tf_reweight.kernels.constraints import KeptZeros, Mask
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.records import Report
@@ -232,7 +232,7 @@ def _hold(target, kernel, values):
     """Puts `Shared` on a kernel, in place of what held it to zeros or values before; returns the kernel as it is then."""
     variable = target.variable
     inner = variable.constraint
-    while isinstance(inner, (Mask, Shared)):
+    while isinstance(inner, (Mask, Shared, KeptZeros)):
         # What these held is in the weights.
         inner = inner.inner
     num = max(1, max(map(len, values)))

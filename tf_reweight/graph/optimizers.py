@@ -1,0 +1,29 @@
+"""What an optimizer keeps for a variable, and which one is at work."""
+
+import keras
+from keras.src.backend.common import global_state
+
+
+def applying_optimizer():
+    """The optimizer whose step is being computed around this call, or None.
+
+    Keras applies constraints inside a name scope of the optimizer, with the optimizer as its caller.
+    """
+    scopes = global_state.get_global_attribute("name_scope_stack") or []
+    caller = scopes[-1].caller if scopes else None
+    return caller if isinstance(caller, keras.optimizers.Optimizer) else None
+
+
+def average_of(optimizer, variable):
+    """The moving average that an optimizer with `use_ema` keeps of a variable, or None."""
+    if not (optimizer.use_ema and optimizer.built):
+        return None
+    averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average)
+    return next((average for known, average in averages if known is variable), None)
+
+
+def innermost(optimizer):
+    """The optimizer that moves the weights: inside loss scaling there is another."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer

@@ -1,0 +1,121 @@
+"""Masks of a model's weights: put on, in places where they are saved with the layers, and taken off."""
+
+import warnings
+
+import keras
+
+from tf_reweight.graph.access import attention_constraint, set_attention_constraint
+from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.optimizers import innermost
+from tf_reweight.graph.walking import is_graph
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.constraints import KeptZeros, hold, mask_of
+
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+
+
+def hold_all(model, masks):
+    """Holds zeros in weights of a model, through training and through saving and loading.
+
+    Warns at once where that cannot be had: an optimizer with a step of its own, a layer that is not made again with its
+    constraints when it is loaded. A `tf.function` of the user's that was traced before goes on without the zeros.
+
+    Args:
+        masks: list of `(variable, bool array)`; True is kept.
+    """
+    for variable, mask in masks:
+        hold(variable, mask)
+    _warn_of_what_is_not_saved(place(model))
+    drop_compiled_steps(model)
+    _warn_of_optimizer(model)
+
+
+def place(model):
+    """Puts every mask of the model where its layer saves it. Returns the paths of the weights for which there is no place."""
+    homeless = []
+    _place(model, is_graph(model) or not isinstance(model, keras.Model), None, homeless, set())
+    return homeless
+
+
+def free(variable):
+    """Takes the mask of a weight off; the constraint that was there before is back. Returns whether there was one."""
+    mask = mask_of(variable)
+    if mask is None:
+        return False
+    variable.constraint = mask.inner
+    return True
+
+
+def _place(layer, is_saved, attention, homeless, seen):
+    """Places the masks of one layer and those inside; `attention` is the attention layer around it, or None."""
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    children = sublayers(layer)
+    inside = {id(variable) for child in children for variable in child.weights}
+    for variable in layer.weights:
+        if id(variable) not in inside:
+            _place_one(layer, variable, is_saved, attention, homeless)
+    # Wrappers, cells and attention come back with all that is in them; what a layer of the user's own makes in its
+    # `__init__` comes back without our constraints.
+    passes = is_graph(layer) or isinstance(layer, keras.layers.Wrapper) or is_keras_own(type(layer))
+    around = layer if isinstance(layer, _ATTENTION) else attention
+    for child in children:
+        _place(child, is_saved and passes, around, homeless, seen)
+
+
+def _place_one(layer, variable, is_saved, attention, homeless):
+    slot = _slot(layer, variable)
+    mask = mask_of(variable)
+    placed = None if slot is None else getattr(layer, slot)
+    if mask is None:
+        if isinstance(placed, KeptZeros) and attention is None:
+            setattr(layer, slot, placed.inner)  # released
+        return
+    if slot is None or not is_saved:
+        homeless.append(variable.path)
+    if slot is None:
+        return
+    if attention is not None:
+        placed = attention_constraint(attention, slot)
+    if not isinstance(placed, KeptZeros):
+        placed = KeptZeros(placed)
+    if attention is not None:
+        set_attention_constraint(attention, slot, placed)
+    setattr(layer, slot, placed)
+    placed.put(variable, mask)
+
+
+def _slot(layer, variable):
+    """The attribute under which a layer saves the constraint of one of its weights, or None."""
+    name = variable.name
+    slots = (f"{name}_constraint", f"{name.removesuffix('_kernel')}_constraint", "depthwise_constraint")
+    slots = slots if name == "kernel" else slots[:2]
+    return next((slot for slot in slots if slot in _config(layer)), None)
+
+
+def _config(layer):
+    try:
+        return layer.get_config()
+    except Exception:  # Code of the user's own may raise anything; then the layer cannot be saved either.
+        return {}
+
+
+def _warn_of_what_is_not_saved(paths):
+    if paths:
+        warnings.warn(
+            f"The zeros of {', '.join(paths[:5])} are held now, but will not be after the model was saved and loaded: its "
+            "class makes these weights without a constraint from a config. Call tf_reweight.keep_zeros(model) after loading.",
+            stacklevel=4,
+        )
+
+
+def _warn_of_optimizer(model):
+    optimizer = innermost(getattr(model, "optimizer", None))
+    if optimizer is not None and not is_keras_own(type(optimizer).apply):
+        warnings.warn(
+            f"The optimizer {type(optimizer).__name__} has an `apply` of its own: zeros only stay if that applies the "
+            "constraints of the weights as Keras' does.",
+            stacklevel=4,
+        )
