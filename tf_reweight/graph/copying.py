@@ -44,7 +44,8 @@ def fresh(operation, changes):
     constraints and initializers are the very objects. A name would not do, since a user's `relu` need not be Keras'.
     """
     if not isinstance(operation, keras.layers.Layer):
-        return type(operation).from_config(operation.get_config())
+        given = operation.get_config()
+        return type(operation).from_config({**given, **{name: changes[name] for name in changes.keys() & given.keys()}})
     if is_kept_as_it_is(operation) and changes.keys() <= {"name"}:
         return operation
     given = without_penalties(operation.get_config())
