@@ -130,7 +130,7 @@ def loaded_again(qat, data):
         qat.save(path)
         again = keras.saving.load_model(path)
         again.compile(keras.optimizers.Adam(_QAT_RATE), loss_of(keras))
-        again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0, callbacks=[tfr.callbacks.KeepZeros()])
+        again.fit(*data.train, epochs=1, batch_size=_BATCH, verbose=0)
         record = tfr.export_tflite(again, file, "int8", verify_data=data.validation[0])
         return figures(file.read_bytes(), data) | {"agreement": record.verification.top1_agreement}
 
