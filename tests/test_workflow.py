@@ -271,6 +271,7 @@ def test_a_model_has_nothing_to_learn_from_itself():
     assert abs(losses[0]) < 1e-6 < 1e-4 < further[0]
 
 
+@pytest.mark.filterwarnings("ignore:The zeros of .* are held now:UserWarning")  # a subclassed model; see test_zeros_stay
 def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
     """A stage at the end of a run must not fail after hours: its needs are looked at when the run is made."""
     ends = keras.layers.Dense(10, activation="softmax")
