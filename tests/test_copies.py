@@ -120,3 +120,63 @@ def test_helper_layers_take_no_name_of_the_users():
     assert copy.output_names == ["conv_silu"]
     batch = data(4)[0]
     assert np.allclose(copy(batch), model(batch), atol=0.05)
+
+
+def penalised(kind, activation, behind=None):
+    x = keras.Input((8, 8, 3))
+    own = keras.regularizers.L2(0.1)
+    layer = {
+        "conv": lambda: L.Conv2D(4, 3, activation=activation, activity_regularizer=own),
+        "separable": lambda: L.SeparableConv2D(4, 3, activation=activation, activity_regularizer=own),
+        "activation": lambda: L.Activation(activation, activity_regularizer=own),
+        "masked": lambda: tfr.Masked(L.Conv2D(4, 3, activation=activation, activity_regularizer=own)),
+    }[kind]()
+    y = layer(x)
+    y = behind()(y) if behind else y
+    return keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(y))))
+
+
+def losses(model, x):
+    model(x, training=False)
+    return float(sum(ops.convert_to_numpy(loss) for loss in model.losses))
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "silu"])
+@pytest.mark.parametrize("kind", ["conv", "separable", "activation"])
+@pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+def test_penalties_on_outputs_stay_in_the_loss(make, kind, activation, tmp_path):
+    model, (x, _) = penalised(kind, activation), data()
+    expected = losses(model, x)
+    copy = make(model)
+    assert expected > 0 and losses(copy, x) == pytest.approx(expected, rel=0.05)
+    copy.save(tmp_path / "copy.keras")
+    assert losses(keras.saving.load_model(tmp_path / "copy.keras"), x) == pytest.approx(losses(copy, x), rel=1e-5)
+
+
+def test_penalties_on_outputs_before_a_normalization_and_inside_masks_stay():
+    x, _ = data()
+    model = penalised("conv", "linear", L.BatchNormalization)
+    model(10 * x, training=True)  # statistics that are not those of the start
+    assert losses(tfr.quantize(model), x) == pytest.approx(losses(model, x), rel=0.05)
+    masked = penalised("masked", "relu")
+    assert losses(masked, x) > 0 and losses(tfr.strip(masked), x) == pytest.approx(losses(masked, x), rel=1e-5)
+
+
+def test_a_head_called_on_several_sizes_is_shrunk_quantized_and_exported(tmp_path):
+    """A detector's head over a feature pyramid: one model, whose input leaves height and width open."""
+    keras.utils.set_random_seed(0)
+    head = keras.Sequential([keras.Input((None, None, 12)), L.Conv2D(16, 3, padding="same", activation="relu"), L.Conv2D(2, 1)])
+    x = keras.Input((16, 16, 3))
+    fine = L.Conv2D(12, 3, padding="same", activation="relu")(x)
+    coarse = L.Conv2D(12, 3, strides=2, padding="same", activation="relu")(fine)
+    model = keras.Model(x, [L.GlobalAveragePooling2D()(head(level)) for level in (fine, coarse)])
+    tfr.prune_groups(model, sparsity=0.4)
+    small = tfr.shrink(model)
+    batch = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32")
+    assert small.count_params() < model.count_params()
+    for given, expected in zip(small(batch), model(batch)):
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+    quantized = tfr.quantize(small)
+    tfr.quantization.calibrate(quantized, batch)
+    record = tfr.export_tflite(quantized, tmp_path / "pyramid.tflite", "int8", verify_data=batch)
+    assert record.verification.relative_error < 0.05

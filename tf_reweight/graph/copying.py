@@ -141,6 +141,10 @@ def without_penalties(config):
 
 
 def input_shaped(tensor, shape_of):
-    """A new input of the same name and type, in the shape of another tensor."""
+    """A new input of the same name and type, in the shape of another tensor.
+
+    Sizes that were left open stay so: a model may be called on several.
+    """
+    shape = [None if old is None else new for old, new in zip(tensor.shape, shape_of.shape)]
     layer = tensor._keras_history.operation
-    return keras.Input(batch_shape=tuple(shape_of.shape), dtype=tensor.dtype, name=layer.name, sparse=tensor.sparse or None)
+    return keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=layer.name, sparse=tensor.sparse or None)

@@ -37,6 +37,8 @@ class Masked(keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, structure: structures.StructureLike = "unstructured", **kwargs):
         self.structure = structures.get(structure)
         super().__init__(layer, **kwargs)
+        # Keras applies it where a layer is called, and the inner one is called without its losses.
+        self.activity_regularizer = layer.activity_regularizer
         self.masks: list[keras.Variable] = []
 
     def build(self, input_shape=None):

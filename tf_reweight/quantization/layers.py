@@ -104,6 +104,8 @@ class QuantizedKernel(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.bits, self.num_channel_axes = int(bits), num_channel_axes
         self.supports_masking = layer.supports_masking
+        # Keras applies it where a layer is called, and the inner one is called without its losses.
+        self.activity_regularizer = layer.activity_regularizer
 
     def call(self, inputs, *args, **kwargs):
         rounded = self.rounded_kernels()

@@ -89,9 +89,8 @@ class _Simplifier:
         if made is None or isinstance(made, _Fold):
             # Layers of nested models come to stand beside those outside, which may have the same names.
             name = self.names(path.replace("/", "_")) if "/" in path else path
-            made = self.made[id(operation)] = (
-                self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, made)
-            )
+            made = self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, made)
+            made = self.made[id(operation)] = _regularized(made, operation, name, self.names)
         return made(*args, **kwargs)
 
     def _expanded(self, path, name, operation):
@@ -139,6 +138,16 @@ class _Simplifier:
         return None
 
 
+def _regularized(made, operation, name, names):
+    """What stands for a layer, with the penalty on the layer's outputs behind it; a copy has its own."""
+    penalty = getattr(operation, "activity_regularizer", None)
+    if penalty is None or isinstance(made, Copied):
+        return made
+    behind = L.Identity(name=names(f"{name}_activity"), dtype=operation.compute_dtype)
+    behind.activity_regularizer = penalty  # Keras cannot save an Identity that was given objects as arguments
+    return Chain([made, behind])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Fold:
     """What becomes part of the layer before: `y * scale + offset` on its channels; `path` names the layer that did it."""
@@ -181,6 +190,8 @@ def _find_folds(graph):
             continue
         source = operation_of(tensor)
         alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(calls_of(source)) == 1
+        # A penalty on the outputs sees them as they are before the normalization.
+        alone = alone and getattr(source, "activity_regularizer", None) is None
         fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
         if alone and fits and getattr(source, "data_format", None) != "channels_first":
             found[id(layer)] = found[id(source)] = fold
@@ -204,7 +215,8 @@ def _kernel_layers(layer, name, names):
     """Fresh copies of a kernel layer, with its weights, with room for a bias, and with the activation it may keep."""
     activation = layer.activation if _keeps_activation(layer) else keras.activations.linear
     if type(layer) not in _DEPTHWISE:
-        copy = fresh(layer, {"activation": activation, "use_bias": True, "name": name})
+        # A penalty on the outputs stands behind the activation, see `_regularized`.
+        copy = fresh(layer, {"activation": activation, "use_bias": True, "name": name, "activity_regularizer": None})
         return [_filled(copy, layer, layer.kernel, layer.bias)]
     first, second = _DEPTHWISE[type(layer)]
     shared = {"trainable": layer.trainable, "dtype": layer.dtype_policy, "data_format": layer.data_format}
