@@ -17,8 +17,9 @@ from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
 from tf_reweight.graph.access import node_of
 from tf_reweight.graph.comparing import compare
-from tf_reweight.graph.copying import Copied, input_like
-from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
+from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.rebuilding import Inlined, rebuild
+from tf_reweight.graph.walking import graph_of, walk
 from tf_reweight.packing import arm
 from tf_reweight.records import Report
 from tf_reweight.tflite.comparing import VerificationError
@@ -117,18 +118,15 @@ def _rebuilt(model, visit=None, turned=False):
     """A copy of a model as one graph, without nested models; `visit(node, layers, args, kwargs)` may change its layers."""
     layers = {}
 
-    def enter(path, node, args, kwargs):
-        operation = node.operation
-        if is_graph(operation):
-            outputs = walk(operation, keras.tree.flatten((args, kwargs)), enter, f"{path}/")
-            return keras.tree.pack_sequence_as(graph_of(operation).output, outputs)
+    def change(path, node, args, kwargs):
         changed = visit(node, layers, args, kwargs) if visit else None
-        return _copy(layers, operation)(*args, **kwargs) if changed is None else changed
+        return _copy(layers, node.operation)(*args, **kwargs) if changed is None else changed
 
-    graph = graph_of(model)
-    inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
-    outputs = walk(model, [ops.flip(inputs[0], axis=_IMAGE)] if turned else inputs, enter)
-    return functional(model, inputs, outputs)
+    return rebuild(model, Inlined(change), like=model, prepare=_turned if turned else list)
+
+
+def _turned(images):
+    return [ops.flip(image, axis=_IMAGE) for image in images]
 
 
 def _copy(layers, operation, **changes):

@@ -71,3 +71,13 @@ def attention_constraint(attention, slot):
 def set_attention_constraint(attention, slot, constraint):
     """Sets what `attention_constraint` returns."""
     setattr(attention, slot if hasattr(attention, slot) else f"_{slot}", constraint)
+
+
+def copy_trainable(copy, model):
+    """Gives a copy of a model the flag of the model itself; those of its layers stay, which a plain assignment would change."""
+    copy._trainable = model._trainable
+
+
+def seed_generators(layer):
+    """The random generators that a layer itself holds."""
+    return list(layer._seed_generators)

@@ -18,6 +18,12 @@ def class_like(model):
     return cls
 
 
+def sequential_like(model, layers):
+    """A Sequential model of these layers with the name of `model`, and of its class where Keras' constructor makes it."""
+    cls = type(model) if is_keras_own(type(model).__init__) else keras.Sequential
+    return cls(layers, name=model.name)
+
+
 def compile_like(made, model):
     """Compiles a copy as `model` is compiled, with a fresh optimizer of the same kind and the user's own objects.
 

@@ -4,14 +4,17 @@ import types
 
 import keras
 
+from tf_reweight.graph.access import operation_of
 from tf_reweight.graph.additions import Addition, addition_class, additions_of
 from tf_reweight.graph.keras_classes import is_keras_own, is_named
+from tf_reweight.graph.state import carry_state, parts_of
 
 
 class Copied:
     """A fresh operation that takes over the weights at its first call, which builds it.
 
-    A Lambda or custom layer without weights is used as it is: what it computes may not be in its config.
+    A Lambda or custom layer without weights is used as it is: what it computes may not be in its config. What a layer knows
+    besides its weights comes along, see `state.carry_state`.
 
     Args:
         operation: the layer or operation.
@@ -33,8 +36,8 @@ class Copied:
     def fill(self):
         """Gives the copy, which is built now, the weights."""
         for variable, old in zip(self.copy.weights, own_weights(self.operation)):
-            variable.assign(old.value)
-        settle(self.copy)
+            assign_like(variable, old, old.value)
+        carry_state(self.copy, self.operation)
 
 
 def fresh(operation, changes):
@@ -55,23 +58,10 @@ def fresh(operation, changes):
         config |= _live(operation, same)
     with keras.saving.custom_object_scope(_functions_inside(operation)):
         copy = type(operation).from_config(config)
-    for old, new in zip(_layers_of(operation), _layers_of(copy)):
+    for old, new in zip(parts_of(operation), parts_of(copy)):
         for name in same & _functions(old).keys() & vars(new).keys():
             setattr(new, name, vars(old)[name])
     return copy
-
-
-def settle(layer):
-    """Ends the copying of a layer's weights: what it derives from them, as Normalization its mean and variance, is renewed."""
-    for inner in _layers_of(layer):
-        if isinstance(inner, keras.layers.Normalization) and inner.built:
-            inner.finalize_state()
-
-
-def _layers_of(layer):
-    """The layer and those inside, without our penalties, in Keras' order."""
-    additions = {id(part) for addition in additions_of(layer) for part in addition._flatten_layers()}
-    return [part for part in layer._flatten_layers() if id(part) not in additions]
 
 
 def _functions(layer):
@@ -83,7 +73,7 @@ def _functions(layer):
 def _functions_inside(layer):
     """The user's own functions in a layer and those inside it, by the names that their configs have."""
     own = {}
-    for part in _layers_of(layer)[1:]:
+    for part in parts_of(layer)[1:]:
         for function in _functions(part).values():
             if not is_keras_own(function):
                 own |= {function.__name__: function, keras.saving.get_registered_name(function): function}
@@ -108,10 +98,17 @@ def _is_ours(value):
     return isinstance(value, Addition) or type(value).__module__.startswith("tf_reweight.")
 
 
-def input_like(tensor, dtype=None):
-    """A new input of the same name and shape, and of the same type unless another one is given."""
-    name = tensor._keras_history.operation.name
-    return keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype or tensor.dtype, name=name, sparse=tensor.sparse or None)
+def input_like(tensor, shape=None, dtype=None):
+    """A new input of the same name, and of the same shape (with the batch) and type where no other is given."""
+    shape, dtype = tuple(tensor.shape) if shape is None else shape, dtype or tensor.dtype
+    return keras.Input(batch_shape=shape, dtype=dtype, name=operation_of(tensor).name, sparse=tensor.sparse or None)
+
+
+def assign_like(variable, old, value):
+    """Gives a variable of a copy its value, and whether it is trained as `old` is: weights may be frozen one by one."""
+    variable.assign(value)
+    if variable.trainable != old.trainable:
+        variable.trainable = old.trainable
 
 
 def own_weights(layer):
@@ -138,13 +135,3 @@ def without_penalties(config):
     if addition is not None:
         return addition.remainder(config["config"])
     return {key: without_penalties(value) for key, value in config.items()}
-
-
-def input_shaped(tensor, shape_of):
-    """A new input of the same name and type, in the shape of another tensor.
-
-    Sizes that were left open stay so: a model may be called on several.
-    """
-    shape = [None if old is None else new for old, new in zip(tensor.shape, shape_of.shape)]
-    layer = tensor._keras_history.operation
-    return keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=layer.name, sparse=tensor.sparse or None)

@@ -1,40 +1,97 @@
-"""A copy of a whole model, operation by operation."""
+"""Building a model again, call by call: what every copy and every rewritten model of this package is made by."""
 
 import keras
 
+from tf_reweight.graph.access import copy_trainable, node_of
+from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 
 
-def rebuild(model, make=Copied, dtype=None):
-    """A copy of a model in which `make(operation)` stands for each operation.
+def rebuild(model, visit, *, new_input=input_like, prepare=list, path="", like=None):
+    """A new model of what `visit` makes of each call; the given one is unchanged.
 
-    Structure, names of inputs and outputs, the user's own class and Sequential models stay what they are; nested models are
-    rebuilt in turn, and whatever is called several times is made once. The copy is not compiled.
+    Carried over are the name, the structures of inputs and outputs, the names of outputs, inputs that nobody reads or that are
+    passed through, the class with its training (see `compiling.class_like`) and whether the model is trainable. A Sequential
+    model stays one where its layers still follow one another. The new model is not compiled, see `compiling.compile_like`.
 
     Args:
-        model: a built Sequential or functional model; it is unchanged.
-        make: function `operation -> Copied`, asked once for each operation that is no model.
-        dtype: of the inputs that are floating-point; None leaves them as they are.
+        model: a built Sequential or functional model.
+        visit: function `(path, node, args, kwargs) -> outputs`, see `walking.walk`; `Replacements` is one, `Inlined` wraps one.
+        new_input: function `tensor -> keras.Input`, asked for the old model's inputs in order.
+        prepare: function from the new model's inputs to what the calls read in their place; by default the inputs.
+        path: prefix of the paths.
+        like: the model whose class, name and outputs' names the new one has, which is then functional; default `model`.
 
     Returns:
-        The new model.
+        A `keras.Sequential` or functional model.
+
+    Example:
+        >>> rebuild(model, Replacements())
     """
-    made = {}
+    inputs = [new_input(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
+    outputs = walk(model, prepare(inputs), visit, path)
+    layers = _in_sequence(inputs, outputs) if like is None and isinstance(model, keras.Sequential) else None
+    made = functional(like or model, inputs, outputs) if layers is None else sequential_like(model, [inputs[0], *layers])
+    copy_trainable(made, like or model)
+    return made
 
-    def visit(path, node, args, kwargs):
+
+class Replacements:
+    """A `visit` of `rebuild` that calls one thing in place of each operation, the same at all its calls.
+
+    Args:
+        choose: function `(path, operation) -> callable`, asked once for each operation; None for a copy with the same weights.
+            Nested models for which it gives None are rebuilt in turn. Default: all are copied.
+        new_input: see `rebuild`; of nested models as well.
+    """
+
+    def __init__(self, choose=lambda path, operation: None, new_input=input_like):
+        self.choose, self.new_input, self._made = choose, new_input, {}
+
+    def __call__(self, path, node, args, kwargs):
         operation = node.operation
-        if id(operation) not in made:
-            made[id(operation)] = rebuild(operation, make, dtype) if is_graph(operation) else make(operation)
-        return made[id(operation)](*args, **kwargs)
+        if id(operation) not in self._made:
+            self._made[id(operation)] = self.choose(path, operation) or self._copied(path, operation)
+        return self._made[id(operation)](*args, **kwargs)
 
-    inputs = [input_like(tensor, _type(tensor.dtype, dtype)) for tensor in keras.tree.flatten(graph_of(model).inputs)]
-    outputs = walk(model, inputs, visit)
-    if not isinstance(model, keras.Sequential):
-        return functional(model, inputs, outputs)
-    layers = [made[id(layer)] for layer in model.layers]
-    return keras.Sequential([inputs[0], *(getattr(item, "copy", item) for item in layers)], name=model.name)
+    def _copied(self, path, operation):
+        if is_graph(operation):
+            return rebuild(operation, self, new_input=self.new_input, path=f"{path}/")
+        return Copied(operation)
 
 
-def _type(given, dtype):
-    return dtype if dtype is not None and "float" in given else None
+class Inlined:
+    """A `visit` of `rebuild` that walks through nested models, so that the new model is one graph.
+
+    Args:
+        visit: asked for all calls but those of nested models.
+    """
+
+    def __init__(self, visit):
+        self.visit = visit
+
+    def __call__(self, path, node, args, kwargs):
+        if not is_graph(node.operation):
+            return self.visit(path, node, args, kwargs)
+        # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
+        return walk(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self, f"{path}/")
+
+
+def _in_sequence(inputs, outputs):
+    """The layers between one input and one output, each behind the other; None where that is not all there is."""
+    layers, tensor = [], outputs[0]
+    while len(outputs) == 1 and tensor is not inputs[0]:
+        node = node_of(tensor)
+        if not _is_plain_call(node) or node.operation in layers:
+            return None
+        layers.insert(0, node.operation)
+        tensor = node.arguments.args[0]
+    return layers
+
+
+def _is_plain_call(node):
+    """Whether a call is of a layer on one tensor with one output, as Sequential models make them."""
+    args, others = node.arguments.args, node.arguments.kwargs.keys() - {"mask", "training"}  # Keras passes these on by itself
+    one = len(args) == len(node.outputs) == 1 and not others
+    return one and isinstance(args[0], keras.KerasTensor) and isinstance(node.operation, keras.layers.Layer)

@@ -2,8 +2,8 @@
 
 from tf_reweight import errors
 from tf_reweight.graph.access import all_layers
-from tf_reweight.graph.copying import Copied, own_weights, without_penalties
-from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.copying import Copied, input_like, own_weights, without_penalties
+from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 
 _HALF = ("float16", "bfloat16")
@@ -51,7 +51,13 @@ def recast(model, dtype):
         expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
         return RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name))
 
-    return rebuild(model, lambda operation: _Recast(operation, dtype, refusal), dtype)
+    def new_input(tensor):
+        return input_like(tensor, dtype=dtype if "float" in tensor.dtype else None)
+
+    def choose(path, operation):
+        return None if is_graph(operation) else _Recast(operation, dtype, refusal)
+
+    return rebuild(model, Replacements(choose, new_input), new_input=new_input)
 
 
 class _Recast(Copied):

@@ -79,6 +79,17 @@ def nodes_of(model):
                 yield from nodes_of(node.operation) if is_graph(node.operation) else (node,)
 
 
+def graphs_of(model):
+    """The graphs of a model and of the models nested in it, the outer first, each once."""
+    found, waiting = {}, [graph_of(model)]
+    while waiting:
+        graph = waiting.pop(0)
+        if id(graph) not in found:
+            found[id(graph)] = graph
+            waiting += [graph_of(operation) for operation in graph.operations if is_graph(operation)]
+    return list(found.values())
+
+
 def walk(model, inputs, visit, path=""):
     """Runs a model on values of any kind, operation by operation in the model's order.
 

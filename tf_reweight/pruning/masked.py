@@ -7,7 +7,7 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.copying import Copied, own_weights
-from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
@@ -140,7 +140,7 @@ def strip(model: keras.Model) -> keras.Model:
                 model=type(model).__name__,
             )
         )
-    return rebuild(model, lambda operation: _Unmasked(operation) if isinstance(operation, Masked) else Copied(operation))
+    return rebuild(model, Replacements(lambda path, operation: _Unmasked(operation) if isinstance(operation, Masked) else None))
 
 
 class _Unmasked(Copied):

@@ -9,7 +9,8 @@ from tf_reweight.graph.access import all_layers, operation_of
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
-from tf_reweight.graph.walking import functional, graph_of, walk
+from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
@@ -112,13 +113,14 @@ class _Quantizer:
         self.grids = {}
         self._made, self._names = {}, Names(model)
         self._rounded, self._rounders, self._kept = {}, {}, []
-        graph = graph_of(model)
-        self.plan = Plan(graph, chosen)
-        old = keras.tree.flatten(graph.inputs)
-        inputs = [input_like(tensor) for tensor in old]
-        self._wanted = {id(new) for tensor, new in zip(old, inputs) if is_float(tensor) and self.plan.feeds_kernel(tensor)}
-        outputs = walk(model, inputs, self._visit)
-        self.model = functional(like, inputs, outputs)
+        self.plan, self._wanted = Plan(graph_of(model), chosen), set()
+        self.model = rebuild(model, self._visit, new_input=self._input, like=like)
+
+    def _input(self, tensor):
+        new = input_like(tensor)
+        if is_float(tensor) and self.plan.feeds_kernel(tensor):
+            self._wanted.add(id(new))
+        return new
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation

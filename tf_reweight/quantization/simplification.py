@@ -11,11 +11,12 @@ from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, nodes_in_order, operation_of
 from tf_reweight.graph.comparing import compare, tolerance_of
-from tf_reweight.graph.copying import Copied, fresh, input_like
+from tf_reweight.graph.copying import Copied, assign_like, fresh
 from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
+from tf_reweight.graph.rebuilding import Inlined, rebuild
 from tf_reweight.graph.recasting import is_double, recast
-from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
+from tf_reweight.graph.walking import graph_of, graphs_of
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
 from tf_reweight.quantization.expansion import expand
@@ -57,34 +58,24 @@ def simplify(model):
     Raises:
         ValueError: when the outputs differ by more than float noise.
     """
-    work = _Simplifier(Names(model))
-    made = work.model(recast(model, "float32") if is_double(model) else model)
+    given = recast(model, "float32") if is_double(model) else model
+    work = _Simplifier(Names(model), given)
+    made = rebuild(given, Inlined(work.visit), like=given)
     _check(model, made)
     return made, work.rewritten
 
 
 class _Simplifier:
-    def __init__(self, names):
+    def __init__(self, names, model):
         self.names, self.activations = names, Activations(names)
         self.made = {}
         self.rewritten = {}
+        for graph in graphs_of(model):
+            self.made |= _find_folds(graph)
 
-    def model(self, model):
-        graph = graph_of(model)
-        inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph.inputs)]
-        outputs = self._run(model, inputs, "")
-        return functional(model, inputs, outputs)
-
-    def _run(self, model, inputs, path):
-        folds = _find_folds(graph_of(model))
-        self.made.update({key: fold for key, fold in folds.items() if key not in self.made})
-        return walk(model, inputs, self._visit, path)
-
-    def _visit(self, path, node, args, kwargs):
+    def visit(self, path, node, args, kwargs):
+        """What stands for a call in the new model."""
         operation = node.operation
-        if is_graph(operation):
-            inputs = keras.tree.flatten(args[0] if args else kwargs["inputs"])
-            return self._run(operation, inputs, path + "/")
         made = self.made.get(id(operation))
         if made is None or isinstance(made, _Fold):
             # Layers of nested models come to stand beside those outside, which may have the same names.
@@ -228,8 +219,7 @@ def _kernel_layers(layer, name, names):
     made = _filled(depthwise, layer, layer.depthwise_kernel, None)
     hidden = layer.pointwise_kernel.shape[-2]
     pointwise.build((*(None,) * (layer.rank + 1), hidden))
-    pointwise.set_weights([layer.pointwise_kernel, np.zeros(layer.filters) if layer.bias is None else layer.bias])
-    return [made, pointwise]
+    return [made, _given(pointwise, layer.pointwise_kernel, layer.bias)]
 
 
 def _keeps_activation(layer):
@@ -240,10 +230,15 @@ def _keeps_activation(layer):
 def _filled(copy, layer, kernel, bias):
     """Builds the copy for the layer's inputs and gives it the weights; a bias it lacks is zero."""
     copy.build(calls_of(layer)[0].input_tensors[0].shape)
-    weights = [ops.convert_to_numpy(kernel)]
-    if copy.use_bias:
-        weights.append(np.zeros(copy.bias.shape) if bias is None else ops.convert_to_numpy(bias))
-    copy.set_weights(weights)
+    return _given(copy, kernel, bias)
+
+
+def _given(copy, kernel, bias):
+    """Gives a built layer the kernel and the bias of another; where that has none, and the layer one, it is zero."""
+    for variable in copy.weights[1:]:
+        variable.assign(ops.zeros_like(variable))
+    for variable, old in zip(copy.weights, [kernel] if bias is None else [kernel, bias]):
+        assign_like(variable, old, old.value)
     return copy
 
 

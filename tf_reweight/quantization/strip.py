@@ -2,8 +2,9 @@
 
 import keras
 
-from tf_reweight.graph.copying import Copied, input_like
-from tf_reweight.graph.walking import functional, graph_of, walk
+from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.rebuilding import Replacements, rebuild
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 
@@ -24,28 +25,28 @@ def strip_quantization(model: keras.Model) -> keras.Model:
     """
     inner = {layer.layer.name for layer in _wrappers(model)}
 
-    def left(operation):
+    def left(path, operation):
         if isinstance(operation, QuantizedKernel):
             return Copied(operation.layer)
         # An Identity gave an output the name that its layer has again now.
         named_output = isinstance(operation, keras.layers.Identity) and operation.name in inner
-        return _first if named_output or isinstance(operation, QuantizedActivation) else Copied(operation)
+        return _first if named_output or isinstance(operation, QuantizedActivation) else None
 
-    return _rewritten(model, left)
+    return rebuild(model, Replacements(left))
 
 
 def rounded(model):
     """As `strip_quantization`, with the kernels rounded as in training; outputs keep their names."""
 
-    def left(operation):
+    def left(path, operation):
         if isinstance(operation, QuantizedKernel):
             return Copied(operation.layer, name=operation.name)
         if isinstance(operation, QuantizedActivation):
             identity = keras.layers.Identity(name=operation.name)
             return lambda inputs, **_: identity(inputs)
-        return Copied(operation)
+        return None
 
-    made = _rewritten(model, left)
+    made = rebuild(model, Replacements(left))
     for wrapper in _wrappers(model):
         values = wrapper.rounded_kernels()
         for variable, old in zip(made.get_layer(wrapper.name).weights, wrapper.layer.weights):
@@ -59,17 +60,3 @@ def _wrappers(model):
 
 def _first(inputs, *args, **kwargs):
     return inputs
-
-
-def _rewritten(model, left):
-    """A copy in which what `left(operation)` gives is called in place of each operation."""
-    made = {}
-
-    def visit(path, node, args, kwargs):
-        operation = node.operation
-        if id(operation) not in made:
-            made[id(operation)] = left(operation)
-        return made[id(operation)](*args, **kwargs)
-
-    inputs = [input_like(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
-    return functional(model, inputs, walk(model, inputs, visit))

@@ -7,9 +7,11 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.copying import fresh, input_shaped, is_kept_as_it_is, own_weights, settle, without_penalties
+from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, own_weights, without_penalties
 from tf_reweight.graph.keras_classes import is_keras_own
-from tf_reweight.graph.walking import functional, graph_of, is_graph, nodes_of, walk
+from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.state import carry_state
+from tf_reweight.graph.walking import graph_of, is_graph, nodes_of
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
 
@@ -38,7 +40,6 @@ class Rebuilder:
         self.find_groups = find_groups
         self.compacted = {}
         self._compact = {}
-        self._before = {}
         self._calls = {}
         self.made = {}
 
@@ -48,17 +49,8 @@ class Rebuilder:
 
     def model(self, model, tensors=None, path=""):
         """A copy of a model; `tensors` gives the shapes of a nested one's inputs, which may have become smaller."""
-        graph = graph_of(model)
-        old = keras.tree.flatten(graph.inputs)
-        inputs = [input_shaped(tensor, given) for tensor, given in zip(old, tensors or old)]
-        outputs = walk(model, inputs, self._visit, path)
-        if isinstance(model, keras.Sequential):
-            layers = [part for layer in model.layers for part in (*self._before.get(id(layer), ()), self.made[id(layer)])]
-            copy = keras.Sequential([input_shaped(old[0], inputs[0]), *layers], name=model.name)
-        else:
-            copy = functional(model, inputs, outputs)
-        copy.trainable = model.trainable or any(layer.trainable for layer in model.layers)
-        return copy
+        given = iter(tensors or keras.tree.flatten(graph_of(model).inputs))
+        return rebuild(model, self._visit, new_input=lambda tensor: _smaller_input(tensor, next(given)), path=path)
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation
@@ -87,7 +79,7 @@ class Rebuilder:
         layer = node.operation
         self._calls[id(layer)] = call = self._calls.get(id(layer), 0) + 1
         name = f"{layer.name}_rows" if call == 1 else f"{layer.name}_rows_{call}"
-        before = self._before[id(layer)] = self._compact[id(layer)].layers_before(name, _input_shape(node))
+        before = self._compact[id(layer)].layers_before(name, _input_shape(node))
         return lambda tensor: functools.reduce(lambda x, each: each(x), before, tensor)
 
     def _is_dropped(self, node):
@@ -167,11 +159,11 @@ class Rebuilder:
                         copy=tuple(target.shape),
                     )
                 )
-            target.assign(values)
+            assign_like(target, variable, values)
         for holder in (layer, *_inner_layers(layer).values()):
             if id(holder) in self.folds:
                 self._fold(layer, copy, holder)
-        settle(copy)
+        carry_state(copy, layer)
 
     def _fold(self, layer, copy, holder):
         made = copy if holder is layer else copy.layer
@@ -182,6 +174,12 @@ class Rebuilder:
 
 class ShrinkError(ValueError):
     """The smaller model would not compute what the large one does."""
+
+
+def _smaller_input(tensor, given):
+    """An input of the given sizes; those that were left open stay so, since a model may be called on several sizes."""
+    shape = [None if old is None else new for old, new in zip(tensor.shape, given.shape)]
+    return input_like(tensor, tuple(shape))
 
 
 def _input_shape(node):

@@ -1,0 +1,124 @@
+"""Every function that builds a model again x everything that a model has besides its weights."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tf_reweight.graph.recasting import recast
+
+L = keras.layers
+REBUILDERS = {
+    "shrink": tfr.shrink,
+    "strip": tfr.strip,
+    "recast": lambda model: recast(model, "float64"),
+    "quantize": tfr.quantize,
+    "strip_quantization": lambda model: tfr.quantization.strip_quantization(tfr.quantize(model)),
+}
+KEEP_SEQUENTIAL = ("shrink", "strip", "recast")
+every_rebuilder = pytest.mark.parametrize("make", REBUILDERS.values(), ids=REBUILDERS)
+
+
+def inner_layer(model, name):
+    """The layer of a copy, whatever it is inside of now."""
+    return next(layer for layer in model._flatten_layers() if layer.name.split("/")[-1] in (name, f"block_{name}"))
+
+
+def net():
+    block = keras.Sequential([keras.Input((6,)), L.Dense(6, name="held"), L.Dense(6, name="free")], name="block")
+    x = keras.Input((4,), name="numbers")
+    unread = keras.Input((3,), name="unread")
+    h = L.Dropout(0.5, seed=3, name="noise")(L.Dense(6, activation="relu", name="stem")(x))
+    return keras.Model({"numbers": x, "unread": unread}, {"top": L.Dense(2, name="top")(block(h))}, name="net")
+
+
+@every_rebuilder
+def test_inputs_that_nobody_reads_names_and_structures_stay(make):
+    model = net()
+    copy = make(model)
+    assert copy.name == model.name and copy.output_names == model.output_names
+    assert {key: tensor.name for key, tensor in copy.input.items()} == {key: tensor.name for key, tensor in model.input.items()}
+    given = {"numbers": np.ones((2, 4), "float32"), "unread": np.zeros((2, 3), "float32")}
+    outputs = copy(given)
+    assert outputs.keys() == {"top"}
+    np.testing.assert_allclose(outputs["top"], model(given)["top"], atol=0.05)
+
+
+@every_rebuilder
+def test_random_generators_go_on_where_they_were(make):
+    model = net()
+    for _ in range(2):
+        model({"numbers": np.ones((2, 4)), "unread": np.ones((2, 3))}, training=True)
+    state = np.asarray(inner_layer(model, "noise").seed_generator.state)
+    np.testing.assert_array_equal(inner_layer(make(model), "noise").seed_generator.state, state)
+    assert tuple(state) != (3, 0)
+
+
+@every_rebuilder
+def test_what_is_frozen_stays_frozen_model_layer_or_single_weight(make):
+    model = net()
+    model.get_layer("block").get_layer("held").trainable = False
+    model.get_layer("stem").kernel.trainable = False
+    copy = make(model)
+    assert not inner_layer(copy, "held").trainable and inner_layer(copy, "free").trainable
+    assert not inner_layer(copy, "stem").kernel.trainable and inner_layer(copy, "stem").bias.trainable
+    assert len(copy.trainable_variables) == len(model.trainable_variables) == 5
+    model.trainable = False
+    assert make(model).trainable_variables == []
+
+
+@pytest.mark.parametrize("make", [REBUILDERS[name] for name in KEEP_SEQUENTIAL], ids=KEEP_SEQUENTIAL)
+def test_a_block_that_was_frozen_and_then_opened_in_part_keeps_both_flags(make):
+    model = net()
+    model.get_layer("block").trainable = False
+    model.get_layer("block").get_layer("free").trainable = True
+    copy = make(model).get_layer("block")
+    assert isinstance(copy, keras.Sequential) and not copy.trainable
+    assert [layer.trainable for layer in copy.layers] == [False, True]
+
+
+class Own(keras.Sequential):
+    def train_step(self, data):
+        return {"own": keras.ops.convert_to_tensor(1.0)}
+
+
+@every_rebuilder
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_sequential_model_of_the_users_own_class_stays_one_or_its_loss_is_said(make, request):
+    model = Own([keras.Input((4,)), L.Dense(6, activation="relu"), L.Dense(2)])
+    model.compile("sgd", "mse")
+    if request.node.callspec.id in KEEP_SEQUENTIAL:
+        assert type(make(model)) is Own
+    else:
+        with pytest.warns(UserWarning, match="train_step of Own cannot be carried over"):
+            make(model)
+
+
+def test_words_that_were_learned_come_along():
+    words = L.TextVectorization(output_mode="multi_hot", max_tokens=6, name="words")
+    words.adapt(["a b c a", "b d"])
+    x = keras.Input((1,), dtype="string")
+    model = keras.Model(x, L.Dense(2)(words(x)))
+    given = keras.ops.convert_to_tensor([["a d"], ["c c"]])
+    for make in (tfr.strip, REBUILDERS["recast"]):
+        copy = make(model)
+        assert copy.get_layer("words").get_vocabulary() == words.get_vocabulary()
+        np.testing.assert_allclose(copy(given), model(given), rtol=1e-5)
+
+
+def test_statistics_of_normalization_are_ready():
+    norm = L.Normalization(name="norm")
+    norm.adapt(np.random.default_rng(0).normal(3.0, 2.0, (64, 4)))
+    model = keras.Sequential([keras.Input((4,)), norm, L.Dense(3)])
+    given = np.random.default_rng(1).normal(3.0, 2.0, (4, 4)).astype("float32")
+    for make in (tfr.shrink, tfr.strip, REBUILDERS["recast"]):
+        np.testing.assert_allclose(make(model)(given), model(given), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bias_that_a_layer_did_not_have_starts_at_zero():
+    """A normalization folded into it, or a separable convolution in two, gives a layer a bias of its own."""
+    x = keras.Input((6, 6, 3))
+    model = keras.Model(x, L.SeparableConv2D(4, 3, use_bias=False)(L.Conv2D(3, 3, use_bias=False, bias_initializer="ones")(x)))
+    given = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    copy, _ = tfr.quantization.simplification.simplify(model)
+    np.testing.assert_allclose(copy(given), model(given), atol=1e-5)
