@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from keras import ops
 
 from tf_reweight.coupling.analysis.table import rule_of
 from tf_reweight.coupling.analysis.trace import Trace
-from tf_reweight.graph.walking import graph_of
+from tf_reweight.graph.analyses import analysed
 from tf_reweight.records import Report
 
 
@@ -169,7 +170,8 @@ def groups(model: keras.Model) -> CoupledSets:
     Follows every channel through the graph: BatchNorm, activations, residual adds, multiplications, concatenations,
     splits, depthwise and grouped convolutions, flattening, attention heads, recurrent units. `prune_groups`,
     `regularize_coupled` and `shrink` all use this analysis. What it does not know (Lambda, custom layers) freezes the
-    channels that meet it, with the reason; see `coupling.register`.
+    channels that meet it, with the reason; see `coupling.register`. What was found is kept with the model while its layers stay
+    the same ones.
 
     Args:
         model: a built Sequential or functional model; nested models, shared layers, several inputs and outputs are
@@ -185,7 +187,16 @@ def groups(model: keras.Model) -> CoupledSets:
     Example:
         >>> print(groups(model))
     """
-    graph_of(model)
+    return analysed(model, _found, _verdict)
+
+
+def _verdict(operation):
+    """The rule of an operation, or why there is none, as one object that stays the same."""
+    rule, reason = rule_of(operation)
+    return sys.intern(reason) if rule is None else rule
+
+
+def _found(model):
     trace = Trace().run(model, rule_of)
     frozen = trace.labels.frozen()
     entries = list(trace.axes.values())
