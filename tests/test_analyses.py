@@ -27,7 +27,7 @@ def runs(monkeypatch):
 
 def chain(num_layers):
     layers = [L.Dense(4, activation="relu", name=f"dense_{i}") for i in range(num_layers)]
-    return keras.Sequential([keras.Input((4,)), *layers, L.Dense(2)])
+    return keras.Sequential([keras.Input((4,)), *layers, L.Dense(2, name="head")])
 
 
 @pytest.mark.parametrize("num_sets", [2, 9])
