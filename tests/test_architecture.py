@@ -17,12 +17,12 @@ PACKAGE = pathlib.Path(tfr.__file__).parent
 FLOORS = (
     ("errors", "lazy", "records", "registration", "_version"),
     ("checks", "registry", "files", "learning_rate"),
-    ("graph", "structures", "tflite"),
+    ("budget", "graph", "structures", "tflite"),
     ("kernels", "packing", "data"),
     ("penalties",),
     ("pruning", "coupling", "baselines", "regularizers"),
-    ("quantization", "shrinking", "reports", "callbacks"),
-    ("export",),
+    ("deadline", "quantization", "shrinking", "reports"),
+    ("callbacks", "export"),
     ("workflow",),
     ("cli", "__init__"),
 )

@@ -1,5 +1,7 @@
 """Every penalty on a kernel x everything that is done to a model: each kind answers, is left behind, and leaves nothing."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -97,8 +99,10 @@ KINDS = {
     "levels": lambda model: regularize_levels(model, 4),
     "silent": silent,
     "own": own_penalty,
+    "budget": lambda model: tfr.regularize(model, "filter", budget="weights=0.8"),
+    "coupled budget": lambda model: tfr.regularize_coupled(model, budget="weights=0.8"),
 }
-COUPLED = ("coupled", "relative")
+COUPLED = ("coupled", "relative", "coupled budget")
 
 
 @pytest.fixture
@@ -170,7 +174,8 @@ def test_prune_takes_it_off_and_keeps_the_users_own(kind, data):
     if kind in COUPLED:
         with pytest.raises(ValueError, match="prune_groups"):
             tfr.prune(model)
-        tfr.prune_groups(model)
+        with pytest.warns(UserWarning, match="do not meet") if "budget" in kind else contextlib.nullcontext():
+            tfr.prune_groups(model)
     else:
         amount = {} if kind == "n_of_m" else {"sparsity": 0.5}
         report = tfr.prune(model, **amount)

@@ -33,6 +33,7 @@ COVERED = {
     "test_structures.py": ("Structure",),
     "test_page.py": ("Curves", "NormSummaries"),
     "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties", "CoupledProximal"),
+    "test_budget.py": ("Budget", "Budgeted", "BudgetProximal", "CoupledBudgeted"),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),
     "test_baselines.py": (

@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
         baselines, callbacks, coupling, data, export, graph, kernels, packing, penalties, pruning, quantization,
         regularizers, reports, shrinking, structures, tflite, workflow,
     )  # fmt: skip
+    from tf_reweight.budget import Budget
     from tf_reweight.coupling import groups, hold_groups, prune_groups, regularize_coupled
     from tf_reweight.export import export_tflite, inspect_tflite
     from tf_reweight.packing import pack_tflite
@@ -24,7 +25,7 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
 
 __all__ = [
     "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
-    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow", "Masked",
+    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow", "Budget", "Masked",
     "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros", "pack_tflite",
     "prune", "prune_groups", "quantize", "regularize", "regularize_coupled", "release", "shrink", "sparsity", "strip",
     "strip_quantization",
@@ -32,6 +33,7 @@ __all__ = [
 
 # `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
 _HOME = {
+    "Budget": "budget",
     "Masked": "pruning.masked",
     "attach": "penalties.attachment",
     "compress": "workflow",

@@ -13,9 +13,11 @@ import sys
 _PACKAGE = "tf_reweight"
 # Where each registered class is.
 HOMES = {
+    "Budgeted": "penalties.budgeted",
     "AdmmPenalty": "baselines.admm",
     "Combined": "penalties.reweighted",
     "Coupled": "coupling.penalty",
+    "CoupledBudgeted": "coupling.budgeted",
     "KeptZeros": "kernels.constraints",
     "Masked": "pruning.masked",
     "PerProjection": "penalties.projections",

@@ -5,11 +5,15 @@ import math
 import keras
 import numpy as np
 
+from tf_reweight.graph.additions import additions_of
+from tf_reweight.kernels.quantities import Product, Products
+
 
 class Cost:
-    """Multiply-accumulates of a model's dense and convolution kernels, as a function of the groups kept.
+    """What of a model is left, as a function of the groups kept: multiply-accumulates, weights of kernels, parameters.
 
-    Counted like `report.count_macs`: one example, unknown sizes as 1, activations and normalisations left out.
+    Multiply-accumulates are counted like `report.count_macs`: one example, unknown sizes as 1, activations and
+    normalisations left out.
 
     Args:
         coupled: `coupling.groups(model)`.
@@ -17,17 +21,17 @@ class Cost:
 
     def __init__(self, coupled):
         self._sets = coupled.sets
-        trace = coupled.trace
-        self._parts = []
-        for step in trace.steps:
-            if not isinstance(step.operation, keras.layers.Layer):
-                continue
-            positions = math.prod(size or 1 for size in step.outputs[0].shape[:-1])
-            for variable in step.operation.weights:
-                if len(variable.shape) > 1 and "kernel" in variable.name:
-                    entries = [trace.axes.get((id(variable), axis)) for axis in range(len(variable.shape))]
-                    roots = [None if entry is None else trace.labels.roots(entry.labels) for entry in entries]
-                    self._parts.append((positions, tuple(variable.shape), roots))
+        kernels = list(_kernels(coupled.trace))
+        once = {id(variable): variable for _, variable in kernels}
+        additions = {id(w) for part in additions_of(coupled.model) for w in part.weights}
+        everything = [variable for variable in coupled.model.weights if id(variable) not in additions]
+        counted = (kernels, [(1, variable) for variable in once.values()], [(1, variable) for variable in everything])
+        self._macs, self._weights, self._parameters = _Axes(coupled).products(*counted)
+
+    @property
+    def quantities(self):
+        """Mapping of the names that a `Budget` knows to `kernels.quantities.Quantity`; groups of all sets in one row."""
+        return {"macs": self._macs, "weights": self._weights, "parameters": self._parameters}
 
     def macs(self, keeps=None):
         """Multiply-accumulates, int.
@@ -35,11 +39,56 @@ class Cost:
         Args:
             keeps: one bool array `(num_groups,)` per set of `coupled.sets`; None keeps all.
         """
-        dead = np.zeros(0, "int64")
-        if keeps is not None:
-            dead = np.concatenate([item.labels[~np.asarray(keep)] for item, keep in zip(self._sets, keeps)])
-        total = 0
-        for positions, shape, roots in self._parts:
-            sizes = [size if root is None else int((~np.isin(root, dead)).sum()) for size, root in zip(shape, roots)]
-            total += positions * math.prod(sizes)
-        return total
+        if keeps is None:
+            keeps = [np.ones(item.num_groups, bool) for item in self._sets]
+        return round(self._macs.at(np.concatenate([np.asarray(keep, bool) for keep in keeps])))
+
+
+class _Axes:
+    """The axes of a model's variables that groups cut, as rows of one matrix."""
+
+    def __init__(self, coupled):
+        self._trace = coupled.trace
+        labels = np.concatenate([item.labels for item in coupled.sets]) if coupled.sets else np.zeros(0, "int64")
+        self._order = np.argsort(labels)
+        self._sorted = labels[self._order]
+        self._numbers, self._members, self._fixed = {}, [], []
+
+    def products(self, *counted):
+        """One `Products` for each list of `(factor, variable)` pairs."""
+        parts = [tuple(self._part(factor, variable) for factor, variable in pairs) for pairs in counted]
+        members = np.array(self._members).reshape(-1, len(self._sorted))
+        return [Products(summed, members, np.array(self._fixed)) for summed in parts]
+
+    def _part(self, factor, variable):
+        rows = {axis: self._row(variable, axis) for axis in range(len(variable.shape))}
+        rest = math.prod(size for size, row in zip(variable.shape, rows.values()) if row is None)
+        return Product(float(factor), rest, tuple(row for row in rows.values() if row is not None))
+
+    def _row(self, variable, axis):
+        """The number of the row of one axis, or None where no group cuts it."""
+        key = (id(variable), axis)
+        if key not in self._numbers:
+            entry = self._trace.axes.get(key)
+            found = np.zeros(len(self._sorted)) if entry is None else self._found(self._trace.labels.roots(entry.labels))
+            self._numbers[key] = len(self._members) if found.any() else None
+            if found.any():
+                self._members.append(found)
+                self._fixed.append(variable.shape[axis] - found.sum())
+        return self._numbers[key]
+
+    def _found(self, roots):
+        """How often each group's label is among those of an axis."""
+        places = np.minimum(np.searchsorted(self._sorted, roots), len(self._sorted) - 1)
+        inside = self._sorted[places] == roots
+        return np.bincount(self._order[places[inside]], minlength=len(self._sorted)).astype("float64")
+
+
+def _kernels(trace):
+    """`(positions, variable)` for every use of a kernel."""
+    for step in trace.steps:
+        if isinstance(step.operation, keras.layers.Layer):
+            positions = math.prod(size or 1 for size in step.outputs[0].shape[:-1])
+            for variable in step.operation.weights:
+                if len(variable.shape) > 1 and "kernel" in variable.name:
+                    yield positions, variable

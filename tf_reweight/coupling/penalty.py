@@ -2,25 +2,18 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 
 import keras
 from keras import ops
 
 from tf_reweight import errors, penalties
 from tf_reweight.checks import check_flag
-from tf_reweight.coupling import savings
-from tf_reweight.coupling.analysis.sets import CoupledSet, groups
-from tf_reweight.coupling.pruning import removable
+from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.graph.attributes import models_with
 from tf_reweight.graph.walking import is_graph
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import add, attachments
-from tf_reweight.penalties.functions import PenaltyLike
+from tf_reweight.penalties.attachment import attachments
 from tf_reweight.penalties.renewed import Renewed
-from tf_reweight.records import Report
 from tf_reweight.structures.base import safe_sqrt
 
 
@@ -79,8 +72,8 @@ class Coupled(Renewed):
     def connect(self, model, target):
         """Finds its set again in a model that was loaded."""
         if self.item is None:
-            anchored = _anchored(groups(model).sets, [target], trainable=False)
-            found = [item for item, anchor in anchored if anchor is not None]
+            pairs = anchored(groups(model).sets, [target], trainable=False)
+            found = [item for item, anchor in pairs if anchor is not None]
             if self.position >= len(found) or found[self.position].num_groups != self.num_groups:
                 raise ValueError(
                     errors.message(
@@ -154,92 +147,6 @@ class _Reference:
     variable: keras.Variable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CoupledPenalties(Report):
-    """What `regularize_coupled` did: the penalties in force now, and what was left out with its reason."""
-
-    penalties: tuple[Coupled, ...]
-    left_out: tuple[LeftOut, ...]
-
-    def to_dict(self):
-        """The penalties in force as their configurations, and what was left out."""
-        return {
-            "sets": [{"name": penalty.item.name, **penalty.get_config()} for penalty in self.penalties],
-            "left_out": [dataclasses.asdict(item) for item in self.left_out],
-        }
-
-    def __str__(self):
-        lines = [f"{penalty.item.name}: {penalty.num_groups} groups" for penalty in self.penalties]
-        lines += [f"{item.name}: left out, {item.reason}" for item in self.left_out]
-        return "\n".join(lines)
-
-
-def regularize_coupled(
-    model: keras.Model,
-    strength: float = 1e-3,
-    penalty: PenaltyLike = "log_sum",
-    *,
-    criterion: str = CRITERIA[0],
-    price: float | str | Callable[[CoupledSet], float] = 1.0,
-    relative: bool = False,
-) -> CoupledPenalties:
-    """Puts one reweighted penalty on each set of channels that go together, in place; outputs stay as they are.
-
-    Use it to get whole filters, heads and units to vanish. A filter's own norm is free before a BatchNorm, so a penalty on
-    it can shrink numbers without freeing anything; the default counts the kernels that make a channel, the gammas that
-    scale it and the kernels that read it.
-
-    Args:
-        model: a built Sequential or functional model.
-        strength: the coefficient, about the price of one surviving group in units of the loss.
-        penalty: name, config or `Penalty`.
-        criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights that make up a group's norm.
-        price: what a group costs relative to those of other sets: a number, a function `CoupledSet -> number`, or what it
-            saves, `"weights"` or `"macs"`, about one on average.
-        relative: whether each norm counts relative to the root mean square of its set's, as it is at each update; epsilon is
-            then relative too. Without, small norms make for large penalty weights, and a layer that is small throughout can
-            lose everything while others stay whole. With it a set that has lost groups is pressed less, and all shrink
-            alike.
-
-    Returns:
-        `CoupledPenalties`.
-
-    Raises:
-        TypeError, ValueError: for a subclassed model, one where nothing can be removed, a value out of range; the
-            model is then unchanged.
-
-    Example:
-        >>> regularize_coupled(model, strength=1e-3)
-        >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10)])
-        >>> prune_groups(model)
-        >>> model.fit(x, y, epochs=10)
-        >>> small = shrink(model)
-    """
-    coupled = removable(model)
-    positions: dict[str, int] = {}
-    made, left_out = [], []
-    costs = savings.of_sets(price, coupled)
-    for cost, (item, target) in zip(costs, _anchored(coupled.sets, find(model)[0], trainable=True)):
-        if target is None:
-            left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
-            continue
-        position = positions.get(target.name, 0)
-        positions[target.name] = position + 1
-        regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
-        made.append((target, regularizer.join(item, target.variable)))
-    left_out += [LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
-    if not made:
-        raise ValueError(
-            errors.message(
-                "At least one kernel must be trainable.", "Set `layer.trainable = True`.", left_out=[i.name for i in left_out]
-            )
-        )
-    for target, regularizer in made:
-        add(target, regularizer)
-    drop_compiled_steps(model)
-    return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
-
-
 def _connect_all(model):
     """Connects the penalties that came with a loaded model; a model that has changed since is reported when one is used."""
     for item in attachments(model):
@@ -264,7 +171,7 @@ def coupled_penalties(model):
     return [item.regularizer for item in attachments(model) if item.regularizer.spans_several]
 
 
-def _anchored(sets, found, trainable):
+def anchored(sets, found, trainable):
     """Each set with the first of its kernels, among the targets given, that can carry a regularizer, or None."""
     by_variable = {id(target.variable): target for target in found}
     pairs = []

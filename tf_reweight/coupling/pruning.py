@@ -7,13 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, relative_scores
+from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, check_criterion, group_norms, ranking
 from tf_reweight.kernels import allocation
+from tf_reweight.kernels.budgeted import Demand, choose, met
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
@@ -69,8 +71,9 @@ def prune_groups(
     model: keras.Model,
     sparsity: float | None = None,
     *,
+    budget: budgets.Budget | dict | str | None = None,
     scope: str = "model",
-    criterion: str = CRITERIA[0],
+    criterion: str | None = None,
     minimum: int | None = None,
     macs: float | None = None,
     multiple_of: int = 1,
@@ -83,9 +86,13 @@ def prune_groups(
     Args:
         model: a built Sequential or functional model.
         sparsity: fraction of the removable groups to zero, in [0, 1); None asks the penalties.
+        budget: instead, what may be left: a `Budget`, its mapping or text, such as `"macs=0.5"`; of weights, parameters,
+            multiply-accumulates or several. The ranking goes until it is met, and the best groups that still fit come back.
         scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups; `"kernel_l1"`: the
-            sum of the kernels' absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017).
+            sum of the kernels' absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017); `"lamp"`: the square
+            of the first norm over those as large or larger in its set, over the root of what the group frees (Lee et al.,
+            arXiv 2010.07611). None (default) is `"lamp"` with a budget and `"kernel+gamma+next"` without.
         minimum: groups every set keeps. 0 lets a set go that the network has a bypass around, a residual branch, which `shrink`
             then removes whole; a set without bypass keeps its best group. None (default) is 0 for what a penalty freed, and
             1 for a ranking.
@@ -100,27 +107,32 @@ def prune_groups(
             model is then unchanged.
 
     Example:
-        >>> prune_groups(model, sparsity=0.5)
+        >>> prune_groups(model, budget="macs=0.5")
         >>> model.fit(x, y, epochs=5)
         >>> small = shrink(model)
     """
-    if sparsity is not None and macs is not None:
-        fix = "Pass one of them: how many groups, or how much computing."
-        raise ValueError(errors.message("`sparsity` and `macs` exclude each other.", fix, sparsity=sparsity, macs=macs))
-    for name, amount, of in (("sparsity", sparsity, "groups removed"), ("macs", macs, "multiply-accumulates removed")):
-        if amount is not None:
-            check_fraction(name, amount, of)
+    given = {"sparsity": sparsity, "budget": budget, "macs": macs}
+    given = {name: amount for name, amount in given.items() if amount is not None}
+    if len(given) > 1:
+        fix = "Pass one of them: how many groups, what may be left, or how much computing goes."
+        raise ValueError(errors.message(f"{_listed(given)} exclude each other.", fix, **given))
+    for name, of in (("sparsity", "groups removed"), ("macs", "multiply-accumulates removed")):
+        if name in given:
+            check_fraction(name, given[name], of)
+    budget = budgets.get(budget)
+    criterion = (CRITERIA[0] if budget is None else LAMP) if criterion is None else criterion
     check_criterion(criterion, RANKINGS)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model)
-    asked = sparsity is None and macs is None
-    floors = Floors(coupled, (0 if asked else 1) if minimum is None else minimum, multiple_of)
-    if asked:
-        scores, keeps = _freed(model, coupled)
+    floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
+    if budget is not None:
+        scores, keeps = _within_budget(floors, budget, criterion, scope)
+    elif given:
+        scores = ranking(coupled.sets, criterion)
+        keeps = _ranked(scores, sparsity, scope) if macs is None else _without_macs(floors, scores, macs, scope)
     else:
-        scores = relative_scores(coupled.sets, criterion)
-        keeps = _ranked(scores, sparsity, scope) if macs is None else _within(floors, scores, macs, scope)
+        scores, keeps = _freed(model, floors)
     keeps, rescued = floors(keeps, scores)
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
@@ -134,32 +146,79 @@ def _ranked(scores, sparsity, scope):
     return [keep[0] for keep in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
 
 
-def _within(floors, scores, macs, scope):
+def _without_macs(floors, scores, macs, scope):
     """Keep flags of the smallest sparsity, to a thousandth, that removes the fraction `macs` of the computing.
 
     Raises:
         ValueError: when that much cannot be removed.
     """
     cost = Cost(floors.coupled)
-    budget = (1.0 - macs) * cost.macs()
+    limit = (1.0 - macs) * cost.macs()
+    keeps = _least_removed(floors, scores, scope, lambda keeps: cost.macs(keeps) <= limit)
+    if cost.macs(keeps) > limit:
+        most = 1.0 - cost.macs(keeps) / cost.macs()
+        expected = f"`macs` must be at most {most:.3f}, all that channels of this model can give."
+        raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
+    return keeps
+
+
+def _within_budget(floors, budget, criterion, scope):
+    """Scores and keep flags of what stays within a `Budget`.
+
+    Raises:
+        ValueError: when the budget cannot be met.
+    """
+    sets = floors.coupled.sets
+    demands = demands_of(floors.coupled, budget)
+    scores = ranking(sets, criterion, prices_of(sets, demands))
+    spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), max(1, floors.minimum))[0] for s in scores]
+    flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True).keep
+    keeps = split(sets, flat)
+    if floors.multiple_of == 1 and floors.minimum > 0 and scope == "model":
+        return scores, keeps
+    keeps = _least_removed(floors, scores, scope, lambda keeps: met(demands, np.concatenate(keeps)))
+    if not met(demands, np.concatenate(keeps)):
+        fix = "Raise the budget, or lower `multiple_of`."
+        raise ValueError(errors.message("The budget cannot be met so.", fix, budget=budget, multiple_of=floors.multiple_of))
+    return scores, keeps
+
+
+def _least_removed(floors, scores, scope, fits):
+    """Keep flags of the smallest sparsity, to a thousandth, at which `fits(keeps)`; of the largest where none does."""
 
     def keeps_at(sparsity):
         return floors(_ranked(scores, sparsity, scope), scores)[0]
 
     low, high = 0, 999
-    if cost.macs(keeps_at(high / 1000)) > budget:
-        most = 1.0 - cost.macs(keeps_at(high / 1000)) / cost.macs()
-        expected = f"`macs` must be at most {most:.3f}, all that channels of this model can give."
-        raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost.macs(keeps_at(middle / 1000)) <= budget else (middle + 1, high)
+        low, high = (low, middle) if fits(keeps_at(middle / 1000)) else (middle + 1, high)
     return keeps_at(high / 1000)
 
 
-def _freed(model, coupled):
+def demands_of(coupled, budget):
+    """The `Demand`s of a `Budget` on coupled sets, groups of all sets in one row."""
+    quantities = Cost(coupled).quantities
+    everything = np.ones(coupled.num_groups, bool)
+    limits = budget.limits({name: quantity.at(everything) for name, quantity in quantities.items()})
+    return [Demand(name, quantities[name], limit) for name, limit in limits.items()]
+
+
+def prices_of(sets, demands):
+    """What each group frees alone, float64 `(num_groups,)` per set, of what the first demand counts, at least 1."""
+    everything = np.ones(sum(item.num_groups for item in sets), bool)
+    return split(sets, np.maximum(demands[0].quantity.changes(everything), 1.0))
+
+
+def split(sets, row):
+    """One array per set of an array over the groups of all."""
+    return np.split(row, np.cumsum([item.num_groups for item in sets])[:-1])
+
+
+def _freed(model, floors):
     """Norms as the penalties see them, and keep flags: False where a norm became negligible. Sets without one stay whole."""
     attach(model)
+    coupled = floors.coupled
     penalties = [item.regularizer for item in attachments(model) if item.regularizer.spans_several]
     if not penalties:
         raise ValueError(
@@ -173,7 +232,15 @@ def _freed(model, coupled):
     for item, penalty in zip(coupled.sets, penalties_of(coupled.sets, penalties)):
         scores.append(group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion, sums))
         keeps.append(np.ones(item.num_groups, bool) if penalty is None else scores[-1] > penalty.negligible)
-    return scores, keeps
+    budget = penalties[0].budget
+    if budget is None or met(demands_of(coupled, budget), np.concatenate(keeps)):
+        return scores, keeps
+    warnings.warn(
+        f"The groups that are zero do not meet {budget} yet: the rest was cut by magnitude, and the network still used it. Fit "
+        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
+        stacklevel=3,
+    )
+    return _within_budget(Floors(coupled, 1, floors.multiple_of), budget, LAMP, "model")
 
 
 def penalties_of(sets, penalties):
@@ -233,6 +300,10 @@ def hold_groups(model: keras.Model) -> int:
         _add_masks(masks, item, keep)
     hold_all(model, list(masks.values()))
     return count
+
+
+def _listed(names):
+    return " and ".join(f"`{name}`" for name in names)
 
 
 def _add_masks(masks, item, keep):

@@ -4,13 +4,15 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.kernels.budgeted import lamp
 
 # Before a BatchNorm a filter's own norm is free: scale it and nothing changes. Gamma and the next layer's inputs are not,
 # and with all three a group is small only when it can be removed.
 CRITERIA = ("kernel+gamma+next", "kernel", "gamma")
 _L1 = "kernel_l1"
-# Pruning can rank by one more; penalties press on Euclidean norms alone.
-RANKINGS = (*CRITERIA, _L1)
+LAMP = "lamp"
+# Pruning can rank by two more; penalties press on Euclidean norms alone.
+RANKINGS = (*CRITERIA, _L1, LAMP)
 
 
 def check_criterion(criterion, known=CRITERIA):
@@ -66,3 +68,18 @@ def relative_scores(sets, criterion):
         scale = np.sqrt(np.mean(np.square(norms)))
         scores.append(norms / scale if scale > 0 else norms)
     return scores
+
+
+def ranking(sets, criterion, prices=None):
+    """What groups are ranked by, comparable over all sets, float64 `(num_groups,)` per set.
+
+    Args:
+        sets: the coupled sets.
+        criterion: `"lamp"`, or whose norms relative to their set's count; see `relative_scores`.
+        prices: per set what each group frees alone, float64 `(num_groups,)`: LAMP's scores are divided by its root. None: one.
+    """
+    if criterion != LAMP:
+        return relative_scores(sets, criterion)
+    sums = {}
+    scores = [lamp(group_norms(item, CRITERIA[0], sums)) for item in sets]
+    return scores if prices is None else [score / np.sqrt(np.maximum(price, 1.0)) for score, price in zip(scores, prices)]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight.graph.additions import additions_of
+from tf_reweight.graph.walking import is_graph, nodes_of
 
 
 def count_parameters(model):
@@ -17,15 +18,38 @@ def count_macs(model):
 
     Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long.
     """
-    total, counted = 0, set()
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model):
-            continue
-        # A wrapper comes before the layer inside it, and both were called.
+    uses = kernel_uses(model)
+    return sum(positions * int(np.prod(kernel.shape)) for kernel, positions in uses)
+
+
+def kernel_uses(model):
+    """How often each entry of a dense or convolution kernel is used for one example.
+
+    Returns:
+        List of `(variable, positions)`, one per kernel and call of its layer.
+    """
+    calls = [(node.operation, node) for node in nodes_of(model)] if is_graph(model) else _calls_of_layers(model)
+    found, counted = [], set()
+    for layer, group in _by_layer(calls):
         kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name and id(w) not in counted]
-        if layer._inbound_nodes:
-            counted.update(map(id, kernels))
-        for node in layer._inbound_nodes:
-            positions = np.prod([size or 1 for size in node.outputs[0].shape[1:-1]], dtype="int64")
-            total += int(positions) * sum(int(np.prod(kernel.shape)) for kernel in kernels)
-    return total
+        counted.update(map(id, kernels))
+        for node in group:
+            positions = int(np.prod([size or 1 for size in node.outputs[0].shape[1:-1]], dtype="int64"))
+            found += [(kernel, positions) for kernel in kernels]
+    return found
+
+
+def _by_layer(calls):
+    """`(layer, its calls)` in order; operations that are no layers have no weights."""
+    layers, groups = {}, {}
+    for layer, node in calls:
+        if isinstance(layer, keras.layers.Layer):
+            layers[id(layer)] = layer
+            groups.setdefault(id(layer), []).append(node)
+    return [(layers[key], group) for key, group in groups.items()]
+
+
+def _calls_of_layers(model):
+    """Every call of a layer inside a subclassed model; a wrapper comes before the layer inside it."""
+    inner = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
+    return [(layer, node) for layer in inner for node in layer._inbound_nodes]

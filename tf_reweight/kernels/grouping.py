@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from tf_reweight.kernels.budgeted import lamp
 from tf_reweight.structures import Structure
 
 
@@ -38,7 +39,31 @@ class Groups:
         """Root mean square of each group's weights, float64 `(scopes, groups)`: what a `sparsity` ranks by."""
         return self.norms / np.sqrt(np.maximum(self.members, 1))
 
+    @property
+    def relative(self):
+        """Norms divided by the root mean square of all in the kernel, so that kernels of unlike scale can be compared."""
+        real = self.members > 0
+        scale = np.sqrt(np.mean(np.square(self.norms[real]))) if real.any() else 0.0
+        return self.norms / scale if scale > 0 else self.norms
+
+    @property
+    def lamp(self):
+        """The scores of `budgeted.lamp`, with the kernel as one set."""
+        return lamp(self.norms)
+
+    def by(self, criterion):
+        """What groups are ranked by, float64 `(scopes, groups)`; see `CRITERIA`."""
+        return CRITERIA[criterion](self)
+
     def decided(self):
         """Keep flags `(scopes, groups)` where the structure itself says what is kept, else None."""
         keep = self.structure.select(ops.convert_to_tensor(self.norms, "float32"))
         return None if keep is None else ops.convert_to_numpy(keep)
+
+
+# What groups of several kernels can be ranked by.
+CRITERIA = {
+    "magnitude": lambda groups: groups.scores,
+    "relative": lambda groups: groups.relative,
+    "lamp": lambda groups: groups.lamp,
+}

@@ -5,18 +5,22 @@ from collections.abc import Callable
 
 import keras
 
+from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.nonzeros import check_within_reach
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, Target, find
 from tf_reweight.penalties import prices
 from tf_reweight.penalties.base import KernelPenalty, bind, parts_of, removed, replaced
+from tf_reweight.penalties.budgeted import Budgeted
 from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.penalties.projections import keep, settle
 from tf_reweight.penalties.reweighted import Combined, Reweighted
 from tf_reweight.records import Report
 from tf_reweight.structures import StructureLike
+from tf_reweight.structures import get as get_structure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,9 +57,10 @@ class Attached(Report):
 def regularize(
     model: keras.Model,
     structure: StructureLike = "unstructured",
-    strength: float = 1e-5,
+    strength: float | None = None,
     penalty: PenaltyLike = "log_sum",
     *,
+    budget: budgets.Budget | dict | str | None = None,
     layers: Layers = None,
     price: float | str | Callable[[Target], float] = 1.0,
 ) -> Attached:
@@ -67,8 +72,11 @@ def regularize(
     Args:
         model: any built Keras model: Sequential, functional or subclassed, nested, with shared layers.
         structure: name, config or `Structure`.
-        strength: the coefficient, about the price of one surviving group in units of the loss.
+        strength: the coefficient, about the price of one surviving group in units of the loss; None is 1e-5 without a budget.
         penalty: name, config or `Penalty`.
+        budget: instead of a strength, what may be left of all kernels chosen: a `Budget`, its mapping or text, such as
+            `"sparsity=0.9"`. `fit` with `callbacks.BudgetProximal` then presses as hard as it needs; `penalty` and `price`
+            play no part.
         layers: which layers; see `kernels.selectors`.
         price: what a group costs relative to those of other kernels: a number, a function `Target -> number`, or `"size"`
             for the root of its number of weights, one on average.
@@ -78,13 +86,17 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for a model that is not Keras 3 or not built, an unknown structure, a layer that cannot
-            have it; the model is then unchanged.
+            have it, a strength beside a budget, a structure without groups to choose from; the model is then unchanged.
 
     Example:
         >>> regularize(model, "filter", strength=1e-3)
         >>> model.compile("adam", "sparse_categorical_crossentropy")
         >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10)])
     """
+    budget = budgets.get(budget)
+    strength = check_strength(strength, budget, 1e-5)
+    if budget is not None:
+        check_choosable(get_structure(structure))
     selected, left_out = select(model, structure, layers)
     template = Reweighted(structure, strength, penalty)
     chosen, frozen = [], []
@@ -103,12 +115,35 @@ def regularize(
         )
     bound = []
     for item, kernel_price in zip(chosen, prices.of_kernels(price, chosen)):
-        config = {**template.get_config(), "structure": item.structure.serialize(), "price": kernel_price}
-        bound.append(Reweighted(**{**config, "layout": item.target.layout.get_config()}))
+        place = {"structure": item.structure.serialize(), "layout": item.target.layout.get_config()}
+        if budget is None:
+            bound.append(Reweighted(**{**template.get_config(), "price": kernel_price, **place}))
+        else:
+            bound.append(Budgeted(budget=budget, **place))
+    if budget is not None:
+        check_within_reach(model, budget, [(item.target, item.structure) for item in chosen])
     for item, regularizer in zip(chosen, bound):
         add(item.target, regularizer)
     drop_compiled_steps(model)
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
+
+
+def check_strength(strength, budget, default):
+    """The strength asked for, or the default of a penalty without budget; raises where there is a budget as well."""
+    if strength is None:
+        return default
+    if budget is not None:
+        fix = "Drop `strength`: how hard to press is computed from the budget."
+        raise ValueError(errors.message("`strength` and `budget` exclude each other.", fix, strength=strength, budget=budget))
+    return strength
+
+
+def check_choosable(structure):
+    """Raises for a structure that decides itself how much goes: a budget has nothing to say there."""
+    if structure.decides:
+        fix = "Leave the budget out, or choose another structure."
+        expected = "A budget needs a structure whose groups go or stay one by one."
+        raise ValueError(errors.message(expected, fix, structure=structure.name))
 
 
 def attach(model: keras.Model) -> int:

@@ -35,6 +35,8 @@ class KernelPenalty(Addition, keras.layers.Layer, keras.regularizers.Regularizer
     renewable = False
     # Whether it belongs to one kernel; one from a layer's constructor does not until `attach` has replaced it by `bind(...)`.
     bound = True
+    # The `Budget` that says how much of all kernels with this penalty goes, where there is one in place of a strength.
+    budget = None
     # Why no proximal step can stand in for it, or None.
     no_proximal_step = "this penalty has no proximal step"
 

@@ -8,15 +8,19 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_number, check_sparsity, is_number
 from tf_reweight.kernels import allocation
+from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.grouping import CRITERIA
 from tf_reweight.kernels.held import free, hold_all, place
+from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import attachments, detach
+from tf_reweight.penalties.attachment import attachments, check_choosable, detach
 from tf_reweight.records import Report
 from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
@@ -69,8 +73,10 @@ def prune(
     *,
     sparsity: float | None = None,
     threshold: float | None = None,
+    budget: budgets.Budget | dict | str | None = None,
     layers: Layers = None,
     scope: str = "model",
+    criterion: str | None = None,
 ) -> PruneReport:
     """Sets groups to zero in place and keeps them exactly zero through any further training.
 
@@ -85,18 +91,24 @@ def prune(
     Args:
         model: a built Keras model.
         structure: name, config or `Structure`, or a list of these; by default those of each kernel's penalties.
-        sparsity: fraction of the weights to remove, in [0, 1), over all pruned kernels; groups are ranked by the root
-            mean square of their weights.
+        sparsity: fraction of the weights to remove, in [0, 1), over all pruned kernels.
         threshold: remove groups whose norm is at most this.
+        budget: what may be left: a `Budget`, its mapping or text, such as `"sparsity=0.9"`. Weights and multiply-accumulates
+            are those of the pruned kernels that are not zero, parameters those of the model. A kernel keeps its best group.
         layers: which layers, when `structure` is given; see `kernels.selectors`.
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
+        criterion: what ranks groups of several kernels: `"magnitude"`, the root mean square of their weights; `"relative"`,
+            their norm over the root mean square of the kernel's norms; `"lamp"`, the squared norm over the sum of those as
+            large or larger in the kernel (Lee et al., arXiv 2010.07611). None (default) is `"relative"` for structures that
+            are slices of whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be
+            emptied before the others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
 
     Returns:
         `PruneReport`.
 
     Raises:
-        ValueError: both `sparsity` and `threshold`, a value out of range, neither penalty nor structure; the model is then
-            unchanged.
+        ValueError: more than one of `sparsity`, `threshold` and `budget`, a value out of range, a budget out of reach,
+            neither penalty nor structure; the model is then unchanged.
         TypeError: for a number in the place of the structure.
 
     Example:
@@ -105,7 +117,8 @@ def prune(
     if is_number(structure):
         fix = f"Pass a fraction by its name: prune(model, sparsity={structure:g})."
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
-    _check_amount(sparsity, threshold)
+    budget = budgets.get(budget)
+    _check_amount(sparsity, threshold, budget, scope, criterion)
     if structure is None:
         if layers is not None:
             raise ValueError(errors.message("`layers` goes with `structure`.", "Name the structure too.", layers=layers))
@@ -127,11 +140,13 @@ def prune(
                 )
             )
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
+        if not _any(sparsity, threshold, budget):
+            budget = _still_to_meet(model, parts)
         names = {target.name for target, _, _ in chosen}
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
-        chosen, left_out = _magnitude_chosen(model, structure, layers, sparsity is not None or threshold is not None)
-    kernels = _prune_chosen(model, chosen, sparsity, threshold, scope)
+        chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, budget), budget)
+    kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, budget, scope, criterion), threshold)
     detach(model)
     return PruneReport(tuple(kernels), tuple(left_out))
 
@@ -174,28 +189,60 @@ def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def _check_amount(sparsity, threshold):
-    if sparsity is not None and threshold is not None:
-        raise ValueError(
-            errors.message("Pass `sparsity` or `threshold`, not both.", "Drop one.", sparsity=sparsity, threshold=threshold)
-        )
+def _still_to_meet(model, parts):
+    """The `Budget` of the penalties where the groups that are zero do not meet it yet, with a warning; else None."""
+    budget = parts[0].regularizer.budget
+    if budget is None:
+        return None
+    groups = [part.target.groups(part.regularizer.structure) for part in parts]
+    targets = {part.target.name: part.target for part in parts}
+    masks = {name: np.ones(target.standard_shape, bool) for name, target in targets.items()}
+    pairs = [(part.target, part.regularizer.structure) for part in parts]
+    demands = demands_on(model, budget, pairs, [item.members for item in groups], targets, masks)
+    if met(demands, _row([item.norms > 0 for item in groups])):
+        return None
+    warnings.warn(
+        f"The groups that are zero do not meet {budget} yet: the rest was cut by magnitude, and the network still used it. Fit "
+        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
+        stacklevel=3,
+    )
+    return budget
+
+
+def _any(*amounts):
+    return any(amount is not None for amount in amounts)
+
+
+def _check_amount(sparsity, threshold, budget, scope, criterion):
+    given = {"sparsity": sparsity, "threshold": threshold, "budget": budget}
+    given = {name: amount for name, amount in given.items() if amount is not None}
+    if len(given) > 1:
+        expected = "Pass one of `sparsity`, `threshold` and `budget`, not both."
+        raise ValueError(errors.message(expected, "Drop the others.", **given))
+    if budget is not None and scope != "model":
+        fix = "Leave `scope` out, or pass a sparsity."
+        raise ValueError(errors.message("A budget holds over the whole model.", fix, scope=scope))
+    if criterion is not None and criterion not in CRITERIA:
+        raise ValueError(errors.unknown("criterion", criterion, CRITERIA))
     if sparsity is not None:
         check_sparsity(sparsity)
     if threshold is not None:
         check_number("threshold", threshold, fix="It is a group norm.", finite=False)
 
 
-def _magnitude_chosen(model, structure, layers, amount_given):
+def _magnitude_chosen(model, structure, layers, amount_given, budget):
     """`(target, structure, 0.0)` of every kernel and structure named, in their order, and what is left out of all."""
     named = [get_structure(item) for item in (structure if isinstance(structure, (list, tuple)) else [structure])]
     if not amount_given and not all(item.decides for item in named):
         raise ValueError(
             errors.message(
-                "With `structure`, pass `sparsity` or `threshold`: no penalty says what is free.",
+                "With `structure`, pass `sparsity` or `threshold`, or a `budget`: no penalty says what is free.",
                 "For example sparsity=0.8.",
                 structure=structure,
             )
         )
+    if budget is not None:
+        check_choosable(named[-1])
     picked = [select(model, item, layers) for item in named]
     chosen = [(item.target, item.structure, 0.0) for selected, _ in picked for item in selected]
     names = {target.name for target, _, _ in chosen}
@@ -203,38 +250,69 @@ def _magnitude_chosen(model, structure, layers, amount_given):
     return chosen, list(left_out.values())
 
 
-def _prune_chosen(model, chosen, sparsity, threshold, scope):
+def _prune_chosen(model, chosen, amount, threshold):
     """Decides all masks first, then applies them, so that an error leaves the model as it was.
 
-    Several structures on one kernel cut one after the other, each what the ones before it left. A `sparsity` is for the last
+    Several structures on one kernel cut one after the other, each what the ones before it left. An amount is for the last
     on each kernel that has one to set; those before it remove what is negligible.
     """
     masks = {target.name: np.ones(target.standard_shape, bool) for target, _, _ in chosen}
     free = {target.name: i for i, (target, structure, _) in enumerate(chosen) if not structure.decides}
-    budgeted = sorted(free.values()) if sparsity is not None else []
+    budgeted = sorted(free.values()) if amount.given else []
     entries = {}
     for i, (target, structure, negligible) in enumerate(chosen):
         if i not in budgeted:
             limit = None if structure.decides else negligible if threshold is None else threshold
             entries[i] = _cut(target, structure, masks, limit)
     if budgeted:
-        rest = [chosen[i][:2] for i in budgeted]
-        for i, keep in zip(budgeted, _within_budget(rest, masks, sparsity, scope)):
+        targets = {target.name: target for target, _, _ in chosen}
+        for i, keep in zip(budgeted, amount.keeps([chosen[i][:2] for i in budgeted], targets, masks)):
             entries[i] = _cut(*chosen[i][:2], masks, None, keep)
     targets = {target.name: target for target, _, _ in chosen}.values()
     hold_all(model, [(target.variable, target.in_own_order(masks[target.name])) for target in targets])
     return [entries[i] for i in range(len(chosen))]
 
 
-def _within_budget(pairs, masks, sparsity, scope):
-    """Keep flags for each `(target, structure)`, such that `sparsity` of all weights is gone, what went before included."""
-    groups = [target.groups(structure, masks[target.name]) for target, structure in pairs]
-    scores, counts = [item.scores for item in groups], [item.members for item in groups]
-    total = sum(masks[target.name].size for target, _ in pairs)
-    left = sum(int(members.sum()) for members in counts)
-    # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
-    share = sparsity if left == total else max(0.0, 1.0 - (1.0 - sparsity) * total / left)
-    return allocation.by_sparsity(scores, counts, share, scope)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Amount:
+    """How much goes: a fraction of the weights, or what a budget demands, and by what groups are ranked."""
+
+    model: keras.Model
+    sparsity: float | None
+    budget: budgets.Budget | None
+    scope: str
+    criterion: str | None
+
+    @property
+    def given(self):
+        return _any(self.sparsity, self.budget)
+
+    def keeps(self, pairs, targets, masks):
+        """Keep flags for each `(target, structure)`, what went before included: zeros of the masks are gone already."""
+        groups = [target.groups(structure, masks[target.name]) for target, structure in pairs]
+        scores = [item.by(self._criterion(item.structure)) for item in groups]
+        members = [item.members for item in groups]
+        if self.sparsity is not None:
+            total = sum(masks[target.name].size for target, _ in pairs)
+            left = sum(int(count.sum()) for count in members)
+            # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
+            share = self.sparsity if left == total else max(0.0, 1.0 - (1.0 - self.sparsity) * total / left)
+            return allocation.by_sparsity(scores, members, share, self.scope)
+        demands = demands_on(self.model, self.budget, pairs, members, targets, masks)
+        spared = [allocation.keep_at_least(np.zeros(s.shape, bool), s, count)[0] for s, count in zip(scores, members)]
+        keep = choose(_row(scores), demands, _row(spared) | (_row(members) == 0), exact=True).keep
+        return [flags.reshape(s.shape) for flags, s in zip(np.split(keep, np.cumsum([s.size for s in scores])[:-1]), scores)]
+
+    def _criterion(self, structure):
+        if self.criterion is not None:
+            return self.criterion
+        if structure.cuts_whole_axes:
+            return "relative"
+        return "magnitude" if self.budget is None else "lamp"
+
+
+def _row(arrays):
+    return np.concatenate([np.ravel(array) for array in arrays])
 
 
 def _cut(target, structure, masks, threshold, keep=None):

@@ -11,6 +11,7 @@ class _Outputs(Structure):
     """One group per output."""
 
     removes_outputs = True
+    cuts_whole_axes = True
 
     def partition(self, kernel):
         return ops.expand_dims(ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1]))), 0)
@@ -48,6 +49,7 @@ class Channel(Structure):
     """Whole input channels: what the layer no longer reads. Physically removable."""
 
     name = "channel"
+    cuts_whole_axes = True
 
     def misfit(self, shape):
         return "the kernel has a single input channel" if shape[-2] == 1 else None
@@ -75,6 +77,7 @@ class Column(Structure):
     """
 
     name = "column"
+    cuts_whole_axes = True
 
     def partition(self, kernel):
         return ops.reshape(kernel, (1, -1, kernel.shape[-1]))
@@ -120,6 +123,7 @@ class Head(Structure):
     axis: str | None = None
 
     name = "head"
+    cuts_whole_axes = True
 
     def fit(self, layout):
         if self.num_heads is not None or layout.num_heads is None:

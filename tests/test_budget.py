@@ -1,0 +1,381 @@
+"""Budgets: what they mean, that they are met and not by much more, and that no strength is needed."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tests import nets
+from tf_reweight import budget as budgets
+from tf_reweight.coupling import Cost, groups
+from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.deadline.pace import pace
+from tf_reweight.deadline.solver import BudgetProximal
+from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.kernels.budgeted import Demand, choose, lamp
+from tf_reweight.kernels.quantities import Linear
+from tf_reweight.penalties.attachment import attachments, regularize
+from tf_reweight.pruning.prune import prune
+from tf_reweight.shrinking import shrink
+
+L = keras.layers
+
+
+def net(width=16):
+    layers = [L.Conv2D(width, 3, padding="same", use_bias=False), L.BatchNormalization(), L.ReLU(), L.MaxPooling2D()]
+    layers += [L.Conv2D(2 * width, 3, padding="same"), L.ReLU(), L.GlobalAveragePooling2D()]
+    layers += [L.Dense(width), L.ReLU(), L.Dense(3)]
+    return keras.Sequential([keras.Input((8, 8, 2)), *layers])
+
+
+def task(scale=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(96, 8, 8, 2)).astype("float32")
+    return x, (scale * np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), x.max((1, 2, 3))], -1)).astype("float32")
+
+
+def nonzeros(model):
+    return sum(int((ops.convert_to_numpy(w) != 0).sum()) for w in model.trainable_weights if len(w.shape) > 1)
+
+
+@pytest.mark.parametrize("text", ["macs=0.5", "sparsity=0.9", "weights=20000", "macs=0.5, parameters=0.25"])
+def test_texts_mappings_and_budgets_are_the_same(text):
+    budget = budgets.get(text)
+    assert budgets.get(budget.to_dict()) == budgets.get(budget) == eval(repr(budget), {"Budget": budgets.Budget}) == budget
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({}, "an amount"),
+        ({"macs": 0.0}, "`macs` must be"), ({"macs": -1}, "`macs` must be"), ({"macs": float("nan")}, "`macs` must be"),
+        ({"macs": float("inf")}, "`macs` must be"), ({"macs": True}, "`macs` must be"), ({"macs": "half"}, "`macs` must be"),
+        ({"macs": 1.5}, "whole number"), ({"sparsity": 1.0}, r"\(0, 1\)"), ({"sparsity": 90}, "Did you mean 0.9"),
+        ({"sparsity": 0.5, "weights": 0.5}, "the same"), ({"mac": 0.5}, "Did you mean 'macs'"),
+        ("macs", "by name"), ("macs=half", "by name"),
+    ],
+)  # fmt: skip
+def test_bad_budgets_are_explained(given, words):
+    with pytest.raises(ValueError, match=words):
+        budgets.get(given)
+
+
+def test_other_kinds_are_refused():
+    with pytest.raises(TypeError, match="must be a Budget"):
+        budgets.get(0.5)
+
+
+def test_limits_are_fractions_of_the_dense_model_or_absolute():
+    limits = budgets.Budget(sparsity=0.75, parameters=300, macs=0.5).limits({"weights": 80, "parameters": 1000, "macs": 10})
+    assert limits == {"weights": 20.0, "parameters": 300.0, "macs": 5.0}
+    with pytest.raises(ValueError, match="Here can be limited: weights"):
+        budgets.Budget(macs=0.5).limits({"weights": 80})
+    with pytest.warns(UserWarning, match="nothing has to go"):
+        budgets.Budget(weights=100).limits({"weights": 80})
+
+
+def test_lamp_is_a_square_over_those_as_large_or_larger():
+    norms = np.array([[3.0, -1.0], [2.0, 0.0]])
+    assert np.allclose(lamp(norms), [[1.0, 1 / 14], [4 / 13, 0.0]])
+    assert not lamp(np.zeros(3)).any()
+
+
+def test_the_lowest_go_and_what_fits_comes_back():
+    """Ranked 1, 2, 3: the first two have to go for the room, and then the first fits again."""
+    costs, scores = np.array([1.0, 10.0, 5.0, 5.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    chosen = choose(scores, [Demand("weights", Linear(costs), 11.0)], np.zeros(4, bool))
+    assert chosen.keep.tolist() == [True, False, True, True] and chosen.marginal == 0.2
+    spared = choose(scores, [Demand("weights", Linear(costs), 16.0)], np.array([0, 1, 0, 0], bool))
+    assert spared.keep.tolist() == [True, True, False, True] and spared.marginal == 0.3
+    with pytest.raises(ValueError, match="at least 10 weights, 47.6%"):
+        choose(scores, [Demand("weights", Linear(costs), 9.0)], np.array([0, 1, 0, 0], bool))
+
+
+def test_groups_change_places_to_come_closer_where_that_is_asked():
+    costs, scores = np.array([6.0, 4.0, 5.0, 1.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    demands = [Demand("weights", Linear(costs), 12.0)]
+    near = choose(scores, demands, np.zeros(4, bool))
+    exact = choose(scores, demands, np.zeros(4, bool), exact=True)
+    assert (costs @ near.keep, costs @ exact.keep) == (10.0, 12.0)
+
+
+def test_the_marginal_group_is_gone_at_the_deadline_and_lower_ones_before():
+    norms, scores, keep = np.array([1.0, 2.0, 4.0, 0.0]), np.array([1.0, 4.0, 16.0, 0.0]), np.array([0, 0, 1, 0], bool)
+    amounts = pace(norms, scores, keep, 4.0, 10, 1.0, 0.5)
+    assert np.allclose(amounts, [1.0 * 4 / 10, 2.0 / 10, 4.0 * 0.25 * 0.5 / 10, 0.0])
+    assert np.allclose(pace(norms, scores, keep, 4.0, 10, 2.0, 0.0)[:3], [16 / 10, 2 / 10, 0.0])
+    assert np.isfinite(pace(norms, scores * 1e-300, keep, 1e300, 10, 3.0, 1.0)).all()
+    assert not pace(norms, scores, keep, 0.0, 10, 1.0, 1.0).any()
+
+
+@pytest.mark.parametrize("build", nets.NETS)
+def test_costs_of_coupled_groups_are_those_of_the_shrunk_model(build):
+    model = build()
+    nets.randomize(model)
+    coupled = groups(model)
+    quantities = Cost(coupled).quantities
+    everything = np.ones(coupled.num_groups, bool)
+    assert quantities["macs"].at(everything) == count_macs(model)
+    assert quantities["parameters"].at(everything) == count_parameters(model)
+    report = tfr.prune_groups(model, budget="weights=0.6")
+    keep = np.concatenate([np.arange(item.num_groups) < pruned.kept_groups for item, pruned in zip(coupled.sets, report.sets)])
+    small = shrink(model)
+    assert quantities["macs"].at(keep) == count_macs(small)
+    assert quantities["parameters"].at(keep) >= count_parameters(small)  # a branch that is dead goes whole
+    # What one group changes is the difference of two amounts.
+    for quantity in quantities.values():
+        changes = quantity.changes(keep)
+        for group in np.linspace(0, len(keep) - 1, 5).astype(int):
+            other = keep.copy()
+            other[group] = not other[group]
+            assert np.isclose(changes[group], abs(quantity.at(other) - quantity.at(keep)))
+
+
+@pytest.mark.parametrize("budget", ["macs=0.5", "parameters=0.3", "sparsity=0.6", "macs=0.5,parameters=0.5"])
+def test_coupled_budgets_are_met_and_hardly_more(budget):
+    model = net(32)
+    dense = {"macs": count_macs(model), "parameters": count_parameters(model), "weights": nonzeros(model)}
+    tfr.prune_groups(model, budget=budget)
+    small = shrink(model)
+    left = {"macs": count_macs(small), "parameters": count_parameters(small), "weights": nonzeros(small)}
+    shares = [left[name] / limit for name, limit in budgets.get(budget).limits(dense).items()]
+    assert 0.99 < max(shares) <= 1.0
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "filter", "channel", "column", "kernel", "block"])
+@pytest.mark.parametrize("budget", ["sparsity=0.7", "macs=0.4", "parameters=0.5", "weights=2000"])
+def test_budgets_of_zeros_are_met_and_hardly_more(structure, budget):
+    model = net(32)
+    report = prune(model, structure, budget=budget)
+    left = sum(kernel.kept_weights for kernel in report.kernels)
+    total = sum(kernel.num_weights for kernel in report.kernels)
+    share = {
+        "sparsity=0.7": left / total / 0.3,
+        "weights=2000": left / 2000,
+        "parameters=0.5": (count_parameters(model) - total + left) / count_parameters(model) / 0.5,
+    }.get(budget)
+    if share is not None:
+        assert 0.98 < share <= 1.0 + 1e-9
+    assert report.sparsity > 0.3 and all(kernel.kept_groups for kernel in report.kernels)
+
+
+def test_no_layer_is_emptied_while_another_is_whole():
+    keras.utils.set_random_seed(0)
+    for structure in ("filter", "channel", "column"):
+        report = prune(net(), structure, sparsity=0.5)
+        kept = [kernel.kept_groups / kernel.num_groups for kernel in report.kernels]
+        assert min(kept) > 0.15 and max(kept) < 0.95, structure
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: prune(model, "filter", budget="macs=0.001"),
+        lambda model: prune(model, "filter", budget="macs=0.5", sparsity=0.5),
+        lambda model: prune(model, "filter", budget="macs=0.5", scope="layer"),
+        lambda model: prune(model, {"name": "n_of_m"}, budget="macs=0.5"),
+        lambda model: prune(model, "filter", budget="macs=0.5", criterion="lampp"),
+        lambda model: prune(model, "filter"),
+        lambda model: tfr.prune_groups(model, budget="macs=0.001"),
+        lambda model: tfr.prune_groups(model, 0.5, budget="macs=0.5"),
+        lambda model: tfr.prune_groups(model, budget="macs=0.5", macs=0.5),
+        lambda model: regularize(model, "filter", 1e-3, budget="macs=0.5"),
+        lambda model: regularize(model, {"name": "n_of_m"}, budget="macs=0.5"),
+        lambda model: regularize_coupled(model, 1e-3, budget="macs=0.5"),
+        lambda model: regularize_coupled(model, budget={"mac": 0.5}),
+        lambda model: regularize_coupled(model, budget={"macs": 0.001}),
+        lambda model: regularize(model, "filter", budget={"macs": 0.001}),
+    ],
+)
+def test_bad_calls_are_refused_and_the_model_stays(call):
+    model = net()
+    before = [ops.convert_to_numpy(w).copy() for w in model.weights]
+    with pytest.raises(ValueError, match="Received: "):
+        call(model)
+    assert not attachments(model)
+    assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.weights))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_budget_is_met_by_the_deadline_whatever_the_loss(scale, optimizer):
+    model, (x, y) = net(32), task(scale)
+    model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 1e-3 / max(1.0, scale)}}), "mse")
+    dense = count_macs(model)
+    solver = BudgetProximal("macs=0.4")
+    model.fit(x, y, batch_size=8, epochs=10, verbose=0, callbacks=[solver])
+    assert solver.met_at == 60 and 0.0 <= solver.history[0]["freed"] < 0.5
+    report = tfr.prune_groups(model)
+    small = shrink(model)
+    assert 0.98 < count_macs(small) / dense / 0.4 <= 1.0 and report.kept_groups < report.num_groups
+    assert not attachments(model)
+
+
+@pytest.mark.parametrize(
+    "structure, budget", [("unstructured", "sparsity=0.8"), ("filter", "weights=0.5"), ("block", "macs=0.5")]
+)
+def test_zeros_of_single_kernels_meet_it_as_well_and_stay(structure, budget):
+    model, (x, y) = net(), task()
+    regularize(model, structure, budget=budget)
+    model.compile("adam", "mse")
+    solver = BudgetProximal(until=0.6, every=5)
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
+    at_deadline = nonzeros(model)
+    report = prune(model)
+    assert solver.met_at == 43 and solver.history[-1]["freed"] == pytest.approx(1.0, abs=0.02)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0)
+    assert nonzeros(model) <= at_deadline and report.sparsity > 0.4
+    assert not attachments(model)
+
+
+def test_groups_that_are_to_go_shrink_and_those_that_stay_are_left_alone():
+    """With a loss that never changes anything, what moves is moved by the solver."""
+    model, (x, y) = net(), task()
+    regularize_coupled(model, budget="macs=0.5")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    before = [item.regularizer.norms(item.target.variable.value) for item in attachments(model)]
+    solver = BudgetProximal(until=0.9, criterion="lamp", every=2)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[_Stopped(solver)])
+    after = [item.regularizer.norms(item.target.variable.value) for item in attachments(model)]
+    ratios = np.concatenate([ops.convert_to_numpy(b / a) for a, b in zip(before, after)])
+    assert (ratios < 0.9).any() and (ratios > 0.9).any()
+
+
+class _Stopped(keras.callbacks.Callback):
+    """Runs a solver, and stops the training before its deadline."""
+
+    def __init__(self, solver):
+        super().__init__()
+        self.solver = solver
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.solver.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self.solver.set_params(self.params)
+        self.solver.on_train_begin()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.solver.on_epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch < 6:
+            self.solver.on_train_batch_begin(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch < 6:
+            self.solver.on_train_batch_end(batch)
+
+    def on_train_end(self, logs=None):
+        with pytest.warns(UserWarning, match="before the deadline"):
+            self.solver.on_train_end()
+
+
+def test_the_optimizer_is_given_back():
+    model, (x, y) = net(), task()
+    model.compile("adam", "mse")
+    own = type(model.optimizer).apply
+    model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[BudgetProximal("macs=0.5", every=5)])
+    assert model.optimizer.apply.__func__ is own
+
+
+def test_the_loss_s_reaction_to_a_group_is_weight_times_gradient_squared():
+    """Against a NumPy loop over one batch, for a group that one kernel reads."""
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(1, name="head")(L.Dense(6, activation="relu", name="hidden")(x)))
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(32, 4)).astype("float32"), rng.normal(size=(32, 1)).astype("float32")
+    regularize_coupled(model, budget="macs=0.5")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    hidden = ops.convert_to_numpy(keras.Model(x, model.get_layer("hidden").output)(inputs))
+    head = ops.convert_to_numpy(model.get_layer("head").kernel)
+    errors = ops.convert_to_numpy(model(inputs)) - targets
+    slopes = np.array([np.mean(2 * errors[:, 0] * hidden[:, unit] * head[unit, 0]) for unit in range(6)])
+    model.fit(inputs, targets, batch_size=32, epochs=40, verbose=0, callbacks=[_Ended(BudgetProximal(until=0.9, every=5))])
+    (item,) = attachments(model)
+    assert np.allclose(item.regularizer.saliency, slopes**2, rtol=1e-3)
+
+
+class _Ended(_Stopped):
+    """Only listens."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        pass
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+def test_a_budget_is_saved_with_the_model_and_found_again(tmp_path):
+    for put in (
+        lambda model: regularize_coupled(model, budget="macs=0.5"),
+        lambda model: regularize(model, "filter", budget="macs=0.5"),
+    ):
+        model, (x, y) = net(), task()
+        put(model)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        loaded.compile("adam", "mse")
+        assert {item.regularizer.budget for item in attachments(loaded)} == {budgets.Budget(macs=0.5)}
+        assert {type(item.regularizer).__name__ for item in attachments(loaded)} <= {"Budgeted", "CoupledBudgeted"}
+        solver = BudgetProximal(every=5)
+        loaded.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[solver])
+        assert solver.met_at == 30
+
+
+def test_several_steps_in_one_execution_end_the_same():
+    model, (x, y) = net(), task()
+    model.compile("adam", "mse", steps_per_execution=4)
+    solver = BudgetProximal("macs=0.5", every=4)
+    dense = count_macs(model)
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
+    tfr.prune_groups(model)
+    assert solver.met_at is not None and count_macs(shrink(model)) <= 0.5 * dense
+
+
+def test_what_cannot_be_solved_for_is_refused_before_training():
+    x, y = task()
+
+    def fit(model, solver):
+        model.compile("adam", "mse")
+        before = [ops.convert_to_numpy(w).copy() for w in model.weights]
+        with pytest.raises(ValueError, match="Received: "):
+            model.fit(x, y, batch_size=8, epochs=10, verbose=0, callbacks=[solver])
+        assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.weights))
+
+    fit(net(), BudgetProximal())
+    fit(net(), BudgetProximal("macs=0.001"))
+    fit(net(), BudgetProximal("macs=0.5", criterion="magnitude"))
+    model = net()
+    regularize_coupled(model, 1e-3)
+    fit(model, BudgetProximal())
+    model = net()
+    regularize_coupled(model, budget="macs=0.5")
+    fit(model, BudgetProximal("macs=0.4"))
+    for how in ({"until": 1.0}, {"power": 0.0}, {"survivors": 2}, {"every": 0}):
+        with pytest.raises(ValueError, match="Received: "):
+            BudgetProximal("macs=0.5", **how)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_too_few_steps_and_a_training_that_ends_early_are_said():
+    model, (x, y) = net(), task()
+    model.compile("adam", "mse")
+    with pytest.warns(UserWarning, match="at least 100 steps"):
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[BudgetProximal("macs=0.5")])
+    report = tfr.prune_groups(model)
+    assert report.kept_groups < report.num_groups
+
+
+def test_pruning_before_the_budget_is_met_says_so():
+    for put, cut in (
+        (lambda model: regularize_coupled(model, budget="macs=0.5"), tfr.prune_groups),
+        (lambda model: regularize(model, "filter", budget="macs=0.5"), prune),
+    ):
+        model = net()
+        put(model)
+        with pytest.warns(UserWarning, match="BudgetProximal"):
+            cut(model)
+        assert nonzeros(model) < nonzeros(net()) and not attachments(model)

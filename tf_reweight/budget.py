@@ -1,0 +1,142 @@
+"""What a compressed model may cost, as a fraction of the dense one or absolute: given in place of a strength."""
+
+import dataclasses
+import math
+import numbers
+import warnings
+
+from tf_reweight import errors
+from tf_reweight.checks import check_number
+
+_FIX = "Pass a fraction of the dense model in (0, 1], such as macs=0.5, or an absolute number above 1."
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much of a model may be left: one amount, or several that must all hold.
+
+    `regularize`, `regularize_coupled`, `prune` and `prune_groups` take it; `callbacks.BudgetProximal` computes from it how hard
+    to press, so that no strength has to be guessed.
+
+    Args:
+        sparsity: fraction of the weights of kernels that are zero, at least, in (0, 1); the same as `weights=1 - sparsity`.
+        weights: weights of kernels that are not zero, at most: a fraction of all in (0, 1], or a number above 1.
+        parameters: parameters of the whole model, biases and normalisations included, at most; a fraction or a number.
+        macs: multiply-accumulates of one example in dense and convolution kernels, at most; a fraction or a number.
+
+    Raises:
+        ValueError: for no amount, a number out of range, or `sparsity` beside `weights`.
+
+    Example:
+        >>> Budget(macs=0.5)
+        Budget(macs=0.5)
+        >>> Budget(macs=0.5, parameters=200_000).limits({"macs": 1_000, "parameters": 1_000_000})
+        {'parameters': 200000.0, 'macs': 500.0}
+    """
+
+    sparsity: float | None = None
+    weights: float | None = None
+    parameters: float | None = None
+    macs: float | None = None
+
+    def __post_init__(self):
+        if not self.amounts:
+            fix = f"Name what is limited: {', '.join(names())}; for example Budget(macs=0.5)."
+            raise ValueError(errors.message("A budget needs an amount.", fix, **self._fields()))
+        if self.sparsity is not None:
+            if self.weights is not None:
+                fix = "Pass one of them: weights is 1 - sparsity."
+                received = {"sparsity": self.sparsity, "weights": self.weights}
+                raise ValueError(errors.message("`sparsity` and `weights` limit the same.", fix, **received))
+            _check_sparsity(self.sparsity)
+        for name, amount in self.amounts.items():
+            if not isinstance(amount, numbers.Real) or isinstance(amount, bool) or not 0 < amount < math.inf:
+                raise ValueError(errors.message(f"`{name}` must be a number > 0.", _FIX, **{name: amount}))
+            if amount > 1 and amount != int(amount):
+                raise ValueError(errors.message(f"`{name}` counts {name}, a whole number above 1.", _FIX, **{name: amount}))
+
+    @property
+    def amounts(self):
+        """Mapping of quantities to what may be left of them, without those that are not limited."""
+        return {name: amount for name, amount in self._fields().items() if amount is not None}
+
+    def limits(self, totals):
+        """What may be left of each limited quantity, absolute.
+
+        Args:
+            totals: mapping of quantities to what the dense model has of them.
+
+        Returns:
+            Dict of floats, `sparsity` as the weights it leaves.
+
+        Raises:
+            ValueError: when the budget limits something that `totals` has not; the names that could be limited are named.
+        """
+        found = {}
+        for name, amount in self.amounts.items():
+            if name == "sparsity":
+                name, amount = "weights", 1.0 - amount
+            if name not in totals:
+                fix = f"Here can be limited: {', '.join(sorted(totals))}."
+                raise ValueError(errors.message("The budget must limit what is removed here.", fix, budget=self))
+            found[name] = amount * totals[name] if amount <= 1 else float(amount)
+        if all(limit >= totals[name] for name, limit in found.items()):
+            dense = ", ".join(f"{totals[name]:,.0f} {name}" for name in found)
+            warnings.warn(f"{self} is met by the dense model, which has {dense}: nothing has to go.", stacklevel=4)
+        return found
+
+    def to_dict(self):
+        """The amounts by name, JSON-ready; `get` reads it."""
+        return dict(self.amounts)
+
+    def __repr__(self):
+        return f"Budget({', '.join(f'{name}={amount:g}' for name, amount in self.amounts.items())})"
+
+    def _fields(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def names():
+    """The quantities that a budget can limit."""
+    return tuple(field.name for field in dataclasses.fields(Budget))
+
+
+def get(identifier):
+    """A `Budget` from a mapping such as `{"macs": 0.5}`, a text such as `"macs=0.5"`, or a budget itself; None stays None.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an unknown quantity or a value out of range.
+
+    Example:
+        >>> get("macs=0.5,parameters=200000")
+        Budget(parameters=200000, macs=0.5)
+    """
+    if identifier is None or isinstance(identifier, Budget):
+        return identifier
+    if isinstance(identifier, str):
+        identifier = dict(_pair(part) for part in identifier.split(","))
+    if not isinstance(identifier, dict):
+        fix = 'Pass Budget(macs=0.5), {"macs": 0.5} or "macs=0.5".'
+        raise TypeError(errors.message("`budget` must be a Budget.", fix, budget=identifier))
+    for name in identifier:
+        if name not in names():
+            raise ValueError(errors.unknown("quantity of a budget", name, names()))
+    return Budget(**identifier)
+
+
+def _pair(text):
+    name, separator, amount = text.partition("=")
+    try:
+        return name.strip(), float(amount)
+    except ValueError:
+        fix = "Write name=number, several with commas between: macs=0.5,parameters=200000."
+        raise ValueError(errors.message("A budget in text is made of amounts by name.", fix, budget=text)) from None
+
+
+def _check_sparsity(sparsity):
+    check_number("sparsity", sparsity, minimum=0.0, exclusive=True, fix="It is the fraction of the weights removed.")
+    if sparsity >= 1:
+        hint = f"Did you mean {sparsity / 100:g}? " if 1 < sparsity < 100 else ""
+        fix = f"{hint}It is the fraction of the weights removed."
+        raise ValueError(errors.message("`sparsity` must be in (0, 1).", fix, sparsity=sparsity))

@@ -1,0 +1,119 @@
+"""Coupled sets on their way to a budget."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, zero_groups
+from tf_reweight.coupling.scores import group_norms
+from tf_reweight.deadline.gates import Gates, can_listen
+from tf_reweight.kernels.budgeted import lamp
+
+# Batches after which the loss's reaction to a group is known well enough to press by it.
+_ENOUGH_BATCHES = 20
+
+
+class CoupledGroups:
+    """The groups of all coupled sets in one row, with what can be done to them.
+
+    Args:
+        model: the model in training.
+        penalties: its `CoupledBudgeted` penalties, connected.
+        criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
+    """
+
+    # The scores follow the square of a norm or more, and those that stay are needed as they are.
+    power, survivors = 1.0, 0.0
+    criteria = ("taylor", "lamp")
+
+    def __init__(self, model, penalties, criterion):
+        self.model, self._coupled = model, groups(model)
+        self._sets = self._coupled.sets
+        self._penalties = penalties_of(self._sets, penalties)
+        self.demands = demands_of(self._coupled, penalties[0].budget)
+        self._prices = prices_of(self._sets, self.demands)
+        self.criterion = criterion or ("taylor" if can_listen() else "lamp")
+        self._gates = Gates(penalties) if self.criterion == "taylor" else None
+        self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
+        self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)
+
+    def open(self):
+        """Before the training step is traced."""
+        if self._gates is not None:
+            self._gates.open(self.model.optimizer)
+        self._apply = _compiled(self._shrink)
+
+    def close(self):
+        """When there is nothing more to press."""
+        if self._gates is not None:
+            self._gates.close()
+
+    @property
+    def ready(self):
+        """Whether enough batches were seen to tell groups apart."""
+        if self._gates is None:
+            return True
+        return min(float(penalty.batches) for penalty in self._pressed()) >= _ENOUGH_BATCHES
+
+    def norms(self):
+        """Float64 `(groups,)`."""
+        sums = {}
+        norms = [self._norms_of(item, penalty, sums) for item, penalty in zip(self._sets, self._penalties)]
+        self._gone = np.concatenate(norms) == 0
+        return np.concatenate(norms)
+
+    def scores(self, norms):
+        """What groups are ranked by, float64 `(groups,)`."""
+        scores = []
+        for item, penalty, price, of_set in zip(self._sets, self._penalties, self._prices, split(self._sets, norms)):
+            if self._gates is None:
+                scores.append(lamp(of_set) / np.sqrt(price))
+            elif penalty is None:
+                scores.append(np.full(item.num_groups, np.inf))
+            else:
+                # What is zero already has no slope, whatever the average remembers.
+                scores.append(np.where(of_set > 0, ops.convert_to_numpy(penalty.saliency.value) / price, 0.0))
+        return np.concatenate(scores)
+
+    def spared(self, scores):
+        """Bool `(groups,)`: the best of each set, and sets without penalty."""
+        spared = []
+        for penalty, of_set in zip(self._penalties, split(self._sets, scores)):
+            best = np.full(len(of_set), penalty is None)
+            best[int(np.argmax(of_set))] = True
+            spared.append(best)
+        return np.concatenate(spared)
+
+    def press(self, amounts):
+        """Sets what one step takes off each group's norm; a group that is zero stays so until the next look."""
+        amounts = np.where(self._gone, np.inf, amounts)
+        for variable, of_set in zip(self._amounts, split(self._sets, amounts)):
+            variable.assign(of_set.astype("float32"))
+
+    def step(self, steps):
+        """After so many training steps."""
+        self._apply(ops.convert_to_tensor(float(steps), "float32"))
+
+    def finish(self, keep):
+        """Zeroes what does not stay, and holds it."""
+        zero_groups(self.model, self._coupled, split(self._sets, keep))
+
+    def _shrink(self, steps):
+        for penalty, amounts in zip(self._penalties, self._amounts):
+            if penalty is not None:
+                penalty.soft_threshold(amounts.value * steps)
+
+    def _norms_of(self, item, penalty, sums):
+        return group_norms(item, *([] if penalty is None else [penalty.criterion]), sums=sums)
+
+    def _pressed(self):
+        return [penalty for penalty in self._penalties if penalty is not None]
+
+
+def _compiled(function):
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)

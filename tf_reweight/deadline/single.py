@@ -1,0 +1,92 @@
+"""The groups of single kernels on their way to a budget."""
+
+import numpy as np
+from keras import ops
+
+from tf_reweight.kernels.compiled_step import renew_step
+from tf_reweight.kernels.constraints import insert, remove
+from tf_reweight.kernels.grouping import CRITERIA
+from tf_reweight.kernels.held import hold_all
+from tf_reweight.kernels.nonzeros import demands_on
+from tf_reweight.penalties.proximal import SoftThreshold
+
+
+class SingleGroups:
+    """The groups of all kernels that carry a `Budgeted` penalty in one row, with what can be done to them.
+
+    Args:
+        model: the model in training.
+        pairs: list of `(target, penalty)`.
+        criterion: `"lamp"`, `"relative"` or `"magnitude"`; None is what `prune` would take.
+    """
+
+    # Scores follow the squared norm, so that this is the log-sum penalty's step, which presses on all.
+    power, survivors = 1.0, 1.0
+    criteria = tuple(CRITERIA)
+
+    def __init__(self, model, pairs, criterion):
+        self.model, self._pairs = model, pairs
+        whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
+        self.criterion = criterion or ("relative" if whole else "lamp")
+        members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
+        self._shapes = [count.shape for count in members]
+        self._real = self._row(members) > 0
+        targets = {target.name: target for target, _ in pairs}
+        masks = {target.name: np.ones(target.standard_shape, bool) for target, _ in pairs}
+        chosen = [(target, penalty.structure) for target, penalty in pairs]
+        self.demands = demands_on(model, pairs[0][1].budget, chosen, members, targets, masks)
+        self._constraints = []
+
+    ready = True
+
+    def open(self):
+        """Before the training step is traced."""
+        for (target, penalty), shape in zip(self._pairs, self._shapes):
+            constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
+            insert(target.variable, constraint)
+            self._constraints.append(constraint)
+
+    def close(self):
+        """When there is nothing more to press."""
+        for target, _ in self._pairs:
+            remove(target.variable, SoftThreshold)
+        self._constraints = []
+
+    def norms(self):
+        """Float64 `(groups,)`."""
+        return self._row([group.norms for group in self._groups()])
+
+    def scores(self, norms):
+        """What groups are ranked by, float64 `(groups,)`; squared, where they are not yet, so that small ones go first."""
+        scores = self._row([group.by(self.criterion) for group in self._groups()])
+        return scores if self.criterion == "lamp" else np.square(scores)
+
+    def spared(self, scores):
+        """Bool `(groups,)`: the best of each kernel, and places that no weight fills."""
+        spared = [np.arange(np.prod(shape)) == int(np.argmax(part)) for part, shape in zip(self._split(scores), self._shapes)]
+        return np.concatenate(spared) | ~self._real
+
+    def press(self, amounts):
+        """Sets what one step takes off each group's norm; zeros may come back until the end."""
+        for constraint, part, shape in zip(self._constraints, self._split(amounts), self._shapes):
+            constraint.thresholds.assign(part.reshape(shape).astype("float32"))
+        renew_step(self.model)
+
+    def step(self, steps):
+        """After so many training steps: the optimizer has applied the thresholds itself."""
+
+    def finish(self, keep):
+        """Zeroes what does not stay, and holds it."""
+        parts = zip(self._pairs, self._split(keep), self._shapes)
+        masks = [(t.variable, t.own_mask(part.reshape(shape), penalty.structure)) for (t, penalty), part, shape in parts]
+        hold_all(self.model, masks)
+
+    def _groups(self):
+        return [target.groups(penalty.structure) for target, penalty in self._pairs]
+
+    def _split(self, row):
+        return np.split(row, np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1])
+
+    @staticmethod
+    def _row(arrays):
+        return np.concatenate([np.ravel(ops.convert_to_numpy(array)) for array in arrays]).astype("float64")

@@ -1,0 +1,202 @@
+"""The solver that needs no strength: it presses on groups so that a budget is met by a deadline inside the training."""
+
+import warnings
+
+import keras
+
+from tf_reweight import budget as budgets
+from tf_reweight import errors
+from tf_reweight.checks import check_fraction, check_integer, check_number
+from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.deadline.coupled import CoupledGroups
+from tf_reweight.deadline.pace import pace
+from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.kernels.budgeted import choose
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.penalties.attachment import attach, attachments
+
+# Fewer looks than this before the deadline, and groups are cut rather than drawn to zero.
+_FEWEST_LOOKS = 5
+
+
+class BudgetProximal(keras.callbacks.Callback):
+    """Draws groups to zero while `fit` runs, so that a budget is met at a deadline; no strength has to be given.
+
+    Every few steps the groups are ranked; those of lowest score have to go until the budget is met, and the best that still fit
+    come back. After each training step on the loss alone every group is shrunk by what brings the marginal one to zero at the
+    deadline, and those of lower score before. At the deadline what does not stay is zeroed and held, and the epochs left are
+    for the rest to recover. The budget is met by construction, whatever the scale of the loss, the optimizer and the number of
+    steps.
+
+    The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
+    coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off, and `shrink` makes the model
+    smaller. Other regularizers stay in the loss.
+
+    Args:
+        budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
+            penalties on the model.
+        until: the deadline, as a fraction of all training steps, in (0, 1).
+        criterion: what groups are ranked by. Coupled ones: `"taylor"`, how the loss reacts to a group (weight times gradient,
+            squared, averaged over batches) over what it frees, or `"lamp"`, its norm among those of its set over the root of
+            that. On single kernels: `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None (default): `"taylor"` for
+            coupled groups where gradients can be seen, on TensorFlow, else `"lamp"`; what `prune` takes for single kernels.
+        power: how much faster those of lower score shrink, > 0; None is 1.
+        survivors: the pressure on groups that are to stay, in [0, 1]; None is 0 for coupled groups and 1 for single kernels.
+        every: training steps between two looks.
+
+    Attributes:
+        history: one dict per look: `step`, `freed` so far and `planned` as fractions of what the budget removes, and
+            `marginal`, the score of the last group that has to go.
+        met_at: training step at which the budget was met; None before.
+
+    Raises:
+        ValueError: for a value out of range; at the start of `fit`, for a model without budget, a budget out of reach, an
+            unknown number of steps.
+
+    Example:
+        >>> model.fit(x, y, epochs=20, callbacks=[BudgetProximal("macs=0.5")])
+        >>> prune_groups(model)
+        >>> small = shrink(model)
+    """
+
+    def __init__(self, budget=None, until=0.5, criterion=None, power=None, survivors=None, every=10):
+        super().__init__()
+        check_fraction("until", until, "training steps before the deadline", exclusive=True)
+        check_integer("every", every, 1, fix="It counts training steps.")
+        if power is not None:
+            check_number("power", power, exclusive=True, fix="1 is usual.")
+        if survivors is not None and not 0 <= survivors <= 1:
+            fix = "0 leaves the groups that are to stay alone, 1 presses on all alike."
+            raise ValueError(errors.message("`survivors` must be in [0, 1].", fix, survivors=survivors))
+        self.budget, self.until, self.criterion, self.every = budgets.get(budget), until, criterion, every
+        self.power, self.survivors = power, survivors
+        self.history, self.met_at = [], None
+        self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
+
+    def on_train_begin(self, logs=None):
+        self._steps = (self.params or {}).get("steps")
+        if self._steps is None:
+            fix = "Pass steps_per_epoch to fit, or data of known length."
+            raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
+        self._groups = self._found()
+        self.met_at, self._pressing = None, False
+        if self._deadline < _FEWEST_LOOKS * self.every:
+            warnings.warn(
+                f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
+                f"Train longer, at least {round(_FEWEST_LOOKS * self.every / self.until)} steps in all.",
+                stacklevel=2,
+            )
+        # A budget that cannot be met is refused before any training.
+        scores = self._groups.scores(self._groups.norms())
+        choose(scores, self._groups.demands, self._groups.spared(scores))
+        self._groups.open()
+        self._renew_step()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._done = epoch, epoch * self._steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        now = self._epoch * self._steps + batch
+        if self._groups is None or self.met_at is not None:
+            return
+        if now >= self._deadline:
+            self._finish(now)
+        elif now % self.every == 0 or not self._pressing:
+            self._look(now)
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = self._epoch * self._steps + batch + 1
+        passed, self._done = now - self._done, now
+        if self._pressing:
+            self._groups.step(passed)
+
+    def on_train_end(self, logs=None):
+        if self._groups is None:
+            return
+        if self.met_at is None:
+            self._groups.close()
+            warnings.warn(
+                "Training ended before the deadline, and the budget is not met yet: pruning now cuts what the network still "
+                "uses. Train for all epochs that were planned, or set an earlier deadline with `until`.",
+                stacklevel=2,
+            )
+        self._groups, self._pressing = None, False
+        drop_compiled_steps(self.model)
+
+    @property
+    def _deadline(self):
+        """Training steps from the first epoch to the deadline."""
+        return max(1, round(self.until * self._steps * self.params["epochs"]))
+
+    def _found(self):
+        """What is to be pressed: the groups of the penalties on the model."""
+        attach(self.model)
+        single = any(not item.regularizer.spans_several for item in attachments(self.model))
+        options = (SingleGroups if single else CoupledGroups).criteria
+        if self.criterion is not None and self.criterion not in options:
+            raise ValueError(errors.unknown("criterion", self.criterion, options))
+        if self.budget is not None and not attachments(self.model):
+            regularize_coupled(self.model, budget=self.budget)
+        items = attachments(self.model)
+        carried = {item.regularizer.budget for item in items}
+        kinds = {item.regularizer.spans_several for item in items}
+        if len(carried) != 1 or None in carried or len(kinds) != 1:
+            fix = "Call regularize(model, ..., budget=...) or regularize_coupled(model, budget=...) once, and `detach` others."
+            expected = "BudgetProximal needs penalties with one budget on the model, of one kind, and no others."
+            raise ValueError(errors.message(expected, fix, budgets=sorted(map(str, carried))))
+        if self.budget is not None and self.budget not in carried:
+            fix = "Leave the budget out here, or `detach` the penalties first."
+            raise ValueError(errors.message("The penalties on the model have another budget.", fix, budget=self.budget))
+        names = [item.target.name for item in items]
+        if kinds == {False} and len(set(names)) < len(names):
+            fix = "Call `regularize` with one structure for each kernel."
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
+        if kinds == {True}:
+            return CoupledGroups(self.model, [item.regularizer for item in items], self.criterion)
+        return SingleGroups(self.model, [(item.target, item.regularizer) for item in items], self.criterion)
+
+    def _look(self, now):
+        groups = self._groups
+        if not groups.ready:
+            return
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
+        norms = groups.norms()
+        scores = groups.scores(norms)
+        chosen = choose(scores, groups.demands, groups.spared(scores))
+        power = groups.power if self.power is None else self.power
+        survivors = groups.survivors if self.survivors is None else self.survivors
+        groups.press(pace(norms, scores, chosen.keep, chosen.marginal, self._deadline - now, power, survivors))
+        self._pressing = True
+        self._note(now, norms > 0, chosen.marginal)
+
+    def _finish(self, now):
+        groups = self._groups
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        norms = groups.norms()
+        scores = groups.scores(norms)
+        chosen = choose(scores, groups.demands, groups.spared(scores), exact=True)
+        groups.close()
+        groups.finish(chosen.keep)
+        self._note(now, chosen.keep, chosen.marginal)
+        self.met_at, self._pressing = now, False
+        self._renew_step()
+
+    def _note(self, now, keep, marginal):
+        demand = self._groups.demands[0]
+        total = demand.quantity.at(keep | True)
+        removed = max(total - demand.limit, 1e-12)
+        self.history.append(
+            {
+                "step": now,
+                "planned": min(1.0, now / self._deadline),
+                "freed": (total - demand.quantity.at(keep)) / removed,
+                "marginal": marginal,
+            }
+        )
+
+    def _renew_step(self):
+        drop_compiled_steps(self.model)
+        self.model.make_train_function(force=True)

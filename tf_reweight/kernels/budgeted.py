@@ -1,0 +1,145 @@
+"""Which groups stay within a budget: the lowest scores go, and what still fits comes back."""
+
+import dataclasses
+
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.kernels.quantities import Quantity
+
+# A budget counts as reached where no more than this part of it is left over.
+_CLOSE = 0.005
+# How many of the groups that are kept with the lowest scores may change places with others to come closer to the budget.
+_MOST_EXCHANGED = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Demand:
+    """One quantity of a budget with its limit, both absolute."""
+
+    name: str
+    quantity: Quantity
+    limit: float
+
+    def room(self, keep):
+        """What is left of the limit; negative where it is exceeded."""
+        # A billionth absorbs the rounding of fractions.
+        return self.limit * (1 + 1e-9) - self.quantity.at(keep)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """What stays within a budget.
+
+    Attributes:
+        keep: bool `(groups,)`.
+        marginal: score of the last group that had to go, by rank; 0.0 where none had.
+    """
+
+    keep: np.ndarray
+    marginal: float
+
+
+def choose(scores, demands, spared, exact=False):
+    """Removes the groups of lowest score until all demands are met, and gives back, best first, what still fits.
+
+    Args:
+        scores: float64 `(groups,)`.
+        demands: list of `Demand`.
+        spared: bool `(groups,)`: groups that never go.
+        exact: whether groups may change places to come closer to the limits, at some cost in time.
+
+    Returns:
+        `Chosen`.
+
+    Raises:
+        ValueError: when the demands cannot be met; it says what can be reached and what holds it up.
+    """
+    scores = np.asarray(scores, "float64")
+    order = np.argsort(np.where(spared, np.inf, scores), kind="stable")
+    most = int((~np.asarray(spared)).sum())
+
+    def kept(count):
+        keep = np.ones(len(scores), bool)
+        keep[order[:count]] = False
+        return keep
+
+    check_reachable(demands, kept(most))
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(demands, kept(middle)) else (middle + 1, high)
+    keep = kept(high)
+    marginal = float(scores[order[high - 1]]) if high else 0.0
+    give_back(keep, scores, demands)
+    if exact:
+        _exchange(keep, scores, demands, spared)
+    return Chosen(keep, marginal)
+
+
+def met(demands, keep):
+    """Whether all demands are met."""
+    return all(demand.room(keep) >= 0 for demand in demands)
+
+
+def check_reachable(demands, least):
+    """Raises unless the demands are met with the fewest groups that can be kept, a bool array."""
+    for demand in demands:
+        if demand.room(least) < 0:
+            total = demand.quantity.at(np.ones(len(least), bool))
+            reached = demand.quantity.at(least)
+            raise ValueError(
+                errors.message(
+                    f"The budget must leave at least {reached:,.0f} {demand.name}, {reached / total:.1%} of the dense "
+                    f"model's {total:,.0f}: the rest lies in kernels that are not pruned, and every set keeps a group.",
+                    "Raise the budget, or let more layers be pruned.",
+                    **{demand.name: demand.limit},
+                )
+            )
+
+
+def give_back(keep, scores, demands, barred=-1):
+    """Takes groups back, in place, the best first, as long as one fits into the room that is left; never the one `barred`."""
+    while not keep.all():
+        fits = ~keep
+        if barred >= 0:
+            fits[barred] = False
+        for demand in demands:
+            fits &= demand.quantity.changes(keep) <= demand.room(keep)
+        if not fits.any():
+            return
+        keep[int(np.argmax(np.where(fits, scores, -np.inf)))] = True
+
+
+def _exchange(keep, scores, demands, spared):
+    """Lets a kept group of low score go for others that fill the room better, in place, while the budget is not used up."""
+
+    def left_over(flags):
+        return min(demand.room(flags) / demand.limit for demand in demands)
+
+    kept = np.flatnonzero(keep & ~np.asarray(spared))
+    for group in kept[np.argsort(scores[kept], kind="stable")][:_MOST_EXCHANGED]:
+        if left_over(keep) <= _CLOSE:
+            return
+        tried = keep.copy()
+        tried[group] = False
+        give_back(tried, scores, demands, barred=group)
+        if 0 <= left_over(tried) < left_over(keep):
+            keep[:] = tried
+
+
+def lamp(norms):
+    """Each norm's square over the sum of the squares of those as large or larger, float64 in [0, 1].
+
+    The largest of a set has 1, so that sets of unlike scale and size can be ranked together (Lee et al., arXiv 2010.07611).
+
+    Args:
+        norms: array of any shape: one set.
+    """
+    squares = np.square(np.asarray(norms, "float64"))
+    order = np.argsort(-squares, axis=None, kind="stable")
+    sums = np.cumsum(squares.ravel()[order])
+    scores = np.zeros(squares.size)
+    np.divide(squares.ravel()[order], sums, out=sums, where=sums > 0)
+    scores[order] = sums
+    return scores.reshape(squares.shape)

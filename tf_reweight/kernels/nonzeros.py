@@ -1,0 +1,48 @@
+"""What a budget demands of zeros inside kernels: weights, multiply-accumulates and parameters that are not zero."""
+
+import numpy as np
+
+from tf_reweight.graph.counting import count_parameters, kernel_uses
+from tf_reweight.kernels.budgeted import Demand, check_reachable
+from tf_reweight.kernels.quantities import Linear
+
+
+def demands_on(model, budget, pairs, members, targets, masks):
+    """The `Demand`s of a `Budget` on the groups of some kernels, all groups in one row.
+
+    Args:
+        model: the model.
+        budget: a `Budget`.
+        pairs: list of `(target, structure)`: the kernels and what is removed of them, each kernel once.
+        members: int64 `(scopes, groups)` for each pair: weights in each group, without those that are gone already.
+        targets: mapping of names to all targets that are pruned, those of `pairs` among them; dense weights are theirs.
+        masks: mapping of the same names to bool arrays: False is gone already.
+    """
+    uses = {}
+    for variable, positions in kernel_uses(model):
+        uses[id(variable)] = uses.get(id(variable), 0) + positions
+    chosen = {target.name for target, _ in pairs}
+    others = [target for name, target in targets.items() if name not in chosen]
+    pruned = sum(mask.size for mask in masks.values())
+
+    def factors(name, target):
+        return uses.get(id(target.variable), 1) if name == "macs" else 1
+
+    quantities, totals = {}, {}
+    for name in ("weights", "macs", "parameters"):
+        costs = np.concatenate([np.ravel(count) * float(factors(name, t)) for (t, _), count in zip(pairs, members)])
+        rest = float(sum(factors(name, target) * masks[target.name].sum() for target in others))
+        total = float(sum(factors(name, target) * masks[target.name].size for target in targets.values()))
+        extra = count_parameters(model) - pruned if name == "parameters" else 0
+        quantities[name], totals[name] = Linear(costs, rest + extra), total + extra
+    return [Demand(name, quantities[name], limit) for name, limit in budget.limits(totals).items()]
+
+
+def check_within_reach(model, budget, pairs):
+    """Raises where a `Budget` cannot be met although each kernel of the `(target, structure)` pairs keeps one group only."""
+    members = [np.asarray(structure.num_members(target.standard_shape)) for target, structure in pairs]
+    targets = {target.name: target for target, _ in pairs}
+    masks = {name: np.ones(target.standard_shape, bool) for name, target in targets.items()}
+    smallest = [np.argmin(np.where(count > 0, count, np.inf), axis=None) for count in members]
+    least = [np.arange(count.size) == number for count, number in zip(members, smallest)]
+    check_reachable(demands_on(model, budget, pairs, members, targets, masks), np.concatenate(least))
