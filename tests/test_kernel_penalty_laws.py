@@ -2,6 +2,8 @@
 
 import contextlib
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from tf_reweight.penalties.proximal import Silent
 from tf_reweight.penalties.reweighted import Combined, Reweighted
 from tf_reweight.quantization.levels import ToLevels, regularize_levels
 from tf_reweight.reports.curves import Curves, NormSummaries
+from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow.run import Run
+from tf_reweight.workflow.stages import stages_of
 
 L = keras.layers
 
@@ -117,8 +122,10 @@ def penalised(kind):
     return model
 
 
-def compiled(model):
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+def compiled(model, run_eagerly=True):
+    """Eager by default: for one batch, a compiled step takes a hundred times as long to make as to run."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, run_eagerly=run_eagerly)
     return model
 
 
@@ -223,7 +230,7 @@ def test_detach_and_strip_leave_it_behind(kind, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_curves_and_summaries_record_it(kind, data):
-    model = compiled(penalised(kind))
+    model = compiled(penalised(kind), run_eagerly=False)
     curves, summaries = Curves(), NormSummaries()
     model.fit(*data, epochs=2, verbose=0, callbacks=[curves, summaries])
     carried = attachments(model)
@@ -237,7 +244,49 @@ def test_curves_and_summaries_record_it(kind, data):
     assert last["penalty"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "silent"])
+UNSTRUCTURED = [{"structure": "unstructured", "strength": 1e-3}]
+# What a configuration says of each kind. The others are on the model that `compress` is given.
+SECTIONS = {
+    "reweighted": {"rules": [{"structure": "filter", "strength": 1e-3}]},
+    "squared": {"rules": UNSTRUCTURED, "penalty": "log_squared"},
+    "lasso": {"rules": UNSTRUCTURED, "method": "lasso"},
+    "n_of_m": {"rules": [{"structure": {"name": "n_of_m", "n": 1, "m": 2}, "layers": ["hidden", "top"]}]},
+    "combined": {"rules": [{"structure": "filter"}, {"structure": "unstructured", "strength": 1e-4}], "penalty": "arctan"},
+    "coupled": {"coupled": {"strength": 1e-3}},
+    "relative": {"coupled": {"strength": 1e-3, "relative": True}},
+    "admm": {"rules": UNSTRUCTURED, "method": "admm"},
+}
+
+
+SAVED = [kind for kind in KINDS if kind != "silent"]  # which stands on a kernel only while steps are taken
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SAVED if kind != "coupled budget"])  # which Reweighting refuses by name
+def test_the_stages_of_compress_leave_it_behind(kind, data, tmp_path, monkeypatch):
+    """All that `compress` does but the files, which no longer have penalties."""
+    monkeypatch.setattr(keras.Model, "compile", functools.partialmethod(keras.Model.compile, run_eagerly=True))
+    taken_off_by = SECTIONS["coupled"] if kind in COUPLED else {"rules": UNSTRUCTURED, "method": "one_shot"}
+    section = SECTIONS.get(kind, taken_off_by)
+    settings = {
+        "train": {"epochs": 1, "batch_size": 16},
+        "regularize": {"rounds": 1 if kind in SECTIONS and kind != "admm" else 2, "every": 1, **section},
+        "prune": {} if kind == "n_of_m" else {"sparsity": 0.5},
+        "retrain": {"epochs": 1},
+    }
+    model = net() if kind in SECTIONS else penalised(kind)
+    run = Run(settings, model, tfr.data.Dataset("mine", data, data, data, 3, ("a", "b", "c")), (), QUIET, None)
+    run.open(tmp_path / "run")
+    for stage in stages_of(run.config):
+        run.do(stage)
+        carried = attachments(run.model)
+        assert bool(carried) == (stage.name in ("dense", "regularized") and (stage.name != "dense" or kind not in SECTIONS))
+    check_plain(keras.saving.load_model(tmp_path / "run" / "retrained.keras", compile=False))
+    entries = run.folder.figures("pruned")["details"]["sets" if kind in COUPLED else "kernels"]
+    assert any(entry["kept_groups"] < entry["num_groups"] for entry in entries)
+    assert sum(zeros for zeros, _ in tfr.sparsity(run.model).values()) > 0
+
+
+@pytest.mark.parametrize("kind", SAVED)
 def test_it_comes_back_after_save_and_load(kind, tmp_path):
     model = penalised(kind)
     for item in attachments(model):
