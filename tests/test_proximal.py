@@ -55,7 +55,9 @@ def test_the_step_equals_its_closed_form(structure, shape):
     as_one = structure.name == "pattern"  # what is outside a kernel's pattern carries one threshold and shrinks by one factor
     if as_one:
         thresholds = np.where(thresholds > 0, thresholds.max(axis=1, keepdims=True), 0.0)
-    kernel_parts = ops.convert_to_numpy(structure.partition(kernel))
+    kernel_parts = np.array(ops.convert_to_numpy(structure.partition(kernel)))
+    kernel_parts.reshape(-1, kernel_parts.shape[-1])[::6] = 0.0  # also groups that are zero, with a threshold of zero
+    kernel = ops.convert_to_numpy(structure.assemble(ops.convert_to_tensor(kernel_parts), shape))
     parts = np.array(kernel_parts)
     for scope in range(parts.shape[0]):
         for group in range(parts.shape[1]):
@@ -104,6 +106,20 @@ def test_one_step_of_fit_is_the_optimizers_step_and_then_the_threshold(data):
     expected = stepped * np.maximum(0, 1 - 0.3 * 0.2 * weights / norms)[:, None]
     np.testing.assert_allclose(kernel_of(model), expected, rtol=1e-4, atol=1e-6)
     assert history.history["loss"][0] < 3.0 < float(sum(model.losses)) + 3.0
+
+
+def test_thresholds_follow_the_penalty_weights_at_every_update(data):
+    """The optimizer stands still, so that each norm moves by `step * strength / (norm at the last update + epsilon)` alone."""
+    model = small_net(keras.optimizers.SGD(0.0))
+    tfr.regularize(model, "channel", 0.2, {"name": "log_sum", "epsilon": 0.5})
+    norms = np.linalg.norm(kernel_of(model), axis=1)
+    model.fit(*data, batch_size=32, epochs=6, callbacks=[Reweighting(every=2), Proximal(0.3)], verbose=0)
+    for _ in range(3):
+        thresholds = 0.3 * 0.2 / (norms + 0.5)
+        for _ in range(4):
+            norms = np.maximum(0.0, norms - thresholds)
+    found = np.linalg.norm(kernel_of(model), axis=1)
+    np.testing.assert_allclose(found, norms, rtol=1e-4, atol=1e-6)
 
 
 OPTIMIZERS = {

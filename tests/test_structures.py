@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
-from tables import STRUCTURE_CASES, STRUCTURE_IDS, STRUCTURES, random_kernel
+from tables import PENALTIES, STRUCTURE_CASES, STRUCTURE_IDS, STRUCTURES, random_kernel
 
 from tf_reweight import penalties, structures
 
@@ -83,6 +83,21 @@ def test_surrogate_touches_the_penalty_and_is_zero_where_it_is_free(structure, s
     assert (numpy_of(weights) >= 0).all()
     assert float(structure.surrogate(weights, norms)) > 0
     assert float(structure.surrogate(weights, ops.zeros_like(norms))) == 0.0
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+@cases
+def test_the_surrogate_is_a_sum_over_groups_of_weights_and_powers(structure, shape, penalty):
+    """`sum P_g r_g ** power` in a loop, with weights from another kernel; a pattern's is over what lies outside, as one."""
+    norms = structure.group_norms(random_kernel(shape))
+    weights = numpy_of(structure.penalty_weights(penalty, structure.group_norms(random_kernel(shape, seed=1))))
+    expected = 0.0
+    for scope, row in zip(weights, numpy_of(norms)):
+        if structure.name == "pattern" and penalty.power == 1:
+            expected += sum((weight * norm) ** 2 for weight, norm in zip(scope, row)) ** 0.5
+        else:
+            expected += sum(weight * norm**penalty.power for weight, norm in zip(scope, row))
+    assert float(structure.surrogate(weights, norms, penalty.power)) == pytest.approx(expected, rel=1e-4)
 
 
 @cases
@@ -222,10 +237,13 @@ def test_pattern_penalty_is_the_distance_to_the_set():
 def test_natural_patterns_count_what_kernels_choose():
     kernel = np.zeros((3, 3, 1, 3), "float32")
     for output, positions in enumerate([(0, 4), (0, 4), (3, 8)]):
-        kernel.reshape(9, 3)[list(positions), output] = 1.0
+        kernel.reshape(9, 3)[list(positions), output] = 1.0, -2.0  # what counts is the magnitude
+        kernel.reshape(9, 3)[1, output] = 0.5
     from tf_reweight.structures import pattern
 
     assert pattern.natural([kernel], entries=2, num_patterns=2) == ((0, 4), (3, 8))
+    assert pattern.natural([kernel, kernel[..., 2:], kernel[..., 2:]], 2, 1) == ((3, 8),)
+    assert pattern.natural([kernel[..., [0, 2]]], 3, 5) == ((0, 1, 4), (1, 3, 8))
 
 
 @cases
