@@ -145,6 +145,40 @@ def test_learning_rate_restarts_in_each_round(data):
     np.testing.assert_allclose(rates.rates, expected, rtol=1e-5)
 
 
+def test_learning_rate_before_the_first_round_and_after_the_last(data):
+    """Before `start` one descent, then one a round, and nothing is left when the rounds are over."""
+    model, rates = small_net(), Rates()
+    tfr.regularize(model, "unstructured", 1e-3)
+    callback = Reweighting(every=2, rounds=2, start=4, learning_rate=0.5)
+    model.fit(*data, epochs=10, batch_size=32, verbose=0, callbacks=[callback, rates])
+    progress = [step / 8 for step in range(8)] + 2 * [step / 4 for step in range(4)] + 4 * [1.0]
+    np.testing.assert_allclose(rates.rates, [0.25 * (1 + np.cos(np.pi * p)) for p in progress], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("epsilon", [None, 0.5, 3.0])
+@pytest.mark.parametrize("penalty", ["log_sum", "arctan", "log_squared", "lasso"])
+def test_history_counts_norms_above_negligible(penalty, epsilon, data):
+    """As `prune` would take them away at that moment, with the epsilon of that update."""
+    model = small_net()
+    tfr.regularize(model, "filter", 1e-3, penalty, layers="dense*")
+    for item in attachments(model):
+        item.target.variable.assign(item.target.variable.value * np.geomspace(1e-4, 1.0, item.target.variable.shape[-1]))
+    callback = Reweighting(every=1, epsilon=epsilon)
+    callback.set_model(model)
+    callback.update(7)
+    (entry,) = callback.history
+    living = {}
+    for item in attachments(model):
+        norms = np.linalg.norm(ops.convert_to_numpy(item.target.variable.value), axis=0)
+        used = item.regularizer.penalty.epsilon if epsilon is None and penalty != "lasso" else epsilon
+        limit = {"log_sum": lambda e: e / 10, "arctan": lambda e: e / 10, "log_squared": lambda e: e**0.5 / 10}
+        negligible = item.regularizer.negligible if penalty == "lasso" else limit[penalty](used)
+        living[item.target.name] = {"living_groups": int((norms > negligible).sum()), "num_groups": norms.size}
+    assert entry == {"epoch": 7, "kernels": living}
+    report = tfr.prune(model)
+    assert {kernel.name: kernel.kept_groups for kernel in report.kernels} == {k: n["living_groups"] for k, n in living.items()}
+
+
 def test_cosine_decay_rises_and_falls(data):
     model, rates = small_net(), Rates()
     model.fit(*data, epochs=4, batch_size=16, verbose=0, callbacks=[CosineDecay(0.5, warmup=1), rates])

@@ -146,6 +146,81 @@ def test_a_constraint_the_layer_had_is_still_applied(batch):
     assert (kernel >= 0).all() and (kernel == 0).sum() >= 96
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_release_after_two_masks_leaves_the_users_constraint(saved, batch, tmp_path):
+    """The second mask adds to the first one, and what comes back is neither of them but the layer's own constraint."""
+    own = {"kernel_constraint": keras.constraints.MaxNorm(0.5), "bias_constraint": keras.constraints.NonNeg()}
+    model = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(6, **own), L.Dense(3)])
+    layer = model.layers[1]
+    kept = np.ones((64, 6), bool)
+    for sparsity, structure in ((0.5, "filter"), (0.75, "unstructured")):
+        tfr.prune(model, structure, sparsity=sparsity, layers=layer)
+        kept &= ops.convert_to_numpy(layer.kernel) != 0
+    np.testing.assert_array_equal(layer.kernel.constraint.as_numpy(), kept)
+    assert kept.sum() == 96 and layer.kernel.constraint.inner is own["kernel_constraint"]
+    layer.kernel.assign(np.full((64, 6), 7.0))
+    masked = ops.convert_to_numpy(layer.kernel.constraint(layer.kernel))
+    np.testing.assert_allclose(masked, np.where(kept, 0.5 / 8, 0.0), rtol=1e-5)
+    if saved:
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+        layer = model.layers[1]
+    assert tfr.release(model) == 1
+    for constraint, kind in zip((layer.kernel.constraint, layer.bias.constraint), own.values(), strict=True):
+        assert type(constraint) is type(kind) and constraint.get_config() == kind.get_config()
+    assert layer.kernel_constraint.get_config() == own["kernel_constraint"].get_config()
+
+
+def test_groups_of_unlike_size_are_ranked_by_root_mean_square():
+    """Not by the mean of magnitudes, nor by norms that grow with the size: a loop over the filters of two kernels."""
+    conv, dense = L.Conv2D(8, 3, name="conv"), L.Dense(9, name="dense")
+    model = keras.Sequential([keras.Input((6, 6, 2)), conv, L.Flatten(), dense, L.Dense(2, name="top")])
+    rng, expected = np.random.default_rng(0), []
+    for layer in (conv, dense):
+        # Heavy tails, so that the two means rank differently.
+        layer.kernel.assign(rng.normal(size=layer.kernel.shape) ** 3 * rng.uniform(0.5, 1.5, layer.kernel.shape[-1]))
+        columns = ops.convert_to_numpy(layer.kernel).reshape(-1, layer.kernel.shape[-1])
+        for index in range(columns.shape[1]):
+            square = sum(float(w) ** 2 for w in columns[:, index]) / len(columns)
+            expected.append((square**0.5, layer.name, index, len(columns)))
+    budget, gone = 0.6 * sum(row[3] for row in expected), set()
+    for _, name, index, size in sorted(expected):
+        budget -= size
+        if budget < 0:
+            break
+        gone.add((name, index))
+    by_mean = sorted(expected, key=lambda row: np.abs(ops.convert_to_numpy(model.get_layer(row[1]).kernel)[..., row[2]]).mean())
+    assert [row[1:3] for row in by_mean] != [row[1:3] for row in sorted(expected)]
+    tfr.prune(model, "filter", sparsity=0.6, layers=["conv", "dense"])
+    kernels = {name: ops.convert_to_numpy(model.get_layer(name).kernel) for name in ("conv", "dense")}
+    assert gone and gone == {(n, i) for n, k in kernels.items() for i in range(k.shape[-1]) if not k[..., i].any()}
+
+
+def test_a_second_structure_ranks_what_the_first_left():
+    """Of two filters the larger one lost more to two of four, and is the smaller one then."""
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3, name="hidden"), L.Dense(2)])
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(np.array([[3.0, 3.0, -3.0, -3.0], [0.1, -5.0, 0.1, 1.0], [9.0, 9.0, 9.0, -9.0]]).T)
+    report = tfr.prune(model, [{"name": "n_of_m", "n": 2, "m": 4}, "filter"], sparsity=0.67, layers="hidden")
+    kernel = ops.convert_to_numpy(hidden.kernel)
+    np.testing.assert_array_equal((kernel != 0).sum(0), [0, 2, 2])
+    assert report.sparsity == pytest.approx(8 / 12)
+    assert [(entry.kept_groups, entry.kept_weights) for entry in report.kernels] == [(6, 6), (2, 4)]
+
+
+@pytest.mark.parametrize("minimum", [1, 2, 4, 6])
+def test_what_is_given_back_is_counted_with_exact_zeros(minimum):
+    scores = np.array([[0.0, 0.0, 2.0, 0.0, 1.0, 9.0]])
+    members = np.array([[3, 3, 3, 3, 3, 0]])
+    keep, rescued = allocation.keep_at_least(np.zeros((1, 6), bool), scores, members, minimum)
+    order = [2, 4, 0, 1, 3]  # the best first, ties by position; one without members is none
+    assert rescued == min(minimum, 5) and set(np.flatnonzero(keep)) == set(order[:minimum])
+    kept = np.array([[False, True, True, False, False, True]])
+    keep, rescued = allocation.keep_at_least(kept, scores, members, minimum)
+    assert rescued == max(0, min(minimum, 5) - 2) and (keep & kept == kept).all()
+    assert int((keep & (members > 0)).sum()) == max(2, min(minimum, 5))
+
+
 def test_two_structures_prune_one_after_the_other():
     """Filters first, then single weights inside the survivors: both hold at the end."""
     model = small_net()
