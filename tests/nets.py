@@ -90,6 +90,29 @@ def operators():
     return keras.Model(x, L.Dense(3)(ops.squeeze(h, 1)))
 
 
+def thin():
+    """Kernels of one row, axes of size one that come and go, a threshold, a pooled tensor spread over the rows."""
+    x = keras.Input((6, 8, 3))
+    h = L.Conv2D(8, (1, 3), padding="same", name="row")(x)
+    h = L.Conv2D(7, (3, 1), padding="same", name="tall")(L.ReLU(threshold=0.2)(h))
+    h = L.Add()([h, L.GlobalAveragePooling2D(keepdims=True)(h)])
+    h = ops.squeeze(ops.expand_dims(h, -1), -1)
+    h = h + ops.max(L.Conv2D(7, (1, 3), padding="same", name="strip")(h), axis=2, keepdims=True)
+    flat = L.Reshape((-1, 7), name="flat")
+    a, b = (flat(L.Conv2D(7, 1, name=name)(h)) for name in ("left", "right"))
+    h = ops.mean(ops.stack([a, b], axis=1), axis=(1, 2))
+    return keras.Model(x, L.Dense(3)(h))
+
+
+def masked():
+    """Attention with a mask of its own and a causal one; an RNN with sigmoids."""
+    x, seen = keras.Input((5, 8), name="x"), keras.Input((5, 5), name="seen")
+    h = x + L.MultiHeadAttention(2, 4, name="given")(x, x, attention_mask=seen)
+    h = h + L.MultiHeadAttention(4, 3, name="causal")(h, h, use_causal_mask=True)
+    h = L.SimpleRNN(6, activation="sigmoid", unroll=True, name="simple")(L.Dense(9, activation="relu", name="hidden")(h))
+    return keras.Model([x, seen], L.Dense(3)(h))
+
+
 def nested_shared():
     inner_in = keras.Input((8, 8, 6))
     inner = keras.Model(inner_in, L.ReLU()(L.Conv2D(6, 3, padding="same", name="inside")(inner_in)), name="block")
@@ -146,7 +169,7 @@ def gru():
 
 NETS = [
     plain, one_dimensional, residual, squeeze_excite, dense_block, unet, grouped, multiplier, operators, nested_shared,
-    two_headed, attention, grouped_query, lstm, gru,
+    two_headed, attention, grouped_query, lstm, gru, thin, masked,
 ]  # fmt: skip
 
 

@@ -59,6 +59,27 @@ def test_every_prefix_of_the_stratified_order_is_in_proportion(seed):
         assert np.abs(counts - length * np.array([0.6, 0.3, 0.1])).max() <= 1.5
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5, 0.95])
+@pytest.mark.parametrize("counts", [(2, 2), (9, 2, 3), (1, 7, 2), (40, 3, 1, 1, 2), (5,)])
+def test_small_and_uneven_data_keep_every_class_on_both_sides(counts, fraction):
+    """A class of one stays in training; every other one is held out as well, in its number where that goes."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    examples = np.arange(len(labels))
+    for seed in range(3):
+        (x, y), (held_x, held_y) = splits.hold_out(examples, labels, fraction, seed)
+        np.testing.assert_array_equal(np.sort(np.concatenate([x, held_x])), examples)
+        np.testing.assert_array_equal(labels[x], y)
+        np.testing.assert_array_equal(labels[held_x], held_y)
+        stays, held = np.bincount(y, minlength=len(counts)), np.bincount(held_y, minlength=len(counts))
+        assert (stays >= 1).all()
+        assert ((held >= 1) == (np.array(counts) > 1)).all()
+        wanted = max(round(fraction * len(labels)), sum(count > 1 for count in counts))
+        assert held.sum() == min(wanted, len(labels) - len(counts))
+        for limit in (len(counts), len(labels) // 2 + len(counts)):
+            kept, kept_y = splits.limited(examples, labels, limit, seed)
+            assert len(kept) == min(limit, len(labels)) and set(kept_y) == set(labels)
+
+
 def test_limit_and_representative_hold_every_class():
     limited = data.load("digits", limit=40)
     assert len(limited.train[1]) == 40 and set(limited.train[1]) == set(range(10))

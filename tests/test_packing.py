@@ -120,6 +120,22 @@ def test_fully_connected_with_one_scale():
     equivalence.check_same(content, result.content)
 
 
+@pytest.mark.parametrize("zero_points", ["one", "last"])
+def test_weights_with_a_zero_point_stay_fully_connected(zero_points):
+    """A convolution of files has none in its kernel: it would compute something else."""
+    model = flatbuffer.parse(zeroed(converted("dense", "int8")))
+    graph = Graph(model)
+    for position in [i for i, name in enumerate(graph.names) if name == "FULLY_CONNECTED"]:
+        quantization = graph.tensors[graph.input(position, 1)].quantization
+        quantization.scale, quantization.zeroPoint = quantization.scale[:1], np.array([3], "int64")
+        if zero_points == "last":
+            quantization.scale = np.repeat(quantization.scale, 64)
+            quantization.zeroPoint = np.array([0] * 63 + [-5], "int64")
+    result = pack.pack(flatbuffer.write(model))
+    assert result.num_packed == 0 and "CONV_2D" not in ops_of(result.content)
+    assert ops_of(result.content).count("FULLY_CONNECTED") == 2
+
+
 def test_a_rewritten_file_can_still_be_resized():
     content = zeroed(converted("dense", "int8"))
     inputs, outputs = np.random.default_rng(0).normal(size=(3, 48)).astype("float32"), []

@@ -9,7 +9,7 @@ import pytest
 
 from tf_reweight import data, export, quantization
 from tf_reweight.data import models
-from tf_reweight.export import conversion, edge_quantizer, samples
+from tf_reweight.export import conversion, edge_quantizer, mixed, samples
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.pruning.prune import prune
 from tf_reweight.tflite import constants, flatbuffer
@@ -173,6 +173,17 @@ def test_chosen_precisions_are_the_best_that_fit(report):
     assert export.choose_precisions(report, report.num_bytes) == {}
     with pytest.raises(ValueError, match="must be at least"):
         export.choose_precisions(report, smallest - 1)
+
+
+def test_a_file_that_came_out_larger_than_was_estimated_is_not_written(pruned, digits, tmp_path, monkeypatch):
+    """The limit binds the file, to the byte."""
+    size = len(float_file(pruned))
+    monkeypatch.setattr(mixed, "choose_precisions", lambda report, max_bytes: {})
+    x = digits.validation[0][:16]
+    with pytest.raises(export.DoesNotFit, match=f"it has {size:,} bytes"):
+        export.export_mixed(pruned, tmp_path / "a.tflite", size - 1, x, precisions=["float16"])
+    assert list(tmp_path.iterdir()) == []
+    assert export.export_mixed(pruned, tmp_path / "a.tflite", size, x, precisions=["float16"]).num_bytes == size
 
 
 def test_mixed_files_fit_and_run(pruned, digits, report, tmp_path):

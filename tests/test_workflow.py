@@ -271,6 +271,13 @@ def test_a_model_has_nothing_to_learn_from_itself():
     assert abs(losses[0]) < 1e-6 < 1e-4 < further[0]
 
 
+def test_the_weight_of_distillation_is_the_teachers():
+    run = Run({**TINY, "distill": {"weight": 0.3}}, None, None, (), QUIET, None)
+    taught = run._taught(keras.models.clone_model(run.model))
+    assert taught.student_loss_weight == pytest.approx(0.7)  # Keras takes the rest for the teacher
+    assert taught.student is run.model and run.model.trainable and not taught.teacher.trainable
+
+
 @pytest.mark.filterwarnings("ignore:The zeros of .* are held now:UserWarning")  # a subclassed model; see test_zeros_stay
 def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
     """A stage at the end of a run must not fail after hours: its needs are looked at when the run is made."""
