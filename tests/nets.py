@@ -100,7 +100,7 @@ def thin():
     h = h + ops.max(L.Conv2D(7, (1, 3), padding="same", name="strip")(h), axis=2, keepdims=True)
     flat = L.Reshape((-1, 7), name="flat")
     a, b = (flat(L.Conv2D(7, 1, name=name)(h)) for name in ("left", "right"))
-    h = ops.mean(ops.stack([a, b], axis=1), axis=(1, 2))
+    h = ops.mean(L.Concatenate(axis=1)([a, b]), axis=1)
     return keras.Model(x, L.Dense(3)(h))
 
 
