@@ -6,12 +6,13 @@ import tempfile
 import keras
 
 from tf_reweight import errors
-from tf_reweight.export import converter
+from tf_reweight.export import converter, joins
 from tf_reweight.export.edge_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.walking import input_structure
+from tf_reweight.quantization.ranges import exporting
 from tf_reweight.tflite import flatbuffer
 
 
@@ -67,15 +68,30 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
     settings = {"precision": precision, "names": names, "quantized_io": quantized_io, "needs_data": TABLE[precision].needs_data}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": serve.get_concrete_function()})
+        with exporting(model):
+            traced = serve.get_concrete_function()
+        tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
-            return _named((converter.convert_apart if apart else converter.convert)(folder, settings, representative))
+            return _named(_converted(folder, settings, representative, apart))
         except converter.ConverterDied as error:
             raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.
             raise ValueError(_explain(error, precision)) from error
+
+
+def _converted(folder, settings, representative, apart):
+    """The bytes of the file; with ranges from data in two steps, between which joins of unlike scale are told."""
+    calibrate_only = settings["precision"] == "int8" and representative is not None
+    settings = {**settings, "calibrate_only": calibrate_only}
+    content = (converter.convert_apart if apart else converter.convert)(folder, settings, representative)
+    if not calibrate_only:
+        return joins.unmarked(content)
+    calibrated, hidden = joins.hide(content)
+    (folder / converter.CALIBRATED).write_bytes(calibrated)
+    quantized = (converter.convert_apart if apart else converter.quantize)(folder, settings, representative)
+    return joins.restored(quantized, hidden)
 
 
 def _named(content):

@@ -2,6 +2,7 @@
 
 Needs nothing but TensorFlow and NumPy, so that Python runs this very file as a script: `python converter.py FOLDER` reads
 `settings.json`, `data.npz` and the folder `saved` there, and writes `model.tflite`, or `error.txt` with the converter's words.
+With `calibrated.tflite` in the folder it goes on from there.
 """
 
 import json
@@ -14,6 +15,9 @@ import warnings
 import numpy as np
 
 
+CALIBRATED = "calibrated.tflite"
+
+
 class ConverterDied(RuntimeError):
     """The converter's process ended without a file and without a word; its own message says of what."""
 
@@ -23,7 +27,8 @@ def convert(folder, settings, representative=None):
 
     Args:
         folder: path of a folder with the saved model in `saved`.
-        settings: dict with `precision`, `names` of the inputs, `quantized_io`, and `needs_data`.
+        settings: dict with `precision`, `names` of the inputs, `quantized_io`, `needs_data`, and `calibrate_only`: whether to
+            stop at a float32 file that has the range of each tensor in it, for `quantize`.
         representative: list of arrays, one per input; None where no ranges are to be found.
 
     Raises:
@@ -33,6 +38,8 @@ def convert(folder, settings, representative=None):
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"), signature_keys=["serving_default"])
     _set_precision(converter, settings, representative)
+    # The one name of this step, which TensorFlow's own debugger of quantized files goes by as well.
+    converter._experimental_calibrate_only = settings["calibrate_only"]
     with warnings.catch_warnings():
         # The converter calibrates with TensorFlow's own interpreter; we run files in LiteRT.
         warnings.filterwarnings("ignore", message=r"[\s\S]*tf\.lite\.Interpreter is deprecated")
@@ -40,14 +47,26 @@ def convert(folder, settings, representative=None):
         return converter.convert()
 
 
+def quantize(folder, settings, representative=None):
+    """The bytes of an int8 `.tflite` from the calibrated one in `calibrated.tflite`; arguments as for `convert`."""
+    import tensorflow as tf
+    from tensorflow.lite.python import convert as steps
+
+    ends = tf.int8 if settings["quantized_io"] else tf.float32
+    calibrated = (folder / CALIBRATED).read_bytes()
+    return steps.mlir_quantize(calibrated, input_data_type=ends, output_data_type=ends)
+
+
 def convert_apart(folder, settings, representative=None):
-    """`convert` in a process of its own, which may die without taking the user's along.
+    """`convert`, or `quantize` where there is a calibrated file, in a process of its own, which may die without taking the
+    user's along.
 
     Raises:
         ConverterDied: when it was ended by a signal, as by the converter's own check.
         RuntimeError: with the converter's words.
     """
     (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "model.tflite").unlink(missing_ok=True)  # of the step before
     if representative is not None:
         np.savez(folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(folder)]
@@ -99,7 +118,8 @@ def main(folder):
         with np.load(data) as stored:
             representative = [stored[name] for name in sorted(stored.files)]
     try:
-        content = convert(folder, settings, representative)
+        step = quantize if (folder / CALIBRATED).exists() else convert
+        content = step(folder, settings, representative)
     except Exception as error:  # whatever it is, the process that asked shall say it
         (folder / "error.txt").write_text(str(error) or repr(error))
         return

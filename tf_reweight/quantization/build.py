@@ -104,7 +104,8 @@ class _Quantizer:
         like: the model that the user gave, whose outputs' names and class the new one has.
 
     Attributes:
-        grids: mapping of a new tensor's id to the layer that rounded it, for tensors on a grid; None where a relu behind is.
+        grids: mapping of a new tensor's id to the layer that rounded it and the place there, for tensors on a grid; None where
+            a relu behind is.
     """
 
     def __init__(self, model, weight_bits, activation_bits, chosen, like):
@@ -137,6 +138,8 @@ class _Quantizer:
         args, kwargs = keras.tree.map_structure(
             lambda x: entered[id(x)] if id(x) in entered else self._on_grid(x), (args, kwargs)
         )
+        if rule == rules.JOINED:
+            args, kwargs = keras.tree.map_structure(lambda x: self._joining(node, x), (args, kwargs))
         output = operation(*args, **kwargs)
         if rule in rules.MOVES:
             return self._moved(rule, output, keras.tree.flatten((args, kwargs)))
@@ -145,11 +148,12 @@ class _Quantizer:
 
     def _moved(self, rule, output, given):
         """The output of an operation that stays on the grid of its input."""
-        rounder = self.grids[id(next(x for x in given if isinstance(x, keras.KerasTensor)))]
-        if rule == rules.AVERAGE and rounder is not None:
-            output = rounder(output, place=None)
+        grid = self.grids[id(next(x for x in given if isinstance(x, keras.KerasTensor)))]
+        if rule == rules.AVERAGE and grid is not None:
+            rounder, place = grid
+            output = rounder(output, place=place, observe=False)
         for tensor in keras.tree.flatten(output):
-            self._mark(tensor, rounder)
+            self._mark(tensor, grid)
         return output
 
     def _on_grid(self, item):
@@ -158,7 +162,7 @@ class _Quantizer:
             return item
         if id(item) not in self._rounded:
             rounder = self._rounder(operation_of(item).name)
-            self._rounded[id(item)] = self._mark(rounder(item), rounder)
+            self._rounded[id(item)] = self._mark(rounder(item), (rounder, 0))
             self._kept.append(item)
         return self._rounded[id(item)]
 
@@ -176,24 +180,36 @@ class _Quantizer:
                 made[id(new)] = self._at_site(new, site)
         return made
 
+    def _joining(self, node, item):
+        """What a join reads, passed on by the layer that knows whether the join stays float."""
+        site = self.plan.sites[id(node.outputs[0])]
+        rounder = self._rounders.get(id(site.group))
+        if rounder is None or not rounder.joins or not isinstance(item, keras.KerasTensor):
+            return item
+        outputs = [join.output for join in self.plan.joins_of(site.group)]
+        return rounder(item, join=outputs.index(site))
+
     def _at_site(self, output, site):
         if id(site.group) not in self._rounders:
-            self._rounders[id(site.group)] = self._rounder(site.name, site.fixed_range, len(site.group))
-        rounder = self._rounders[id(site.group)]
-        return self._mark(rounder(output, place=site.group.index(site)), rounder)
+            self._rounders[id(site.group)] = self._rounder(site.name, site.fixed_range, site.group)
+        rounder, place = self._rounders[id(site.group)], site.group.index(site)
+        return self._mark(rounder(output, place=place), (rounder, place))
 
-    def _mark(self, tensor, rounder):
-        self.grids[id(tensor)] = rounder
+    def _mark(self, tensor, grid):
+        self.grids[id(tensor)] = grid
         self._kept.append(tensor)  # ids are only good as long as the tensor lives
         return tensor
 
-    def _rounder(self, name, fixed_range=None, places=1):
-        """A new layer that rounds what the operation `name` makes."""
+    def _rounder(self, name, fixed_range=None, group=(None,)):
+        """A new layer that rounds what the operation `name` makes, or what is made at all sites of a group."""
         self.num_ranges += fixed_range is None
         if fixed_range is not None and self.activation_bits > 8:
             fixed_range = rules.FIXED_WIDE
         unique = self._names(f"{name}_range")
-        return QuantizedActivation(self.activation_bits, fixed_range=fixed_range, places=places, name=unique)
+        # With more bits one range is fine enough for all of them.
+        joins = [join.places() for join in self.plan.joins_of(group)] if self.activation_bits <= 8 else []
+        own = {"fixed_range": fixed_range, "places": len(group), "joins": joins}
+        return QuantizedActivation(self.activation_bits, **own, name=unique)
 
     def _wrapped(self, layer):
         """The layer with rounded kernels."""

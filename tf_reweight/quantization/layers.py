@@ -1,12 +1,14 @@
 """The two layers of a quantized model: one rounds what flows through it, the other the kernels of the layer it wraps."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
+from tf_reweight.quantization.links import Links
 
 # Until a range was observed, and for tensors that are all zero, the range has this width: it must only not be empty.
 _SMALLEST_RANGE = 1e-6
@@ -27,7 +29,12 @@ class QuantizedActivation(keras.layers.Layer):
         momentum: of the moving average, in [0, 1).
         fixed_range: `(minimum, maximum)`, for tensors whose range is known, such as probabilities; nothing is learned then.
         places: number of tensors whose ranges are learned and joined; a call says by `place` in `0..places - 1` which one it
-            is, or None for one that only uses the range.
+            is, and by `observe=False` that it only uses the range. A call with `join`, a position in `joins`, passes on what
+            that join reads.
+        joins: why they are joined: `[inputs, output, compared, limit]` for each operation that wants its inputs and its output
+            in one range, all by place. Where the widest is `limit` times as wide as one of those compared or more, the
+            operation stays float: its inputs keep ranges of their own, and its output is not rounded. Without any, all
+            places share one range.
 
     Raises:
         ValueError: for a value out of range.
@@ -36,7 +43,7 @@ class QuantizedActivation(keras.layers.Layer):
         >>> QuantizedActivation(8)(keras.layers.ReLU()(x))
     """
 
-    def __init__(self, bits=8, momentum=0.99, fixed_range=None, places=1, **kwargs):
+    def __init__(self, bits=8, momentum=0.99, fixed_range=None, places=1, joins=(), **kwargs):
         super().__init__(**kwargs)
         check_bits("bits", bits)
         check_fraction("momentum", momentum, "range before that stays, for example 0.99")
@@ -45,8 +52,11 @@ class QuantizedActivation(keras.layers.Layer):
             raise ValueError(errors.message("`fixed_range` must be (minimum, maximum).", fix, fixed_range=fixed_range))
         self.bits, self.momentum, self.places = int(bits), momentum, places
         self.fixed_range = None if fixed_range is None else tuple(map(float, fixed_range))
+        self.joins = [list(item) for item in joins]
+        self._links = Links(self.joins, self.places) if self.joins else None
         self.supports_masking = True
         self.calibrating = False
+        self.exporting_float = ()
 
     def build(self, input_shape=None):
         if self.fixed_range is None:
@@ -55,17 +65,48 @@ class QuantizedActivation(keras.layers.Layer):
                 setattr(self, name, self.add_weight(name=name, shape=(self.places,), **made))
             self.frozen = self.add_weight(name="frozen", shape=(), **made)
 
-    def call(self, inputs, training=None, place=0):
+    def call(self, inputs, training=None, place=0, observe=True, join=None):
+        if join is not None:
+            return self._entering(inputs, join)
         if self.fixed_range is not None:
             return inputs if self.calibrating else round_activation(inputs, *self.fixed_range, self.bits)
-        if place is not None and (training or self.calibrating):
+        # Models that were saved before places had joins say None where nothing is to be observed.
+        if observe and place is not None and (training or self.calibrating):
             self._observe(inputs, place)
         if self.calibrating:
             return inputs
-        minimum = ops.min(self.minimum)
-        maximum = ops.maximum(ops.max(self.maximum), minimum + _SMALLEST_RANGE)
-        rounded = round_activation(inputs, minimum, maximum, self.bits)
-        return ops.where(ops.max(self.observed) > 0, rounded, inputs)
+        minimum, maximum, is_float = self._range(place or 0)
+        rounded = round_activation(inputs, minimum, ops.maximum(maximum, minimum + _SMALLEST_RANGE), self.bits)
+        return ops.where(ops.logical_and(ops.max(self.observed) > 0, ops.logical_not(is_float)), rounded, inputs)
+
+    def _range(self, place):
+        """`(minimum, maximum, whether it is not rounded at all)` of one place, scalars."""
+        if self._links is None:
+            return ops.min(self.minimum), ops.max(self.maximum), False
+        together, is_float = self._links(self.minimum, self.maximum)
+        # Zero is in every range, so that places apart may count as zero.
+        return ops.min(together[place] * self.minimum), ops.max(together[place] * self.maximum), is_float[place]
+
+    def _entering(self, inputs, join):
+        """What a join reads, unchanged: with its first entry in reverse order, in the file of a join that stays float.
+
+        The converter would give the join the range of one input, unless it reads from an operation that has no integers. See
+        `export.joins`, which takes these operations away again.
+        """
+        if join not in self.exporting_float:
+            return inputs
+        import tensorflow as tf
+
+        sequences = inputs if len(inputs.shape) > 1 else inputs[:, None]
+        marked = tf.reverse_sequence(sequences, np.ones(1, "int32"), seq_axis=1, batch_axis=0)
+        return marked if len(inputs.shape) > 1 else marked[:, 0]
+
+    def float_joins(self):
+        """Positions of the joins that stay float, with the ranges that are learned now."""
+        if self._links is None:
+            return ()
+        minimum, maximum = (ops.convert_to_numpy(value) for value in (self.minimum, self.maximum))
+        return tuple(np.flatnonzero(self._links.apart(minimum, maximum)).tolist())
 
     def _observe(self, inputs, place):
         values = ops.cast(ops.stop_gradient(inputs), "float32")
@@ -80,7 +121,7 @@ class QuantizedActivation(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("bits", "momentum", "fixed_range", "places")}
+        own = {name: getattr(self, name) for name in ("bits", "momentum", "fixed_range", "places", "joins")}
         return {**super().get_config(), **own}
 
 

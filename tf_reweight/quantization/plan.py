@@ -8,6 +8,29 @@ from tf_reweight.graph.access import node_of, nodes_in_order, operation_of
 from tf_reweight.quantization import rules
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Join:
+    """An operation that wants its inputs and its output in one range, where that is no loss.
+
+    Attributes:
+        inputs: sites of its inputs.
+        output: site of its output.
+        compared: the sites of which none may be much narrower than the widest of all.
+        limit: how much wider the widest may be.
+    """
+
+    inputs: tuple
+    output: "Site"
+    compared: tuple
+    limit: float
+
+    def places(self):
+        """The same in plain numbers, for the layer that rounds at all of these sites."""
+        group = self.output.group
+        numbers = [[group.index(site) for site in sites] for sites in (self.inputs, (self.output,), self.compared)]
+        return [numbers[0], numbers[1][0], numbers[2], self.limit]
+
+
 @dataclasses.dataclass(eq=False)
 class Site:
     """A place where numbers are rounded.
@@ -46,10 +69,11 @@ class Plan:
         entries: mapping of `(node id, tensor id)` to the `Site` at which an operation that wants its inputs in one range rounds
             an input that has none here or is bound to another.
         rules: mapping of a node's id to `(rule, reason)`.
+        joins: the `Join`s, in the order of the graph.
     """
 
     def __init__(self, graph, chosen):
-        self.sites, self.entries, self.rules = {}, {}, {}
+        self.sites, self.entries, self.rules, self.joins = {}, {}, {}, []
         nodes = nodes_in_order(graph)
         self._readers = _readers(graph, nodes)
         for node in nodes:
@@ -77,6 +101,10 @@ class Plan:
                 return True
         return False
 
+    def joins_of(self, group):
+        """The joins whose inputs and outputs are in a group of sites."""
+        return [join for join in self.joins if join.output in group]
+
     def _place(self, node):
         rule = self.rules[id(node)][0]
         if rule is None or rule in rules.MOVES or not is_float(node.outputs[0]):
@@ -101,14 +129,28 @@ class Plan:
             if rule != rules.ABSENT:
                 return rule in rules.MOVES
 
+    def _reaches_output(self, tensor):
+        """Whether the tensor is an output of the model, or its channels are, computed on one by one at most."""
+        for node in self._readers[id(tensor)]:
+            rule = None if node is None else self.rules[id(node)][0]
+            passes = rule in (*rules.MOVES, rules.RANGED, rules.JOINED, rules.CLAMP)
+            if node is None or passes and self._reaches_output(node.outputs[0]):
+                return True
+        return False
+
     def _share(self, node):
+        inputs, output = [], self.sites[id(node.outputs[0])]
         for tensor in node.input_tensors:
             source = self.source(tensor)
             if source is None:
                 source = self.entries[id(node), id(tensor)] = Site(operation_of(tensor).name)
             # A sigmoid's output, whose range the file prescribes, is converted to the common one there.
             source.fixed_range = None
-            self.sites[id(node.outputs[0])].join(source)
+            output.join(source)
+            inputs.append(source)
+        limit = rules.LIMIT_AT_OUTPUT if self._reaches_output(node.outputs[0]) else rules.LIMIT_INSIDE
+        compared = (output,) if rules.chooses(node.operation) else tuple(inputs)
+        self.joins.append(Join(tuple(inputs), output, compared, limit))
 
     def source(self, tensor):
         """The site whose grid the tensor is on, if any; back through operations that only move numbers."""

@@ -1,5 +1,7 @@
 """The ranges of activations: learned from data without training, and held still at the end of training."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -63,6 +65,19 @@ def rounders(model):
     if not found:
         raise ValueError(errors.message("The model must be quantized.", "Call `quantize(model)` first.", model=model.name))
     return found
+
+
+@contextlib.contextmanager
+def exporting(model):
+    """Within it, a quantized model is traced for a file, in which joins of unlike scale stay float; others are as ever."""
+    layers = _layers(model, QuantizedActivation)
+    for layer in layers:
+        layer.exporting_float = layer.float_joins()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.exporting_float = ()
 
 
 def is_quantized(model):

@@ -16,6 +16,12 @@ SAME = "same"  # moves numbers around: the output is on the grid of the input
 ABSENT = "absent"  # as same, and nothing in the file: noise and the like
 AVERAGE = "average"  # makes new numbers in the input's range: they are rounded to the grid of the input
 MOVES = (SAME, ABSENT, AVERAGE)
+# How much wider than the narrowest the widest input of a join may be, to have one range of 8 bits with it. What reaches an
+# output as it is should keep 5 bits. Inside a network, where float is slow and a kernel weighs the branches anyway, 3 do.
+# Wider ones stay float from the join to the next kernel.
+LIMIT_AT_OUTPUT, LIMIT_INSIDE = 8.0, 30.0
+# A branch that is narrower than this part of the widest is rounding noise around zero.
+NOISE = 1e-6
 POOLS = (_L.MaxPooling1D, _L.MaxPooling2D)  # rounded again where several operations read them, see `Plan`
 FIXED = {  # integer files prescribe the output's range
     "sigmoid": (0.0, 255 / 256),
@@ -99,6 +105,11 @@ _FLOAT = {
 def has_verdict(layer_type):
     """Whether the table says something of a layer type: a rule, or why it stays float."""
     return any(layer_type in table for table in (_LAYERS, REASONS, _FLOAT))
+
+
+def chooses(operation):
+    """Whether a join picks numbers from its inputs, so that its output may be narrower than all of them."""
+    return is_named(operation, "Maximum", "Minimum")
 
 
 def rule_of(operation):

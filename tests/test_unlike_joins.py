@@ -1,0 +1,205 @@
+"""Joins of tensors of unlike scale, as a detector's boxes beside its scores: float in integer files, each channel right."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight import export
+from tf_reweight.export.conversion import output_names
+from tf_reweight.quantization import calibrate, rules
+from tf_reweight.quantization.links import Links
+from tf_reweight.tflite.execution import Runner
+
+L = keras.layers
+X = np.random.default_rng(0).random((48, 8, 8, 3)).astype("float32")
+
+
+def features():
+    x = keras.Input((8, 8, 3))
+    return x, L.Conv2D(8, 3, strides=2, activation="relu")(x)
+
+
+def boxes(h, channels=4, scale=320.0):
+    return L.Rescaling(scale)(L.Reshape((-1, channels))(L.Conv2D(channels, 1)(h)))
+
+
+def scores(h, channels=3):
+    return L.Reshape((-1, channels))(L.Conv2D(channels, 1, activation="sigmoid")(h))
+
+
+def last_axis():
+    x, h = features()
+    return keras.Model(x, L.Concatenate()([boxes(h), scores(h)]))
+
+
+def first_axis():
+    x, h = features()
+    return keras.Model(x, L.Concatenate(axis=1)([boxes(h, 3), scores(h)]))
+
+
+def three_branches():
+    x, h = features()
+    return keras.Model(x, ops.concatenate([boxes(h), boxes(h, 2, 40.0), scores(h)], axis=-1))
+
+
+def reshaped_after():
+    x, h = features()
+    joined = L.Concatenate()([L.Concatenate(axis=1)([make(h), make(h)]) for make in (boxes, scores)])
+    return keras.Model(x, L.Reshape((9, 2, 7))(joined))
+
+
+def joined_twice():
+    x, h = features()
+    inner = L.Concatenate()([boxes(h), scores(h)])
+    return keras.Model(x, L.Concatenate()([inner, scores(h, 2)]))
+
+
+def joined_alike_before():
+    x, h = features()
+    inner = L.Concatenate()([scores(h), scores(h, 2)])
+    return keras.Model(x, [L.Concatenate()([boxes(h), inner]), inner])
+
+
+def output_and_input():
+    x, h = features()
+    box = boxes(h)
+    return keras.Model(x, [box, L.Concatenate()([box, scores(h)])])
+
+
+def stacked():
+    x, h = features()
+    box, score = L.Flatten()(boxes(h, 2)), L.Flatten()(scores(h, 2))
+    return keras.Model(x, ops.stack([box, score], axis=-1))
+
+
+def lesser():
+    x, h = features()
+    return keras.Model(x, L.Minimum()([L.Rescaling(1.0, 320.0)(boxes(h, 3)), scores(h)]))
+
+
+def taken_apart():
+    x, h = features()
+    joined = L.Concatenate()([boxes(h), scores(h)])
+    return keras.Model(x, [joined[..., :4], joined[..., 4:]])
+
+
+def inside(scale):
+    """A kernel that weighs the narrow branch only, behind a join in the middle."""
+    x, h = features()
+    h = L.GlobalAveragePooling2D()(h)
+    joined = L.Concatenate()([L.Rescaling(scale)(L.Dense(4)(h)), L.Dense(6)(h)])
+    last = L.Dense(1, name="score")
+    model = keras.Model(x, last(joined))
+    last.set_weights([np.r_[np.zeros((4, 1)), np.ones((6, 1))], np.zeros(1)])
+    return model
+
+
+def read_by_a_kernel():
+    return inside(500.0)
+
+
+def alike_inside():
+    return inside(4.0)
+
+
+def alike():
+    x, h = features()
+    return keras.Model(x, L.Concatenate()([boxes(h, 4, 4.0), scores(h)]))
+
+
+UNLIKE = (
+    last_axis, first_axis, three_branches, reshaped_after, joined_twice, joined_alike_before, output_and_input, stacked, lesser,
+    taken_apart, read_by_a_kernel,
+)  # fmt: skip
+
+
+def built(make):
+    keras.utils.set_random_seed(0)
+    return make()
+
+
+def check(model, exported, path, record):
+    """Every channel of every output agrees with the float model, in units of its own scale."""
+    wanted = keras.tree.flatten(model.predict(X, verbose=0))
+    for got, want in zip(Runner(path)([X], output_names(exported, len(wanted))), wanted, strict=True):
+        flat, wanted = got.reshape(-1, got.shape[-1]), want.reshape(-1, want.shape[-1])
+        errors = np.sqrt(((flat - wanted) ** 2).mean(0) / (wanted**2).mean(0))
+        assert errors.max() < 0.15, errors
+    assert record.verification.relative_error < 0.15
+
+
+@pytest.mark.parametrize("make", UNLIKE)
+def test_after_training(make, tmp_path):
+    model = built(make)
+    record = export.export_tflite(model, tmp_path / "m.tflite", "int8", representative_data=X)
+    check(model, model, tmp_path / "m.tflite", record)
+    assert {"CONCATENATION", "PACK", "MINIMUM"} & set(record.float_ops)
+    # The kernels before stay in integers.
+    assert "CONV_2D" not in record.float_ops
+
+
+@pytest.mark.parametrize("make", UNLIKE)
+def test_quantized(make, tmp_path):
+    model = built(make)
+    qat = tfr.quantize(model)
+    calibrate(qat, X)
+    record = export.export_tflite(qat, tmp_path / "m.tflite", "int8", verify_data=X)
+    check(model, qat, tmp_path / "m.tflite", record)
+    assert {"CONCATENATION", "PACK", "MINIMUM"} & set(record.float_ops) and "CONV_2D" not in record.float_ops
+    loaded = keras.saving.load_model(save(qat, tmp_path / "q.keras"))
+    np.testing.assert_array_equal(
+        *(np.concatenate([np.ravel(y) for y in keras.tree.flatten(m.predict(X, verbose=0))]) for m in (qat, loaded))
+    )
+
+
+def save(model, path):
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("make", [alike, alike_inside])
+def test_joins_of_like_scale_stay_integers(make, tmp_path):
+    model = built(make)
+    assert not export.export_tflite(model, tmp_path / "m.tflite", "int8", representative_data=X).float_ops
+    qat = tfr.quantize(model)
+    calibrate(qat, X)
+    assert not export.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=X).float_ops
+
+
+def test_a_quantized_detector_trains(tmp_path):
+    model = built(last_axis)
+    want = model.predict(X, verbose=0)
+    qat = tfr.quantize(model)
+    qat.compile(keras.optimizers.Adam(1e-4), "mse")
+    qat.fit(X, want, epochs=2, batch_size=16, verbose=0)
+    before = qat.predict(X, verbose=0)
+    record = export.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=X)
+    got = Runner(tmp_path / "q.tflite")([X])[0]
+    assert len(np.unique(got[..., 4:])) > 20 and "CONCATENATION" in record.float_ops
+    np.testing.assert_allclose(got[..., 4:], before[..., 4:], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "maxima, floats, shared",
+    [
+        ([320, 1, 320, 1, 1], [True, True], []),
+        ([320, 100, 320, 1, 320], [False, True], [(0, 1, 2)]),
+        ([2, 1, 2, 1, 2], [False, False], [(0, 1, 2, 3, 4)]),
+        ([320, 0, 320, 300, 320], [False, False], [(0, 1, 2, 3, 4)]),
+        ([0, 0, 0, 0, 0], [False, False], [(0, 1, 2, 3, 4)]),
+    ],
+)  # fmt: skip
+def test_who_shares_a_range(maxima, floats, shared):
+    """Places 0 and 1 are joined to 2, 2 and 3 to 4: what reads a float join is float, a dead branch decides nothing."""
+    limit = rules.LIMIT_AT_OUTPUT
+    links = Links([[[0, 1], 2, [0, 1], limit], [[2, 3], 4, [2, 3], limit]], 5)
+    minimum, maximum = np.zeros(5, "float32"), np.array(maxima, "float32")
+    assert links.apart(minimum, maximum).tolist() == floats
+    together, is_float = (ops.convert_to_numpy(x) for x in links(minimum, maximum))
+    assert is_float.tolist() == [False, False, floats[0], False, floats[1]]
+    wanted = np.eye(5)
+    for places in shared:
+        wanted[np.ix_(places, places)] = 1
+    np.testing.assert_array_equal(together, wanted)
