@@ -15,8 +15,8 @@ from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import demands_of, removable
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.kernels.budgeted import check_reachable
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.table import LeftOut, find
+from tf_reweight.kernels.traced import renew_steps
 from tf_reweight.penalties.attachment import add, check_strength
 from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.records import Report
@@ -113,7 +113,7 @@ def regularize_coupled(
         _check_within_reach(coupled, budget, {id(regularizer.item) for _, regularizer in made})
     for target, regularizer in made:
         add(target, regularizer)
-    drop_compiled_steps(model)
+    renew_steps(model, [target.variable for target, _ in made], "the penalty does not act")
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 
 

@@ -20,8 +20,18 @@ def models_with(part):
     Keras tells a layer nothing of the model around it. What is loaded with a model and needs more than its own layer has no
     other way to find it than to look through what the interpreter holds, which takes about a tenth of a second.
     """
-    # Those whose construction failed before Keras' own are left out.
-    models = [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model) and "_layers" in vars(thing)]
+    models = _all_models()
     parts = [list(model._flatten_layers()) for model in models]
     holding = [(len(inside), model) for model, inside in zip(models, parts) if any(layer is part for layer in inside)]
     return [model for _, model in sorted(holding, key=lambda pair: -pair[0])]
+
+
+def models_sharing(variables):
+    """The models in memory that one of these variables belongs to."""
+    wanted = {id(variable) for variable in variables}
+    return [model for model in _all_models() if any(id(variable) in wanted for variable in model.variables)]
+
+
+def _all_models():
+    # Those whose construction failed before Keras' own are left out.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model) and "_layers" in vars(thing)]

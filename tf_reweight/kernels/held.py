@@ -9,8 +9,8 @@ from tf_reweight.graph.checking import sublayers
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import innermost
 from tf_reweight.graph.walking import is_graph
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, hold, mask_of
+from tf_reweight.kernels.traced import renew_steps
 
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
@@ -19,7 +19,7 @@ def hold_all(model, masks):
     """Holds zeros in weights of a model, through training and through saving and loading.
 
     Warns at once where that cannot be had: an optimizer with a step of its own, a layer that is not made again with its
-    constraints when it is loaded. A `tf.function` of the user's that was traced before goes on without the zeros.
+    constraints when it is loaded, a `tf.function` of the user's that was traced before and goes on without the zeros.
 
     Args:
         masks: list of `(variable, bool array)`; True is kept.
@@ -27,7 +27,7 @@ def hold_all(model, masks):
     for variable, mask in masks:
         hold(variable, mask)
     _warn_of_what_is_not_saved(place(model))
-    drop_compiled_steps(model)
+    renew_steps(model, [variable for variable, mask in masks if not mask.all()], "the zeros will not stay")
     _warn_of_optimizer(model)
 
 

@@ -12,6 +12,7 @@ from tf_reweight.kernels.nonzeros import check_within_reach
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, Target, find
+from tf_reweight.kernels.traced import renew_steps
 from tf_reweight.penalties import prices
 from tf_reweight.penalties.base import KernelPenalty, bind, parts_of, removed, replaced
 from tf_reweight.penalties.budgeted import Budgeted
@@ -124,7 +125,7 @@ def regularize(
         check_within_reach(model, budget, [(item.target, item.structure) for item in chosen])
     for item, regularizer in zip(chosen, bound):
         add(item.target, regularizer)
-    drop_compiled_steps(model)
+    renew_steps(model, [item.target.variable for item in chosen], "the penalty does not act")
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
 
 

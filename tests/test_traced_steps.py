@@ -1,0 +1,173 @@
+"""A training loop of the user's own that was traced before a model is pruned or regularized: told at once, and only then."""
+
+import gc
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+
+L = keras.layers
+tf = pytest.importorskip("tensorflow")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("tf.function is TensorFlow's", allow_module_level=True)
+X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(16, 2)).astype("float32")
+
+
+def built():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+def steps(model, optimizer, **options):
+    @tf.function(**options)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean((model(x, training=True) - y) ** 2) + sum(model.losses, 0.0)
+        optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+
+    return step
+
+
+def by_hand(model):
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        variables = [variable.value for variable in model.trainable_variables]
+        for variable, gradient in zip(variables, tape.gradient(value, variables)):
+            variable.assign_sub(0.1 * gradient)
+
+    return step
+
+
+def nested(model):
+    inner = steps(model, keras.optimizers.SGD(0.1))
+
+    @tf.function
+    def epoch(x, y):
+        for _ in tf.range(2):
+            inner(x, y)
+
+    return epoch
+
+
+FUNCTIONS = {
+    "keras": lambda model: steps(model, keras.optimizers.Adam()),
+    "compiled": lambda model: steps(model, keras.optimizers.SGD(0.1), jit_compile=True),
+    "by hand": by_hand,
+    "nested": nested,
+}
+CHANGES = {
+    "prune": lambda model: tfr.prune(model, "unstructured", sparsity=0.5),
+    "prune_groups": lambda model: tfr.coupling.prune_groups(model, 0.5),
+    "regularize": lambda model: tfr.regularize(model),
+    "regularize_coupled": lambda model: tfr.coupling.regularize_coupled(model),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_step_traced_before_is_warned_of(kind):
+    model = built()
+    step = FUNCTIONS[kind](model)
+    step(X, Y)
+    with pytest.warns(UserWarning, match="tf.function .*traced before"):
+        CHANGES["prune"](model)
+    # Made anew it keeps the zeros, and nothing is said; where constraints are not asked for, they cannot be kept.
+    if kind != "by hand":
+        held = [np.asarray(weight) == 0 for weight in model.trainable_weights]
+        step = FUNCTIONS[kind](model)
+        step(X, Y)
+        assert all((np.asarray(weight)[zero] == 0).all() for weight, zero in zip(model.trainable_weights, held))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_each_change_warns(change):
+    model = built()
+    step = steps(model, keras.optimizers.SGD(0.1))
+    step(X, Y)
+    with pytest.warns(UserWarning, match="tf.function .*traced before"):
+        CHANGES[change](model)
+
+
+def gone(model):
+    step = steps(model, keras.optimizers.SGD(0.1))
+    step(X, Y)
+
+
+def another(model):
+    other = built()
+    other.fit(X, Y, verbose=0)
+    kept.append((other, steps(other, keras.optimizers.SGD(0.1))))
+    kept[-1][1](X, Y)
+
+
+def inference(model):
+    kept.append(tf.function(lambda x: model(x, training=False)))
+    kept[-1](X)
+
+
+def fitted(model):
+    for _ in range(2):
+        model.compile(keras.optimizers.Adam(), "mse", jit_compile=False)
+        model.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    model.evaluate(X, Y, verbose=0)
+    model.predict(X, verbose=0)
+    model.train_on_batch(X, Y)
+
+
+def not_called(model):
+    kept.append(steps(model, keras.optimizers.SGD(0.1)))
+
+
+def only_others(model):
+    """A function that trains a layer behind the model."""
+    head = L.Dense(1)
+    head.build((None, 2))
+    optimizer = keras.optimizers.SGD(0.1)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            value = ops.mean(head(model(x)) ** 2)
+        optimizer.apply(tape.gradient(value, head.trainable_variables), head.trainable_variables)
+
+    step(X)
+    kept.append(step)
+
+
+kept: list = []
+
+
+@pytest.mark.parametrize("before", [gone, another, inference, fitted, not_called, only_others])
+def test_no_false_alarm(before):
+    model = built()
+    before(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for change in ("regularize", "prune"):
+            CHANGES[change](model)
+    kept.clear()
+    gc.collect()
+
+
+def test_zeros_stay_in_a_compiled_model_that_shares_the_layers():
+    """Keras' own step of another model is made anew."""
+    model = built()
+    whole = keras.Sequential([keras.Input((8,)), *model.layers, L.Dense(2)])
+    whole.compile("sgd", "mse")
+    whole.fit(X, Y, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CHANGES["prune"](model)
+    zero = np.asarray(model.layers[0].kernel) == 0
+    whole.fit(X, Y, verbose=0)
+    assert zero.any() and (np.asarray(model.layers[0].kernel)[zero] == 0).all()

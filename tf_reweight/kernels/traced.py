@@ -1,0 +1,65 @@
+"""Training steps that were traced before a model was changed: Keras' own are dropped, of others a warning is given."""
+
+import gc
+import warnings
+
+import keras
+
+from tf_reweight.graph.attributes import models_sharing
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+
+# What Keras calls the steps that it traces. Those of models that share the weights are dropped, others are of no concern.
+_OF_KERAS = {"one_step_on_data", "one_step_on_data_distributed", "one_step_on_iterator", "multi_step_on_iterator", "function"}
+
+
+def renew_steps(model, variables, what):
+    """Drops every step that Keras has traced with these variables, and warns of a `tf.function` of the user's that trains them.
+
+    What is computed inside such a function was fixed when it was traced: constraints and penalties that are put on later do
+    nothing in it, and nothing else would tell.
+
+    Args:
+        model: the model that was changed.
+        variables: its weights that were given something.
+        what: what a step traced before goes on without, for the warning: `"the zeros will not stay"`.
+    """
+    drop_compiled_steps(model)
+    if not variables:
+        return
+    for other in models_sharing(variables):
+        drop_compiled_steps(other)
+    names = _training_functions(variables)
+    if names:
+        warnings.warn(
+            f"A tf.function that trains this model was traced before ({', '.join(names[:3])}): {what} in it. Make the function "
+            "anew after this call, so that it is traced again.",
+            stacklevel=5,
+        )
+
+
+def _training_functions(variables):
+    """Names of the traced functions in memory that assign one of the variables."""
+    if keras.backend.backend() != "tensorflow" or not _assigning(variables):
+        return []
+    gc.collect()  # functions that nobody holds any more may still be there before
+    return sorted({graph.name for graph in _assigning(variables)})
+
+
+def _assigning(variables):
+    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
+
+    # Graphs outlive their functions: only what can still be called counts.
+    graphs = {id(item.graph): item.graph for item in gc.get_objects() if type(item) is ConcreteFunction}.values()
+    handles = {id(handle) for handle in (getattr(v.value, "handle", None) for v in variables) if handle is not None}
+    captured = [(graph, [(id(outer), inner) for outer, inner in graph.captures]) for graph in graphs]
+    while True:  # a function inside another captures what stands for the variable there
+        more = {id(inner) for _, pairs in captured for outer, inner in pairs if outer in handles} - handles
+        if not more:
+            break
+        handles |= more
+    return [graph for graph, pairs in captured if graph.name not in _OF_KERAS and _assigns(pairs, handles)]
+
+
+def _assigns(pairs, handles):
+    consumers = (operation for outer, inner in pairs if outer in handles for operation in inner.consumers())
+    return any(operation.type.startswith(("Assign", "ResourceApply")) for operation in consumers)
