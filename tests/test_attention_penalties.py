@@ -205,6 +205,7 @@ class Cut(keras.callbacks.Callback):
     [(lambda: flat(multi_head), "coupled"), (lambda: nested(grouped_query), "head"), (subclassed, "head")],
     ids=["coupled", "nested", "subclassed"],
 )
+@pytest.mark.filterwarnings("ignore:The penalties on attention:UserWarning")  # a backup is loaded into the very model
 def test_a_run_that_was_cut_off_goes_on_exactly(build, put, data, tmp_path):
     def run(cut, folder):
         keras.utils.set_random_seed(3)

@@ -6,6 +6,7 @@ import pytest
 
 import tf_reweight as tfr
 from tf_reweight.graph.recasting import recast
+from tf_reweight.penalties.attachment import attachments
 
 L = keras.layers
 REBUILDERS = {
@@ -122,3 +123,60 @@ def test_a_bias_that_a_layer_did_not_have_starts_at_zero():
     given = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
     copy, _ = tfr.quantization.simplification.simplify(model)
     np.testing.assert_allclose(copy(given), model(given), atol=1e-5)
+
+
+class Block(L.Layer):
+    """A layer that makes its own inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = L.Dense(4, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.top = L.Dense(4, name="top")
+
+    def call(self, inputs):
+        return self.top(inputs)
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+def with_own_layer():
+    x = keras.Input((4,))
+    return keras.Model(x, L.Dense(3, name="plain")(Block(name="block")(x)))
+
+
+PUT = {
+    "reweighted": lambda model: tfr.regularize(model, "unstructured", strength=1e-3),
+    "admm": lambda model: tfr.baselines.ADMM("unstructured", 0.5).attach(model),
+    "levels": lambda model: tfr.quantization.regularize_levels(model, 4),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("put", PUT.values(), ids=PUT)
+@pytest.mark.parametrize("make, lost", [(subclassed, "top/kernel"), (with_own_layer, "block/inner/kernel")])
+def test_penalties_that_will_not_come_back_are_warned_of(make, lost, put, tmp_path):
+    """Keras makes a class of the user's own again by its `__init__`, which knows nothing of penalties."""
+    model = make()
+    with pytest.warns(UserWarning, match=f"penalties on {lost} act now, but"):
+        put(model)
+    names = {item.target.name for item in attachments(model)}
+    assert lost in names
+    model.save(tmp_path / "model.keras")
+    with keras.saving.custom_object_scope({"Block": Block, "Subclassed": Subclassed}):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert {item.target.name for item in attachments(loaded)} == names - {lost}

@@ -125,6 +125,7 @@ def test_a_structure_the_kernel_cannot_have_is_refused_at_binding():
         attach(model)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_subclassed_model_trains_and_is_pruned(batch):
     class Net(keras.Model):
         def __init__(self):
@@ -137,7 +138,8 @@ def test_subclassed_model_trains_and_is_pruned(batch):
     x, y = batch
     model = compiled(Net())
     model(x[:1])
-    tfr.regularize(model, "unstructured", 1e-3)
+    with pytest.warns(UserWarning, match="penalties on dense.* will not be there after the model was saved and loaded"):
+        tfr.regularize(model, "unstructured", 1e-3)
     model.fit(x, y, epochs=2, callbacks=[tfr.callbacks.Reweighting(every=1)], verbose=0)
     with pytest.warns(UserWarning, match="will not be after the model was saved and loaded"):
         report = tfr.prune(model, sparsity=0.5)

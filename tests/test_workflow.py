@@ -279,6 +279,7 @@ def test_the_weight_of_distillation_is_the_teachers():
 
 
 @pytest.mark.filterwarnings("ignore:The zeros of .* are held now:UserWarning")  # a subclassed model; see test_zeros_stay
+@pytest.mark.filterwarnings("ignore:The penalties on .* act now:UserWarning")
 def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
     """A stage at the end of a run must not fail after hours: its needs are looked at when the run is made."""
     ends = keras.layers.Dense(10, activation="softmax")

@@ -7,10 +7,9 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
 from tf_reweight.checks import EPOCHS, check_integer, check_number
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
-from tf_reweight.penalties.attachment import add, attachments
+from tf_reweight.penalties.attachment import add_all, attachments
 from tf_reweight.penalties.base import KernelPenalty
 
 
@@ -187,9 +186,8 @@ class ADMM(keras.callbacks.Callback):
                     frozen=[item.target.name for item in selected],
                 )
             )
-        for item in chosen:
-            add(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout))
-        drop_compiled_steps(model)
+        pairs = [(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout)) for item in chosen]
+        add_all(model, pairs)
 
     def _start(self, carried):
         kernels = [_values(item.target.variable) for item in carried]

@@ -16,8 +16,7 @@ from tf_reweight.coupling.pruning import demands_of, removable
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.kernels.budgeted import check_reachable
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.kernels.traced import renew_steps
-from tf_reweight.penalties.attachment import add, check_strength
+from tf_reweight.penalties.attachment import add_all, check_strength
 from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.records import Report
 
@@ -111,9 +110,7 @@ def regularize_coupled(
         )
     if budget is not None:
         _check_within_reach(coupled, budget, {id(regularizer.item) for _, regularizer in made})
-    for target, regularizer in made:
-        add(target, regularizer)
-    renew_steps(model, [target.variable for target, _ in made], "the penalty does not act")
+    add_all(model, made)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 
 

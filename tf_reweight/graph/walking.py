@@ -71,6 +71,15 @@ def is_graph(operation):
     return isinstance(operation, keras.Function) and is_keras_own(type(operation).call)
 
 
+def comes_back(layer):
+    """Whether what is put on the layers inside a layer is there again after it was saved and loaded.
+
+    Graphs, wrappers, cells and attention come back with all that is in them. A class of the user's own makes its layers in its
+    `__init__`, as they were.
+    """
+    return is_graph(layer) or isinstance(layer, keras.layers.Wrapper) or is_keras_own(type(layer))
+
+
 def nodes_of(model):
     """All calls inside a model, those of nested models included."""
     for level in graph_of(model)._nodes_by_depth.values():

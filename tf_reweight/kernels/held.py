@@ -8,7 +8,7 @@ from tf_reweight.graph.access import attention_constraint, set_attention_constra
 from tf_reweight.graph.checking import sublayers
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import innermost
-from tf_reweight.graph.walking import is_graph
+from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels.constraints import KeptZeros, hold, mask_of
 from tf_reweight.kernels.traced import renew_steps
 
@@ -34,7 +34,7 @@ def hold_all(model, masks):
 def place(model):
     """Puts every mask of the model where its layer saves it. Returns the paths of the weights for which there is no place."""
     homeless = []
-    _place(model, is_graph(model) or not isinstance(model, keras.Model), None, homeless, set())
+    _place(model, comes_back(model) or not isinstance(model, keras.Model), None, homeless, set())
     return homeless
 
 
@@ -57,9 +57,7 @@ def _place(layer, is_saved, attention, homeless, seen):
     for variable in layer.weights:
         if id(variable) not in inside:
             _place_one(layer, variable, is_saved, attention, homeless)
-    # Wrappers, cells and attention come back with all that is in them; what a layer of the user's own makes in its
-    # `__init__` comes back without our constraints.
-    passes = is_graph(layer) or isinstance(layer, keras.layers.Wrapper) or is_keras_own(type(layer))
+    passes = comes_back(layer)
     around = layer if isinstance(layer, _ATTENTION) else attention
     for child in children:
         _place(child, is_saved and passes, around, homeless, seen)

@@ -40,6 +40,11 @@ class Target:
         return private if isinstance(private, keras.Variable) else getattr(self.layer, self.attribute)
 
     @property
+    def holders(self):
+        """The layers around the layer, from the outside in."""
+        return tuple(parent for parent in self.parents if parent is not self.layer)
+
+    @property
     def regularizer(self):
         """The regularizer now in force on the variable, or None."""
         return self.variable.regularizer

@@ -1,12 +1,14 @@
 """Putting penalties on the kernels of a built model, finding them again, and taking them off."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 
 import keras
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.nonzeros import check_within_reach
 from tf_reweight.kernels.selection import select
@@ -123,10 +125,30 @@ def regularize(
             bound.append(Budgeted(budget=budget, **place))
     if budget is not None:
         check_within_reach(model, budget, [(item.target, item.structure) for item in chosen])
-    for item, regularizer in zip(chosen, bound):
-        add(item.target, regularizer)
-    renew_steps(model, [item.target.variable for item in chosen], "the penalty does not act")
+    add_all(model, [(item.target, regularizer) for item, regularizer in zip(chosen, bound)])
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
+
+
+def add_all(model, pairs):
+    """Adds a penalty to each of some kernels; the next `fit` sees them.
+
+    Warns where a penalty will not be there after the model was saved and loaded: a class that makes its layers in its own
+    `__init__` makes them without.
+
+    Args:
+        pairs: list of `(target, regularizer)`.
+    """
+    for target, regularizer in pairs:
+        add(target, regularizer)
+    renew_steps(model, [target.variable for target, _ in pairs], "the penalty does not act")
+    outer = (model,) if isinstance(model, keras.Model) else ()
+    lost = [target.name for target, _ in pairs if not all(map(comes_back, (*outer, *target.holders)))]
+    if lost:
+        warnings.warn(
+            f"The penalties on {', '.join(lost[:5])} act now, but will not be there after the model was saved and loaded: its "
+            "class makes these layers without them. Put them on again after loading.",
+            stacklevel=3,
+        )
 
 
 def check_strength(strength, budget, default):

@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, structures
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
 from tf_reweight.penalties import attachment
@@ -90,9 +89,7 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, *, layers=None
     if not added:
         fix = "Choose other layers."
         raise ValueError(errors.message("At least one kernel must be quantizable.", fix, model=model.name))
-    for item in added:
-        attachment.add(item.target, item.regularizer)
-    drop_compiled_steps(model)
+    attachment.add_all(model, [(item.target, item.regularizer) for item in added])
     return attachment.Attached(tuple(added), tuple(left_out))
 
 
