@@ -19,7 +19,7 @@ FLOORS = (
     ("checks", "registry", "files", "learning_rate"),
     ("budget", "graph", "structures", "tflite"),
     ("kernels", "packing", "data"),
-    ("penalties",),
+    ("batch_statistics", "penalties"),
     ("pruning", "coupling", "baselines", "regularizers"),
     ("deadline", "quantization", "shrinking", "reports"),
     ("callbacks", "export"),

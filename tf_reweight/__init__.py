@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
         baselines, callbacks, coupling, data, export, graph, kernels, packing, penalties, pruning, quantization,
         regularizers, reports, shrinking, structures, tflite, workflow,
     )  # fmt: skip
+    from tf_reweight.batch_statistics import refresh_statistics
     from tf_reweight.budget import Budget
     from tf_reweight.coupling import groups, hold_groups, prune_groups, regularize_coupled
     from tf_reweight.export import export_tflite, inspect_tflite
@@ -27,8 +28,8 @@ __all__ = [
     "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
     "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow", "Budget", "Masked",
     "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros", "pack_tflite",
-    "prune", "prune_groups", "quantize", "regularize", "regularize_coupled", "release", "shrink", "sparsity", "strip",
-    "strip_quantization",
+    "prune", "prune_groups", "quantize", "refresh_statistics", "regularize", "regularize_coupled", "release", "shrink",
+    "sparsity", "strip", "strip_quantization",
 ]  # fmt: skip
 
 # `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
@@ -47,6 +48,7 @@ _HOME = {
     "prune": "pruning.prune",
     "prune_groups": "coupling",
     "quantize": "quantization",
+    "refresh_statistics": "batch_statistics",
     "regularize": "penalties.attachment",
     "regularize_coupled": "coupling",
     "release": "pruning.prune",

@@ -13,6 +13,7 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import has_bypass
 from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
+from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
@@ -66,7 +67,7 @@ class CoupledProximal(keras.callbacks.Callback):
             check_fraction("macs", macs, "multiply-accumulates removed")
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
-        self._budget, self._spared, self._steps = None, [], 0
+        self._budget, self._spared, self._steps, self._slow = None, [], 0, []
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -88,6 +89,7 @@ class CoupledProximal(keras.callbacks.Callback):
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
         self._apply = _compiled(self._shrink)
         self._look()
+        self._slow = follow_closely(self.model)
         self._renew_step()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -110,6 +112,7 @@ class CoupledProximal(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._items, self._apply, self._budget = [], None, None
+        follow_again(self._slow)
         drop_compiled_steps(self.model)
 
     def _shrink(self, fraction):

@@ -1,6 +1,7 @@
 """Zeroing whole coupled groups in place, and keeping them at zero through retraining."""
 
 import dataclasses
+import typing
 import warnings
 
 import keras
@@ -9,11 +10,13 @@ from keras import ops
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_fraction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, check_criterion, group_norms, ranking
+from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.budgeted import Demand, choose, met
 from tf_reweight.kernels.held import hold_all
@@ -77,6 +80,7 @@ def prune_groups(
     minimum: int | None = None,
     macs: float | None = None,
     multiple_of: int = 1,
+    data: typing.Any = None,
 ) -> GroupPruneReport:
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
@@ -98,6 +102,11 @@ def prune_groups(
             1 for a ranking.
         macs: instead of `sparsity`, the fraction of the multiply-accumulates to remove, in [0, 1).
         multiple_of: keep so many of the best of those to go that the channels kept are a multiple; int8 kernels like 16.
+        data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
+            of BatchNormalization to the training that follows.
+
+    Its momentum becomes 0.9 where it was higher, since statistics that belong to the dense model have to be left behind in few
+    steps; set `layer.momentum` for another.
 
     Returns:
         `GroupPruneReport`.
@@ -136,6 +145,8 @@ def prune_groups(
     keeps, rescued = floors(keeps, scores)
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
+    follow_closely(model)
+    refresh_given(model, data)
     return report
 
 

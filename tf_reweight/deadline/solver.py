@@ -11,6 +11,7 @@ from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
@@ -72,6 +73,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self.power, self.survivors = power, survivors
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
+        self._slow = []
 
     def on_train_begin(self, logs=None):
         self._steps = (self.params or {}).get("steps")
@@ -89,6 +91,7 @@ class BudgetProximal(keras.callbacks.Callback):
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         choose(scores, self._groups.demands, self._groups.spared(scores))
+        self._slow = follow_closely(self.model)
         self._groups.open()
         self._renew_step()
 
@@ -121,6 +124,7 @@ class BudgetProximal(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._groups, self._pressing = None, False
+        follow_again(self._slow)
         drop_compiled_steps(self.model)
 
     @property

@@ -6,6 +6,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number
+from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
@@ -102,7 +103,7 @@ class Proximal(keras.callbacks.Callback):
         super().__init__()
         check_number("step", step, minimum=0.0, exclusive=True)
         self.step = float(step)
-        self._placed, self._stale = [], True
+        self._placed, self._stale, self._slow = [], True, []
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -118,6 +119,7 @@ class Proximal(keras.callbacks.Callback):
             constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
             insert(target.variable, constraint)
             self._placed.append((constraint, penalty, factor))
+        self._slow = follow_closely(self.model)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
@@ -137,6 +139,7 @@ class Proximal(keras.callbacks.Callback):
                 renew_step(self.model)
 
     def on_train_end(self, logs=None):
+        follow_again(self._slow)
         take_off(self.model)
 
 

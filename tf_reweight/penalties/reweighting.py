@@ -8,6 +8,8 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
 from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import half_cosine
 from tf_reweight.penalties import epsilons
 from tf_reweight.penalties.attachment import attach, attachments
@@ -18,7 +20,8 @@ class Reweighting(keras.callbacks.Callback):
 
     At the start of `fit` it binds penalties given in layers' constructors. A *round* is the time between two updates:
     `P <- penalty.weight(norms)` at the start of epochs `start`, `start + every`, ... Everything is decided from the epoch
-    number alone, so a run resumed by `BackupAndRestore` or `initial_epoch` continues exactly.
+    number alone, so a run resumed by `BackupAndRestore` or `initial_epoch` continues exactly. While `fit` runs, the momentum of
+    BatchNormalization is 0.9 at most, so that its statistics keep up with the weights that the penalty moves.
 
     Args:
         every: epochs per round.
@@ -51,7 +54,7 @@ class Reweighting(keras.callbacks.Callback):
             check_number("learning_rate", learning_rate, exclusive=True, fix=fix, finite=False)
         self.learning_rate = learning_rate
         self.history = []
-        self._epoch = 0
+        self._epoch, self._slow = 0, []
 
     def is_update(self, epoch):
         """Whether the weights are renewed at the start of this epoch (counted from 0)."""
@@ -95,8 +98,15 @@ class Reweighting(keras.callbacks.Callback):
                     others=others,
                 )
             )
+        self._slow = follow_closely(self.model)
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
         self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs=None):
+        if self._slow:
+            follow_again(self._slow)
+            drop_compiled_steps(self.model)
+            self._slow = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch

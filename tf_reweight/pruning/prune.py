@@ -1,6 +1,7 @@
 """Zeros that stay: pruning in place, masks through retraining, and the wrapper layer."""
 
 import dataclasses
+import typing
 import warnings
 from collections.abc import Sequence
 
@@ -10,7 +11,9 @@ from keras import ops
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_number, check_sparsity, is_number
+from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -77,6 +80,7 @@ def prune(
     layers: Layers = None,
     scope: str = "model",
     criterion: str | None = None,
+    data: typing.Any = None,
 ) -> PruneReport:
     """Sets groups to zero in place and keeps them exactly zero through any further training.
 
@@ -102,6 +106,11 @@ def prune(
             large or larger in the kernel (Lee et al., arXiv 2010.07611). None (default) is `"relative"` for structures that
             are slices of whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be
             emptied before the others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
+        data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
+            of BatchNormalization to the training that follows.
+
+    The momentum of BatchNormalization becomes 0.9 where it was higher, since statistics that belong to the dense model have to
+    be left behind in few steps; set `layer.momentum` for another.
 
     Returns:
         `PruneReport`.
@@ -148,6 +157,8 @@ def prune(
         chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, budget), budget)
     kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, budget, scope, criterion), threshold)
     detach(model)
+    follow_closely(model)
+    refresh_given(model, data)
     return PruneReport(tuple(kernels), tuple(left_out))
 
 

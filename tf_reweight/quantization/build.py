@@ -5,6 +5,7 @@ import typing
 import keras
 
 from tf_reweight import errors
+from tf_reweight.batch_statistics import examples_of, refreshed_for
 from tf_reweight.graph.access import all_layers, operation_of
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
@@ -21,7 +22,7 @@ from tf_reweight.quantization.choosing import Bits, Choice, bits_of, chooser
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
-from tf_reweight.quantization.ranges import is_quantized
+from tf_reweight.quantization.ranges import calibrate, is_quantized
 from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
 from tf_reweight.quantization.simplification import simplify
 
@@ -29,19 +30,25 @@ from tf_reweight.quantization.simplification import simplify
 @typing.overload
 def quantize(
     model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None,
-    return_report: typing.Literal[False] = False,
+    return_report: typing.Literal[False] = False, data: typing.Any = None,
 ) -> keras.Model: ...  # fmt: skip
 
 
 @typing.overload
 def quantize(
     model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None,
-    return_report: typing.Literal[True],
+    return_report: typing.Literal[True], data: typing.Any = None,
 ) -> tuple[keras.Model, QuantizationReport]: ...  # fmt: skip
 
 
 def quantize(
-    model: keras.Model, weight_bits: Bits = 8, activation_bits: int = 8, *, layers: Layers = None, return_report: bool = False
+    model: keras.Model,
+    weight_bits: Bits = 8,
+    activation_bits: int = 8,
+    *,
+    layers: Layers = None,
+    return_report: bool = False,
+    data: typing.Any = None,
 ) -> keras.Model | tuple[keras.Model, QuantizationReport]:
     """A model for quantization-aware training: it computes with the rounded numbers its int8 `.tflite` will have.
 
@@ -51,8 +58,8 @@ def quantize(
     exactly zero; activations in ranges that a moving average learns while training (or `calibrate` from a few batches).
 
     The model is first rewritten without changing its outputs: BatchNormalization is folded into the convolution before it, and
-    activations become layers (see `simplify`). The statistics are constants from then on, so train until they have settled
-    before. An operation without integer arithmetic stays float and is named in the report.
+    activations become layers (see `simplify`). The statistics are constants from then on, so pass `data`, or train
+    until they have settled before. An operation without integer arithmetic stays float and is named in the report.
 
     Args:
         model: a built Sequential or functional model, nested and shared layers included; it is unchanged. Zeros that `prune` or
@@ -64,6 +71,8 @@ def quantize(
             `kernels.selectors`. Kernels that do not match stay float. Selectors look at the layers of `model`; the names of
             its copies in `simplify` (`block_conv` for `block/conv`) are known too.
         return_report: whether to return `(model, QuantizationReport)`.
+        data: examples, with labels or without: statistics of BatchNormalization that lag behind are refreshed for the new model
+            before they are folded (see `refresh_statistics`), and ranges are set (see `calibrate`). None leaves both.
 
     Returns:
         A functional `keras.Model`, compiled like `model` (with a fresh optimizer).
@@ -82,7 +91,8 @@ def quantize(
     graph_of(model)
     _check_layers(model)
     held = any(mask_of(target.variable) is not None for target in find(model)[0])
-    simple, rewritten = simplify(model)
+    with refreshed_for(model, data):
+        simple, rewritten = simplify(model)
     choice = Choice(model, simple)
     work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice), model)
     made = work.model
@@ -92,6 +102,8 @@ def quantize(
     compile_like(made, model)
     if held:
         keep_zeros(made)
+    if data is not None:
+        calibrate(made, examples_of(data))
     left_out = tuple(LeftOut(name, reason) for name, reason in work.left_out.items())
     report = QuantizationReport(tuple(work.kernels), work.num_ranges, left_out, rewritten)
     return (made, report) if return_report else made

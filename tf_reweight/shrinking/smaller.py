@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
@@ -89,19 +90,24 @@ class ShrinkReport(Report):
 @typing.overload
 def shrink(
     model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False,
-    return_report: typing.Literal[False] = False,
+    return_report: typing.Literal[False] = False, data: typing.Any = None,
 ) -> keras.Model: ...  # fmt: skip
 
 
 @typing.overload
 def shrink(
     model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False, *,
-    return_report: typing.Literal[True],
+    return_report: typing.Literal[True], data: typing.Any = None,
 ) -> tuple[keras.Model, ShrinkReport]: ...  # fmt: skip
 
 
 def shrink(
-    model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False, return_report: bool = False
+    model: keras.Model,
+    multiple_of: int = 1,
+    inputs: typing.Any = None,
+    find_groups: bool = False,
+    return_report: bool = False,
+    data: typing.Any = None,
 ) -> keras.Model | tuple[keras.Model, ShrinkReport]:
     """A plain, smaller Keras model without the groups that are dead, with the same outputs.
 
@@ -119,6 +125,7 @@ def shrink(
         find_groups: whether a convolution whose kernel is block-diagonal, blocks of one size in order, becomes a grouped one:
             fewer multiply-accumulates, but not every runtime is fast at it.
         return_report: whether to return `(model, ShrinkReport)`.
+        data: examples, with labels or without, for `refresh_statistics` of the small model after the comparison; see there.
 
     Returns:
         A new `keras.Model` with the layers' names kept, compiled like the large one (with a fresh optimizer).
@@ -152,6 +159,7 @@ def shrink(
     small = rebuilder.model(model)
     result = verify.check(model, small, batch)
     compile_like(small, model)
+    refresh_given(small, data)
     report = ShrinkReport(
         parameters_before=_count(model),
         parameters_after=_count(small),

@@ -1,0 +1,256 @@
+"""Moving statistics of BatchNormalization: estimated from examples where they lag behind, left alone where they do not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight.batch_statistics import refresh_statistics
+from tf_reweight.graph.batchnorm import FOLLOWING, follow_closely, following
+
+L = keras.layers
+
+
+def examples(num=64, seed=0):
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(num, 6, 6, 3)) * [1.0, 2.0, 0.5] + [0.0, 3.0, -1.0]).astype("float32")
+    return x, rng.integers(0, 3, num)
+
+
+def alone(**how):
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, L.BatchNormalization(**how)(x))
+
+
+def deep():
+    x = keras.Input((6, 6, 3))
+    h = L.Dropout(0.5)(L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, use_bias=False)(x))))
+    h = L.BatchNormalization(name="second")(L.Conv2D(8, 3)(h))
+    return keras.Model(x, L.Dense(3)(L.GlobalAveragePooling2D()(h)))
+
+
+def state(model):
+    return {w.path: ops.convert_to_numpy(w).copy() for w in model.weights}
+
+
+def changed(before, model):
+    return {path.rsplit("/", 1)[-1] for path, value in state(model).items() if not np.array_equal(value, before[path])}
+
+
+KINDS = {
+    "array": lambda x, y: x,
+    "list": lambda x, y: [x],
+    "dataset": lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(16),
+    "function": lambda x, y: lambda: ((x[i : i + 16], y[i : i + 16]) for i in range(0, len(x), 16)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_those_of_the_examples(kind):
+    x, y = examples()
+    model = alone()
+    report = refresh_statistics(model, KINDS[kind](x, y), batch_size=16)
+    layer = model.layers[1]
+    assert report.refreshed == 1 and report.num_examples == 64
+    assert np.allclose(layer.moving_mean, x.mean((0, 1, 2)), atol=1e-4)
+    assert np.allclose(layer.moving_variance, x.var((0, 1, 2)), rtol=1e-4)
+    assert layer.momentum == 0.99 and "call" not in vars(layer)
+    # What is right already is left alone, to the last bit.
+    before = state(model)
+    assert refresh_statistics(model, x).refreshed == 0 and not changed(before, model)
+
+
+def test_another_axis_and_no_scale():
+    x, _ = examples()
+    model = alone(axis=1, scale=False, center=False)
+    refresh_statistics(model, x)
+    assert np.allclose(model.layers[1].moving_mean, x.mean((0, 2, 3)), atol=1e-4)
+
+
+def test_nothing_else_moves_and_dropout_is_off():
+    x, y = examples()
+    model = deep()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    before = state(model)
+    first = refresh_statistics(model, x)
+    assert changed(before, model) == {"moving_mean", "moving_variance"} and first.refreshed == 2
+    # Behind the dropout: the mean of what the second layer gets in inference.
+    inner = keras.Model(model.input, model.get_layer("second").input)
+    assert np.allclose(model.get_layer("second").moving_mean, inner(x).numpy().mean((0, 1, 2)), rtol=0.05, atol=0.02)
+
+
+def test_frozen_layers_stay_and_nested_shared_and_wrapped_ones_do_not():
+    x, _ = examples()
+    inside = keras.Sequential([keras.Input((6, 6, 3)), L.BatchNormalization(), L.Conv2D(4, 3)], name="inside")
+    frozen = keras.Sequential([keras.Input((6, 6, 3)), L.BatchNormalization()], name="frozen")
+    frozen.trainable = False
+    shared, per_row = L.BatchNormalization(name="shared"), L.TimeDistributed(L.BatchNormalization(name="row"))
+    inputs = keras.Input((6, 6, 3))
+    h = inside(frozen(inputs))
+    model = keras.Model(inputs, L.Add()([shared(h), shared(per_row(h))]))
+    assert len(following(model)) == 3
+    for layer in following(model):
+        layer.moving_mean.assign(layer.moving_mean + 50.0)
+    before = state(model)
+    assert refresh_statistics(model, x).refreshed == 3
+    moved = {path for path, value in state(model).items() if not np.array_equal(value, before[path])}
+    assert len(moved) >= 3 and not any("frozen" in path for path in moved)
+
+
+def test_several_inputs_by_name():
+    x, _ = examples()
+    left, right = keras.Input((6, 6, 3), name="left"), keras.Input((6, 6, 3), name="right")
+    model = keras.Model({"left": left, "right": right}, L.BatchNormalization()(L.Subtract()([left, right])))
+    refresh_statistics(model, {"right": x, "left": 3 * x})
+    assert np.allclose(model.layers[-1].moving_mean, 2 * x.mean((0, 1, 2)), atol=1e-3)
+
+
+def test_statistics_within_the_spread_stay_and_stale_ones_go():
+    x, _ = examples(256)
+    model = alone()
+    layer = model.layers[1]
+    small = x[:32].mean((0, 1, 2)), x[:32].var((0, 1, 2))
+    for shift, refreshed in ((0.0, 0), (5.0, 1)):
+        layer.moving_mean.assign(small[0] + shift)
+        layer.moving_variance.assign(small[1])
+        report = refresh_statistics(model, x, batch_size=32)
+        assert report.refreshed == refreshed and (report.layers[0].distance > 4) == bool(refreshed)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_labels_decide_where_the_model_has_a_loss(compiled):
+    """Examples unlike those of the training would make it worse."""
+    x, _ = examples(256)
+    model = alone()
+    refresh_statistics(model, x)
+    y = ops.convert_to_numpy(model(3 * x + 7))
+    if compiled:
+        model.compile("sgd", "mse")
+    before = state(model)
+    report = refresh_statistics(model, 3 * x + 7, y)
+    assert bool(report.losses) == compiled
+    assert bool(changed(before, model)) != compiled
+    if compiled:
+        assert report.losses["before"] < report.losses["after"] and report.num_examples == 192
+        y = ops.convert_to_numpy(model(x))
+        model.layers[1].moving_mean.assign(model.layers[1].moving_mean + 50.0)
+        assert refresh_statistics(model, x, y).refreshed == 1
+
+
+def _failing(x):
+    yield x[:16]
+    raise RuntimeError("disk")
+
+
+@pytest.mark.parametrize(
+    "given, error, words",
+    [
+        (lambda x: x[:4], ValueError, "at least 8"),
+        (lambda x: x[..., :2], ValueError, "shape"),
+        (lambda x: x * np.nan, ValueError, "finite"),
+        (lambda x: None, TypeError, "must hold examples"),
+        (lambda x: lambda: _failing(x), RuntimeError, "disk"),
+    ],
+)
+def test_bad_examples_leave_the_model_as_it_was(given, error, words):
+    x, _ = examples()
+    model = deep()
+    before = state(model)
+    with pytest.raises(error, match=words):
+        refresh_statistics(model, given(x))
+    assert not changed(before, model)
+
+
+def test_bad_labels_models_and_sizes_are_refused():
+    x, y = examples()
+    model = deep()
+    with pytest.raises(ValueError, match="a label for each"):
+        refresh_statistics(model, x, y[:-1])
+    with pytest.raises(TypeError, match="Received"):
+        refresh_statistics("model", x)
+    with pytest.raises(ValueError, match="batch_size"):
+        refresh_statistics(model, x, batch_size=1)
+
+
+def test_a_model_without_them_has_nothing_to_refresh():
+    x = keras.Input((4,))
+    assert refresh_statistics(keras.Model(x, L.Dense(2)(x)), np.zeros((8, 4), "float32")).layers == ()
+
+
+def test_an_error_inside_the_model_restores_it():
+    @keras.saving.register_keras_serializable("test_batch_statistics")
+    class Failing(L.Layer):
+        broken = False
+
+        def call(self, inputs):
+            if self.broken:
+                raise RuntimeError("disk")
+            return inputs
+
+    x = keras.Input((6, 6, 3))
+    model = keras.Model(x, Failing()(L.BatchNormalization()(x)))
+    model.layers[-1].broken = True
+    before = state(model)
+    with pytest.raises(RuntimeError, match="disk"):
+        refresh_statistics(model, examples()[0])
+    assert not changed(before, model)
+    assert model.layers[1].momentum == 0.99 and "call" not in vars(model.layers[1])
+
+
+@pytest.mark.parametrize("cut", [lambda m: tfr.prune_groups(m, sparsity=0.5), lambda m: tfr.prune(m, "filter", sparsity=0.5)])
+def test_a_model_that_was_cut_leaves_its_old_statistics_behind_sooner(cut):
+    model = deep()
+    cut(model)
+    assert {layer.momentum for layer in following(model)} == {FOLLOWING}
+    slower = alone(momentum=0.5)
+    assert not follow_closely(slower) and slower.layers[1].momentum == 0.5
+
+
+@pytest.mark.parametrize(
+    "put, solvers",
+    [
+        (lambda m: tfr.regularize_coupled(m, 1e-3), lambda: [tfr.callbacks.Reweighting(1)]),
+        (
+            lambda m: tfr.regularize_coupled(m, 1e-3),
+            lambda: [tfr.callbacks.Reweighting(1), tfr.coupling.CoupledProximal()],
+        ),
+        (lambda m: tfr.regularize(m, "filter", 1e-3), lambda: [tfr.callbacks.Proximal(), tfr.callbacks.Reweighting(1)]),
+        (lambda m: None, lambda: [tfr.callbacks.BudgetProximal("macs=0.5", every=1, until=0.5)]),
+    ],
+)
+def test_statistics_follow_closely_while_weights_are_pressed_and_as_before_afterwards(put, solvers):
+    x, y = examples()
+    model, seen = deep(), []
+    put(model)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(following(model)[0].momentum))
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[*solvers(), look])
+    assert set(seen) == {FOLLOWING} and {layer.momentum for layer in following(model)} == {0.99}
+    # And the next training is traced with the momentum that is back.
+    layer = following(model)[0]
+    before = ops.convert_to_numpy(layer.moving_mean)
+    model.fit(x[:8], y[:8], batch_size=8, epochs=1, verbose=0)
+    after = ops.convert_to_numpy(layer.moving_mean)
+    assert np.abs(after - before).max() < 0.02 * max(1.0, np.abs(before).max())
+
+
+def test_pruning_shrinking_and_quantizing_take_data():
+    x, y = examples(128)
+    model = deep()
+    report = tfr.prune_groups(model, sparsity=0.5, data=(x, y))
+    assert report.kept_groups < report.num_groups
+    right = state(model)
+    for layer in following(model):
+        layer.moving_mean.assign(layer.moving_mean + 50.0)
+    stale = state(model)
+    small = tfr.shrink(model, data=x)
+    assert not changed(stale, model)
+    model.set_weights(list(right.values()))
+    want = ops.convert_to_numpy(model(x))
+    assert np.allclose(small(x), want, atol=0.1 * np.abs(want).max())
+    model.set_weights(list(stale.values()))
+    qat = tfr.quantize(model, data=x)
+    assert not changed(stale, model)
+    assert np.allclose(qat(x), want, atol=0.15 * np.abs(want).max())

@@ -1,0 +1,269 @@
+"""The moving statistics of BatchNormalization, estimated anew from examples where they lag behind the weights."""
+
+import contextlib
+import dataclasses
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.checks import check_integer
+from tf_reweight.data.examples import checked, input_specs, take_labelled
+from tf_reweight.graph.batchnorm import following
+from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.walking import input_structure
+from tf_reweight.records import Report
+
+# How far outside the spread between batches statistics must lie to be called stale.
+_STALE = 4.0
+# Examples are parted into so many batches at least, since their spread has to be seen.
+_FEWEST_BATCHES = 4
+# The part of labelled examples that decides, and is not used for estimating.
+_DECIDING = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStatistics:
+    """One BatchNormalization layer.
+
+    Attributes:
+        path: its name.
+        distance: how far its statistics were from those of the examples, in units of the spread between batches, root mean
+            square over the channels.
+        refreshed: whether they were replaced.
+    """
+
+    path: str
+    distance: float
+    refreshed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsReport(Report):
+    """What `refresh_statistics` found and did.
+
+    Attributes:
+        layers: one entry per layer with moving statistics that is not frozen.
+        losses: mapping of `"before"` and `"after"` to the loss on the labelled examples that decide; empty without labels.
+        num_examples: how many examples were used to estimate.
+    """
+
+    layers: tuple[LayerStatistics, ...]
+    losses: dict[str, float]
+    num_examples: int
+
+    @property
+    def refreshed(self):
+        """How many layers have new statistics."""
+        return sum(layer.refreshed for layer in self.layers)
+
+    def to_dict(self):
+        return {
+            "refreshed": self.refreshed,
+            "num_examples": self.num_examples,
+            "losses": self.losses,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self):
+        lines = [f"{self.refreshed} of {len(self.layers)} layers have new statistics, from {self.num_examples} examples."]
+        lines += [f"      loss {name}: {loss:.4f}" for name, loss in self.losses.items()]
+        lines += [f"      {layer.path}: {layer.distance:.1f} times the spread away" for layer in self.layers if layer.refreshed]
+        return "\n".join(lines)
+
+
+def refresh_statistics(
+    model: keras.Model, x: typing.Any, y: typing.Any = None, *, batch_size: int = 64
+) -> StatisticsReport:
+    """Estimates the moving statistics of BatchNormalization anew, in place, where they lag behind the weights.
+
+    After pruning, and after a training that moved weights fast, statistics may belong to weights of long ago: the model is
+    right in training and wrong in inference. The examples go through the model with BatchNormalization working as in training
+    and everything else (Dropout among it) as in inference.
+
+    Re-estimating is not free: few examples, or examples unlike those of the training, make statistics worse. So layers are
+    refreshed only where their statistics lie outside of the spread between batches; and where there are labels and the model
+    is compiled, a quarter of the examples decides by the loss whether the model is better with the new ones.
+
+    Args:
+        model: a built Keras model.
+        x: examples of any kind that `data.examples.take` knows; a source of batches may have labels.
+        y: labels of `x` where it is arrays, as `model.evaluate` takes them, or None.
+        batch_size: examples that go through together; a batch gives one estimate.
+
+    Returns:
+        `StatisticsReport`.
+
+    Raises:
+        TypeError: for what is no Keras model, or holds no examples.
+        ValueError: for fewer than 8 examples, or some that do not fit the model; it is then unchanged.
+
+    Example:
+        >>> prune_groups(model, budget="macs=0.5")
+        >>> refresh_statistics(model, x_train[:1000], y_train[:1000])
+    """
+    check_model(model)
+    check_integer("batch_size", batch_size, 2, fix="Typical: 64.")
+    layers = following(model)
+    arrays, labels = take_labelled(model, x, "x")
+    arrays, labels = checked(arrays, input_specs(model, arrays), "x"), labels if y is None else y
+    num = len(arrays[0])
+    if num < 2 * _FEWEST_BATCHES:
+        fix = "A few hundred are usual."
+        raise ValueError(errors.message(f"`x` must hold at least {2 * _FEWEST_BATCHES} examples.", fix, examples=num))
+    _check_labels(labels, num)
+    if not layers:
+        return StatisticsReport((), {}, 0)
+    order = np.random.default_rng(0).permutation(num)
+    decides = labels is not None and model.compiled
+    held = max(1, round(_DECIDING * num)) if decides else 0
+    before = [_values(layer) for layer in layers]
+    try:
+        estimates = _estimated(model, layers, arrays, order[held:], batch_size)
+        distances = [estimate.distance(*values) for estimate, values in zip(estimates, before)]
+        choices = {
+            "before": before,
+            "after": [e.values if d > _STALE else b for e, d, b in zip(estimates, distances, before)],
+        }
+        losses = _losses(model, layers, choices, arrays, labels, order[:held], batch_size) if decides else {}
+        chosen = choices[min(losses, key=losses.get) if losses else "after"]
+    except BaseException:
+        _set(layers, before)
+        raise
+    _set(layers, chosen)
+    entries = [
+        LayerStatistics(layer.path, float(distance), new is not old)
+        for layer, distance, new, old in zip(layers, distances, chosen, before)
+    ]
+    return StatisticsReport(tuple(entries), losses, num - held)
+
+
+def refresh_given(model, data):
+    """`refresh_statistics` on what a function was given as `data`: examples, `(examples, labels)`, or None for nothing."""
+    if data is not None:
+        refresh_statistics(model, *(data if _is_labelled(data) else (data,)))
+
+
+@contextlib.contextmanager
+def refreshed_for(model, data):
+    """The statistics refreshed on `data` as long as this lasts; a copy that is made meanwhile has them, the model does not."""
+    before = [(layer, _values(layer)) for layer in following(model)]
+    refresh_given(model, data)
+    try:
+        yield
+    finally:
+        for layer, values in before:
+            _set([layer], [values])
+
+
+def examples_of(data):
+    """The examples of what a function of ours was given as `data`."""
+    return data[0] if _is_labelled(data) else data
+
+
+def _is_labelled(data):
+    """Whether data is `(examples, labels)`, as `fit` takes them apart."""
+    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
+
+
+class _Estimate:
+    """Mean and variance of what one layer normalises, over all batches."""
+
+    def __init__(self):
+        self.weights, self.means, self.variances = [], [], []
+
+    def add(self, weight, mean, variance):
+        self.weights.append(weight)
+        self.means.append(mean)
+        self.variances.append(variance)
+
+    @property
+    def values(self):
+        """`(mean, variance)`, float64 `(channels,)`: as if all batches were one."""
+        weights = np.array(self.weights, "float64")[:, None] / sum(self.weights)
+        means, variances = np.array(self.means), np.array(self.variances)
+        mean = (weights * means).sum(0)
+        return mean, (weights * (variances + np.square(means - mean))).sum(0)
+
+    def distance(self, mean, variance):
+        """Root mean square over channels and both statistics of the distance, in units of the spread between batches."""
+        deviation = np.sqrt(self.values[1] + 1e-12)
+        spread = np.std(self.means, axis=0) + 1e-3 * deviation
+        logs = np.log(np.maximum(self.variances, 1e-12))
+        log_spread = np.std(logs, axis=0) + 1e-3
+        off = [(mean - self.values[0]) / spread, (np.log(np.maximum(variance, 1e-12)) - logs.mean(0)) / log_spread]
+        return np.sqrt(np.mean(np.square(off)))
+
+
+def _estimated(model, layers, arrays, order, batch_size):
+    """One `_Estimate` per layer from the examples of `order`; the layers are left with other statistics."""
+    size = max(2, min(batch_size, len(order) // _FEWEST_BATCHES))
+    estimates = [_Estimate() for _ in layers]
+    with contextlib.ExitStack() as stack:
+        for layer, estimate in zip(layers, estimates):
+            stack.enter_context(_seeing(layer, estimate))
+        # What is left over is less than a batch: its own spread is another one.
+        for start in range(0, len(order) - size + 1, size):
+            _call(model, arrays, order[start : start + size])
+    if not all(estimate.weights for estimate in estimates):
+        unused = [layer.path for layer, estimate in zip(layers, estimates) if not estimate.weights]
+        fix = "Pass examples that go through them, or freeze them."
+        raise ValueError(errors.message("Every BatchNormalization must be called by the model.", fix, unused=unused[:5]))
+    return estimates
+
+
+@contextlib.contextmanager
+def _seeing(layer, estimate):
+    """Lets a layer normalise by its batch, and notes what it sees at each call; shared layers are called several times."""
+    momentum, call = layer.momentum, layer.call
+
+    def normalising(inputs, training=None, mask=None):
+        outputs = call(inputs, training=True, mask=mask)
+        estimate.add(1.0, *_values(layer))
+        return outputs
+
+    layer.momentum, layer.call = 0.0, normalising
+    try:
+        yield
+    finally:
+        layer.momentum = momentum
+        del layer.call
+
+
+def _losses(model, layers, choices, arrays, labels, held, batch_size):
+    """The loss of each choice on the examples that decide."""
+    x = keras.tree.pack_sequence_as(input_structure(model), [array[held] for array in arrays])
+    y = keras.tree.map_structure(lambda array: np.asarray(array)[held], labels)
+    losses = {}
+    for name, values in choices.items():
+        _set(layers, values)
+        loss = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)["loss"]
+        # A loss that is not finite is the worst.
+        losses[name] = float(loss) if np.isfinite(loss) else float("inf")
+    return losses
+
+
+def _call(model, arrays, rows):
+    batch = [array[rows] for array in arrays]
+    structure = input_structure(model)
+    model(batch if structure is None else keras.tree.pack_sequence_as(structure, batch), training=False)
+
+
+def _values(layer):
+    pair = (layer.moving_mean, layer.moving_variance)
+    return tuple(np.asarray(ops.convert_to_numpy(ops.cast(variable.value, "float32")), "float64") for variable in pair)
+
+
+def _set(layers, values):
+    for layer, (mean, variance) in zip(layers, values):
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+
+
+def _check_labels(labels, num):
+    lengths = {len(np.asarray(array)) for array in keras.tree.flatten(labels)} if labels is not None else {num}
+    if lengths != {num}:
+        fix = "Pass as many labels as examples."
+        raise ValueError(errors.message("`y` must have a label for each example.", fix, lengths=sorted(lengths), examples=num))
