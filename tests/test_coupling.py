@@ -122,6 +122,24 @@ def test_heads_go_with_their_four_kernels():
     assert item.weights_per_group == (4 * 12 * 5) + 3 * 5
 
 
+def test_attention_with_outputs_of_its_own_loses_heads_and_outputs():
+    """`output_shape` names a size that is not the query's: the outputs are channels of their own, and several axes stay."""
+    x = keras.Input((5, 6))
+    h = L.MultiHeadAttention(2, 3, output_shape=8, name="heads")(x, x)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(h))))
+    found = {item.name: item.num_groups for item in coupling.groups(model).sets}
+    assert found == {"heads/value + heads/key + heads/query": 2, "heads/attention_output": 8}
+    coupling.prune_groups(model, 0.5, scope="set")
+    small = shrinking.shrink(model)
+    heads = small.get_layer("heads").get_config()
+    assert (heads["num_heads"], tuple(heads["output_shape"])) == (1, (4,))
+    given = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
+    np.testing.assert_allclose(small(given), model(given), atol=1e-5)
+    wide = L.MultiHeadAttention(2, 3, output_shape=(4, 2), name="wide")(x, x)
+    coupled = coupling.groups(keras.Model(x, L.Dense(2)(L.Dense(4, name="other")(L.Flatten()(wide)))))
+    assert {item.name: item.num_groups for item in coupled.sets} == {"wide/value + wide/key + wide/query": 2, "other": 4}
+
+
 def test_query_heads_go_with_the_key_value_head_they_share():
     item = sets_of(nets.grouped_query())["heads/value + heads/key + heads/query"]
     query = next(s for s in item.slices if s.name == "heads/query/kernel")

@@ -60,6 +60,20 @@ def test_config_round_trip(penalty):
     assert penalties.get(penalty.serialize()) == penalty
 
 
+def test_defaults_are_those_documented():
+    found = {name: penalties.get(name).get_config() for name in penalties.names()}
+    expected = {"log_sum": {"epsilon": 0.01}, "arctan": {"epsilon": 0.01}, "log_squared": {"epsilon": 1e-4}, "lasso": {}}
+    assert found == expected
+    rules = {name: penalties.epsilons.get(name).serialize() for name in ("fixed", "annealed", "adaptive")}
+    assert rules["fixed"]["value"] == 0.01 and (rules["annealed"]["first"], rules["annealed"]["last"]) == (0.1, 1e-3)
+    assert (rules["adaptive"]["keep"], rules["adaptive"]["minimum"]) == (0.1, 1e-3)
+
+
+def test_a_sum_without_penalties_of_ours_frees_nothing():
+    holder = penalties.reweighted.Combined(["l2"])
+    assert holder.negligible == 0.0 and holder.strength == 0.0 and holder.parts() == ()
+
+
 def test_epsilon_can_be_overridden():
     assert float(penalties.LogSum(0.1).weight(ops.convert_to_tensor(0.0), 0.5)) == pytest.approx(2.0)
 

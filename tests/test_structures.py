@@ -20,6 +20,18 @@ def test_every_structure_is_in_the_table():
     assert {structure.name for structure, _ in STRUCTURES.values()} == set(structures.names())
 
 
+DEFAULTS = {
+    "block": {"shape": [4, 4]}, "block_row": {"shape": [16, 16]}, "block_column": {"shape": [16, 16]},
+    "n_of_m": {"n": 2, "m": 4, "axis": "in"}, "head": {"num_heads": None, "axis": None},
+    "pattern": structures.Pattern("four", (3, 3)).get_config(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", structures.names())
+def test_defaults_are_those_documented(name):
+    assert structures.get(name).get_config() == DEFAULTS.get(name, {})
+
+
 @cases
 def test_assemble_inverts_partition(structure, shape):
     kernel = random_kernel(shape)
