@@ -1,15 +1,15 @@
-"""How many small slips in the code the tests notice: slips are drawn by a seed, put in one at a time, and the nearest tests run.
+"""How many small slips in the code the tests notice: drawn by a seed, put in one at a time, met by the nearest tests.
 
 A slip is one small change of the source, found in its syntax tree: another comparison or arithmetic operator, another constant,
 `and` for `or`, a dropped `not`, minus, `abs`, keyword argument, call, early return or assignment to an attribute, mean for sum,
 min for max. None is put into docstrings, error and warning texts, `raise`, annotations, decorators, `__repr__` and `__str__`,
-`verbose=`, `name=` and `strict=` arguments, or into the tables at the top of `__init__.py`: there nothing is computed that a
-test should pin.
+`verbose=`, `name=`, `strict=` and `fix=` arguments, or into the tables at the top of `__init__.py`: nothing is computed there
+that a test should pin.
 
 The tests are first run once under coverage.py, each a context of its own, which tells for every line which tests run it and how
-long they take. A slip is then met by the fastest tests that run its line, up to `--limit` seconds of measured time, and counts
-as noticed when one of them fails, dies or runs several times as long as measured. A test that fails without the slip as well
-does not count. A slip on a line that no test runs counts as unnoticed, and is listed so.
+long they take. A slip is then met by the tests that run its line, the fastest case of each test function first, up to `--limit`
+seconds of measured time, and counts as noticed when one of them fails, dies or runs several times as long as measured. A test
+that fails without the slip as well does not count. A slip on a line that no test runs counts as unnoticed, and is listed so.
 
 mutmut and cosmic-ray are good tools for this, but start every slip with a fresh interpreter or with the modules under test
 already loaded: here a fresh interpreter spends 6 s on importing TensorFlow, and a package that registers its classes by name
@@ -36,6 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 from slips import PACKAGE, changed, find
 
@@ -48,6 +49,8 @@ FAR_TESTS = (
 )  # fmt: skip
 # What a slip may take beyond the measured time of its tests, in seconds and as a factor: the first run compiles.
 _GRACE, _FACTOR = 40.0, 4.0
+# Of plugins that were imported before the fork, which pytest would have liked to import itself.
+_REWRITE = "ignore::pytest.PytestAssertRewriteWarning"
 
 
 # Which tests run which lines.
@@ -92,25 +95,38 @@ def measure(output, tests):
 
 
 class Nearest:
-    """For each line the tests that run it, the fastest first."""
+    """For each line the tests that run it, from one or more files that `measure` wrote."""
 
-    def __init__(self, file):
-        known = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
-        self.seconds = dict(zip(known["tests"], known["seconds"]))
-        self._names = known["tests"]
-        self._lines = {file: {int(line): tests for line, tests in lines.items()} for file, lines in known["lines"].items()}
+    def __init__(self, files):
+        self.seconds, self._lines = {}, collections.defaultdict(lambda: collections.defaultdict(set))
+        for file in files:
+            known = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
+            names = known["tests"]
+            self.seconds.update(zip(names, known["seconds"]))
+            for path, lines in known["lines"].items():
+                for line, tests in lines.items():
+                    self._lines[path][int(line)] |= {names[index] for index in tests}
 
     def tests(self, slip, scopes, limit, unsound):
         """Names of the tests for a slip; what runs on import has those of the function it belongs to, or of the file."""
         lines = self._lines.get(slip.file, {})
         found = self._inside(lines, slip, scopes.get(slip.line))
         chosen, total = [], 0.0
-        for name in sorted({self._names[index] for index in found} - unsound, key=lambda name: (self.seconds[name], name)):
+        for name in self._in_order(set(found) - unsound):
             total += self.seconds[name]
             if chosen and total > limit:
                 break
             chosen.append(name)
         return chosen
+
+    def _in_order(self, names):
+        """The fastest case of every test function, then the second of each, and so on: cases of one function are alike."""
+        ranks, rank_of = collections.Counter(), {}
+        for name in sorted(names, key=lambda name: (self.seconds[name], name)):
+            function = name.split("[")[0]
+            rank_of[name] = ranks[function]
+            ranks[function] += 1
+        return sorted(rank_of, key=lambda name: (rank_of[name], self.seconds[name], name))
 
     @staticmethod
     def _inside(lines, slip, scope):
@@ -123,7 +139,7 @@ class Nearest:
         if scope is not None and slip.line >= scope[0]:
             return []
         first, last = scope or (0, 10**9)
-        return {index for line, tests in lines.items() if first <= line <= last for index in tests}
+        return {name for line, tests in lines.items() if first <= line <= last for name in tests}
 
 
 # One slip after the other.
@@ -139,13 +155,19 @@ class Tree:
         self._count = 0
 
     def put_in(self, slip):
+        """Puts a slip in; returns a function that takes it out again."""
         path = self.folder / PACKAGE / slip.file
-        source = path.read_bytes()
+        source, times = path.read_bytes(), path.stat()
+
+        def take_out():
+            path.write_bytes(source)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
         path.write_bytes(changed(source, slip))
-        # Compiled files are told apart by size and whole seconds alone.
+        # Python tells compiled files apart by size and whole seconds alone.
         self._count += 1
         os.utime(path, (10_000 * self._count, 10_000 * self._count))
-        return path, source
+        return take_out
 
     def run(self, tests, timeout):
         """Forks a process that runs the tests here; returns it, to be waited for."""
@@ -203,11 +225,12 @@ def _run_tests(folder, tests, log):
         os.dup2(output, 2)
         os.environ["PYTHONPATH"] = _path(folder)
         sys.path[:] = [str(folder), *(path for path in sys.path if path not in ("", str(REPOSITORY)))]
-        sys.dont_write_bytecode = True
         measured = Measured()
-        options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}-tests"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", _REWRITE, f"--basetemp={folder}-tests"]
         status = int(pytest.main([*options, *tests], plugins=[measured]))
         os.write(1, "".join(f"\nfailed: {name}\n" for name in measured.failed[:1]).encode())
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -238,14 +261,9 @@ class Experiment:
         return self.nearest.tests(slip, self.scopes[slip.file], self.options.limit, self.unsound)
 
     def run(self, slips):
-        tasks = [self.examine(tree, slips) for tree in self.trees for slips in [slips]]
-        waiting = {task: None for task in tasks}
-        while waiting:
-            for task in list(waiting):
-                try:
-                    next(task)
-                except StopIteration:
-                    del waiting[task]
+        tasks, end = [self.examine(tree, slips) for tree in self.trees], object()
+        while tasks:
+            tasks = [task for task in tasks if next(task, end) is not end]
             time.sleep(0.02)
         return self.rows
 
@@ -255,12 +273,12 @@ class Experiment:
             slip = slips.pop(0)
             started, noticed, by = time.monotonic(), False, None
             while tests := self.tests(slip):
-                path, source = tree.put_in(slip)
+                take_out = tree.put_in(slip)
                 by = yield from self._wait(tree, tests)
-                path.write_bytes(source)
-                os.utime(path, (1, 1))
+                take_out()
                 noticed = by != "passed"
-                if not noticed or by in ("late", "dead") or (yield from self._is_sound(tree, by)):
+                suspect = tests[0] if by == "dead" else by
+                if not noticed or by == "late" or (yield from self._is_sound(tree, suspect)):
                     break
                 noticed = False
             self._keep(slip, noticed, by if tests else "no test runs this line", time.monotonic() - started)
@@ -273,9 +291,9 @@ class Experiment:
         return result
 
     def _is_sound(self, tree, name):
-        """Whether a test passes without any slip, when it runs alone in a process that was forked."""
+        """Whether a test is there and passes without any slip, when it runs alone in a process that was forked."""
         if name not in self.sound | self.unsound:
-            result = (yield from self._wait(tree, [name])) if name in self.nearest.seconds else "passed"
+            result = yield from self._wait(tree, [name])
             (self.sound if result == "passed" else self.unsound).add(name)
         return name in self.sound
 
@@ -290,8 +308,8 @@ class Experiment:
 def summary(options, rows):
     noticed = sum(row["noticed"] for row in rows)
     return {
-        "seed": options.seed, "num": len(rows), "noticed": noticed, "share": noticed / max(1, len(rows)), "limit": options.limit,
-        "rooms": list(options.rooms), "rows": rows,
+        "seed": options.seed, "num": len(rows), "noticed": noticed, "share": noticed / max(1, len(rows)),
+        "limit": options.limit, "rooms": list(options.rooms), "rows": rows,
     }  # fmt: skip
 
 
@@ -308,9 +326,9 @@ def parser():
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--rooms", nargs="+", choices=ROOMS, default=ROOMS, help="the folders to put slips into")
     found.add_argument("--at", nargs="+", metavar="FILE:LINE", help="every slip on these lines, in place of drawing")
-    found.add_argument("--coverage", type=pathlib.Path, help="the file that --measure wrote")
-    found.add_argument("--measure", type=pathlib.Path, metavar="FILE", help="run the tests under coverage, write this and end")
-    found.add_argument("--tests", nargs="+", help="test files to measure; default: all but those far from any single line")
+    found.add_argument("--coverage", type=pathlib.Path, nargs="+", help="what --measure wrote, of one state of the code")
+    found.add_argument("--measure", type=pathlib.Path, metavar="FILE", help="run the tests under coverage, write this, end")
+    found.add_argument("--tests", nargs="+", help="test files to measure; default: all but those far from single lines")
     found.add_argument("--limit", type=float, default=60.0, help="seconds of tests for each slip")
     found.add_argument("--jobs", type=int, default=1, help="how many slips at a time")
     found.add_argument("--output", type=pathlib.Path, help="write JSON here, after each slip")

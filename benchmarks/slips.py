@@ -21,7 +21,7 @@ _FUNCTIONS = {
     "ones_like": "zeros_like", "zeros": "ones", "ones": "zeros",
 }  # fmt: skip
 _BUILT_IN = {"min", "max", "any", "all"}  # `sum` has no `mean` beside it.
-_SILENT_KEYWORDS = {"verbose", "name", "strict"}
+_SILENT_KEYWORDS = {"verbose", "name", "strict", "fix"}
 _TEXTS = {"message", "unknown", "warn", "print"}
 
 
