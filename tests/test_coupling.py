@@ -248,6 +248,17 @@ def test_constants_of_a_rescaling_go_with_their_channels():
     np.testing.assert_allclose(model(image), small(image), atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_channels_joined_in_time_with_the_inputs_stay(first):
+    x = keras.Input((5, 6))
+    h = L.Dense(6, name="tied")(x)
+    h = L.Concatenate(axis=1)([x, h] if first else [h, x])
+    model = keras.Model(x, L.Dense(2)(L.Dense(4, name="free")(L.GlobalAveragePooling1D()(h))))
+    coupled = coupling.groups(model)
+    assert [item.name for item in coupled.sets] == ["free"]
+    assert any("input of the model" in reason for item in coupled.frozen if item.name == "tied" for reason in item.reasons)
+
+
 def test_one_channel_spread_over_many_stays():
     x = keras.Input((4, 4, 3))
     h = L.Conv2D(6, 1, name="conv")(x) * L.Conv2D(1, 1, name="map")(x)

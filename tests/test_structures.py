@@ -1,5 +1,7 @@
 """Laws every structure obeys, NumPy references in plain loops, and goldens written by hand."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -8,6 +10,7 @@ from keras import ops
 from tables import PENALTIES, STRUCTURE_CASES, STRUCTURE_IDS, STRUCTURES, random_kernel
 
 from tf_reweight import penalties, structures
+from tf_reweight.kernels.layout import Layout
 
 cases = pytest.mark.parametrize("structure, shape", STRUCTURE_CASES, ids=STRUCTURE_IDS)
 
@@ -298,6 +301,15 @@ def test_misfits_are_named():
     assert "3x3" in structures.Pattern().misfit((5, 5, 1, 2))
     assert "single input" in structures.Channel().misfit((3, 3, 1, 8))
     assert "filter" in structures.Neuron().misfit((3, 3, 2, 8))
+
+
+def test_heads_come_from_the_layer_where_they_are_not_given():
+    layout = dataclasses.replace(Layout.standard((6, 8)), num_heads=4)
+    assert structures.Head().fit(layout) == structures.Head(4, "in")
+    assert structures.Head().fit(Layout(("in", "out", "out"), (6, 4, 2), 4)) == structures.Head(4, "out")
+    for given in (structures.Head(2, "out"), structures.Head(3, "in")):
+        assert given.fit(layout) is given
+    assert structures.Head().fit(Layout.standard((6, 8))) == structures.Head()
 
 
 def test_golden_circles():
