@@ -43,6 +43,22 @@ def test_group_norms_against_a_plain_loop():
             np.testing.assert_allclose(group_norms(item, criterion), expected, rtol=1e-5)
 
 
+def test_what_each_criterion_counts():
+    """Before a BatchNorm the gammas, without one the kernels; biases, betas and statistics never."""
+    conv = [L.Conv2D(4, 3, name="conv"), L.BatchNormalization(name="norm"), L.Conv2D(6, 1, name="plain"), L.Flatten()]
+    sets = sets_of(keras.Sequential([keras.Input((4, 4, 2)), *conv, L.Dense(2, name="top")]))
+    counted = {
+        (name, criterion): sorted(part.name for part in scores.counted_slices(sets[name], criterion))
+        for name in ("conv", "plain") for criterion in scores.RANKINGS
+    }  # fmt: skip
+    assert counted == {
+        ("conv", "kernel"): ["conv/kernel"], ("conv", "kernel_l1"): ["conv/kernel"], ("conv", "gamma"): ["norm/gamma"],
+        ("conv", "kernel+gamma+next"): ["conv/kernel", "norm/gamma", "plain/kernel"], ("plain", "kernel"): ["plain/kernel"],
+        ("plain", "kernel_l1"): ["plain/kernel"], ("plain", "gamma"): ["plain/kernel"],
+        ("plain", "kernel+gamma+next"): ["plain/kernel", "top/kernel"],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next", "kernel_l1"])
 def test_scores_are_norms_over_their_root_mean_square(criterion):
     sets = coupling.groups(nets.randomize(nets.squeeze_excite())).sets
@@ -423,7 +439,7 @@ def test_a_soft_threshold_takes_its_amount_off_each_norm():
     (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
     before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
     directions = [w / before for w in (ops.convert_to_numpy(model.layers[0].kernel),)]
-    amounts = np.linspace(0.0, 1.2 * before.max(), 6).astype("float32")
+    amounts = np.linspace(1.2 * before.max(), 0.0, 6).astype("float32")  # the first group is one like the others
     penalty.soft_threshold(amounts)
     after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
     np.testing.assert_allclose(after, np.maximum(0.0, before - amounts), atol=1e-5)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tf_reweight import export
 from tf_reweight.cli import main
-from tf_reweight.packing import arm, equivalence, pack
+from tf_reweight.packing import arm, equivalence, pack, rewriting
 from tf_reweight.tflite import constants, flatbuffer, sparse_layout
 from tf_reweight.tflite.file_graph import Graph
 
@@ -78,6 +78,18 @@ def test_files_without_zeros_stay_as_they_are():
     result = pack.pack(content)
     assert result.content == content and result.num_packed == 0
     assert all("does not shrink it (0% zeros)" in tensor.reason for tensor in result.tensors)
+
+
+def test_a_file_that_grew_all_the_same_stays_as_it_is(monkeypatch):
+    """What packing adds is an estimate for each kernel; the file is what counts."""
+    content = zeroed(content_of(sequential((4, 4, 4), L.Conv2D(4, 1)), "float32"))
+    (left,) = pack.pack(content).tensors
+    monkeypatch.setattr(rewriting, "added_bytes", lambda *_: 0)
+    result = pack.pack(content)
+    (tensor,) = result.tensors
+    assert result.content == content and left.decision == tensor.decision == "left" and tensor.layout == ""
+    assert tensor.reason == "the whole file would not shrink" != left.reason
+    assert tensor.num_bytes_after == tensor.num_bytes_before == 64
 
 
 def test_all_zero_kernels():

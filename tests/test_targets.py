@@ -214,3 +214,14 @@ def check_kernel(item):
     assert float(penalty(np.zeros_like(kernel))) == 0.0
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(penalty))
     assert again.structure == structure and again.get_config() == penalty.get_config()
+
+
+def test_what_is_no_attention_has_no_heads():
+    """A kernel of three axes outside of attention, and a wrapper without kernels, which makes no outputs with one."""
+    inputs = keras.Input((5, 6))
+    model = keras.Model(inputs, L.EinsumDense("abc,cde->abde", (5, 2, 3), name="apart")(inputs))
+    (target,) = find(model)[0]
+    assert target.layout.num_heads is None and target.standard_shape == (6, 6)
+    wrapper = L.TimeDistributed(L.ReLU())
+    wrapper.build((None, 5, 6))
+    assert output_paths(wrapper) == set()
