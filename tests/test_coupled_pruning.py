@@ -49,7 +49,7 @@ def test_what_each_criterion_counts():
     sets = sets_of(keras.Sequential([keras.Input((4, 4, 2)), *conv, L.Dense(2, name="top")]))
     counted = {
         (name, criterion): sorted(part.name for part in scores.counted_slices(sets[name], criterion))
-        for name in ("conv", "plain") for criterion in scores.RANKINGS
+        for name in ("conv", "plain") for criterion in (*scores.CRITERIA, "kernel_l1")
     }  # fmt: skip
     assert counted == {
         ("conv", "kernel"): ["conv/kernel"], ("conv", "kernel_l1"): ["conv/kernel"], ("conv", "gamma"): ["norm/gamma"],
