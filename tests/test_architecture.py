@@ -28,7 +28,7 @@ FLOORS = (
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # `isinstance`, `hasattr`, `getattr` and `elif` in 1,000 lines. It may only fall: 4 to 10 in the field's best-kept code.
-MOST_DISPATCH = 18.5
+MOST_DISPATCH = 13.0
 
 
 def modules():

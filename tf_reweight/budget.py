@@ -7,6 +7,7 @@ import warnings
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number
+from tf_reweight.records import fields_of
 
 _FIX = "Pass a fraction of the dense model in (0, 1], such as macs=0.5, or an absolute number above 1."
 
@@ -93,7 +94,7 @@ class Budget:
         return f"Budget({', '.join(f'{name}={amount:g}' for name, amount in self.amounts.items())})"
 
     def _fields(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields_of(self)
 
 
 def names():

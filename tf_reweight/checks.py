@@ -9,10 +9,19 @@ ROUNDS = "It counts epochs or rounds."
 STEPS = "It counts optimizer steps."
 
 
+def is_sequence(value):
+    """Whether a value is a list or tuple: several things, and not one."""
+    return isinstance(value, (list, tuple))
+
+
+def listed(value):
+    """A list of what was given as one thing or as several."""
+    return list(value) if is_sequence(value) else [value]
+
+
 def check_integer(name, value, minimum, maximum=None, fix=ROUNDS):
     """Raises ValueError unless `value` is an int (no bool) from `minimum` up, to `maximum` where there is one."""
-    good = isinstance(value, int) and not isinstance(value, bool)
-    if not good or value < minimum or (maximum is not None and value > maximum):
+    if not is_integer(value) or value < minimum or (maximum is not None and value > maximum):
         wanted = f">= {minimum}" if maximum is None else f"in {minimum}..{maximum}"
         raise ValueError(errors.message(f"`{name}` must be an int {wanted}.", fix, **{name: value}))
 
@@ -54,6 +63,11 @@ def check_flag(name, value, fix="Pass True or False."):
         raise TypeError(errors.message(f"`{name}` must be a bool.", fix, **{name: value}))
 
 
+def is_integer(value):
+    """Whether a value is an int, and not a bool, which Python counts among the ints."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_number(value):
     """Whether a value is an int or a float, and not a bool, which Python counts among the ints."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_integer(value) or isinstance(value, float)

@@ -42,6 +42,11 @@ def tables_of(figures, title):
     return tables
 
 
+def fields_of(record):
+    """The fields of a dataclass as they are, by name."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
 def printed(tables):
     """Rich tables as plain text."""
     import io

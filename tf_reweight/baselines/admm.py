@@ -6,7 +6,7 @@ from keras import ops
 
 from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
-from tf_reweight.checks import EPOCHS, check_integer, check_number
+from tf_reweight.checks import EPOCHS, check_integer, check_number, is_sequence
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
 from tf_reweight.penalties.attachment import add_all, attachments
@@ -215,7 +215,7 @@ def _values(variable):
 
 
 def _checked_rho(rho):
-    pair = tuple(rho) if isinstance(rho, (tuple, list)) else (rho, rho)
+    pair = tuple(rho) if is_sequence(rho) else (rho, rho)
     if len(pair) != 2:
         raise ValueError(errors.message("`rho` must be a number > 0 or (first, last).", "Try 1e-3.", rho=rho))
     for value in pair:

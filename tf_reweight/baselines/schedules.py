@@ -5,6 +5,7 @@ import dataclasses
 
 from tf_reweight import registry
 from tf_reweight.checks import STEPS, check_integer, check_number, check_sparsity
+from tf_reweight.records import fields_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Schedule(abc.ABC):
         return step - (step - self.begin_step) % self.frequency
 
     def get_config(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields_of(self)
 
     def serialize(self):
         """`{"name": ..., **fields}`: what `get` reads."""

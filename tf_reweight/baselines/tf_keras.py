@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.graph.access import operation_of
+from tf_reweight.checks import is_sequence, listed
+from tf_reweight.graph.access import is_layer, operation_of
 from tf_reweight.graph.walking import graph_of, walk
 
 # Layer -> the arguments that mean the same in both; weights come in the same order. A layer that is not here is refused.
@@ -121,7 +122,7 @@ def from_tf_keras(model):
 
 
 def _inputs(layer, values):
-    tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+    tensors = listed(layer.input)
     return [values[id(tensor)] for tensor in tensors]
 
 
@@ -136,7 +137,7 @@ def _tf_keras():
 
 def _config(operation):
     """What an operation is made of; one of keras.ops has a name alone."""
-    known = isinstance(operation, keras.layers.Layer)
+    known = is_layer(operation)
     return operation.get_config() if known else {"name": operation.name.replace("/", "_"), "trainable": True}
 
 
@@ -148,7 +149,7 @@ def _counterpart(layers, kind, config, path):
     if activation not in _ACTIVATIONS:
         raise _refusal(path, f"its activation is not among {', '.join(_ACTIVATIONS)}")
     chosen = {name: config[name] for name in (*_COMMON, *LAYERS[kind]) if name in config}
-    if kind == "BatchNormalization" and isinstance(chosen["axis"], (list, tuple)):
+    if kind == "BatchNormalization" and is_sequence(chosen["axis"]):
         chosen["axis"] = chosen["axis"][0]
     return getattr(layers, kind)(**chosen)
 

@@ -2,9 +2,9 @@
 
 import math
 
-import keras
 import numpy as np
 
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import additions_of
 from tf_reweight.kernels.quantities import Product, Products
 
@@ -87,7 +87,7 @@ class _Axes:
 def _kernels(trace):
     """`(positions, variable)` for every use of a kernel."""
     for step in trace.steps:
-        if isinstance(step.operation, keras.layers.Layer):
+        if is_layer(step.operation):
             positions = math.prod(size or 1 for size in step.outputs[0].shape[:-1])
             for variable in step.operation.weights:
                 if len(variable.shape) > 1 and "kernel" in variable.name:

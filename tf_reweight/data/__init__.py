@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_fraction, check_integer
+from tf_reweight.checks import check_fraction, check_integer, is_sequence
 from tf_reweight.data import sources, splits
 from tf_reweight.data import value_range as ranges
 from tf_reweight.lazy import submodules
@@ -182,7 +182,7 @@ def _image_size(image_size):
     if image_size is None:
         return None
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+    if not is_sequence(size) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise ValueError(
             errors.message("`image_size` must be an int or [height, width].", "For example [96, 96].", image_size=image_size)
         )

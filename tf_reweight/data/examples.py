@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence, listed
 from tf_reweight.graph.walking import input_structure
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
@@ -76,7 +77,7 @@ class _Door:
 
     def is_whole(self, given):
         """Whether a list or tuple is in the structure of the inputs, nested ones included: no list of batches."""
-        if not isinstance(given, (list, tuple)) or not isinstance(self.structure, (list, tuple)):
+        if not is_sequence(given) or not is_sequence(self.structure):
             return False
         try:
             keras.tree.assert_same_structure(self.structure, given)
@@ -87,7 +88,7 @@ class _Door:
     def inputs(self, given):
         """One array per input, of one array or a structure of arrays."""
         if self.tensors is None:
-            return [self._array(item) for item in (list(given.values()) if isinstance(given, dict) else _listed(given))]
+            return [self._array(item) for item in (list(given.values()) if isinstance(given, dict) else listed(given))]
         if isinstance(given, dict) and not isinstance(self.structure, dict):
             names = [tensor.name for tensor in self.tensors]
             self._check_names(given, names)
@@ -118,7 +119,7 @@ class _Door:
 
     def _parted(self, given):
         """`(x, y)` as `fit` parts them; a tuple or list with an array for each of several inputs is all x."""
-        if not isinstance(given, (tuple, list)) or _is_numbers(given):
+        if not is_sequence(given) or _is_numbers(given):
             return given, None
         several = self.tensors is not None and len(given) == len(self.tensors) > 1
         if several and not isinstance(given[0], (tuple, list, dict)):
@@ -134,7 +135,7 @@ class _Door:
                 self._check_names(given, list(structure))
                 given = [given[name] for name in sorted(structure)]
             parts = [structure[name] for name in sorted(structure)]
-        elif isinstance(structure, (list, tuple)):
+        elif is_sequence(structure):
             if isinstance(given, dict):
                 names = [getattr(part, "name", None) for part in structure]
                 self._check_names(given, names)
@@ -150,7 +151,7 @@ class _Door:
 
     def _counted(self, given, num):
         """The entries of a list or tuple, or of one array, that must be so many."""
-        given = _listed(given)
+        given = listed(given)
         if len(given) != num:
             fix = f"In this order: {[tensor.name for tensor in self.tensors]}."
             expected = f"`{self.argument}` must hold one array per input, {len(self.tensors)}."
@@ -263,7 +264,7 @@ def _batches(examples, argument):
         return (examples[i] for i in (itertools.count() if num is None else range(num))), num is not None
     if isinstance(examples, dict) or hasattr(examples, "__array__"):
         return None, True
-    if isinstance(examples, (list, tuple)):
+    if is_sequence(examples):
         # Dicts and tuples inside a list are batches; arrays inside a list are one for each input.
         return (iter(examples), True) if examples and isinstance(examples[0], (dict, tuple)) else (None, True)
     if hasattr(examples, "element_spec"):
@@ -302,15 +303,11 @@ def _collected(batches, argument, most, ends):
     return columns[:num_inputs], columns[num_inputs] if labelled else None
 
 
-def _listed(given):
-    return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
 def _is_numbers(given):
     """Whether something is an array, or numbers in nested lists."""
-    while isinstance(given, (list, tuple)) and given:
+    while is_sequence(given) and given:
         given = given[0]
-        if not isinstance(given, (list, tuple)):
+        if not is_sequence(given):
             return not hasattr(given, "__array__") and not isinstance(given, dict)
     return hasattr(given, "__array__")
 

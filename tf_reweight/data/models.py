@@ -6,7 +6,7 @@ import zipfile
 import keras
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer
+from tf_reweight.checks import check_integer, is_integer
 
 L = keras.layers
 
@@ -47,7 +47,7 @@ def build(name, input_shape=None, num_classes=10):
         raise ValueError(errors.unknown("model", name, names()))
     make, default, smallest = _BUILDERS[name]
     shape = tuple(default if input_shape is None else input_shape)
-    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape) or min(shape[:2]) < smallest:
+    if len(shape) != 3 or not all(is_integer(n) and n > 0 for n in shape) or min(shape[:2]) < smallest:
         raise ValueError(
             errors.message(
                 f"{name!r} takes images (height, width, channels) of at least {smallest} x {smallest}.",

@@ -3,6 +3,7 @@
 import math
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 from tf_reweight.graph import pixels
 
 AUTO, RAW = "auto", "raw"
@@ -16,7 +17,7 @@ def check(value_range, automatic=True):
     words = (AUTO, RAW) if automatic else (RAW,)
     if isinstance(value_range, str) and value_range in words:
         return value_range
-    is_pair = isinstance(value_range, (list, tuple)) and len(value_range) == 2
+    is_pair = is_sequence(value_range) and len(value_range) == 2
     if is_pair and all(isinstance(end, (int, float)) and math.isfinite(end) for end in value_range):
         low, high = map(float, value_range)
         if low < high:

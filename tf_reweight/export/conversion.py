@@ -27,11 +27,11 @@ def output_names(model, num_outputs):
 def call(model, arrays):
     """Runs a Keras model on a list of input tensors and returns a list of outputs, in the order of its structure."""
     structure = input_structure(model)
-    if structure is not None:
-        arrays = keras.tree.pack_sequence_as(structure, list(arrays))
-    elif len(arrays) == 1:
-        arrays = arrays[0]
-    return keras.tree.flatten(model(arrays, training=False))
+    if structure is None:
+        inputs = arrays[0] if len(arrays) == 1 else arrays
+    else:
+        inputs = keras.tree.pack_sequence_as(structure, list(arrays))
+    return keras.tree.flatten(model(inputs, training=False))
 
 
 def convert(model, precision, specs, representative=None, quantized_io=False):

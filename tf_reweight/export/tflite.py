@@ -18,10 +18,10 @@ from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
-from tf_reweight.quantization.strip import rounded
-from tf_reweight.records import Report
+from tf_reweight.records import Report, fields_of
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.inspection import summarize
@@ -59,7 +59,7 @@ class ExportRecord(Report):
 
     def to_dict(self):
         """All figures in one flat dict, those of the verification included."""
-        flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "verification"}
+        flat = {name: value for name, value in fields_of(self).items() if name != "verification"}
         flat |= {"path": str(self.path), "float_ops": list(self.float_ops), "wider": list(self.wider)}
         return {**flat, **dataclasses.asdict(self.verification)}
 
@@ -157,7 +157,7 @@ def _converted(model, precision, specs, representative, quantized_io):
     """The file's bytes, with the ranges a quantized model learned where the converter takes them."""
     # It takes learned ranges of 8 bits only; at 16 those it finds itself are as good.
     learned = is_quantized(model) and precision == "int8"
-    source = rounded(model) if is_quantized(model) and not learned else model
+    source = as_stored(model) if is_quantized(model) and not learned else model
     calibrate_on = representative if TABLE[precision].needs_data and not learned else None
     return convert(source, precision, specs, calibrate_on, quantized_io)
 

@@ -15,6 +15,36 @@ def functional_of(model):
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
+def is_tensor(item):
+    """Whether something is a symbolic tensor."""
+    return isinstance(item, keras.KerasTensor)
+
+
+def tensors_in(structure):
+    """The symbolic tensors in a structure, such as the arguments of a call, in order."""
+    return [item for item in keras.tree.flatten(structure) if is_tensor(item)]
+
+
+def is_layer(operation):
+    """Whether an operation is a layer, and not one of `keras.ops`."""
+    return isinstance(operation, keras.layers.Layer)
+
+
+def has_channels_first(layer):
+    """Whether a layer works on channels first; False for those to which that says nothing."""
+    return getattr(layer, "data_format", None) == "channels_first"
+
+
+def has_lora(layer):
+    """Whether LoRA weights are added to a layer's kernel."""
+    return bool(getattr(layer, "lora_enabled", False))
+
+
+def quantization_of(layer):
+    """The mode in which Keras itself has quantized a layer, or None."""
+    return getattr(layer, "quantization_mode", None)
+
+
 def operation_of(tensor):
     """The operation that makes a symbolic tensor."""
     return tensor._keras_history.operation

@@ -1,13 +1,12 @@
 """Whether something is a built Keras 3 model, and what is inside."""
 
-import keras
-
 from tf_reweight import errors
+from tf_reweight.graph.access import is_layer
 
 
 def check_model(model):
     """Raises unless `model` is a built Keras 3 model."""
-    if not isinstance(model, keras.layers.Layer):
+    if not is_layer(model):
         raise TypeError(
             errors.message(
                 "`model` must be a Keras 3 model.",

@@ -4,7 +4,8 @@ import types
 
 import keras
 
-from tf_reweight.graph.access import operation_of
+from tf_reweight.checks import is_sequence
+from tf_reweight.graph.access import is_layer, operation_of
 from tf_reweight.graph.additions import Addition, addition_class, additions_of
 from tf_reweight.graph.keras_classes import is_keras_own, is_named
 from tf_reweight.graph.state import carry_state, parts_of
@@ -28,7 +29,7 @@ class Copied:
 
     def __call__(self, *args, **kwargs):
         outputs = self.copy(*args, **kwargs)
-        if not self.filled and self.copy is not self.operation and isinstance(self.copy, keras.layers.Layer):
+        if not self.filled and self.copy is not self.operation and is_layer(self.copy):
             self.fill()
         self.filled = True
         return outputs
@@ -46,7 +47,7 @@ def fresh(operation, changes):
     What a config cannot hold is taken from the operation itself: functions (activations above all), regularizers,
     constraints and initializers are the very objects. A name would not do, since a user's `relu` need not be Keras'.
     """
-    if not isinstance(operation, keras.layers.Layer):
+    if not is_layer(operation):
         given = operation.get_config()
         return type(operation).from_config({**given, **{name: changes[name] for name in changes.keys() & given.keys()}})
     if is_kept_as_it_is(operation) and changes.keys() <= {"name"}:
@@ -119,7 +120,7 @@ def own_weights(layer):
 
 def is_kept_as_it_is(operation):
     """Whether a copy of a model takes the very object: a Lambda or custom layer without weights, or an adapted vocabulary."""
-    if not isinstance(operation, keras.layers.Layer) or operation.variables:
+    if not is_layer(operation) or operation.variables:
         return False
     has_vocabulary = is_named(operation, "StringLookup", "IntegerLookup", "TextVectorization", "Discretization")
     return has_vocabulary or isinstance(operation, keras.layers.Lambda) or not is_keras_own(type(operation))
@@ -127,7 +128,7 @@ def is_kept_as_it_is(operation):
 
 def without_penalties(config):
     """A layer's config without our penalties, which are bound to kernels of the old size; other regularizers stay."""
-    if isinstance(config, (list, tuple)):
+    if is_sequence(config):
         return type(config)(without_penalties(item) for item in config)
     if not isinstance(config, dict):
         return config

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import additions_of
 from tf_reweight.graph.walking import is_graph, nodes_of
 
@@ -43,7 +44,7 @@ def _by_layer(calls):
     """`(layer, its calls)` in order; operations that are no layers have no weights."""
     layers, groups = {}, {}
     for layer, node in calls:
-        if isinstance(layer, keras.layers.Layer):
+        if is_layer(layer):
             layers[id(layer)] = layer
             groups.setdefault(id(layer), []).append(node)
     return [(layers[key], group) for key, group in groups.items()]

@@ -35,21 +35,21 @@ def inputs(model, tensors, num=2, seed=0):
     layers = list(model._flatten_layers())
     tables = [layer.input_dim for layer in layers if isinstance(layer, keras.layers.Embedding)]
     pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
-    arrays = []
-    for tensor in tensors:
-        shape = (num, *[_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]])
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if "int" in dtype:
-            arrays.append(rng.integers(0, min(tables, default=2), shape).astype(dtype))
-        elif dtype == "bool":
-            arrays.append(rng.random(shape) < 0.5)
-        elif "float" in dtype:
-            values = _pictures(shape, pixels, rng) if len(shape) == 4 else rng.normal(size=shape)
-            arrays.append(ops.convert_to_numpy(ops.cast(values, dtype)))
-        else:
-            fix = "Pass a real batch of inputs."
-            raise ValueError(errors.message("Inputs of numbers can be made up, others not.", fix, dtype=dtype))
-    return arrays
+    shapes = [(num, *[_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]) for tensor in tensors]
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+    return [_values(shape, dtype, min(tables, default=2), pixels, rng) for shape, dtype in zip(shapes, dtypes)]
+
+
+def _values(shape, dtype, num_integers, pixels, rng):
+    if "int" in dtype:
+        return rng.integers(0, num_integers, shape).astype(dtype)
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if "float" in dtype:
+        values = _pictures(shape, pixels, rng) if len(shape) == 4 else rng.normal(size=shape)
+        return ops.convert_to_numpy(ops.cast(values, dtype))
+    fix = "Pass a real batch of inputs."
+    raise ValueError(errors.message("Inputs of numbers can be made up, others not.", fix, dtype=dtype))
 
 
 def _pictures(shape, pixels, rng):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_reweight.graph.access import copy_trainable, node_of
+from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
@@ -94,4 +94,4 @@ def _is_plain_call(node):
     """Whether a call is of a layer on one tensor with one output, as Sequential models make them."""
     args, others = node.arguments.args, node.arguments.kwargs.keys() - {"mask", "training"}  # Keras passes these on by itself
     one = len(args) == len(node.outputs) == 1 and not others
-    return one and isinstance(args[0], keras.KerasTensor) and isinstance(node.operation, keras.layers.Layer)
+    return one and is_tensor(args[0]) and is_layer(node.operation)

@@ -5,6 +5,7 @@ import sys
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import functional_of, is_tensor
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiling import class_like
 from tf_reweight.graph.keras_classes import is_keras_own
@@ -30,7 +31,7 @@ def graph_of(model):
                 model=f"{type(model).__name__} {model.name!r}",
             )
         )
-    return model._functional if isinstance(model, keras.Sequential) else model
+    return functional_of(model)
 
 
 def functional(model, inputs, outputs):
@@ -116,7 +117,7 @@ def walk(model, inputs, visit, path=""):
     values = {id(tensor): value for tensor, value in zip(keras.tree.flatten(graph.inputs), inputs)}
 
     def fill(item):
-        return values[id(item)] if isinstance(item, keras.KerasTensor) else item
+        return values[id(item)] if is_tensor(item) else item
 
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
@@ -131,5 +132,5 @@ def walk(model, inputs, visit, path=""):
 
 def input_structure(model):
     """The symbolic inputs of a model in the structure in which it takes them; None where a subclassed model does not say."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
+    graph = functional_of(model)
     return graph.input if isinstance(graph, keras.Function) else None

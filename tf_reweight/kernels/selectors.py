@@ -18,6 +18,7 @@ import typing
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import is_layer
 from tf_reweight.kernels.table import Target
 
 Selector: typing.TypeAlias = str | keras.layers.Layer | type | collections.abc.Callable[[typing.Any], bool]
@@ -93,7 +94,7 @@ def matches(selector, candidate):
     if isinstance(selector, str):
         return selector in candidate.names or selector in candidate.inside
     holders = (*candidate.parents, candidate.layer)
-    if isinstance(selector, keras.layers.Layer):
+    if is_layer(selector):
         return any(selector is holder for holder in holders)
     if isinstance(selector, type):
         return any(isinstance(holder, selector) for holder in holders)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.access import calls_of, functional_of, operation_of
+from tf_reweight.graph.access import calls_of, functional_of, has_lora, operation_of, quantization_of
 from tf_reweight.graph.checking import check_model, sublayers
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
@@ -296,11 +296,11 @@ def _add(row, child, path, context, found, left_out):
     if not layer.built:
         left_out.append(LeftOut(target_name, "the layer is not built"))
         return
-    policy = getattr(layer, "quantization_mode", None)
+    policy = quantization_of(layer)
     if policy is not None:
         left_out.append(LeftOut(target_name, f"already quantized ({policy}): its kernel holds integers"))
         return
-    if getattr(layer, "lora_enabled", False):
+    if has_lora(layer):
         left_out.append(LeftOut(target_name, "LoRA is enabled: the kernel is frozen and a product is added to it"))
         return
     if "reason" in context:

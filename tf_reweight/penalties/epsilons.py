@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from tf_reweight import errors, registry
-from tf_reweight.checks import check_fraction, check_number
+from tf_reweight.checks import check_fraction, check_number, is_sequence
+from tf_reweight.records import fields_of
 
 _FIX = "A little below the norm of a group worth keeping."
 
@@ -38,7 +39,7 @@ class Epsilon(abc.ABC):
         """
 
     def get_config(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields_of(self)
 
     def serialize(self):
         """`{"name": ..., **fields}`: what `get` reads."""
@@ -124,9 +125,9 @@ def get(identifier):
     """
     if isinstance(identifier, (int, float)):
         return Fixed(identifier)
-    if isinstance(identifier, (tuple, list)) and len(identifier) == 2:
+    if is_sequence(identifier) and len(identifier) == 2:
         return Annealed(*identifier)
-    if isinstance(identifier, (tuple, list)):
+    if is_sequence(identifier):
         fix = "Write 0.01, or [0.1, 0.001] for one that shrinks over the rounds."
         expected = "`epsilon` must be one number, or two: the first and the last."
         raise ValueError(errors.message(expected, fix, epsilon=identifier))

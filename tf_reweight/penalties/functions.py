@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import registry
 from tf_reweight.checks import check_number
+from tf_reweight.records import fields_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Penalty(abc.ABC):
         return self._epsilon(epsilon) / 10.0
 
     def get_config(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields_of(self)
 
     def serialize(self):
         """`{"name": ..., **fields}`, or the name alone where there are no fields."""

@@ -12,10 +12,11 @@ PRICES = ("equal", "size")
 
 def check(price, names=PRICES):
     """Raises ValueError unless `price` is a number > 0 or among `names`."""
-    if not isinstance(price, str):
-        check_price(price)
-    elif price not in names:
+    if price in names:
+        return
+    if isinstance(price, str):
         raise ValueError(errors.unknown("price", price, names))
+    check_price(price)
 
 
 def of_kernels(price, items):

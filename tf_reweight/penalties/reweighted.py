@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, structures
+from tf_reweight.checks import is_sequence
 from tf_reweight.graph.copying import without_penalties
 from tf_reweight.penalties.base import Holder, bind, parts_of, replaced
 from tf_reweight.penalties.renewed import RenewedOnKernel
@@ -66,7 +67,7 @@ class Combined(Holder):
     """
 
     def __init__(self, regularizers):
-        if not isinstance(regularizers, (list, tuple)) or not regularizers:
+        if not is_sequence(regularizers) or not regularizers:
             raise ValueError(
                 errors.message(
                     "`regularizers` must be a non-empty list.", "List what is to be added.", regularizers=regularizers

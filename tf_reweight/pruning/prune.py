@@ -12,7 +12,7 @@ from keras import ops
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.batch_statistics import refresh_given
-from tf_reweight.checks import check_number, check_sparsity, is_number
+from tf_reweight.checks import check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.budgeted import choose, met
@@ -243,7 +243,7 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
 
 def _magnitude_chosen(model, structure, layers, amount_given, budget):
     """`(target, structure, 0.0)` of every kernel and structure named, in their order, and what is left out of all."""
-    named = [get_structure(item) for item in (structure if isinstance(structure, (list, tuple)) else [structure])]
+    named = [get_structure(item) for item in listed(structure)]
     if not amount_given and not all(item.decides for item in named):
         raise ValueError(
             errors.message(

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.copying import Copied
 from tf_reweight.quantization import rules
 
@@ -67,7 +68,7 @@ class Activations:
         if known in EXPANSIONS:
             return [EXPANSIONS[known](name, self._names)]
         unique = self._names(f"{name}_activation")
-        return [self._copy(function, unique) if isinstance(function, L.Layer) else L.Activation(function, name=unique)]
+        return [self._copy(function, unique) if is_layer(function) else L.Activation(function, name=unique)]
 
     def _copy(self, layer, name):
         if type(layer) is L.Activation:

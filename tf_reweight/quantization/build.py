@@ -6,7 +6,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.batch_statistics import examples_of, refreshed_for
-from tf_reweight.graph.access import all_layers, operation_of
+from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
@@ -137,7 +137,7 @@ class _Quantizer:
 
     def _visit(self, path, node, args, kwargs):
         operation = node.operation
-        inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        inputs = tensors_in((args, kwargs))
         rule, reason = self.plan.rules[id(node)]
         if rule == rules.KERNEL:
             operation = self._wrapped(operation)
@@ -160,7 +160,7 @@ class _Quantizer:
 
     def _moved(self, rule, output, given):
         """The output of an operation that stays on the grid of its input."""
-        grid = self.grids[id(next(x for x in given if isinstance(x, keras.KerasTensor)))]
+        grid = self.grids[id(tensors_in(given)[0])]
         if rule == rules.AVERAGE and grid is not None:
             rounder, place = grid
             output = rounder(output, place=place, observe=False)
@@ -170,7 +170,7 @@ class _Quantizer:
 
     def _on_grid(self, item):
         """The value itself when it is no tensor of real numbers or is on a grid, else rounded; once for all who read it."""
-        if not isinstance(item, keras.KerasTensor) or not is_float(item) or id(item) in self.grids:
+        if not is_tensor(item) or not is_float(item) or id(item) in self.grids:
             return item
         if id(item) not in self._rounded:
             rounder = self._rounder(operation_of(item).name)
@@ -196,7 +196,7 @@ class _Quantizer:
         """What a join reads, passed on by the layer that knows whether the join stays float."""
         site = self.plan.sites[id(node.outputs[0])]
         rounder = self._rounders.get(id(site.group))
-        if rounder is None or not rounder.joins or not isinstance(item, keras.KerasTensor):
+        if rounder is None or not rounder.joins or not is_tensor(item):
             return item
         outputs = [join.output for join in self.plan.joins_of(site.group)]
         return rounder(item, join=outputs.index(site))
@@ -242,10 +242,10 @@ def _check_layers(model):
     if masked:
         fix = "Take `strip(model)` first: zeros are held without wrappers, see `keep_zeros`."
         raise ValueError(errors.message("The model must have no Masked wrappers.", fix, layers=masked[:5]))
-    for attribute, what, fix in (
-        ("lora_enabled", "have LoRA weights", "Merge them into the kernels: save and load with Keras' own functions."),
-        ("quantization_mode", "be quantized by Keras", "Use the model from before `model.quantize`."),
+    for is_so, what, fix in (
+        (has_lora, "have LoRA weights", "Merge them into the kernels: save and load with Keras' own functions."),
+        (quantization_of, "be quantized by Keras", "Use the model from before `model.quantize`."),
     ):
-        found = [layer.name for layer in layers if getattr(layer, attribute, None)]
+        found = [layer.name for layer in layers if is_so(layer)]
         if found:
             raise ValueError(errors.message(f"No layer may {what}.", fix, layers=found[:5]))

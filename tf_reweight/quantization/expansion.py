@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.access import calls_of
+from tf_reweight.graph.access import calls_of, tensors_in
 from tf_reweight.quantization import rules
 
 L = keras.layers
@@ -47,7 +47,7 @@ def _plain(arguments, kind):
     known |= {"initial_state"} if kind in _NUM_GATES else set()
     if any(value is not None and value is not False and name not in known for name, value in arguments.kwargs.items()):
         return False
-    tensors = [item for item in keras.tree.flatten((arguments.args, arguments.kwargs)) if isinstance(item, keras.KerasTensor)]
+    tensors = tensors_in((arguments.args, arguments.kwargs))
     if kind in (L.EinsumDense, L.TimeDistributed):
         return True
     sequences = tensors if kind is L.MultiHeadAttention else tensors[:1]

@@ -6,6 +6,8 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction
+from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.emulation import Emulation
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 from tf_reweight.quantization.links import Links
@@ -15,7 +17,7 @@ _SMALLEST_RANGE = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class QuantizedActivation(keras.layers.Layer):
+class QuantizedActivation(Emulation, keras.layers.Layer):
     """Rounds its input to the `2^bits` values an integer tensor can have, in a range learned from data.
 
     In training the smallest and largest value of each batch move the range: their mean over the first batches, then an
@@ -117,6 +119,14 @@ class QuantizedActivation(keras.layers.Layer):
         self.maximum.assign(self.maximum + rate * (ops.maximum(ops.max(values), 0.0) - self.maximum))
         self.observed.assign(self.observed + here * (1.0 - self.frozen))
 
+    def as_float(self):
+        """What stands for it in the float model: its input."""
+        return unchanged
+
+    def as_stored(self):
+        identity = keras.layers.Identity(name=self.name)
+        return lambda inputs, **_: identity(inputs)
+
     def compute_output_shape(self, input_shape):
         return input_shape
 
@@ -126,7 +136,7 @@ class QuantizedActivation(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class QuantizedKernel(keras.layers.Wrapper):
+class QuantizedKernel(Emulation, keras.layers.Wrapper):
     """Computes a layer with its kernels rounded to the values an integer file can store.
 
     The stored kernels stay as they are and are what the optimizer moves. Zeros are exactly zero after rounding.
@@ -160,5 +170,31 @@ class QuantizedKernel(keras.layers.Wrapper):
         found, _ = walk(self)
         return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes) for t in found}
 
+    def as_float(self):
+        """What stands for it in the float model: the layer that it wraps."""
+        return Copied(self.layer)
+
+    def as_stored(self):
+        return _Rounded(self)
+
     def get_config(self):
         return {**super().get_config(), "bits": self.bits, "num_channel_axes": self.num_channel_axes}
+
+
+class _Rounded(Copied):
+    """The layer inside a wrapper, under the wrapper's name and with its kernels as they are rounded."""
+
+    def __init__(self, wrapper):
+        super().__init__(wrapper.layer, name=wrapper.name)
+        self.wrapper = wrapper
+
+    def fill(self):
+        super().fill()
+        values = self.wrapper.rounded_kernels()
+        for variable, old in zip(self.copy.weights, self.operation.weights):
+            variable.assign(values.get(id(old), old.value))
+
+
+def unchanged(inputs, *args, **kwargs):
+    """Stands for a layer that is left out."""
+    return inputs

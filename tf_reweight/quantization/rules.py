@@ -3,7 +3,8 @@
 import keras
 
 from tf_reweight import errors
-from tf_reweight.graph.keras_classes import is_named
+from tf_reweight.graph.access import is_layer
+from tf_reweight.graph.keras_classes import is_named, layers_named
 
 _L = keras.layers
 
@@ -50,20 +51,20 @@ _LAYERS = {
     **dict.fromkeys((_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D), RANGED),
     **dict.fromkeys((_L.AveragePooling1D, _L.AveragePooling2D), AVERAGE),
     **dict.fromkeys((_L.Concatenate, _L.Maximum, _L.Minimum), JOINED),
-    **{
-        getattr(_L, name): SAME
-        for name in (
+    **dict.fromkeys(
+        layers_named(
             "Cropping1D", "Cropping2D", "Flatten", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D",
             "Permute", "RepeatVector", "Reshape", "UpSampling1D", "ZeroPadding1D", "ZeroPadding2D",
-        )
-    },
-    **{
-        getattr(_L, name): ABSENT
-        for name in (
+        ),
+        SAME,
+    ),
+    **dict.fromkeys(
+        layers_named(
             "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
             "SpatialDropout1D", "SpatialDropout2D",
-        )
-    },
+        ),
+        ABSENT,
+    ),
 }  # fmt: skip
 
 # Operations of keras.ops have no public class: they go by name.
@@ -129,7 +130,7 @@ def rule_of(operation):
         return (SAME if operation.interpolation == "nearest" else AVERAGE), None
     if kind in _LAYERS:
         return _LAYERS[kind], None
-    if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
+    if not is_layer(operation) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
     if is_named(operation, "Cast"):
         return None, "a change of type; its result is rounded where a kernel reads it"

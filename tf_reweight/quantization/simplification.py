@@ -9,7 +9,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
-from tf_reweight.graph.access import calls_of, nodes_in_order, operation_of
+from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, fresh
 from tf_reweight.graph.keras_classes import is_named
@@ -124,7 +124,7 @@ class _Simplifier:
             return EXPANSIONS[{"Silu": "silu", "HardSigmoid": "hard_sigmoid"}[type(operation).__name__]](name, self.names)
         if type(operation) is not L.Activation:
             return None
-        if isinstance(operation.activation, L.Layer) or rules.activation_name(operation) in EXPANSIONS:
+        if is_layer(operation.activation) or rules.activation_name(operation) in EXPANSIONS:
             return Chain(self.activations.behind(name, operation.activation))
         return None
 
@@ -184,7 +184,7 @@ def _find_folds(graph):
         # A penalty on the outputs sees them as they are before the normalization.
         alone = alone and getattr(source, "activity_regularizer", None) is None
         fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
-        if alone and fits and getattr(source, "data_format", None) != "channels_first":
+        if alone and fits and not has_channels_first(source):
             found[id(layer)] = found[id(source)] = fold
     return found
 
@@ -252,35 +252,34 @@ def _scale_outputs(layer, fold, axes):
 
 def _affine(operation, args, name):
     """A 1x1 depthwise convolution for a layer that is `x * scale + offset` on the channels of an image; else None."""
-    kind = type(operation)
-    layer_scale = is_named(operation, "LayerScale")
-    if not layer_scale and kind not in (L.BatchNormalization, L.Rescaling, L.Normalization):
-        return None
-    shape = args[0].shape
+    per_channel = _per_channel(operation, args)
+    shape = () if per_channel is None else args[0].shape
     if len(shape) != 4 or shape[-1] is None:
         return None
-    if kind is L.BatchNormalization:
-        if not _last_axis(operation, args[0]):
-            return None
-        scale, offset = _scale_and_offset(operation)
-    elif layer_scale:
-        # Not folded into the Dense before, whose one step for all channels would drown those with small scales.
-        scale, offset = ops.convert_to_numpy(operation.gamma), 0.0
-    elif kind is L.Rescaling:
-        scale, offset = operation.scale, operation.offset
-    else:
-        if operation.invert or tuple(operation.axis) not in ((), (3,), (-1,)):
-            return None
-        mean, variance = (ops.convert_to_numpy(v).reshape(-1) for v in (operation.mean, operation.variance))
-        scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
-        offset = -mean * scale
     layer = L.DepthwiseConv2D(1, name=name, dtype=operation.dtype_policy, data_format="channels_last")
     layer.build(shape)
     channels = shape[-1]
-    weights = [np.broadcast_to(np.asarray(value, "float32"), (channels,)) for value in (scale, offset)]
+    weights = [np.broadcast_to(np.asarray(value, "float32"), (channels,)) for value in per_channel]
     layer.set_weights([weights[0].reshape(1, 1, channels, 1), weights[1]])
-    layer.trainable = operation.trainable and kind not in (L.Rescaling, L.Normalization)
+    layer.trainable = operation.trainable and type(operation) not in (L.Rescaling, L.Normalization)
     return layer
+
+
+def _per_channel(operation, args):
+    """`(scale, offset)` of a layer that is `x * scale + offset` on the channels of an image, or None."""
+    kind = type(operation)
+    if kind is L.BatchNormalization:
+        return _scale_and_offset(operation) if _last_axis(operation, args[0]) else None
+    if is_named(operation, "LayerScale"):
+        # Not folded into the Dense before, whose one step for all channels would drown those with small scales.
+        return ops.convert_to_numpy(operation.gamma), 0.0
+    if kind is L.Rescaling:
+        return operation.scale, operation.offset
+    if kind is not L.Normalization or operation.invert or tuple(operation.axis) not in ((), (3,), (-1,)):
+        return None
+    mean, variance = (ops.convert_to_numpy(v).reshape(-1) for v in (operation.mean, operation.variance))
+    scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return scale, -mean * scale
 
 
 class _SumOfTwo:

@@ -2,10 +2,10 @@
 
 import keras
 
-from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.emulation import is_emulation
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import graph_of
-from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
+from tf_reweight.quantization.layers import QuantizedKernel, unchanged
 
 
 def strip_quantization(model: keras.Model) -> keras.Model:
@@ -23,40 +23,12 @@ def strip_quantization(model: keras.Model) -> keras.Model:
     Example:
         >>> strip_quantization(quantize(model))
     """
-    inner = {layer.layer.name for layer in _wrappers(model)}
+    inner = {layer.layer.name for layer in graph_of(model).operations if isinstance(layer, QuantizedKernel)}
 
     def left(path, operation):
-        if isinstance(operation, QuantizedKernel):
-            return Copied(operation.layer)
+        if is_emulation(operation):
+            return operation.as_float()
         # An Identity gave an output the name that its layer has again now.
-        named_output = isinstance(operation, keras.layers.Identity) and operation.name in inner
-        return _first if named_output or isinstance(operation, QuantizedActivation) else None
+        return unchanged if isinstance(operation, keras.layers.Identity) and operation.name in inner else None
 
     return rebuild(model, Replacements(left))
-
-
-def rounded(model):
-    """As `strip_quantization`, with the kernels rounded as in training; outputs keep their names."""
-
-    def left(path, operation):
-        if isinstance(operation, QuantizedKernel):
-            return Copied(operation.layer, name=operation.name)
-        if isinstance(operation, QuantizedActivation):
-            identity = keras.layers.Identity(name=operation.name)
-            return lambda inputs, **_: identity(inputs)
-        return None
-
-    made = rebuild(model, Replacements(left))
-    for wrapper in _wrappers(model):
-        values = wrapper.rounded_kernels()
-        for variable, old in zip(made.get_layer(wrapper.name).weights, wrapper.layer.weights):
-            variable.assign(values.get(id(old), old.value))
-    return made
-
-
-def _wrappers(model):
-    return [operation for operation in graph_of(model).operations if isinstance(operation, QuantizedKernel)]
-
-
-def _first(inputs, *args, **kwargs):
-    return inputs

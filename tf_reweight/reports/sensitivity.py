@@ -8,7 +8,7 @@ from keras import ops
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_sparsity
+from tf_reweight.checks import check_sparsity, is_sequence
 from tf_reweight.data.examples import checked, input_specs, take, take_labelled
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.kernels import allocation
@@ -151,7 +151,7 @@ def _packed(model, arrays):
 
 
 def _checked_sparsities(structure, sparsities):
-    if not isinstance(sparsities, (list, tuple)) or not sparsities:
+    if not is_sequence(sparsities) or not sparsities:
         raise ValueError(
             errors.message("`sparsities` must be a non-empty list.", "For example [0.5, 0.9].", sparsities=sparsities)
         )
@@ -170,12 +170,13 @@ def _checked_sparsities(structure, sparsities):
 
 def _checked_data(model, data):
     """`(list of arrays, labels)`."""
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        arrays, y = take(model, data[0], "data", _MOST), np.asarray(data[1])
-    elif isinstance(data, (tuple, list, dict)) or hasattr(data, "__array__"):
+    is_pair = is_sequence(data) and len(data) == 2
+    if not is_pair and (isinstance(data, (tuple, list, dict)) or hasattr(data, "__array__")):
         raise ValueError(
             errors.message("`data` must be a pair (x, y).", "For example dataset.validation.", data=type(data).__name__)
         )
+    if is_pair:
+        arrays, y = take(model, data[0], "data", _MOST), np.asarray(data[1])
     else:
         arrays, y = take_labelled(model, data, "data", _MOST)
         y = np.zeros(0) if y is None else y

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.shrinking.constants import is_uniform
 
@@ -84,7 +84,7 @@ class ConstantTensors:
         kept_nodes, kept_operations = {id(step.node) for step in kept}, {id(step.operation) for step in kept}
         gone = [step for step in steps if id(step.node) not in kept_nodes]
         freed = [step.operation for step in gone if id(step.operation) not in kept_operations]
-        layers = [operation for operation in freed if isinstance(operation, keras.layers.Layer)]
+        layers = [operation for operation in freed if is_layer(operation)]
         if not any(layer.weights for layer in layers) or not self._fits(found, gone, kept):
             return NO_CUTS
         return CutPlan({id(step.node): cut for step, _, cut in found}, frozenset(id(s.node) for s in gone), tuple(layers))

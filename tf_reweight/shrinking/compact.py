@@ -109,21 +109,23 @@ def _window(kernel):
 
 def _own_margins(layer, sizes, kernel_size, padding):
     """Zeros that a padding mode puts before and after each axis; None where an unknown size decides."""
-    margins = []
-    for size, taps, stride, dilation in zip(sizes, kernel_size, layer.strides, layer.dilation_rate):
-        reach = (taps - 1) * dilation
-        if padding == "valid":
-            margins.append((0, 0))
-        elif padding == "causal":
-            margins.append((reach, 0))
-        elif stride == 1:
-            margins.append((reach // 2, reach - reach // 2))
-        elif size is None:
-            return None
-        else:
-            total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
-            margins.append((total // 2, total - total // 2))
-    return tuple(margins)
+    reaches = [(taps - 1) * dilation for taps, dilation in zip(kernel_size, layer.dilation_rate)]
+    margins = tuple(_margin(*axis, padding) for axis in zip(sizes, reaches, layer.strides))
+    return None if None in margins else margins
+
+
+def _margin(size, reach, stride, padding):
+    """The zeros before and after one axis; None where its size is unknown and decides."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "causal":
+        return reach, 0
+    if stride == 1:
+        return reach // 2, reach - reach // 2
+    if size is None:
+        return None
+    total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
+    return total // 2, total - total // 2
 
 
 def _margins(layer, sizes, start, size):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, own_weights, without_penalties
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.rebuilding import rebuild
@@ -70,7 +71,7 @@ class Rebuilder:
         if id(operation) in self._compact:
             args, kwargs = keras.tree.map_structure(self._padding(node), (args, kwargs))
         outputs = copy(*args, **kwargs)
-        if is_new and isinstance(operation, keras.layers.Layer) and copy is not operation:
+        if is_new and is_layer(operation) and copy is not operation:
             self._fill(path, operation, copy)
         return outputs
 
@@ -89,7 +90,7 @@ class Rebuilder:
 
     def _without_constants(self, cut, operation, args, kwargs):
         """What is left of an addition: its inputs that depend on the model's input, and one number per channel."""
-        rest = [tensor for tensor in keras.tree.flatten((args, kwargs)) if isinstance(tensor, keras.KerasTensor)]
+        rest = tensors_in((args, kwargs))
         total = rest[0] if len(rest) == 1 else keras.layers.Add(name=operation.name)(rest)
         if cut.offset is None:
             return total

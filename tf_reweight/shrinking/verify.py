@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from tf_reweight import errors
-from tf_reweight.graph.access import all_layers
+from tf_reweight.graph.access import all_layers, has_channels_first
 from tf_reweight.graph.comparing import FLOAT64_NOISE, compare, tolerance_of
 from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
@@ -20,7 +20,7 @@ def check_device(model):
         return
     named = [
         layer.name for layer in all_layers(model)
-        if getattr(layer, "data_format", None) == "channels_first" and layer.weights
+        if has_channels_first(layer) and layer.weights
     ]  # fmt: skip
     if named:
         raise ValueError(

@@ -7,6 +7,8 @@ import keras
 from keras import ops
 
 from tf_reweight import registry
+from tf_reweight.checks import is_sequence
+from tf_reweight.records import fields_of
 
 
 def safe_sqrt(squares):
@@ -118,7 +120,7 @@ class Structure(abc.ABC):
 
     def get_config(self):
         """The fields, JSON-ready; `structures.get({"name": ..., **config})` builds an equal structure."""
-        return {field.name: _jsonable(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {name: _jsonable(value) for name, value in fields_of(self).items()}
 
     def serialize(self):
         """The name where there are no fields, else `{"name": ..., **fields}`: what configs and reports hold."""
@@ -126,7 +128,7 @@ class Structure(abc.ABC):
 
 
 def _jsonable(value):
-    return [_jsonable(item) for item in value] if isinstance(value, (tuple, list)) else value
+    return [_jsonable(item) for item in value] if is_sequence(value) else value
 
 
 def num_rows(shape):

@@ -5,6 +5,7 @@ import dataclasses
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import is_integer, is_sequence
 from tf_reweight.structures.base import Structure, num_rows
 
 
@@ -12,8 +13,8 @@ class _Blocks(Structure):
     """Cuts the matrix into `shape` blocks; blocks at the right and lower edge are filled up with zeros."""
 
     def __post_init__(self):
-        shape = tuple(self.shape) if isinstance(self.shape, (tuple, list)) else self.shape
-        if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 1 for n in shape)):
+        shape = tuple(self.shape) if is_sequence(self.shape) else self.shape
+        if not (isinstance(shape, tuple) and len(shape) == 2 and all(is_integer(n) and n >= 1 for n in shape)):
             raise ValueError(
                 errors.message("`shape` of a block must be two positive integers (rows, columns).", "Try [4, 4].", shape=shape)
             )

@@ -5,6 +5,7 @@ import dataclasses
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.checks import is_integer
 from tf_reweight.structures.base import Structure
 
 
@@ -58,13 +59,13 @@ class NOfM(Structure):
     decides = True
 
     def __post_init__(self):
-        if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
+        if not (is_integer(self.n) and is_integer(self.m) and 1 <= self.n < self.m):
             raise ValueError(
                 errors.message(
                     "`n` and `m` must be integers with 1 <= n < m.", "`n` counts what is KEPT of `m`.", n=self.n, m=self.m
                 )
             )
-        if self.axis not in _AXES and (isinstance(self.axis, bool) or not isinstance(self.axis, int) or self.axis < 0):
+        if self.axis not in _AXES and not (is_integer(self.axis) and self.axis >= 0):
             raise ValueError(errors.unknown("axis", self.axis, (*_AXES, "or a number of an axis, 0 and up")))
 
     def _axis(self, shape):

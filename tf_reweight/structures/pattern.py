@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import is_number
+from tf_reweight.checks import is_integer, is_number
 from tf_reweight.structures.base import Structure, safe_sqrt
 
 
@@ -223,7 +223,7 @@ def _checked_size(size):
     if size is None:
         return None
     size = tuple(size)
-    if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
+    if len(size) != 2 or not all(is_integer(n) and n >= 1 for n in size):
         raise ValueError(
             errors.message("`kernel_size` must be two positive integers.", "Try [3, 3].", kernel_size=list(size))
         )
@@ -250,7 +250,7 @@ def _check_fields(pattern):
         value = getattr(pattern, field)
         if value is None and not (needed and pattern.positions == kind):
             continue
-        good = is_number(value) and (isinstance(value, int) and value >= 1 if needed else value >= 0)
+        good = is_integer(value) and value >= 1 if needed else is_number(value) and value >= 0
         if pattern.positions != kind or not good:
             number = "an integer >= 1" if needed else "a number >= 0"
             raise ValueError(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 
 
 class Unfit(ValueError):
@@ -43,7 +44,7 @@ def _fitting(name, shape, detail, argument):
     # A shape that is known from the start has no signature in some files.
     signature = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
     known = [int(size) for size in signature]
-    good = isinstance(shape, (list, tuple)) and len(shape) == len(known)
+    good = is_sequence(shape) and len(shape) == len(known)
     good = good and all(isinstance(size, (int, np.integer)) and size > 0 for size in shape)
     if not good or any(size not in (-1, given) for size, given in zip(known, shape)):
         fix = "Pass a whole shape, the number of examples included, as (1, 224, 224, 3)."

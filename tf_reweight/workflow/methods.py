@@ -10,6 +10,7 @@ from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties.attachment import regularize
 from tf_reweight.penalties.proximal import Proximal
 from tf_reweight.penalties.reweighting import Reweighting
+from tf_reweight.records import fields_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Method(abc.ABC):
         return {"sparsity": amount.sparsity, "threshold": amount.threshold, "scope": amount.scope}
 
     def get_config(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields_of(self)
 
     def serialize(self):
         """The name where there are no fields, else `{"name": ..., **fields}`."""

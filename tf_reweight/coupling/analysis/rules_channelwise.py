@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tf_reweight.checks import listed
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.coupling.analysis.rules_kernels import channel_axis, is_elementwise
 
@@ -65,7 +66,7 @@ def batch_normalization(t, layer, x, *_, **__):
 
 def layer_normalization(t, layer, x, *_, **__):
     """Statistics over the channels change with their number, so they stay; over other axes all is well."""
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    axes = listed(layer.axis)
     axes = {axis - 1 if axis > 0 else axis % len(x.shape) for axis in axes}
     if x.varying_axis in axes:
         return _mixed(t, x, f"{t.step.path} takes statistics over the channels")
@@ -93,7 +94,7 @@ def prelu(t, layer, x, *_, **__):
 
 
 def softmax(t, layer, x, *_, **__):
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    axes = listed(layer.axis)
     if x.varying_axis in {axis - 1 if axis > 0 else axis % len(x.shape) for axis in axes}:
         return _mixed(t, x, f"{t.step.path}: a softmax mixes channels")
     return Signal(x.labels, t.shapes[0])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Signal
+from tf_reweight.graph.access import has_channels_first, has_lora, quantization_of
 
 # Activations that see one number at a time. Softmax, GLU and unknown functions mix channels.
 _ELEMENTWISE = {
@@ -23,15 +24,15 @@ def is_elementwise(activation):
 
 def channel_axis(layer, rank):
     """Position of the channels among the axes without the batch."""
-    return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+    return 0 if has_channels_first(layer) else rank - 1
 
 
 def untouchable(layer):
     """Why the weights of a layer cannot be cut, or None."""
-    if getattr(layer, "lora_enabled", False):
+    if has_lora(layer):
         return "LoRA is enabled"
-    if getattr(layer, "quantization_mode", None) is not None:
-        return f"already quantized ({layer.quantization_mode})"
+    if quantization_of(layer) is not None:
+        return f"already quantized ({quantization_of(layer)})"
     return None
 
 

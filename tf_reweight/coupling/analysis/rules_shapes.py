@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from tf_reweight.checks import listed
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.coupling.analysis.rules_channelwise import joined, reduced
 
@@ -84,7 +85,7 @@ def repeat_vector(t, layer, x):
 def expand_dims(t, operation, x):
     rank = len(x.shape) + 1
     axis = operation.axis
-    axes = [axis] if isinstance(axis, int) else list(axis)
+    axes = listed(axis)
     axes = [a % (rank + len(axes)) for a in axes]
     if 0 in axes:
         return t.opaque(f"{t.step.path}: moves the batch axis")
@@ -97,7 +98,7 @@ def squeeze(t, operation, x):
     if axis is None:
         axes = [i + 1 for i, size in enumerate(x.shape) if size == 1]
     else:
-        axes = [a % rank for a in ([axis] if isinstance(axis, int) else axis)]
+        axes = [a % rank for a in listed(axis)]
     if 0 in axes:
         return t.opaque(f"{t.step.path}: moves the batch axis")
     return Signal(np.squeeze(x.labels, tuple(a - 1 for a in axes)), t.shapes[0])
@@ -106,7 +107,7 @@ def squeeze(t, operation, x):
 def reduction(t, operation, x, *_, **__):
     rank = len(x.shape) + 1
     axis = operation.axis
-    axes = range(rank) if axis is None else [a % rank for a in ([axis] if isinstance(axis, int) else axis)]
+    axes = range(rank) if axis is None else [a % rank for a in listed(axis)]
     if 0 in axes:
         return t.opaque(f"{t.step.path}: reduces over the batch")
     return reduced(t, x, {a - 1 for a in axes}, operation.keepdims)
@@ -139,7 +140,7 @@ def split(t, operation, x):
 
 def get_item(t, operation, x, key):
     """Slices of other axes than the channels'."""
-    keys = list(key) if isinstance(key, (tuple, list)) else [key]
+    keys = listed(key)
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
         missing = len(x.shape) + 1 - (len(keys) - 1 - keys.count(None))

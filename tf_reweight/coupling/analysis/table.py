@@ -4,7 +4,8 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.coupling.analysis import rules_channelwise, rules_kernels, rules_sequences, rules_shapes
-from tf_reweight.graph.keras_classes import is_named
+from tf_reweight.graph.access import is_layer
+from tf_reweight.graph.keras_classes import is_named, layers_named
 
 _L = keras.layers
 _RULES = {
@@ -53,25 +54,21 @@ _RULES = {
     _L.Permute: rules_shapes.permute,
     _L.RepeatVector: rules_shapes.repeat_vector,
 }
-_RULES |= {
-    getattr(_L, name): rules_channelwise.passing
-    for name in (
-        "ActivityRegularization", "AlphaDropout", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity",
-        "LeakyReLU", "ReLU", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
-    )
-}  # fmt: skip
-_RULES |= {
-    getattr(_L, f"{name}{rank}D"): rules_channelwise.spatial
-    for rank in (1, 2, 3)
-    for name in (
-        "AdaptiveAveragePooling", "AdaptiveMaxPooling", "AveragePooling", "Cropping", "MaxPooling", "UpSampling", "ZeroPadding",
-    )
-}  # fmt: skip
-_RULES |= {
-    getattr(_L, f"{name}{rank}D"): rules_channelwise.global_pooling
-    for rank in (1, 2, 3)
-    for name in ("GlobalAveragePooling", "GlobalMaxPooling")
-}
+_RULES |= dict.fromkeys(
+    layers_named(
+        "ActivityRegularization", "AlphaDropout", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity", "LeakyReLU",
+        "ReLU", "SpatialDropout{}D",
+    ),
+    rules_channelwise.passing,
+)  # fmt: skip
+_RULES |= dict.fromkeys(
+    layers_named(
+        "AdaptiveAveragePooling{}D", "AdaptiveMaxPooling{}D", "AveragePooling{}D", "Cropping{}D", "MaxPooling{}D",
+        "UpSampling{}D", "ZeroPadding{}D",
+    ),
+    rules_channelwise.spatial,
+)  # fmt: skip
+_RULES |= dict.fromkeys(layers_named("GlobalAveragePooling{}D", "GlobalMaxPooling{}D"), rules_channelwise.global_pooling)
 
 # Layers with kernels through which channels are not followed, and why.
 _OPAQUE = dict.fromkeys(
@@ -123,7 +120,7 @@ def rule_of(operation):
     kind = type(operation)
     if kind in _RULES:
         return _RULES[kind], None
-    if not isinstance(operation, keras.layers.Layer) and is_named(operation, *_OPERATIONS):
+    if not is_layer(operation) and is_named(operation, *_OPERATIONS):
         return _OPERATIONS[kind.__name__], None
     return None, _OPAQUE.get(kind, f"what {kind.__name__} does to channels is unknown")
 

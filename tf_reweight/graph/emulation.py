@@ -1,0 +1,26 @@
+"""Layers that compute in training with the numbers of a file, and the model that the file is made of."""
+
+import abc
+
+from tf_reweight.graph.rebuilding import Replacements, rebuild
+
+
+class Emulation(abc.ABC):
+    """The base of layers that round as a file does; a layer as well.
+
+    `export` writes models without knowing how they were trained; it asks these layers.
+    """
+
+    @abc.abstractmethod
+    def as_stored(self):
+        """What stands for the layer in the file: a function of its inputs, with the numbers that the file stores."""
+
+
+def as_stored(model):
+    """A copy of a model with every `Emulation` as its file stores it; outputs keep their names."""
+    return rebuild(model, Replacements(lambda path, operation: operation.as_stored() if is_emulation(operation) else None))
+
+
+def is_emulation(operation):
+    """Whether an operation is an `Emulation`."""
+    return isinstance(operation, Emulation)
