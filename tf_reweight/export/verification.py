@@ -10,6 +10,7 @@ from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
 from tf_reweight.export.samples import identifiers
+from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.tflite import apart, litert
 from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
 from tf_reweight.tflite.execution import Runner
@@ -107,6 +108,8 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
         doubts=_doubts(agreement, len(arrays[0])) if is_class else (),
     )
+    if not made.relative_error <= made.tolerance:
+        _refuse_random(model, [array[:1] for array in arrays], made)
     _refuse(made, precision, is_class)
     for doubt in made.doubts:
         _LOG.warning(doubt)
@@ -127,6 +130,15 @@ def _check_copy(expected, given):
             )
         )
     return error
+
+
+def _refuse_random(model, arrays, made):
+    """Raises VerificationError where the model itself gives other outputs each time."""
+    drawn = random_layers(model, arrays)
+    if drawn:
+        expected = "The model must give the same outputs each time, to be compared with its file."
+        fix = f"Nothing was written. {named(drawn)}"
+        raise VerificationError(errors.message(expected, fix, random=drawn, relative_error=made.relative_error))
 
 
 def _refuse(made, precision, is_class):

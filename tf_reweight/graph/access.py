@@ -108,6 +108,11 @@ def copy_trainable(copy, model):
     copy._trainable = model._trainable
 
 
+def default_generator():
+    """The random generator of `keras.random` where none is given; None before it was first used."""
+    return keras.src.backend.common.global_state.get_global_attribute("global_seed_generator")
+
+
 def seed_generators(layer):
     """The random generators that a layer itself holds."""
     return list(layer._seed_generators)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.recasting import is_half
 from tf_reweight.graph.walking import graph_of
 
@@ -28,14 +29,16 @@ class Comparison:
 
 
 def compare(model, other, inputs):
-    """Runs both models on the same inputs.
+    """Runs both models on the same inputs, with the same random draws where a layer makes some.
 
     Args:
         inputs: list of arrays, one per input tensor.
     """
-    outputs = [
-        keras.tree.flatten(m(keras.tree.pack_sequence_as(graph_of(m).input, inputs), training=False)) for m in (model, other)
-    ]
+    outputs = []
+    for each in (model, other):
+        with fixed_draws(each):
+            made = each(keras.tree.pack_sequence_as(graph_of(each).input, inputs), training=False)
+        outputs.append(keras.tree.flatten(made))
     difference = scale = 0.0
     for first, second in zip(*outputs):
         first, second = (np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64") for x in (first, second))

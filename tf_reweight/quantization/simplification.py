@@ -11,6 +11,7 @@ from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
 from tf_reweight.graph.comparing import compare, tolerance_of
+from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
 from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
@@ -303,6 +304,10 @@ def _check(model, made):
     inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
     result, limit = compare(model, made, inputs), 10 * tolerance_of(model)
     if not result.relative <= limit:
+        drawn = random_layers(model, inputs)
+        if drawn:
+            expected = "The model must give the same outputs each time, to be compared with the one rewritten for integers."
+            raise ValueError(errors.message(expected, named(drawn), random=drawn, difference=result.difference))
         raise ValueError(
             errors.message(
                 f"The model rewritten for integers must give the same outputs within {limit:g} of their scale.",

@@ -1,0 +1,140 @@
+"""Layers that draw random numbers outside training: a copy is compared with the same draws, else the layer is named."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight import coupling, export
+from tf_reweight.export.verification import VerificationError
+from tf_reweight.graph.randomness import fixed_draws, random_layers
+
+L = keras.layers
+X = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@keras.saving.register_keras_serializable("random_layers")
+class Sampling(L.Layer):
+    """A variational autoencoder's."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(7)
+
+    def call(self, inputs):
+        mean, log_var = inputs
+        return mean + ops.exp(0.5 * log_var) * keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+
+
+@keras.saving.register_keras_serializable("random_layers")
+class AlwaysDropout(L.Dropout):
+    """Monte Carlo dropout."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+def autoencoder():
+    x = keras.Input((6,))
+    h = L.Dense(16, activation="relu", name="encode")(x)
+    z = Sampling(name="sample")([L.Dense(4, name="mean")(h), L.Dense(4, name="log_var")(h)])
+    return keras.Model(x, L.Dense(6, name="out")(L.Dense(16, activation="relu", name="decode")(z)))
+
+
+def behind(layer, **call):
+    """A model with a layer in the middle, that is called so."""
+
+    def make():
+        x = keras.Input((6,))
+        h = L.Dense(16, activation="relu", name="first")(x)
+        return keras.Model(x, L.Dense(2, name="out")(layer()(h, **call)))
+
+    return make
+
+
+def nested():
+    x = keras.Input((6,))
+    return keras.Model(x, L.Dense(2, name="out")(behind(lambda: AlwaysDropout(0.5, name="drop"))()(x)))
+
+
+RANDOM = {
+    "sampling": (autoencoder, "sample"),
+    "dropout": (behind(lambda: AlwaysDropout(0.5, name="drop")), "drop"),
+    "numpy": (behind(lambda: L.Lambda(lambda x: x + np.random.normal(), name="noise")), "noise"),
+    "lambda": (behind(lambda: L.Lambda(lambda x: x + keras.random.normal(ops.shape(x)), name="own")), "own"),
+    "nested": (nested, "/drop"),
+}
+QUIET = {
+    "dropout": behind(lambda: L.Dropout(0.5, name="drop")),
+    "noise": behind(lambda: L.GaussianNoise(1.0)),
+    "norm": behind(L.BatchNormalization),
+    # In a model that is called with training=False it drops nothing.
+    "training": behind(lambda: L.Dropout(0.5, name="drop"), training=True),
+}
+
+
+def built(make):
+    keras.utils.set_random_seed(0)
+    return make()
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_they_are_found(kind):
+    make, name = RANDOM[kind]
+    model = built(make)
+    (found,) = random_layers(model, [X])
+    assert found.endswith(name)
+    if kind != "numpy":
+        with fixed_draws(model):
+            first = model(X, training=False)
+        with fixed_draws(model):
+            np.testing.assert_array_equal(first, model(X, training=False))
+    assert not np.array_equal(model(X, training=False), model(X, training=False))
+
+
+@pytest.mark.parametrize("kind", QUIET)
+def test_others_are_not(kind):
+    assert not random_layers(built(QUIET[kind]), [X])
+
+
+def test_in_a_subclassed_model():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.sample = L.Dense(4), Sampling(name="sample")
+
+        def call(self, x):
+            return self.sample([self.dense(x), self.dense(x)])
+
+    model = Own()
+    model(X)
+    assert random_layers(model, [X]) == ["sample"]
+
+
+def test_a_shrunk_model_is_compared_with_the_same_draws():
+    """What is sampled keeps its size here, so that both models draw the same."""
+    model = built(autoencoder)
+    coupling.prune_groups(model, 0.5)
+    small = tfr.shrink(model)
+    assert small.count_params() < model.count_params()
+
+
+@pytest.mark.parametrize("change", [tfr.shrink, tfr.quantize])
+def test_a_layer_that_draws_by_itself_is_named(change):
+    with pytest.raises(ValueError, match="same outputs each time.*noise gives other"):
+        change(built(RANDOM["numpy"][0]))
+
+
+def test_a_file_of_a_model_that_draws(tmp_path, monkeypatch):
+    """The file is not called wrong: its model is random."""
+    from tf_reweight.export import tflite
+
+    quiet = built(QUIET["noise"])
+    model = built(RANDOM["numpy"][0])
+    convert = tflite.convert
+    monkeypatch.setattr(tflite, "convert", lambda model, *arguments: convert(quiet, *arguments))
+    with pytest.raises(VerificationError, match="same outputs each time.*noise gives other"):
+        export.export_tflite(model, tmp_path / "m.tflite", verify_data=X)
+    assert not (tmp_path / "m.tflite").exists()

@@ -1,0 +1,75 @@
+"""Layers that draw random numbers outside training too: sampling layers, dropout that is always on."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight.graph.access import all_layers, default_generator, seed_generators
+from tf_reweight.graph.walking import is_graph, walk
+
+
+@contextlib.contextmanager
+def fixed_draws(model):
+    """Within it every generator of a model begins at the same state, so that a copy draws the same; then all is as before."""
+    generators = [generator for layer in (model, *all_layers(model)) for generator in seed_generators(layer)]
+    generators += [generator for generator in (default_generator(),) if generator is not None]
+    before = [ops.convert_to_numpy(generator.state.value).copy() for generator in generators]
+    for generator, state in zip(generators, before):
+        generator.state.assign(np.zeros_like(state))
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, before):
+            generator.state.assign(state)
+
+
+def random_layers(model, inputs):
+    """Paths of the layers and operations that give other outputs each time, outside training, on the same inputs.
+
+    Args:
+        model: a built model.
+        inputs: one array per input tensor.
+    """
+    if not is_graph(model):
+        return _moved(model, inputs)
+    found = []
+
+    def visit(path, node, args, kwargs):
+        operation = node.operation
+        if is_graph(operation):
+            return walk(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit, f"{path}/")
+        if "training" in kwargs:  # what is built with training=True computes by the model's own argument
+            kwargs = {**kwargs, "training": False}
+        outputs = operation(*args, **kwargs)
+        again = keras.tree.flatten(operation(*args, **kwargs))
+        if path not in found and not all(map(_equal, keras.tree.flatten(outputs), again)):
+            found.append(path)
+        return outputs
+
+    walk(model, [ops.convert_to_tensor(array) for array in inputs], visit)
+    return found
+
+
+def named(layers):
+    """What an error says of them: a sentence that tells why nothing can be compared, and what to do."""
+    return (
+        f"{', '.join(layers[:5])} gives other outputs each time, outside training too: nothing can be compared, and nothing is "
+        "known to be wrong. Leave it out of the model that is shipped, let it draw in training only, or make its noise an "
+        "input of the model."
+    )
+
+
+def _moved(model, inputs):
+    """Names of the layers of a model without a graph whose generators a call has moved."""
+    layers = [layer for layer in (model, *all_layers(model)) if seed_generators(layer)]
+    before = [[ops.convert_to_numpy(g.state.value).copy() for g in seed_generators(layer)] for layer in layers]
+    model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+    after = [[ops.convert_to_numpy(g.state.value) for g in seed_generators(layer)] for layer in layers]
+    return [layer.name for layer, old, new in zip(layers, before, after) if not all(map(np.array_equal, old, new))]
+
+
+def _equal(first, second):
+    first, second = (ops.convert_to_numpy(array) for array in (first, second))
+    return first.shape == second.shape and bool(((first == second) | (first != first) & (second != second)).all())
