@@ -9,10 +9,10 @@ import numpy as np
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.coupling import savings
-from tf_reweight.coupling.analysis.sets import CoupledSet
+from tf_reweight.coupling.analysis.sets import CoupledSet, groups
 from tf_reweight.coupling.budgeted import CoupledBudgeted
 from tf_reweight.coupling.penalty import Coupled, anchored
-from tf_reweight.coupling.pruning import demands_of, removable
+from tf_reweight.coupling.pruning import demands_of, removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.kernels.budgeted import check_reachable
 from tf_reweight.kernels.table import LeftOut, find
@@ -86,7 +86,8 @@ def regularize_coupled(
     """
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
-    coupled = removable(model)
+    removable(model)  # refused before any work
+    coupled = groups(model)
     positions: dict[str, int] = {}
     made, left_out = [], []
     costs = savings.of_sets(price, coupled)
@@ -94,8 +95,12 @@ def regularize_coupled(
         if target is None:
             left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
             continue
+        # Sets that stay whole count as well: the position tells sets apart when a model is loaded.
         position = positions.get(target.name, 0)
         positions[target.name] = position + 1
+        if item.frozen_layers:
+            left_out.append(LeftOut(item.name, f"{', '.join(item.frozen_layers[:3])}: trainable=False"))
+            continue
         if budget is None:
             regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
         else:
@@ -111,6 +116,7 @@ def regularize_coupled(
     if budget is not None:
         _check_within_reach(coupled, budget, {id(regularizer.item) for _, regularizer in made})
     add_all(model, made)
+    warn_of_frozen(model)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 
 

@@ -12,12 +12,12 @@ from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_fraction
-from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
+from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, check_criterion, group_norms, ranking
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.kernels import allocation
+from tf_reweight.kernels import allocation, unmet
 from tf_reweight.kernels.budgeted import Demand, choose, met
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.penalties.attachment import attach, attachments, detach
@@ -36,10 +36,14 @@ class PrunedSet:
 
 @dataclasses.dataclass(frozen=True)
 class GroupPruneReport(Report):
-    """What `prune_groups` did: one entry per coupled set, and the channels that could not be touched with the reasons."""
+    """What `prune_groups` did: one entry per coupled set, and the channels that could not be touched with the reasons.
+
+    `notes` says in sentences where nothing went, or less than asked for, and what to try next.
+    """
 
     sets: tuple[PrunedSet, ...]
     frozen: tuple[FrozenChannels, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def kept_groups(self):
@@ -59,10 +63,11 @@ class GroupPruneReport(Report):
             "sparsity": self.sparsity,
             "sets": [dataclasses.asdict(item) for item in self.sets],
             "frozen": [dataclasses.asdict(item) for item in self.frozen],
+            "notes": list(self.notes),
         }
 
     def __str__(self):
-        lines = [f"{self.kept_groups} of {self.num_groups} removable groups kept."]
+        lines = [f"{self.kept_groups} of {self.num_groups} removable groups kept.", *self.notes]
         for item in self.sets:
             rescued = f", {item.rescued} of them only so that the set is not empty" if item.rescued else ""
             lines.append(f"      {item.name}: {item.kept_groups} of {item.num_groups} kept{rescued}")
@@ -81,6 +86,7 @@ def prune_groups(
     macs: float | None = None,
     multiple_of: int = 1,
     data: typing.Any = None,
+    include_frozen: bool = False,
 ) -> GroupPruneReport:
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
@@ -102,6 +108,8 @@ def prune_groups(
             1 for a ranking.
         macs: instead of `sparsity`, the fraction of the multiply-accumulates to remove, in [0, 1).
         multiple_of: keep so many of the best of those to go that the channels kept are a multiple; int8 kernels like 16.
+        include_frozen: whether channels may go that a layer with `trainable=False` makes, scales or reads. By default such
+            sets stay whole, and a warning and the report say so.
         data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
             of BatchNormalization to the training that follows.
 
@@ -133,7 +141,8 @@ def prune_groups(
     check_criterion(criterion, RANKINGS)
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
-    coupled = removable(model)
+    coupled = removable(model, include_frozen)
+    warn_of_frozen(coupled.model, include_frozen)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
     if budget is not None:
         scores, keeps = _within_budget(floors, budget, criterion, scope)
@@ -143,11 +152,36 @@ def prune_groups(
     else:
         scores, keeps = _freed(model, floors)
     keeps, rescued = floors(keeps, scores)
+    unfreed = None if given or not all(keep.all() for keep in keeps) else _unfreed(model, coupled, scores)
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
     follow_closely(model)
     refresh_given(model, data)
-    return report
+    return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]))
+
+
+def _unfreed(model, coupled, scores):
+    """A sentence about penalties that freed nothing; None where they have a budget, which says so itself."""
+    penalties = penalties_of(coupled.sets, [part.regularizer for part in attachments(model) if part.regularizer.spans_several])
+    pressed = [(score, penalty) for score, penalty in zip(scores, penalties) if penalty is not None and penalty.budget is None]
+    if not pressed:
+        return None
+    norms = np.concatenate([score for score, _ in pressed])
+    negligible = np.concatenate([np.full(len(score), penalty.negligible) for score, penalty in pressed])
+    strength = max(penalty.strength for _, penalty in pressed)
+    return unmet.not_freed(norms, negligible, strength, lambda norm: "prune_groups(model, sparsity=0.1)")
+
+
+def _short(report, sparsity, scope):
+    """A sentence where less than a `sparsity` went; None where there is none or it was met."""
+    if sparsity is None:
+        return None
+    if sparsity > 0 and report.kept_groups == report.num_groups and sparsity * report.num_groups < 1:
+        return unmet.below_one_group(sparsity, 1 / report.num_groups)
+    why = "whole groups go, and each set keeps its `minimum` and `multiple_of`"
+    # Each ranking stops at the last group that fits: one over the model, or one in each set.
+    spared = (1 if scope == "model" else len(report.sets)) / report.num_groups
+    return unmet.falls_short(sparsity, report.sparsity, spared, why)
 
 
 def _ranked(scores, sparsity, scope):
@@ -261,9 +295,11 @@ def penalties_of(sets, penalties):
     return [by_labels.get(tuple(item.labels)) for item in sets]
 
 
-def removable(model):
-    """`groups(model)`, refusing a model where nothing can be removed."""
+def removable(model, include_frozen=False):
+    """`groups(model)`, without sets that touch frozen layers, refusing a model where nothing can be removed."""
     coupled = groups(model)
+    if not include_frozen:
+        coupled = coupled.without_frozen_layers()
     if not coupled.sets:
         raise ValueError(
             errors.message(
@@ -273,6 +309,15 @@ def removable(model):
             )
         )
     return coupled
+
+
+def warn_of_frozen(model, include_frozen=False):
+    """Warns of the sets that stay whole since they touch a layer with `trainable=False`."""
+    held = [] if include_frozen else [item for item in groups(model).sets if item.frozen_layers]
+    if held:
+        names = ", ".join(item.name for item in held[:5])
+        layers = list(dict.fromkeys(path for item in held for path in item.frozen_layers))
+        warnings.warn(f"The channels of {names} are left whole: {frozen_reason(layers)}.", stacklevel=3)
 
 
 def zero_groups(model, coupled, keeps, rescued=None):

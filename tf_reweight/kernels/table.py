@@ -10,6 +10,7 @@ from tf_reweight.graph.access import calls_of, functional_of, has_lora, operatio
 from tf_reweight.graph.checking import check_model, sublayers
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
+from tf_reweight.kernels.own_calls import overrides_computing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Target:
         regularizer_attribute: name of the matching regularizer on the layer.
         layout: the kernel's `Layout`.
         parents: layers that hold the layer (nested models, recurrent and attention layers), from the outside in.
+        own_call: whether the layer's class overrides how the table's layer computes; see `own_calls`.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Target:
     regularizer_attribute: str
     layout: Layout
     parents: tuple = ()
+    own_call: bool = False
 
     @property
     def variable(self):
@@ -311,4 +314,5 @@ def _add(row, child, path, context, found, left_out):
     layout = row.layout(layer, shape)
     layout = dataclasses.replace(layout, num_heads=_heads(context.get("attention"), layer, shape, layout.axes))
     parents = tuple(parent for parent in context["parents"] if parent is not layer)
-    found.append(Target(target_name, path, layer, attribute, row.regularizer_attribute, layout, parents))
+    own_call = overrides_computing(type(child), row.layer_type)
+    found.append(Target(target_name, path, layer, attribute, row.regularizer_attribute, layout, parents, own_call))

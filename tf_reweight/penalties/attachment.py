@@ -11,6 +11,7 @@ from tf_reweight import errors
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.nonzeros import check_within_reach
+from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, Target, find
@@ -126,6 +127,7 @@ def regularize(
     if budget is not None:
         check_within_reach(model, budget, [(item.target, item.structure) for item in chosen])
     add_all(model, [(item.target, regularizer) for item, regularizer in zip(chosen, bound)])
+    warn_of_own_calls([item.target for item in chosen])
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))
 
 

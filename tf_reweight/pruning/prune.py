@@ -14,12 +14,13 @@ from tf_reweight import errors
 from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.kernels import allocation
+from tf_reweight.kernels import allocation, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.grouping import CRITERIA
 from tf_reweight.kernels.held import free, hold_all, place
 from tf_reweight.kernels.nonzeros import demands_on
+from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
@@ -49,10 +50,14 @@ class PrunedKernel:
 
 @dataclasses.dataclass(frozen=True)
 class PruneReport(Report):
-    """What `prune` did: one entry per kernel and structure, and what was left out with its reason."""
+    """What `prune` did: one entry per kernel and structure, and what was left out with its reason.
+
+    `notes` says in sentences where nothing went, or less than asked for, and what to try next.
+    """
 
     kernels: tuple[PrunedKernel, ...]
     left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def sparsity(self):
@@ -67,6 +72,7 @@ class PruneReport(Report):
             "sparsity": self.sparsity,
             "kernels": [{**dataclasses.asdict(k), "sparsity": k.sparsity} for k in self.kernels],
             "left_out": [dataclasses.asdict(item) for item in self.left_out],
+            "notes": list(self.notes),
         }
 
 
@@ -81,6 +87,7 @@ def prune(
     scope: str = "model",
     criterion: str | None = None,
     data: typing.Any = None,
+    include_frozen: bool = False,
 ) -> PruneReport:
     """Sets groups to zero in place and keeps them exactly zero through any further training.
 
@@ -106,6 +113,8 @@ def prune(
             large or larger in the kernel (Lee et al., arXiv 2010.07611). None (default) is `"relative"` for structures that
             are slices of whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be
             emptied before the others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
+        include_frozen: whether kernels of layers with `trainable=False` are pruned too. By default they stay as they are, and a
+            warning and the report say so.
         data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
             of BatchNormalization to the training that follows.
 
@@ -155,11 +164,46 @@ def prune(
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, budget), budget)
+    chosen, frozen = _trainable(chosen, include_frozen)
+    left_out += frozen
+    warn_of_own_calls([target for target, _, _ in chosen])
+    before = [target.groups(structure) for target, structure, _ in chosen]
     kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, budget, scope, criterion), threshold)
+    report = PruneReport(tuple(kernels), tuple(left_out))
+    strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
     follow_closely(model)
     refresh_given(model, data)
-    return PruneReport(tuple(kernels), tuple(left_out))
+    amounts = {"sparsity": sparsity, "threshold": threshold, "budget": budget, "scope": scope}
+    return dataclasses.replace(report, notes=unmet.said(_unmet(report, before, chosen, strength, **amounts)))
+
+
+def _unmet(report, groups, chosen, strength, sparsity, threshold, budget, scope):
+    """Sentences where nothing went, or less than asked for; None for each that is not so.
+
+    Args:
+        report: what was done.
+        groups: the `Groups` of each of `chosen` before.
+        strength: the largest coefficient of the penalties.
+    """
+    if budget is not None or all(structure.decides for _, structure, _ in chosen):
+        return
+    norms = np.concatenate([item.norms[item.members > 0] for item in groups])
+    nothing = all(kernel.kept_weights == kernel.num_weights for kernel in report.kernels)
+    sizes = [item.members[item.members > 0] for item in groups]
+    total = sum(int(size.sum()) for size in sizes)
+    if sparsity is not None and not nothing:
+        # Each ranking stops at the last group that fits: one over the model, or one in each kernel.
+        largest = [size.max() for size in sizes]
+        spared = (max(largest) if scope == "model" else sum(largest)) / total
+        yield unmet.falls_short(sparsity, report.sparsity, spared, "whole groups go, and each kernel keeps its best")
+    elif sparsity:
+        yield unmet.below_one_group(sparsity, min(size.min() / (total if scope == "model" else size.sum()) for size in sizes))
+    elif nothing and threshold is not None:
+        yield unmet.above_threshold(norms, threshold)
+    elif nothing and sparsity is None:
+        limits = np.concatenate([np.full((item.members > 0).sum(), limit) for item, (*_, limit) in zip(groups, chosen)])
+        yield unmet.not_freed(norms, limits, strength, lambda norm: f"prune(model, threshold={norm:.3g})")
 
 
 def keep_zeros(model: keras.Model) -> int:
@@ -218,6 +262,25 @@ def _still_to_meet(model, parts):
         stacklevel=3,
     )
     return budget
+
+
+def _trainable(chosen, include_frozen):
+    """What of `chosen` may be changed, and the kernels of frozen layers as `LeftOut`, with a warning."""
+    frozen = {} if include_frozen else {t.name: t for t, _, _ in chosen if not t.variable.trainable}
+    left = [item for item in chosen if item[0].name not in frozen]
+    reason = "its layer has trainable=False; include_frozen=True prunes it too"
+    if not left:
+        expected = "At least one kernel to prune must be trainable."
+        fix = "Set `layer.trainable = True`, or pass include_frozen=True to prune frozen layers too."
+        raise ValueError(errors.message(expected, fix, frozen=list(frozen)[:5]))
+    if frozen:
+        names = ", ".join(list(frozen)[:5])
+        warnings.warn(
+            f"{len(frozen)} kernels of layers with trainable=False are left as they are ({names}); pass include_frozen=True to "
+            "prune them too.",
+            stacklevel=3,
+        )
+    return left, [LeftOut(name, reason) for name in frozen]
 
 
 def _any(*amounts):

@@ -26,19 +26,20 @@ class Rebuilder:
         folds: see `dead.Verdict`.
         branches: the `CutPlan`.
         find_groups: whether block-diagonal kernels become grouped convolutions.
+        include_frozen: whether kernels of layers with `trainable=False` lose zero rows as well.
 
     Attributes:
         compacted: mapping of a layer's path to what became smaller in its kernel.
     """
 
-    def __init__(self, trace, dead, folds, branches=NO_CUTS, find_groups=False):
+    def __init__(self, trace, dead, folds, branches=NO_CUTS, find_groups=False, include_frozen=True):
         self.trace = trace
         self.dead = np.asarray(sorted(dead), "int64")
         self.folds = {}
         for (layer, _), delta in folds.items():
             self.folds[layer] = self.folds.get(layer, 0.0) + delta
         self.branches = branches
-        self.find_groups = find_groups
+        self.find_groups, self.include_frozen = find_groups, include_frozen
         self.compacted = {}
         self._compact = {}
         self._calls = {}
@@ -103,7 +104,7 @@ class Rebuilder:
             return operation
         config = self._config(operation)
         kernel = getattr(operation, "kernel", None)
-        if isinstance(kernel, keras.Variable):
+        if isinstance(kernel, keras.Variable) and (kernel.trainable or self.include_frozen):
             shapes = [_input_shape(step.node) for step in self.trace.steps if step.operation is operation]
             smaller = compact(operation, self._cut(kernel), shapes, self.find_groups)
             if smaller is not None:

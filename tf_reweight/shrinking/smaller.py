@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+import warnings
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from keras import ops
 
 from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_integer
-from tf_reweight.coupling.analysis.sets import FrozenChannels, groups
+from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.compiling import compile_like
@@ -17,6 +18,7 @@ from tf_reweight.graph.copying import own_weights
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.records import Report
 from tf_reweight.shrinking import verify
+from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import dead_groups
 from tf_reweight.shrinking.rebuild import Rebuilder
 
@@ -90,14 +92,14 @@ class ShrinkReport(Report):
 @typing.overload
 def shrink(
     model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False,
-    return_report: typing.Literal[False] = False, data: typing.Any = None,
+    return_report: typing.Literal[False] = False, data: typing.Any = None, *, include_frozen: bool = False,
 ) -> keras.Model: ...  # fmt: skip
 
 
 @typing.overload
 def shrink(
     model: keras.Model, multiple_of: int = 1, inputs: typing.Any = None, find_groups: bool = False, *,
-    return_report: typing.Literal[True], data: typing.Any = None,
+    return_report: typing.Literal[True], data: typing.Any = None, include_frozen: bool = False,
 ) -> tuple[keras.Model, ShrinkReport]: ...  # fmt: skip
 
 
@@ -108,6 +110,8 @@ def shrink(
     find_groups: bool = False,
     return_report: bool = False,
     data: typing.Any = None,
+    *,
+    include_frozen: bool = False,
 ) -> keras.Model | tuple[keras.Model, ShrinkReport]:
     """A plain, smaller Keras model without the groups that are dead, with the same outputs.
 
@@ -125,6 +129,8 @@ def shrink(
         find_groups: whether a convolution whose kernel is block-diagonal, blocks of one size in order, becomes a grouped one:
             fewer multiply-accumulates, but not every runtime is fast at it.
         return_report: whether to return `(model, ShrinkReport)`.
+        include_frozen: whether layers with `trainable=False` become smaller too. By default they keep their weights, and so do
+            the channels that they share with others; a warning names those that are dead, and the report has them all.
         data: examples, with labels or without, for `refresh_statistics` of the small model after the comparison; see there.
 
     Returns:
@@ -147,6 +153,9 @@ def shrink(
     batch = [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
     verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches
+    if not include_frozen:
+        branches = _spare_frozen(coupled, dead, branches)
+        coupled = coupled.without_frozen_layers()
     for item in coupled.sets:
         if all(id(part.variable) in branches.weights for part in item.slices):
             done.append(ShrunkSet(item.name, 0, item.num_groups, ("its branch added a constant and is removed whole",)))
@@ -155,7 +164,7 @@ def shrink(
         stayed = sorted({reason for root, reason in verdict.kept.items() if root in set(item.labels.tolist())})
         done.append(ShrunkSet(item.name, kept, item.num_groups, tuple(notes + stayed)))
     folds = {key: delta for key, delta in verdict.folds.items() if key[1] in dead}
-    rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups)
+    rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups, include_frozen)
     small = rebuilder.model(model)
     result = verify.check(model, small, batch)
     compile_like(small, model)
@@ -171,6 +180,21 @@ def shrink(
         in_float64=result.in_float64,
     )
     return (small, report) if return_report else small
+
+
+def _spare_frozen(coupled, dead, branches):
+    """Takes dead channels that touch frozen layers back, in place, and says so; returns the branches that may still go."""
+    spared = [item for item in coupled.sets if item.frozen_layers and not dead.isdisjoint(item.labels.tolist())]
+    layers = list(dict.fromkeys(path for item in spared for path in item.frozen_layers))
+    for item in spared:
+        dead.difference_update(item.labels.tolist())
+    held = [layer.name for layer in branches.layers if layer.weights and not layer.trainable]
+    if spared or held:
+        warnings.warn(
+            f"What is dead in {', '.join([*(item.name for item in spared), *held][:5])} stays: {frozen_reason(layers + held)}.",
+            stacklevel=3,
+        )
+    return NO_CUTS if held else branches
 
 
 def _revive(item, dead, multiple_of):

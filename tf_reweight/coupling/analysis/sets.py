@@ -80,6 +80,11 @@ class CoupledSet:
     labels: np.ndarray
 
     @property
+    def frozen_layers(self):
+        """Paths of the layers with `trainable=False` of which a weight would be changed, each once, in order."""
+        return list(dict.fromkeys(s.path for s in self.slices if s.role != "state" and not s.variable.trainable))
+
+    @property
     def weights_per_group(self):
         """Trainable-type weights in one group, on average over the groups (int, rounded)."""
         total = 0.0
@@ -128,6 +133,16 @@ class CoupledSets(Report):
         """Number of removable groups in all sets."""
         return sum(item.num_groups for item in self.sets)
 
+    def without_frozen_layers(self):
+        """The same without the sets that touch a layer with `trainable=False`: these are among what cannot be removed."""
+        held = tuple(
+            FrozenChannels(item.name, item.num_groups * item.channels_per_group, (frozen_reason(item.frozen_layers),))
+            for item in self.sets
+            if item.frozen_layers
+        )
+        left = tuple(item for item in self.sets if not item.frozen_layers)
+        return dataclasses.replace(self, sets=left, frozen=self.frozen + held)
+
     def to_dict(self):
         """The same figures as plain types."""
         return {
@@ -162,6 +177,12 @@ class CoupledSets(Report):
             lines.append("Frozen:")
         lines += [f"      {item.name}: {item.num_channels} channels; {'; '.join(item.reasons[:3])}" for item in self.frozen]
         return "\n".join(lines)
+
+
+def frozen_reason(paths):
+    """Why channels stay that touch frozen layers, in words."""
+    verb = "has" if len(paths) == 1 else "have"
+    return f"{_listed(paths)} {verb} trainable=False; include_frozen=True changes frozen layers too"
 
 
 def groups(model: keras.Model) -> CoupledSets:

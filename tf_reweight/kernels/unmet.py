@@ -1,0 +1,75 @@
+"""What to say where pruning removed nothing, or less than asked for, with the number to try next."""
+
+import warnings
+
+import numpy as np
+
+# What is said to remove something: so much of all groups, and at least one.
+_TENTH = 0.1
+# How much stronger a penalty should press that freed nothing: as much as the norms are too large, within reason.
+_LEAST_FACTOR, _MOST_FACTOR = 3.0, 10.0
+# Less than that is not worth a word.
+_GAP = 0.02
+_NOTHING = "Nothing was removed"
+
+
+def above_threshold(norms, threshold):
+    """A sentence: no norm is small enough.
+
+    Args:
+        norms: float array of the groups' norms.
+        threshold: norms up to this go.
+    """
+    return (
+        f"{_NOTHING}: the smallest of {len(norms)} group norms is {norms.min():.3g}, above threshold={threshold:.3g}. "
+        f"threshold={_tenth(norms):.3g} removes about a tenth of the groups."
+    )
+
+
+def not_freed(norms, negligible, strength, instead):
+    """A sentence: a penalty made no norm negligible.
+
+    Args:
+        norms: float array of the groups' norms.
+        negligible: float array of their shape, norms up to which go.
+        strength: the largest coefficient of the penalties.
+        instead: function `norm -> str`, the argument that removes a tenth of the groups whatever the penalty did.
+    """
+    nearest = int(np.argmin(norms / np.maximum(negligible, 1e-12)))
+    ratio = float(norms[nearest] / max(negligible[nearest], 1e-12))
+    factor = min(max(ratio, _LEAST_FACTOR), _MOST_FACTOR)
+    more = f"strength={strength * factor:.2g} instead of {strength:.2g}" if strength > 0 else "a strength above 0"
+    return (
+        f"{_NOTHING}: the penalty freed none of {len(norms)} groups. The smallest norm is {norms[nearest]:.3g}, "
+        f"{ratio:.3g} times what counts as freed ({negligible[nearest]:.3g}, by its epsilon). Train longer or with {more}; "
+        f"{instead(_tenth(norms))} removes about a tenth of the groups now."
+    )
+
+
+def below_one_group(sparsity, smallest):
+    """A sentence: the fraction asked for is less than the smallest group is of all."""
+    return (
+        f"{_NOTHING}: sparsity={sparsity:g} is less than one group, the smallest of which is {smallest:.3g} of all. "
+        f"sparsity={np.ceil(smallest * 1000) / 1000:g} removes the first."
+    )
+
+
+def falls_short(asked, removed, spared, why):
+    """A sentence where less went than asked for, by more than `spared`, the share of a group that did not fit; or None."""
+    if asked - removed <= max(_GAP, spared):
+        return None
+    return f"{removed:.1%} was removed where sparsity={asked:g} was asked for, {asked - removed:.1%} less: {why}."
+
+
+def said(sentences):
+    """The sentences that are not None, as a tuple; where nothing was removed a warning is given."""
+    notes = tuple(sentence for sentence in sentences if sentence is not None)
+    for note in notes:
+        if note.startswith(_NOTHING):
+            warnings.warn(note, stacklevel=4)
+    return notes
+
+
+def _tenth(norms):
+    ordered = np.sort(norms)
+    return float(ordered[max(0, int(np.ceil(_TENTH * len(ordered))) - 1)]) * (1 + 1e-3)
