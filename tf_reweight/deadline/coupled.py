@@ -23,8 +23,6 @@ class CoupledGroups:
         criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
     """
 
-    # The scores follow the square of a norm or more, and those that stay are needed as they are.
-    power, survivors = 1.0, 0.0
     criteria = ("taylor", "lamp")
 
     def __init__(self, model, penalties, criterion):
@@ -34,6 +32,8 @@ class CoupledGroups:
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._prices = prices_of(self._sets, self.demands)
         self.criterion = criterion or ("taylor" if can_listen() else "lamp")
+        # By the loss's reaction, those that stay are needed as they are; norms tell less, and pressing on all makes them tell.
+        self.power, self.survivors = (1.0, 0.0) if self.criterion == "taylor" else (2.0, 1.0)
         self._gates = Gates(penalties) if self.criterion == "taylor" else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)
