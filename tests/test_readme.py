@@ -5,10 +5,12 @@ import re
 
 import keras
 import numpy as np
+import pytest
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
 def test_python_examples_run(tmp_path, monkeypatch):
     """All blocks one after the other, with fewer epochs; every name in them that is not theirs is the user's."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
