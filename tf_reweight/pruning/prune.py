@@ -135,8 +135,8 @@ def prune(
     if is_number(structure):
         fix = f"Pass a fraction by its name: prune(model, sparsity={structure:g})."
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
-    budget = budgets.get(budget)
-    _check_amount(sparsity, threshold, budget, scope, criterion)
+    limit = budgets.get(budget)
+    _check_amount(sparsity, threshold, limit, scope, criterion)
     if structure is None:
         if layers is not None:
             raise ValueError(errors.message("`layers` goes with `structure`.", "Name the structure too.", layers=layers))
@@ -158,17 +158,17 @@ def prune(
                 )
             )
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
-        if not _any(sparsity, threshold, budget):
-            budget = _still_to_meet(model, parts)
+        if not _any(sparsity, threshold, limit):
+            limit = _still_to_meet(model, parts)
         names = {target.name for target, _, _ in chosen}
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
-        chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, budget), budget)
+        chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, limit), limit)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     warn_of_own_calls([target for target, _, _ in chosen])
     before = [target.groups(structure) for target, structure, _ in chosen]
-    kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, budget, scope, criterion), threshold)
+    kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, limit, scope, criterion), threshold)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
