@@ -14,7 +14,7 @@ README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 def test_python_examples_run(tmp_path, monkeypatch):
     """All blocks one after the other, with fewer epochs; every name in them that is not theirs is the user's."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     layers = keras.layers

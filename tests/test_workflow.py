@@ -263,8 +263,8 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
 def test_a_model_has_nothing_to_learn_from_itself():
     """The distillation loss is a divergence: zero between equal models, positive between others, never negative."""
     run = Run({**TINY, "distill": {"weight": 0.5}}, None, None, (), QUIET, None)
-    x = run.data.train[0][:64]
-    same = run._taught(run.model)
+    x = run.data.train.x[:64]
+    same = run.trainer._taught(run.model, run.model)
     losses = [float(loss.compute_loss(run.model(x), run.model(x))) for loss in same.distillation_losses]
     other = keras.models.clone_model(run.model)
     further = [float(loss.compute_loss(other(x), run.model(x))) for loss in same.distillation_losses]
@@ -273,7 +273,7 @@ def test_a_model_has_nothing_to_learn_from_itself():
 
 def test_the_weight_of_distillation_is_the_teachers():
     run = Run({**TINY, "distill": {"weight": 0.3}}, None, None, (), QUIET, None)
-    taught = run._taught(keras.models.clone_model(run.model))
+    taught = run.trainer._taught(run.model, keras.models.clone_model(run.model))
     assert taught.student_loss_weight == pytest.approx(0.7)  # Keras takes the rest for the teacher
     assert taught.student is run.model and run.model.trainable and not taught.teacher.trainable
 

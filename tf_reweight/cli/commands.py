@@ -31,6 +31,17 @@ def _one(positional, what):
 def _define_compress(values):
     flags.DEFINE_string("config", None, "YAML file of the run", flag_values=values)
     flags.DEFINE_multi_string("set", [], "section.key=value; overrides the file; may be repeated", flag_values=values)
+    flags.DEFINE_string("model", None, "a built .keras file, or FILE.py:FUNCTION, which returns a model", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "FILE.py:FUNCTION, which returns train, validation and test; or a data set's name, an .npz, a folder",
+        flag_values=values,
+    )
+    custom = "Python file with layers, losses and metrics of the model; may be repeated"
+    flags.DEFINE_multi_string("import", [], custom, flag_values=values)
+    flags.DEFINE_string("structure", None, "channels (default), unstructured, filter, block, ...", flag_values=values)
+    flags.DEFINE_string("budget", None, "what may be left, as macs=0.5 or weights=0.2", flag_values=values)
+    flags.DEFINE_integer("epochs", None, "epochs of all stages together", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("monitor", None, "the metric that decides and heads the report", flag_values=values)
     flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
     flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
@@ -41,40 +52,68 @@ def _define_verify_arm(values):
     flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see the README", flag_values=values)
 
 
+# Flags of `compress` that stand for keys of a configuration.
+_KEYS = {"model": "model.name", "data": "data.name", "data_dir": "data.data_dir"}
+# Flags that ask for the defaults of a model of one's own.
+_OF_A_MODEL = ("model", "structure", "budget", "epochs", "monitor")
+
+
 def _compress(values, positional):
     from tf_reweight import errors, workflow
-
-    if values.config is None or positional:
-        raise ValueError(
-            errors.message(
-                "`compress` needs --config FILE and no other arguments.", "For example --config configs/quickstart.yaml.",
-                config=values.config, arguments=positional,
-            )
-        )  # fmt: skip
-    overrides = list(values.set)
-    if values.data_dir is not None:
-        overrides.append(f"data.data_dir={values.data_dir}")
-    if values.verify_arm:
-        overrides.append("export.verify_arm=true")
-    if values.dry_run:
-        figures = workflow.plan(values.config, overrides=overrides)
-        _show(values, figures, _plan_tables(figures))
-        return 0
     from tf_reweight.reports.progress import terminal
 
-    progress = terminal(stderr=values.json)
-    figures = workflow.compress(values.config, out=values.out, overrides=overrides, console=progress, command=_command(values))
+    asked = [name for name in _OF_A_MODEL if values[name].value is not None]
+    if positional or values.config is None and values.model is None:
+        raise ValueError(
+            errors.message(
+                "`compress` needs --config FILE, or --model and --data, and no other arguments.",
+                "For example --config configs/quickstart.yaml, or --model mine.keras --data my_data.py:load.",
+                config=values.config, model=values.model, arguments=positional,
+            )
+        )  # fmt: skip
+    if values.model is not None and values.data is None and values.config is None:
+        fix = "For example --data my_data.py:load, digits, an .npz file or a folder of images."
+        raise ValueError(errors.message("--model needs --data, or a --config that names data.", fix, model=values.model))
+    overrides = [*values.set, *_overrides(values)]
+    if not asked:
+        if values.dry_run:
+            return _shown(values, workflow.plan(values.config, overrides=overrides))
+        progress = terminal(stderr=values.json)
+        how = {"out": values.out, "overrides": overrides, "console": progress, "command": _command(values)}
+        figures = workflow.compress(values.config, **how)
+    else:
+        how = {"structure": values.structure or "channels", "budget": values.budget, "epochs": values.epochs}
+        how |= {"config": values.config, "overrides": overrides, "monitor": values.monitor}
+        if values.dry_run:
+            return _shown(values, workflow.plan_by_names(**how))
+        progress = terminal(stderr=values.json)
+        figures = workflow.compress_by_names(**how, out=values.out, console=progress, command=_command(values))
     if values.json:
         print(json.dumps(figures, indent=1, default=str))
     return 0
 
 
+def _shown(values, figures):
+    _show(values, figures, _plan_tables(figures))
+    return 0
+
+
+def _overrides(values):
+    """The flags that stand for keys, as `key=value`."""
+    made = [f"{key}={json.dumps(values[flag].value)}" for flag, key in _KEYS.items() if values[flag].value is not None]
+    made += [f"model.custom={json.dumps(values['import'].value)}"] if values["import"].value else []
+    return made + (["export.verify_arm=true"] if values.verify_arm else [])
+
+
 def _command(values):
     import shlex
 
-    parts = ["tf-reweight", "compress", "--config", values.config]
-    for item in values.set:
-        parts += ["--set", item]
+    parts = ["tf-reweight", "compress"]
+    for flag in ("config", "model", "data", "structure", "budget", "epochs", "monitor"):
+        parts += [f"--{flag}", str(values[flag].value)] if values[flag].value is not None else []
+    for flag in ("import", "set"):
+        for item in values[flag].value:
+            parts += [f"--{flag}", item]
     for flag in ("data_dir", "out"):
         parts += [f"--{flag}", values[flag].value] if values[flag].value else []
     parts += ["--verify_arm"] if values.verify_arm else []

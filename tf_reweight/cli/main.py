@@ -10,6 +10,7 @@ from tf_reweight.cli.commands import COMMANDS
 _USAGE = """\
 tf-reweight: train with a regularizer, remove what it freed, ship a checked int8 .tflite
 
+  tf-reweight compress --model MODEL.keras --data DATA.py:FUNCTION [--structure NAME] [--budget macs=0.5] [--epochs N]
   tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run] [--verify_arm]
   tf-reweight report MODEL.keras
   tf-reweight groups MODEL.keras

@@ -260,6 +260,23 @@ def split(sets, row):
     return np.split(row, np.cumsum([item.num_groups for item in sets])[:-1])
 
 
+def most_macs(model, multiple_of=1):
+    """The fraction of the multiply-accumulates that `prune_groups` can remove at most, in [0, 1).
+
+    Args:
+        model: a built Sequential or functional model.
+        multiple_of: the channels kept are a multiple of this.
+
+    Raises:
+        TypeError, ValueError: for a model where nothing can be removed.
+    """
+    coupled = removable(model)
+    cost = Cost(coupled)
+    scores = ranking(coupled.sets, CRITERIA[0])
+    keeps, _ = Floors(coupled, 1, multiple_of)(_ranked(scores, 0.999, "model"), scores)
+    return 1.0 - cost.macs(keeps) / cost.macs()
+
+
 def _freed(model, floors):
     """Norms as the penalties see them, and keep flags: False where a norm became negligible. Sets without one stay whole."""
     attach(model)

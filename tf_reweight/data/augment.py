@@ -4,11 +4,46 @@ import keras
 import numpy as np
 
 
-class Shifted(keras.utils.PyDataset):
-    """Batches in a new order each epoch, every image moved by up to `shift` pixels; the gap is filled with black.
+class Shuffled(keras.utils.PyDataset):
+    """Batches in a new order each epoch.
 
     What an epoch holds depends on `seed` and the epoch alone, so that an interrupted run goes on with the same batches: give
     `epochs_in_order()` to `fit` as a callback.
+
+    Args:
+        x: array, or structure of arrays, `(num, ...)`.
+        y: labels, the same; or None.
+        batch_size: examples per batch.
+        seed: of the order.
+        weight: sample weights, the same; or None.
+    """
+
+    def __init__(self, x, y, batch_size, seed=0, weight=None):
+        super().__init__()
+        self.parts = tuple(part for part in (x, y, weight) if part is not None)
+        self.num = len(keras.tree.flatten(x)[0])
+        self.batch_size, self.seed = batch_size, seed
+        self.start(0)
+
+    def start(self, epoch):
+        """Sets the order, and what else changes, to that of an epoch."""
+        self.epoch = epoch
+        self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num)
+
+    def epochs_in_order(self):
+        """A callback that tells which epoch it is, also where a resumed `fit` begins with a later one."""
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.start(epoch))
+
+    def __len__(self):
+        return -(-self.num // self.batch_size)
+
+    def __getitem__(self, index):
+        picked = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return tuple(keras.tree.map_structure(lambda array: array[picked], part) for part in self.parts)
+
+
+class Shifted(Shuffled):
+    """The same with every image moved by up to `shift` pixels; the gap is filled with black.
 
     Args:
         x: float32 `(num, height, width, channels)`.
@@ -20,31 +55,16 @@ class Shifted(keras.utils.PyDataset):
     """
 
     def __init__(self, x, y, batch_size, shift, seed=0, black=0.0):
-        super().__init__()
-        self.black = black
-        self.x, self.y = x, y
-        self.batch_size, self.shift, self.seed = batch_size, shift, seed
-        self.start(0)
-
-    def start(self, epoch):
-        """Sets the order and the moves to those of an epoch."""
-        self.epoch = epoch
-        self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
-
-    def epochs_in_order(self):
-        """A callback that tells which epoch it is, also where a resumed `fit` begins with a later one."""
-        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.start(epoch))
-
-    def __len__(self):
-        return -(-len(self.x) // self.batch_size)
+        super().__init__(x, y, batch_size, seed)
+        self.shift, self.black = shift, black
 
     def __getitem__(self, index):
-        picked = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        x, y = super().__getitem__(index)
         if not self.shift:
-            return self.x[picked], self.y[picked]
+            return x, y
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        offsets = rng.integers(-self.shift, self.shift + 1, (len(picked), 2))
-        return moved(self.x[picked], offsets, self.black), self.y[picked]
+        offsets = rng.integers(-self.shift, self.shift + 1, (len(x), 2))
+        return moved(x, offsets, self.black), y
 
 
 def moved(images, offsets, black=0.0):

@@ -63,6 +63,29 @@ def take_labelled(model, examples, argument, most=MOST):
     return _collected(map(door.batch, batches), argument, most, ends)
 
 
+def arrays_of(model, x, argument):
+    """One array per input of a model, of a batch of inputs in any form that `take` knows for arrays."""
+    return _Door(input_structure(model), argument).inputs(x)
+
+
+def packed(model, arrays):
+    """Arrays in the structure in which a model takes them."""
+    structure = input_structure(model)
+    if structure is None:
+        return arrays[0] if len(arrays) == 1 else arrays
+    return keras.tree.pack_sequence_as(structure, arrays)
+
+
+def in_structure(model, x):
+    """Inputs as a model takes them: one array alone is put where a model with one input takes a list or a dict of it."""
+    structure = input_structure(model)
+    if structure is None or not keras.tree.is_nested(structure) or keras.tree.is_nested(x):
+        return x
+    tensors = keras.tree.flatten(structure)
+    # A tuple, which Keras takes for a list as well, since data sets of TensorFlow hold no lists.
+    return keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(structure, [x])) if len(tensors) == 1 else x
+
+
 class _Door:
     """Puts what a model is fed into the order of its inputs.
 

@@ -1,12 +1,15 @@
 """Small classifiers to start from, and the user's own `.keras` file."""
 
 import pathlib
+import tempfile
 import zipfile
 
 import keras
+import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, is_integer
+from tf_reweight.graph.compiled import parts_by_name
 
 L = keras.layers
 
@@ -100,6 +103,34 @@ def _read(path, custom_objects):
             f"The model file must load with keras.saving.load_model; it says: {(lines or [type(error).__name__])[0][:300]}"
         )
         raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=str(path))) from error
+
+
+def copied(model):
+    """A model of the same class with the same weights that shares nothing with the given one; not compiled.
+
+    It goes through a file, as the models of a run's stages do, so that what cannot be read back is found at once.
+
+    Raises:
+        ValueError: for a model that cannot be saved or read back.
+    """
+    parts = parts_by_name(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        try:
+            model.save(path)
+            # The user's own model, written a moment ago: functions in it are the user's.
+            copy = keras.saving.load_model(path, custom_objects=parts, compile=False, safe_mode=False)
+        except Exception as error:  # Keras raises whatever the model's parts raise
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            fix = "Give layers of your own a `get_config`, and register them with keras.saving.register_keras_serializable."
+            said = (lines or [type(error).__name__])[0][:300]
+            expected = f"The model must be one that Keras saves and loads again; it says: {said}"
+            raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=model.name)) from error
+    for weight, own in zip(copy.weights, model.weights):
+        if not np.array_equal(keras.ops.convert_to_numpy(weight.value), keras.ops.convert_to_numpy(own.value), equal_nan=True):
+            fix = "A layer of its class does not save all of its weights, or its `build` differs."
+            raise ValueError(errors.message("The model must come back from its file with its weights.", fix, weight=own.path))
+    return copy
 
 
 def _check_fit(model, text, input_shape, num_classes):

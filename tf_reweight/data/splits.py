@@ -93,6 +93,12 @@ def check_splits(splits, num_classes):
             )
 
 
+def class_numbers(labels):
+    """Labels that are one whole number each, an array `(num,)`; None for others."""
+    found = labels if isinstance(labels, np.ndarray) else None
+    return found if found is not None and found.ndim == 1 and found.dtype.kind in "iu" else None
+
+
 def stratified_order(labels, seed):
     """Shuffles so that every prefix holds the classes in proportion, one of each first.
 

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import typing
+from collections.abc import Sequence
 
 import keras
 
@@ -73,6 +74,7 @@ def export_tflite(
     tolerance: float | None = None,
     quantized_io: bool = False,
     verify_arm: bool = False,
+    classes: Sequence[bool] | None = None,
 ) -> ExportRecord:
     """Writes a Keras model as a `.tflite` that was run in LiteRT and gives the model's outputs.
 
@@ -99,6 +101,8 @@ def export_tflite(
         tolerance: largest accepted relative error of the outputs; default `verification.TOLERANCES[precision]`.
         quantized_io: whether an int8 or int16 file takes and gives these instead of float32.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
+        classes: for each output whether it chooses one of several classes, so that its largest entry must be the model's; None
+            looks at the values, and takes outputs `(batch, n)` of like scale for a classifier's.
 
     Returns:
         `ExportRecord`.
@@ -130,7 +134,7 @@ def export_tflite(
     content = _converted(model, precision, specs, representative, quantized_io)
     summary = summarize(content, path)
     wider = _wider(summary, precision)
-    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given)
+    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given, classes)
     write_whole(path, content)
     float_ops = summary.float_ops if TABLE[precision].needs_data else ()
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **facts(path, content, summary, checked))

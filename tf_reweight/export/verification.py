@@ -60,7 +60,7 @@ class Verification:
     doubts: tuple[str, ...] = ()
 
 
-def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None, given=None):
+def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None, given=None, classes=None):
     """Runs a file's bytes and its Keras model on the same inputs.
 
     Args:
@@ -72,6 +72,8 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         tolerance: another bound on the relative error.
         emulator: an `emulation.Emulator` that runs the file as well; None for this machine alone.
         given: the model as the user gave it, where `model` is a copy in another floating-point type: both are compared too.
+        classes: for each output whether it chooses one of several classes, so that its largest entry counts; None looks at
+            the values.
 
     Returns:
         `Verification`.
@@ -95,7 +97,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     everything = [item for result in results for item in result]
     worst = max(everything, key=lambda item: item.relative_error)
     arm_error = max((item.relative_error for result in results[len(runs) :] for item in result), default=None)
-    agreement, is_class = _agreement(expected, [runs[0], *emulated])
+    agreement, is_class = _agreement(expected, [runs[0], *emulated], classes)
     made = Verification(
         num_examples=len(arrays[0]),
         max_abs_error=max(item.max_abs_error for item in everything),
@@ -217,10 +219,11 @@ def keras_outputs(model, arrays):
     return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]
 
 
-def _agreement(expected, runs):
+def _agreement(expected, runs, known=None):
     """`(agreement, whether it is one of classes)` of the worst run, over all outputs that are a classifier's."""
-    classes = [number for number, array in enumerate(expected) if _is_classifier(array)]
-    numbers = classes or ([0] if expected[0].ndim > 1 and expected[0].shape[-1] > 1 else [])
+    is_class = [_is_classifier(array) for array in expected] if known is None else known
+    classes = [number for number, found in enumerate(is_class) if found]
+    numbers = classes or ([0] if known is None and expected[0].ndim > 1 and expected[0].shape[-1] > 1 else [])
     found = [_same_largest(expected[number], run[number]) for number in numbers for run in runs]
     return min(found, default=None), bool(classes)
 

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from tf_reweight.reports import metrics
 from tf_reweight.reports.curves import EDGES
 
 _HEIGHT, _WIDTH = 100.0, 1000.0
@@ -50,27 +51,37 @@ _PANELS = (
 
 
 def accuracy(figures):
-    """Validation and test accuracy after each stage, and test accuracy of each executed file, as places on one axis.
+    """The metric that heads the report after each stage, and of each executed file, as places on one axis.
 
     Returns:
-        Dict with `rows` (name, is_file, test, validation, places in percent) and `ticks` (place, text).
+        Dict with `rows` (name, is_file, test, validation, texts, places in percent) and `ticks` (place, text).
     """
-    rows = [
-        {"name": stage["name"], "is_file": False, "test": stage["test_accuracy"], "validation": stage["validation_accuracy"]}
-        for stage in figures["stages"]
-    ]
-    rows += [
-        {"name": short(file["name"]), "is_file": True, "test": file["test_accuracy"], "validation": None}
-        for file in figures["files"]
-    ]
+    metric, files = metrics.head_of(figures), figures["files"]
+    rows = [_placed(metric, stage, False) for stage in figures["stages"]] + [_placed(metric, file, True) for file in files]
     values = [value for row in rows for value in (row["test"], row["validation"]) if value is not None]
-    ticks = _ticks(100 * min(values), 100 * max(values))
+    scale = 100 if metric["proportion"] else 1
+    ticks = _ticks(100 * min(values), 100 * max(values)) if metric["proportion"] else _free_ticks(min(values), max(values))
     low, high = ticks[0], ticks[-1]
     for row in rows:
         for name in ("test", "validation"):
             value = row[name]
-            row[f"{name}_at"] = None if value is None else 100 * (100 * value - low) / (high - low)
+            row[f"{name}_at"] = None if value is None else 100 * (scale * value - low) / (high - low)
     return {"rows": rows, "ticks": [(100 * (tick - low) / (high - low), f"{tick:g}") for tick in ticks]}
+
+
+def _placed(metric, entry, is_file):
+    test, validation = (metrics.value_of(entry, split, metric) for split in ("test", "validation"))
+    name = short(entry["name"]) if is_file else entry["name"]
+    return {"name": name, "is_file": is_file, "test": test, "validation": validation, "text": metrics.text_of(metric, test)}
+
+
+def _free_ticks(low, high):
+    """Three to seven round numbers that hold both, of any size."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / 2))
+    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
 
 
 def sizes(figures):
@@ -140,8 +151,12 @@ def norms(records):
     return {"rows": rows, "ticks": ticks}
 
 
-def curves(records):
-    """What changed over the whole run, epoch by epoch: one panel each for accuracy, what is left, penalty and learning rate.
+def curves(records, metric=None):
+    """What changed over the whole run, epoch by epoch: one panel each for a metric, what is left, penalty and learning rate.
+
+    Args:
+        records: of `Curves`.
+        metric: the one that heads the report, a dict; None for the accuracy of a classifier.
 
     Returns:
         Dict with `stages` (name, number of epochs) and `panels`: `title`, `caption`, `lines` (label, class), `svg`, and the
@@ -152,8 +167,18 @@ def curves(records):
         if not bands or bands[-1][0] != record["stage"]:
             bands.append([record["stage"], 0])
         bands[-1][1] += 1
-    panels = [_panel(records, bands, panel) for panel in _PANELS]
+    first = _PANELS[0] if metric is None or metric["name"] == "accuracy" else _metric_panel(metric)
+    panels = [_panel(records, bands, panel) for panel in (first, *_PANELS[1:])]
     return {"stages": bands, "panels": [panel for panel in panels if panel is not None]}
+
+
+def _metric_panel(metric):
+    """The panel of a metric that is not the accuracy of a classifier."""
+    name = metric["name"]
+    better = {"max": "Higher is better.", "min": "Lower is better."}.get(metric["mode"], "")
+    caption = f"At the end of each epoch. {better}" + (" The loss contains penalties here." if name == "loss" else "")
+    lines = {"validation": (f"val_{name}", "a"), "training": (name, "b")}
+    return _Panel(name.capitalize(), caption, lines, "{:.1%}" if metric["proportion"] else "{:.4g}", from_zero=False)
 
 
 def short(name):

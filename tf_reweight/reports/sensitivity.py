@@ -2,15 +2,13 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
 from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
-from tf_reweight.data.examples import checked, input_specs, take, take_labelled
-from tf_reweight.graph.walking import input_structure
+from tf_reweight.data.examples import checked, input_specs, packed, take, take_labelled
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
@@ -129,7 +127,7 @@ def _examine(model, x, y, item, sparsities):
 
 def _accuracy(model, x, y):
     batches = ([array[i : i + _BATCH] for array in x] for i in range(0, len(y), _BATCH))
-    outputs = [np.asarray(model.predict_on_batch(_packed(model, batch))) for batch in batches]
+    outputs = [np.asarray(model.predict_on_batch(packed(model, batch))) for batch in batches]
     outputs = np.concatenate(outputs)
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
@@ -140,14 +138,6 @@ def _accuracy(model, x, y):
             )
         )
     return float(np.mean(np.argmax(outputs, axis=-1) == y))
-
-
-def _packed(model, arrays):
-    """The arrays in the structure in which the model takes them."""
-    structure = input_structure(model)
-    if structure is None:
-        return arrays[0] if len(arrays) == 1 else arrays
-    return keras.tree.pack_sequence_as(structure, arrays)
 
 
 def _checked_sparsities(structure, sparsities):

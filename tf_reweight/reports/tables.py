@@ -8,6 +8,7 @@ from rich.table import Table
 from tf_reweight import structures
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.kernels.table import find
+from tf_reweight.reports import metrics
 
 # The structures whose all-zero groups are worth counting in any model: the first two can be removed physically.
 _COUNTED = ("filter", "channel", "column", "kernel")
@@ -70,24 +71,42 @@ def _living(target, structure):
 
 
 def summary(figures):
-    """What matters most of a run: the last file it shipped against the dense float one.
+    """What matters most of a run: the last file it shipped against the dense float one, and the dense int8 one.
 
     Args:
         figures: a run's report, with `stages` and `files`.
 
     Returns:
-        Dict with `shipped` (a file's name), `accuracy_before` and `accuracy_after` (test, as executed), and the ratios
-        `download`, `size`, `speed` and `weights`: how many times smaller, faster, fewer.
+        Dict with `shipped` (a file's name); `metric` (the name of the one that heads the report), `before` and `after` (test,
+        as executed), `change` in words and `measurable`; the ratios `download`, `size`, `speed` and `weights`: how many times
+        smaller, faster, fewer; `int8` with the first three against the dense int8 file, or None where there is none. Of a
+        classifier also `accuracy_before` and `accuracy_after`.
     """
     dense, shipped = figures["files"][0], figures["files"][-1]
+    metric, num = metrics.head_of(figures), figures["data"]["num_test"]
+    before, after = (metrics.value_of(file, "test", metric) for file in (dense, shipped))
+    int8 = next((file for file in figures["files"] if file["name"] == "dense_int8.tflite"), None)
+    accuracy = {"accuracy_before": before, "accuracy_after": after} if metric["name"] == "accuracy" else {}
     return {
         "shipped": shipped["name"],
-        "accuracy_before": dense["test_accuracy"],
-        "accuracy_after": shipped["test_accuracy"],
+        "metric": metric["name"],
+        "before": before,
+        "after": after,
+        "change": metrics.change_of(metric, before, after, num),
+        "measurable": metrics.is_measurable(metric, before, after, num),
+        **accuracy,
+        **_ratios(dense, shipped),
+        "weights": figures["num_weights"] / max(1, figures["num_nonzero"]),
+        "int8": None if int8 is None or int8 is shipped else _ratios(int8, shipped),
+    }
+
+
+def _ratios(dense, shipped):
+    """How many times smaller and faster."""
+    return {
         "download": dense["gzip_bytes"] / shipped["gzip_bytes"],
         "size": dense["num_bytes"] / shipped["num_bytes"],
         "speed": dense["latency_ms"] / shipped["latency_ms"],
-        "weights": figures["num_weights"] / max(1, figures["num_nonzero"]),
     }
 
 
@@ -122,25 +141,46 @@ def run_tables(report):
     """The tables of a run's `report.json` for the terminal: accuracy, layers, files."""
     layers = _layer_table(report) if report["kernels"] else _set_table(report)
     doubts = _doubt_tables(report["files"])
-    return [_stage_table(report), layers, _file_table(report), *doubts, *left_out_tables(report["left_out"])]
+    first = [_stage_table(report), *_metric_tables(report), layers, *left_out_tables(report["left_out"])]
+    return [*first, *doubts, *_alarm_tables(report), _file_table(report)]
 
 
 def _stage_table(report):
-    table = Table(title="Accuracy (test split, last epoch)", box=box.SIMPLE_HEAD)
+    """The metric that heads the report, per stage; where there are several, `metric_tables` has the others."""
+    metric = metrics.head_of(report)
+    better = {"max": "higher is better", "min": "lower is better"}.get(metric["mode"], "")
+    split = "test split" if report["data"].get("has_test", True) else "validation split, no test given"
+    title = f"{metric['name'].capitalize()} ({split}, last epoch{', ' + better if metric['name'] != 'accuracy' else ''})"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     for heading in ("stage", "validation", "test", "nonzero weights", "rate", "parameters", "MACs"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage in report["stages"]:
         counted = stage["keeps_zeros"] or stage["name"] == "dense"
         table.add_row(
             stage["name"],
-            f"{stage['validation_accuracy']:.2%}",
-            f"{stage['test_accuracy']:.2%}",
+            *[metrics.text_of(metric, metrics.value_of(stage, split, metric)) for split in ("validation", "test")],
             f"{stage['num_nonzero']:,}" if counted else "",
             f"{report['num_weights'] / stage['num_nonzero']:.1f}x" if stage["keeps_zeros"] else "",
             f"{stage['num_parameters']:,}",
             f"{stage['num_macs']:,}",
         )
     return table
+
+
+def _metric_tables(report):
+    """One table with every metric of the test examples, per stage and file; none where there is one metric and a loss."""
+    every = metrics.metrics_of(report)
+    if len(every) <= 2:
+        return []
+    table = Table(title="Every metric, test examples", box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    entries = [report["stages"][0], report["stages"][-1], report["files"][-1]]
+    for entry in entries:
+        table.add_column(entry["name"].removesuffix(".tflite"), justify="right")
+    for metric in every:
+        values = [metrics.value_of(entry, "test", metric) for entry in entries]
+        table.add_row(metric["name"], *[metrics.text_of(metric, value) for value in values])
+    return [table]
 
 
 def _layer_table(report):
@@ -181,21 +221,47 @@ def _doubt_tables(files):
     return [table]
 
 
+def _alarm_tables(report):
+    """One table of what is worth a look, or none."""
+    found = report.get("alarms") or []
+    if not found:
+        return []
+    table = Table("", "seen", "what to look at", title="Worth a look", box=box.SIMPLE_HEAD)
+    for alarm in found:
+        table.add_row(alarm["level"], alarm["seen"], alarm["look"])
+    return [table]
+
+
+# Of a terminal that is 80 characters wide the columns of the last table leave so much for the names of files.
+_NAME_WIDTH = 22
+
+
 def _file_table(report):
-    """Eight short columns, so that it fits a terminal; ratios are against the dense float file, `zipped` that of gzip."""
-    table = Table(title="Files, each executed and compared with its Keras model", box=box.SIMPLE_HEAD)
-    for heading in ("file", "test", "agrees", "bytes", "gzip", "zipped", "ms", "faster"):
+    """Few short columns, so that it fits a terminal of 80; ratios are against the dense float file, `zip` is that of gzip."""
+    metric = metrics.head_of(report)
+    table = Table(title="Files, each executed and compared with its model", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("file", metric["name"][:9], "agrees", "bytes", "zip", "ms", "faster"):
         table.add_column(heading, justify="left" if heading == "file" else "right", no_wrap=True)
     dense = report["files"][0]
     for file in report["files"]:
+        agreement = agreement_of(file)
         table.add_row(
-            file["name"].removesuffix(".tflite"),
-            f"{file['test_accuracy']:.2%}",
-            f"{file['top1_agreement']:.1%}",
+            _short(file["name"].removesuffix(".tflite")),
+            metrics.text_of(metric, metrics.value_of(file, "test", metric)),
+            "-" if agreement is None else f"{agreement:.1%}",
             f"{file['num_bytes']:,}",
-            f"{file['gzip_bytes']:,}",
             f"{dense['gzip_bytes'] / file['gzip_bytes']:.1f}x",
             f"{file['latency_ms']:.3f}",
             f"{dense['latency_ms'] / file['latency_ms']:.2f}x",
         )
     return table
+
+
+def _short(name):
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def agreement_of(file):
+    """How often a file decides as its model does, in the output where it does least; None where outputs are numbers."""
+    shares = [output["agreement"] for output in file.get("outputs", ()) if output["agreement"] is not None]
+    return min(shares) if shares else None if file.get("outputs") else file["top1_agreement"]

@@ -1,68 +1,207 @@
 """The main job in one call: train, regularize, prune, retrain, shrink, export, report, into one run folder."""
 
+import inspect
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 from rich.console import Console
 
-from tf_reweight import coupling
+from tf_reweight import coupling, errors
+from tf_reweight.budget import Budget
 from tf_reweight.data import Dataset
+from tf_reweight.graph.checking import check_model
 from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
-from tf_reweight.reports.progress import QUIET, terminal
-from tf_reweight.workflow import own_stages
+from tf_reweight.reports.progress import QUIET, say, terminal
+from tf_reweight.workflow import config as configs
+from tf_reweight.workflow import defaults, loading, own_stages
+from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
 from tf_reweight.workflow.measures import accuracy, environment
+from tf_reweight.workflow.result import Result
 from tf_reweight.workflow.run import Run
 from tf_reweight.workflow.stages import stages_of
 
-__all__ = ["accuracy", "compress", "environment", "plan"]
+__all__ = ["Result", "accuracy", "compress", "environment", "plan"]
 __getattr__ = submodules(__name__)
 
+ConfigLike = str | os.PathLike | dict | Config
+Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
 
+
+@typing.overload
 def compress(
-    config: str | os.PathLike | dict | Config,
+    model: keras.Model,
+    train: typing.Any = None,
+    validation: typing.Any = None,
+    test: typing.Any = None,
+    *,
+    structure: typing.Any = "channels",
+    budget: Budget | dict[str, float] | str | None = None,
+    epochs: int | dict[str, int] | None = None,
+    config: ConfigLike | None = None,
+    callbacks: Callbacks = (),
+    out: str | os.PathLike | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    command: str | None = None,
+) -> Result: ...
+
+
+@typing.overload
+def compress(
+    config: ConfigLike,
     model: keras.Model | None = None,
     data: Dataset | None = None,
     out: str | os.PathLike | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
     command: str | None = None,
-) -> dict[str, typing.Any]:
-    """Compresses a classifier: from a config to a pruned, quantized, executed-and-checked `.tflite` with a report.
+) -> Result: ...
 
-    Stages: train (dense), regularize (reweighted), prune, retrain (zeros fixed), shrink and quantize when the config asks for
-    them (`config.stages` names them in another order), export, report. Each finished stage is kept in the run folder; the same
+
+def compress(*args: typing.Any, **options: typing.Any) -> Result:
+    """Compresses any compiled model on any data that `fit` takes, to a smaller, executed-and-checked `.tflite` with a report.
+
+    Stages: train (dense), regularize, prune, retrain (zeros fixed), shrink and quantize where they are asked for, export,
+    report. Every stage compiles the model as you did, with your loss, metrics and a fresh optimizer of your settings, and lets
+    the learning rate follow a cosine. Your own model stays as it is. Each finished stage is kept in the run folder; the same
     call continues an interrupted run, inside a stage from its last whole epoch.
 
+    With nothing but a model and data, channels that go together over the whole network are removed, half of the computing at
+    once (no strength has to be known), what is left is retrained, and a float32 and an int8 file are written.
+
+    `compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None)`, with a configuration first,
+    runs what a YAML file, a mapping or a `config.Config` says; `model` is then used instead of `config.model`, and `data`, a
+    `data.Dataset`, instead of `config.data`.
+
     Args:
-        config: path of a YAML file, mapping or `config.Config`.
-        model: your own built Keras classifier, used instead of `config.model`; `train.epochs: 0` when it is trained.
-        data: your own `data.Dataset`, used instead of `config.data`.
-        out: run folder; default `runs/<name of the config>`.
+        model: a built Keras model. Compiled, it is trained with its own loss, metrics and optimizer; one that is not needs
+            `task.loss` in `config`, unless it classifies labels that are whole numbers. With optimizer steps behind it, it
+            counts as trained.
+        train: examples as `fit` takes them: `(x, y)` or `(x, y, sample_weight)` of arrays or structures of arrays, a
+            `tf.data.Dataset` (in batches or not), a `keras.utils.PyDataset`, a function that makes a generator; or a generator
+            with `train.steps` in `config`. Or a `data.Dataset`, which has all splits. None: `data` of `config`.
+        validation: the same, for decisions; None holds out `data.validation` (0.1) of the training examples.
+        test: the same, for the final figures only; None repeats those of `validation`, and the report says so.
+        structure: `"channels"`, which are removed for good; `"unstructured"` or any other structure, which becomes zeros.
+        budget: what may be left, a `Budget`, its mapping or text, such as `"macs=0.5"` for channels or `"weights=0.2"`; None
+            leaves half of the computing, or a fifth of single weights.
+        epochs: a number, shared out over the stages that train, or a dict such as `{"train": 0, "retrain": 8}`.
+        config: path of a YAML file, mapping or `config.Config` with whatever else; what it says goes before defaults.
+        callbacks: your callbacks, given to `fit` in every stage that trains, the same objects each time as in several calls of
+            `fit`; or a function `name of the stage -> callbacks` that makes new ones. `val_loss` contains penalties.
+        out: run folder; default `runs/<name of the model>`.
+        monitor: the metric that decides and heads the report, such as `"val_accuracy"`; default the first one compiled, else
+            the loss without penalties.
+        mode: `"max"` or `"min"`, which way `monitor` is better, where its name does not say.
         overrides: `"section.key=value"` strings.
         console: a rich console for progress and tables; None prints to the terminal.
         command: what the user typed, for the report.
 
     Returns:
-        The report: a dict with every figure, the same as in `report.json`.
+        `Result`: the report, a dict with every figure, with `model`, `files`, `report` and `best_file`.
 
     Raises:
-        ValueError, FileNotFoundError: for a bad config, data set, model or run folder, before any training.
+        TypeError, ValueError, FileNotFoundError: for a bad config, data, labels, model or run folder, before any training; and
+            when the loss or a weight is no number any more, in the epoch in which that happens.
         export.VerificationError: when a written file does not compute what the model does; it is not kept.
 
     Example:
+        >>> result = compress(model, (x, y), validation=(x_val, y_val), epochs=10, out="runs/mine")
+        >>> result.best_file, result.model.count_params()
         >>> figures = compress("configs/quickstart.yaml", overrides=["train.epochs=3"])
     """
-    run = Run(config, model, data, overrides, console or terminal(), command)
+    begins_with_config = isinstance(args[0], ConfigLike) if args else "config" in options and "train" not in options
+    return (_compress_config if begins_with_config else _compress_model)(*args, **options)
+
+
+def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
+    return _finished(Run(config, model, data, overrides, console or terminal(), command), out)
+
+
+def _compress_model(
+    model: keras.Model,
+    train: typing.Any = None,
+    validation: typing.Any = None,
+    test: typing.Any = None,
+    *,
+    structure: typing.Any = defaults.CHANNELS,
+    budget: Budget | dict[str, float] | str | None = None,
+    epochs: int | dict[str, int] | None = None,
+    config: ConfigLike | None = None,
+    callbacks: Callbacks = (),
+    out: str | os.PathLike | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    command: str | None = None,
+) -> Result:
+    run = _run_of_model(
+        model, (train, validation, test), structure, budget, epochs, config, callbacks, monitor, mode, overrides,
+        console or terminal(), command,
+    )  # fmt: skip
+    return _finished(run, out)
+
+
+# What `help` and editors show: the call that begins with a model.
+compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr-defined]
+
+
+def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
+    check_model(model)
+    given = configs.read({} if config is None else config, overrides)
+    values = defaults.configuration(model, tasks.of_model(model), structure, budget, epochs, given, monitor, mode)
+    train, *others = data
+    if isinstance(train, Dataset) or train is None:
+        if any(part is not None for part in others):
+            fix = "Pass arrays or data sets for all splits, or a data.Dataset alone."
+            expected = "A Dataset, and the data of a configuration, have their own splits."
+            raise ValueError(errors.message(expected, fix, train=type(train).__name__))
+        data = train
+    return Run(values, model, data, (), console, command, callbacks)
+
+
+def compress_by_names(
+    structure=defaults.CHANNELS, budget=None, epochs=None, config=None, overrides=(), monitor=None, out=None, console=None,
+    command=None,
+):  # fmt: skip
+    """`compress` of a model and data that a configuration, or the overrides, name: the command line's."""
+    run = _run_by_names(structure, budget, epochs, config, overrides, monitor, console or terminal(), command)
+    return _finished(run, out)
+
+
+def plan_by_names(structure=defaults.CHANNELS, budget=None, epochs=None, config=None, overrides=(), monitor=None):
+    """`plan` of the same."""
+    return _planned(_run_by_names(structure, budget, epochs, config, overrides, monitor, QUIET, None))
+
+
+def _run_by_names(structure, budget, epochs, config, overrides, monitor, console, command):
+    named = configs.load(config if config is not None else {}, overrides)
+    data = loading.data_of(named)
+    model = loading.model_of(named, data)
+    check_model(model)
+    task = tasks.of_names(named.task) or tasks.of_model(model)
+    given = configs.read({} if config is None else config, overrides)
+    values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
+    return Run(values, model, data, (), console, command)
+
+
+def _finished(run, out):
+    """Runs all stages."""
     run.open(out)
+    for note in run.data.notes:
+        say(run.console, f"[bold]data[/bold]: {note}")
     for stage in stages_of(run.config):
         run.do(stage)
     run.export()
-    return run.report()
+    return Result(run.report(), run.last_model)
 
 
 def plan(
@@ -76,7 +215,10 @@ def plan(
     Returns:
         Dict with `config`, `kernels` (name, structure, strength, groups, weights), `left_out`, `epochs` per stage.
     """
-    run = Run(config, model, data, overrides, QUIET, None)
+    return _planned(Run(config, model, data, overrides, QUIET, None))
+
+
+def _planned(run):
     kernels, left_out = _coupled_plan(run) if run.config.regularize.coupled else _kernel_plan(run)
     chosen = {kernel["name"] for kernel in kernels}
     settings = run.config

@@ -6,6 +6,7 @@ import typing
 import pydantic
 import yaml
 
+from tf_reweight import budget as budgets
 from tf_reweight import errors, penalties, structures
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
@@ -23,7 +24,9 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """Where examples come from, see `data.load`; training images move by up to `shift` pixels.
+    """Where examples come from, see `data.load`, or `FILE.py:FUNCTION`, a function that returns train, validation and test.
+
+    Training images move by up to `shift` pixels.
 
     `value_range` is what images of whole numbers become: `raw` for values as they are stored (0 to 255), or `[low, high]`.
     With `auto` it is what the model was made for: `raw` where it rescales its input itself, else `[0, 1]`.
@@ -31,6 +34,7 @@ class Data(_Section):
 
     name: str = "digits"
     data_dir: str | None = None
+    image_size: int | list[int] | None = None
     validation: float = pydantic.Field(0.1, gt=0, lt=1)
     limit: int | None = pydantic.Field(None, ge=10)
     shift: int = pydantic.Field(0, ge=0)
@@ -44,16 +48,42 @@ class Data(_Section):
 
 
 class Model(_Section):
-    """A name from `models.names()`, or the path of a built `.keras` file."""
+    """A name from `models.names()`, the path of a built `.keras` file, or `FILE.py:FUNCTION`, which returns a built model.
+
+    `custom` are Python files with the model's own layers, losses and metrics.
+    """
 
     name: str = "small_cnn"
+    custom: list[str] = pydantic.Field(default_factory=list)
+
+
+class Task(_Section):
+    """What a model that is not compiled is trained for: loss, metrics and optimizer by Keras' names, as `compile` takes them.
+
+    `monitor` is the metric that decides and heads the report, with or without `val_`; without it the first metric is, else the
+    loss. `mode` says which way is better, `max` or `min`, where its name does not.
+    """
+
+    loss: str | list[str | None] | dict[str, str] | None = None
+    loss_weights: list[float] | dict[str, float] | None = None
+    metrics: list[typing.Any] | dict[str, typing.Any] | None = None
+    weighted_metrics: list[typing.Any] | dict[str, typing.Any] | None = None
+    optimizer: str | None = None
+    monitor: str | None = None
+    mode: typing.Literal["max", "min"] | None = None
 
 
 class Train(_Section):
-    """Dense training; `epochs: 0` for a model that is trained already."""
+    """Dense training; `epochs: 0` for a model that is trained already. Every stage has its batches.
+
+    `steps` is the number of batches in an epoch, where the source has no end; `class_weight` weighs the classes of labels
+    that are whole numbers.
+    """
 
     epochs: int = pydantic.Field(10, ge=0)
     batch_size: int = pydantic.Field(64, ge=1)
+    steps: int | None = pydantic.Field(None, ge=1)
+    class_weight: dict[int, float] | None = None
     learning_rate: float = pydantic.Field(1e-3, gt=0)
 
 
@@ -145,18 +175,28 @@ class Regularize(_Section):
 class Prune(_Section):
     """What is removed: what the penalty freed, or a threshold, or a fraction of the weights (coupled: of the groups).
 
-    `macs`, for coupled runs, is the fraction of the multiply-accumulates.
+    `macs`, for coupled runs, is the fraction of the multiply-accumulates. `budget` says what may be left instead, such as
+    `{macs: 0.5}`; see `tf_reweight.Budget`.
     """
 
     threshold: float | None = pydantic.Field(None, ge=0)
     sparsity: float | None = pydantic.Field(None, ge=0, lt=1)
     macs: float | None = pydantic.Field(None, ge=0, lt=1)
+    budget: typing.Any = None
     scope: typing.Literal["model", "layer", "scope"] = "model"
+
+    @pydantic.field_validator("budget")
+    @classmethod
+    def _known_budget(cls, value):
+        try:
+            return None if value is None else budgets.get(value).to_dict()
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
     @pydantic.model_validator(mode="after")
     def _one_amount(self):
-        if sum(value is not None for value in (self.threshold, self.sparsity, self.macs)) > 1:
-            raise ValueError("pass one of `threshold`, `sparsity` and `macs`")
+        if sum(value is not None for value in (self.threshold, self.sparsity, self.macs, self.budget)) > 1:
+            raise ValueError("pass one of `threshold`, `sparsity`, `macs` and `budget`")
         return self
 
 
@@ -257,6 +297,7 @@ class Config(_Section):
     stages: list[str] | None = None
     data: Data = pydantic.Field(default_factory=Data)
     model: Model = pydantic.Field(default_factory=Model)
+    task: Task = pydantic.Field(default_factory=Task)
     train: Train = pydantic.Field(default_factory=Train)
     regularize: Regularize = pydantic.Field(default_factory=Regularize)
     prune: Prune = pydantic.Field(default_factory=Prune)
@@ -367,12 +408,8 @@ def load(source, overrides=()):
         >>> load({"regularize": {"rounds": 3}}, ["train.epochs=1"]).train.epochs
         1
     """
-    if isinstance(source, Config):
-        values, origin = source.model_dump(mode="json"), "the configuration"
-    elif isinstance(source, dict):
-        values, origin = dict(source), "the configuration"
-    else:
-        values, origin = _read(pathlib.Path(source)), str(source)
+    values = read(source)
+    origin = "the configuration" if isinstance(source, (dict, Config)) else str(source)
     config = _validated(values, origin)
     if not overrides:
         return config
@@ -381,6 +418,17 @@ def load(source, overrides=()):
     for override in overrides:
         values = _overridden(values, override)
     return _validated(values, "--set")
+
+
+def read(source, overrides=()):
+    """The values of a YAML file, a mapping or a `Config`, with overrides, as a mapping that is not checked."""
+    if isinstance(source, Config):
+        values = source.model_dump(mode="json")
+    else:
+        values = dict(source) if isinstance(source, dict) else _read(pathlib.Path(source))
+    for override in overrides:
+        values = _overridden(values, override)
+    return values
 
 
 def _validated(values, origin):

@@ -6,13 +6,13 @@ from tf_reweight.export.precisions import TABLE
 _MARGIN = 2.0
 
 
-def with_doubts(files, num_classes, num_examples):
+def with_doubts(files, num_classes=None, num_examples=0):
     """The files' figures, each with the sentences that its own check gave and those that a comparison of all files gives.
 
     Args:
         files: dicts with `name`, `precision`, `num_bytes`, `test_accuracy`, `latency_ms`, `latency_low_ms`, `latency_high_ms`
             and `doubts`; the dense float32 file first.
-        num_classes: of the data.
+        num_classes: of the data; None where they are no classes, or their accuracy is not the only figure.
         num_examples: that `test_accuracy` was measured on.
 
     Returns:
@@ -22,9 +22,10 @@ def with_doubts(files, num_classes, num_examples):
 
 
 def _found(file, files, num_classes, num_examples):
-    chance = 1.0 / num_classes
-    if file["test_accuracy"] <= chance + _MARGIN * (chance * (1.0 - chance) / num_examples) ** 0.5:
-        yield f"Its accuracy, {file['test_accuracy']:.1%} on {num_examples} examples, is that of guessing among {num_classes}."
+    if num_classes and "test_accuracy" in file:
+        chance, share = 1.0 / num_classes, file["test_accuracy"]
+        if share <= chance + _MARGIN * (chance * (1.0 - chance) / num_examples) ** 0.5:
+            yield f"Its accuracy, {share:.1%} on {num_examples} examples, is that of guessing among {num_classes}."
     dense = files[0]
     if file is not dense and _slower(file, dense):
         yield f"It is slower than {dense['name']}: {file['latency_ms']:.3f} ms to {dense['latency_ms']:.3f} ms here."

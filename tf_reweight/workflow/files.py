@@ -1,8 +1,12 @@
 """The files of a run: dense and pruned, in every precision, executed, packed, and timed against each other."""
 
 from tf_reweight import export
+from tf_reweight.export.verification import keras_outputs
+from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import say
+from tf_reweight.workflow.agreement import agreements, classes_of, execution
 from tf_reweight.workflow.doubts import with_doubts
+from tf_reweight.workflow.measures import split_figures
 from tf_reweight.workflow.stages import stages_of
 
 
@@ -17,30 +21,53 @@ def export_files(run):
         as executed, `latency_ms` with its spread, `speedup` against the first, and `packed` for packed ones); and how times
         were taken.
     """
-    representative = run.data.representative(run.config.export.representative)
-    held_out = run.data.validation[0][: run.config.export.verify]
-    files = []
+    representative = run.data.inputs(run.model, "train", run.config.export.representative)
+    held_out = run.data.inputs(run.model, "validation", run.config.export.verify)
+    files, refused = [], []
     settings = run.config.export
     for name, model, precision in _wanted(run):
         path = run.folder / f"{name}_{precision}.tflite"
-        checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
-        if precision == "mixed":
-            record = _mixed(run, path, model, held_out, checks)
-        else:
-            record = export.export_tflite(model, path, precision, representative, held_out, **checks)
+        try:
+            record = _written(run, path, model, precision, representative, held_out)
+        except export.VerificationError as error:
+            if not files:
+                raise  # there is nothing to compare with
+            refused.append((name, path, error))
+            continue
         if record is None:
             continue
-        files.append(_executed(run, path, record.to_dict()))
+        files.append(_executed(run, path, model, held_out, record.to_dict()))
         if name != "dense" and settings.pack:
-            files += _packed(run, path, record.to_dict())
+            files += _packed(run, path, model, held_out, record.to_dict())
+    _check_refused(run, files, refused)
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
     how = {name: value for name, value in timed.to_dict().items() if name != "rows"}
     files = [{**file, **_times(row)} for file, row in zip(files, timed.rows)]
-    files = with_doubts(files, run.data.num_classes, len(run.data.test[1]))
+    files = with_doubts(files, run.num_classes, run.data.test.num_examples)
     for file in files:
         for doubt in file["doubts"]:
             say(run.console, f"[bold]export[/bold]: {file['name']}, worth a look: {doubt}")
     return files, how
+
+
+def _written(run, path, model, precision, representative, held_out):
+    """Writes one file; None where a size that it must have is too small."""
+    settings = run.config.export
+    checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
+    if precision == "mixed":
+        return _mixed(run, path, model, held_out, checks)
+    classes = classes_of(run.task, run.scorer)
+    return export.export_tflite(model, path, precision, representative, held_out, **checks, classes=classes)
+
+
+def _check_refused(run, files, refused):
+    """Says which files were not kept; raises where none is left of the model that was to be shipped."""
+    for name, path, error in refused:
+        # The other files are good, and hours of training are in them.
+        say(run.console, f"[bold]export[/bold]: no {path.name}. {error}")
+        if name != "dense" and not any(file["name"].startswith(f"{name}_") for file in files):
+            raise error
+    run.refused = [{"name": path.name, "reason": str(error)} for _, path, error in refused]
 
 
 def _times(row):
@@ -65,10 +92,16 @@ def _wanted(run):
     return files
 
 
-def _executed(run, path, figures):
-    accuracy = export.evaluate_tflite(path, *run.data.test)
-    say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed: {accuracy:.2%}")
-    return {**figures, "path": str(path), "name": path.name, "test_accuracy": accuracy}
+def _executed(run, path, model, held_out, figures):
+    """A file's figures, with every metric as executed, and how each output agrees with its model."""
+    arrays = run.scorer.arrays(held_out)
+    execute = execution(path, model, arrays, figures["precision"])
+    measured = run.scorer.of_outputs(execute, run.data.test)
+    outputs = agreements(run.task, run.scorer, keras_outputs(model, arrays), execute(arrays))
+    head = measured.get(run.metric["name"])
+    said = "" if head is None else f": {text_of(run.metric, head)}"
+    say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed{said}")
+    return {**figures, "path": str(path), "name": path.name, **split_figures("test", measured), "outputs": outputs}
 
 
 def _mixed(run, path, model, held_out, checks):
@@ -81,7 +114,7 @@ def _mixed(run, path, model, held_out, checks):
         return None
 
 
-def _packed(run, path, figures):
+def _packed(run, path, model, held_out, figures):
     """The same file with its zeros stored sparsely: one entry, or none where that makes nothing smaller."""
     packed = path.with_name(f"{path.stem}_packed.tflite")
     result = export.pack_tflite(path, packed, verify_arm=run.config.export.verify_arm)
@@ -89,7 +122,8 @@ def _packed(run, path, figures):
         packed.unlink()
         say(run.console, f"[bold]export[/bold]: {path.name} stays as it is: packing its zeros would not make it smaller")
         return []
-    return [_executed(run, packed, {**figures, **export.sizes_of(packed.read_bytes()), "packed": result.to_dict()})]
+    sizes = export.sizes_of(packed.read_bytes())
+    return [_executed(run, packed, model, held_out, {**figures, **sizes, "packed": result.to_dict()})]
 
 
 def app_zip(run):
@@ -101,12 +135,12 @@ def app_zip(run):
     Returns:
         What `model.json` in it says.
     """
-    data, path = run.data, run.folder / run.files[-1]["name"]
+    data, path, report = run.data.dataset, run.folder / run.files[-1]["name"], run.folder / "report.html"
+    if data is None:
+        return export.bundle(path, run.folder / "app.zip", extra=[report])
     labels = [str(name) for name in data.class_names]
     step = (data.subtracted, data.divided_by)
-    return export.bundle(
-        path, run.folder / "app.zip", labels, _preparation(data), [run.folder / "report.html"], normalization=step
-    )
+    return export.bundle(path, run.folder / "app.zip", labels, _preparation(data), [report], normalization=step)
 
 
 def _preparation(data):

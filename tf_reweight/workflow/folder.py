@@ -18,16 +18,21 @@ class Folder:
     Args:
         path: the folder; made when it does not exist.
         resolved: the resolved configuration as text. A folder that holds another is refused.
+        given: what else makes the run this very run, such as the user's model and data, as a dict; None for nothing.
+        custom_objects: the classes and functions of the user's own that its models need, by name.
 
     Raises:
         ValueError: when the folder holds anything but this very run.
     """
 
-    def __init__(self, path, resolved):
-        self.path = pathlib.Path(path)
+    def __init__(self, path, resolved, given=None, custom_objects=None):
+        self.path, self._custom_objects = pathlib.Path(path), custom_objects or {}
         config = self.path / "config.yaml"
         occupied = any(self.path.iterdir()) if self.path.is_dir() else self.path.exists()
-        if occupied and (not config.is_file() or config.read_text() != resolved):
+        text = None if given is None else json.dumps(given, indent=1) + "\n"
+        marked = self.path / "given.json"
+        known = marked.read_text() if marked.is_file() else None
+        if occupied and (not config.is_file() or config.read_text() != resolved or known != text):
             raise ValueError(
                 errors.message(
                     "The run folder must be new, empty, or hold this very run.",
@@ -36,6 +41,8 @@ class Folder:
                 )
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            write_text(marked, text)
         write_text(config, resolved)
         state = self.path / "state.json"
         self._stages = json.loads(state.read_text()) if state.is_file() else {}
@@ -66,7 +73,10 @@ class Folder:
 
     def load(self, stage):
         """The model of a finished stage."""
-        return keras.saving.load_model(self.path / f"{stage}.keras")
+        path = self.path / f"{stage}.keras"
+        # Losses and metrics are the run's to set. Functions in a model of the user's own were written from it.
+        options = {"custom_objects": self._custom_objects, "safe_mode": False} if self._custom_objects else {}
+        return keras.saving.load_model(path, compile=False, **options)
 
     def write_json(self, name, value):
         """Writes a JSON file, whole or not at all."""

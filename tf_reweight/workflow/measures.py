@@ -12,6 +12,7 @@ import numpy as np
 from tf_reweight._version import __version__
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.pruning.prune import sparsity
+from tf_reweight.workflow.scoring import outputs_of
 
 
 def accuracy(model, x, y):
@@ -20,22 +21,24 @@ def accuracy(model, x, y):
     return float(np.mean(np.concatenate(hits)))
 
 
-def outputs_of(model, x):
-    """Outputs of one batch as NumPy; called plainly, since a compiled predict function would be made anew at every stage."""
-    return keras.ops.convert_to_numpy(model(x, training=False))
-
-
-def stage_figures(model, data):
-    """Accuracy, weights, zeros, parameters and MACs of a model as it is."""
+def stage_figures(model, data, scorer):
+    """Every metric on validation and test examples; weights, zeros, parameters and MACs of a model as it is."""
     counts = sparsity(model).values()
+    validation = scorer.of_model(model, data.validation)
+    test = scorer.of_model(model, data.test) if data.has_test else validation
     return {
-        "validation_accuracy": accuracy(model, *data.validation),
-        "test_accuracy": accuracy(model, *data.test),
+        **split_figures("validation", validation),
+        **split_figures("test", test),
         "num_weights": sum(size for _, size in counts),
         "num_nonzero": sum(size - zeros for zeros, size in counts),
         "num_parameters": count_parameters(model),
         "num_macs": count_macs(model),
     }
+
+
+def split_figures(split, figures):
+    """All metrics under the name of their split, and the accuracy of a classifier under a name of its own as well."""
+    return {split: figures, **({f"{split}_accuracy": figures["accuracy"]} if "accuracy" in figures else {})}
 
 
 def environment():

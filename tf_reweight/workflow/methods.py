@@ -21,6 +21,10 @@ class Method(abc.ABC):
     needs_sparsity = False
     # Whether its rules have strengths, and add up on one kernel.
     penalises = False
+    # Whether it works on channels that go together as well.
+    couples = False
+    # Whether `prune.budget` can say how much goes.
+    takes_budget = False
     # Whether there is anything to train before pruning.
     trains = True
 
@@ -38,6 +42,10 @@ class Method(abc.ABC):
             attached = regularize(model, rule.structure, strength, penalty, layers=rule.layers, price=rule.price)
             left_out.update({item.name: item.reason for item in attached.left_out})
         return left_out
+
+    def couple(self, model, settings):
+        """The same for channels that go together; without a penalty nothing is put on the model."""
+        return {item.name: "; ".join(item.reasons[:3]) for item in coupling.groups(model).frozen}
 
     def penalty(self, settings):
         """The penalty of the rules."""
@@ -58,8 +66,9 @@ class Method(abc.ABC):
         return {}
 
     def pruning(self, amount):
-        """Arguments of `masking.prune` afterwards."""
-        return {"sparsity": amount.sparsity, "threshold": amount.threshold, "scope": amount.scope}
+        """Arguments of `pruning.prune` afterwards."""
+        how = {"sparsity": amount.sparsity, "threshold": amount.threshold, "budget": amount.budget, "scope": amount.scope}
+        return {name: value for name, value in how.items() if value is not None}
 
     def get_config(self):
         return fields_of(self)
@@ -74,7 +83,13 @@ class Reweighted(Method):
     """Penalty weights that follow the norms, by gradient or proximal steps."""
 
     name = "reweighted"
-    penalises = True
+    penalises = couples = True
+
+    def couple(self, model, settings):
+        coupled = settings.coupled
+        how = {"criterion": coupled.criterion, "price": coupled.price, "relative": coupled.relative}
+        attached = coupling.regularize_coupled(model, coupled.strength, self.penalty(settings), **how)
+        return {item.name: item.reason for item in attached.left_out}
 
     def callbacks(self, settings, amount, steps):
         learning_rate = settings.learning_rate if settings.restart else None
@@ -198,7 +213,7 @@ class OneShot(Method):
     """Magnitude pruning of the dense model, without any training before it."""
 
     name = "one_shot"
-    needs_sparsity = True
+    needs_sparsity = couples = takes_budget = True
     trains = False
 
     def callbacks(self, settings, amount, steps):
@@ -244,15 +259,18 @@ def check(settings, amount):
     method = get(settings.method)
     if method.penalises:
         return
-    if settings.coupled is not None or len(settings.rules) != 1:
+    coupled = settings.coupled is not None
+    if coupled and not method.couples or len(settings.rules) != 1:
         fix = "Drop `coupled` and all rules but one, or use reweighting."
-        found = "coupled" if settings.coupled is not None else len(settings.rules)
+        found = "coupled" if coupled else len(settings.rules)
         raise ValueError(errors.message(f"The method {method.name!r} takes one rule.", fix, rules=found))
     if settings.growth != 1:
         fix = "Drop growth, or use reweighting or lasso."
         raise ValueError(errors.message(f"The method {method.name!r} has no strength to grow.", fix, growth=settings.growth))
-    decides = structures.get(settings.rules[0].structure).decides
-    if method.needs_sparsity and amount.sparsity is None and not decides:
+    decides = not coupled and structures.get(settings.rules[0].structure).decides
+    by_budget = amount.budget is not None and method.takes_budget
+    told = amount.sparsity is not None or by_budget or coupled and amount.macs is not None
+    if method.needs_sparsity and not told and not decides:
         fix = "Set prune.sparsity: only a penalty finds out by itself."
         raise ValueError(errors.message(f"The method {method.name!r} must be told how much goes.", fix, sparsity=None))
     if amount.sparsity is not None and (decides or not method.needs_sparsity):

@@ -113,13 +113,10 @@ def _regularize(run):
     method = methods.get(settings.method)
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
-        coupled = settings.coupled
-        how = {"criterion": coupled.criterion, "price": coupled.price, "relative": coupled.relative}
-        attached = coupling.regularize_coupled(run.model, coupled.strength, settings.penalty, **how)
-        left_out = {item.name: item.reason for item in attached.left_out}
+        left_out = method.couple(run.model, settings)
     else:
         left_out = method.put(run.model, settings, amount)
-    steps = -(-len(run.data.train[1]) // run.config.train.batch_size) * settings.epochs
+    steps = run.data.train.num_batches * settings.epochs
     callbacks, curves = method.callbacks(settings, amount, steps), []
     if method.trains:
         spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
@@ -136,7 +133,8 @@ def _prune(run):
         criterion = run.config.regularize.coupled.criterion
         # Rounded here and not by `shrink` alone, so that what is kept for the hardware's sake is retrained with the rest.
         multiple_of = 1 if run.config.shrink is None else run.config.shrink.multiple_of
-        how = {"scope": scope, "criterion": criterion, "macs": settings.macs, "multiple_of": multiple_of}
+        how = {"scope": scope, "macs": settings.macs, "budget": settings.budget, "multiple_of": multiple_of}
+        how |= {"criterion": criterion} if settings.budget is None else {}
         report = coupling.prune_groups(run.model, settings.sparsity, **how)
         return {"sets": report.to_dict()["sets"]}
     pruned = prune(run.model, **methods.get(run.config.regularize.method).pruning(settings))
@@ -155,7 +153,7 @@ def _retrain(run):
 
 def _shrink(run):
     settings = run.config.shrink
-    batch = run.data.validation[0][:16]
+    batch = run.data.inputs(run.model, "validation", 16)
     run.model, report = shrinking.shrink(run.model, settings.multiple_of, inputs=batch, return_report=True)
     return {"shrunk": report.to_dict()}
 
@@ -164,7 +162,7 @@ def _quantize(run):
     settings = run.config.quantize
     bits = (settings.weight_bits, settings.activation_bits)
     run.model, report = quantization.quantize(run.model, *bits, return_report=True)
-    quantization.calibrate(run.model, run.data.representative(run.config.export.representative))
+    quantization.calibrate(run.model, run.data.inputs(run.model, "train", run.config.export.representative))
     if "cluster" in run.config.steps[: run.config.steps.index("quantize")]:
         quantization.keep_clusters(run.model, run.config.cluster.clusters, run.config.cluster.per_channel)
     keep_zeros(run.model)

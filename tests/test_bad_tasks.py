@@ -1,0 +1,134 @@
+"""What cannot be trained on is refused in three parts before any training; what breaks in training stops where it breaks."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_reweight as tfr
+from tests import tasks
+from tf_reweight.cli import main
+from tf_reweight.reports.progress import QUIET
+
+X, Y = np.zeros((8, 8, 8, 1), "float32"), np.zeros((8, 2), "float32")
+KINDS = {make.__name__: make()[0] for make in tasks.KINDS}
+
+
+def dataset(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(4)
+
+
+def with_nan():
+    x = X.copy()
+    x[3, 0, 0, 0] = np.nan
+    return x
+
+
+BAD = [
+    ("regression", (X[:0], Y[:0]), {}, "at least one example"),
+    ("regression", dataset(X, Y).take(0), {}, "`train` must yield at least one batch"),
+    ("regression", iter([(X, Y)]), {}, "`train` must be read in every epoch, and a generator ends"),
+    ("regression", lambda: iter([]), {}, "`train` must yield at least one batch"),
+    ("regression", dataset(X, Y).repeat(), {}, "`train` must have an end, or a number of steps"),
+    ("regression", None, {"validation": (X, Y)}, "have their own splits"),
+    ("regression", "digits", {}, "`train` must hold examples"),
+    ("regression", (X, Y[:5]), {}, "arrays of one length"),
+    ("regression", (with_nan(), Y), {}, r"`train` must be finite \(no NaN, no infinity\), in its x. Received: example=3"),
+    ("regression", (X, np.full_like(Y, np.inf)), {}, "in its y"),
+    ("regression", (X, Y), {"validation": (with_nan(), Y)}, "`validation` must be finite"),
+    ("regression", (X[:, :7], Y), {}, "The model must take the data's inputs"),
+    ("regression", (X, Y[:, :1]), {}, r"output 'out' in `train` must have the shape \('batch', 2\)"),
+    ("regression", (X, Y), {"test": (X, Y[:, :1])}, "output 'out' in `test` must have the shape"),
+    ("regression", (X,), {}, "`train` must hold labels"),
+    ("integer_labels", (X, np.eye(3)[np.zeros(8, int)]), {}, "must be integers, not one-hot.*argmax"),
+    ("integer_labels", (X, np.full(8, 3)), {}, r"must be in 0..2, the model's outputs"),
+    ("integer_labels", (X, np.full(8, 0.5)), {}, "must be whole numbers"),
+    ("one_hot", (X, np.zeros(8, "int32")), {}, "must be one-hot, not integers.*to_categorical"),
+    ("one_sigmoid", (X, np.full(8, 2.0)), {}, r"must be in 0..1"),
+    ("two_outputs", (X, {"boxes": np.zeros((8, 4))}), {}, "must hold labels for each output"),
+    ("two_outputs", (X, {"boxs": np.zeros((8, 4)), "kind": np.zeros(8, int)}), {}, "Did you mean 'boxes'"),
+    ("two_outputs", (X, np.zeros((8, 4))), {}, "must hold labels for each output, 2"),
+    ("segmentation", (X, np.zeros((8, 4, 4), int)), {}, "must have the shape"),
+    ("regression", (X, Y), {"monitor": "val_maee"}, "Did you mean 'mae'"),
+    ("regression", (X, Y), {"budget": {"mac": 0.5}}, "Did you mean 'macs'"),
+    ("regression", (X, Y), {"epochs": {"retrian": 3}}, "Did you mean 'retrain'"),
+    ("regression", (X, Y), {"epochs": "many"}, "`epochs` must be a number"),
+    ("regression", (X, Y), {"structure": "chanels"}, "Did you mean 'channel"),
+    ("regression", (X, Y), {"config": {"trian": {}}}, "Did you mean 'train'"),
+    ("regression", (X, Y), {"budget": "macs=0.5", "config": {"prune": {"macs": 0.5}}}, "said twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, train, options, words", BAD)
+def test_what_cannot_be_trained_on_is_refused_before_any_training(kind, train, options, words, tmp_path):
+    with pytest.raises((ValueError, TypeError), match="(?s)" + words) as raised:
+        tfr.compress(KINDS[kind], train, out=tmp_path / "run", console=QUIET, **options)
+    assert str(raised.value).count("Received: ") == 1 and not (tmp_path / "run").exists()
+
+
+def test_models_that_cannot_be_trained_are_refused(tmp_path):
+    model = keras.Model(KINDS["regression"].inputs, KINDS["regression"].outputs)
+    with pytest.raises(ValueError, match="must be compiled, or the loss named"):
+        tfr.compress(model, (X, Y), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="Did you mean|must name what Keras has"):
+        tfr.compress(model, (X, Y), out=tmp_path / "run", config={"task": {"loss": "mean_sqared_error"}})
+
+    class Own(keras.Model):
+        def compile(self, how):
+            super().compile(how, "mse")
+
+    own = Own(model.inputs, model.outputs)
+    own.compile("adam")
+    with pytest.raises(ValueError, match="has a `compile` of its own.*get_compile_config"):
+        tfr.compress(own, (X, Y), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Breaks(keras.callbacks.Callback):
+    """Puts a NaN into one layer in the second epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            layer = self.model.get_layer("conv2")
+            layer.bias.assign(np.full(layer.bias.shape, np.nan))
+
+
+def test_a_training_that_breaks_stops_in_its_epoch_and_names_the_layer(tmp_path):
+    model, x, y = tasks.regression()
+    with pytest.raises(ValueError, match=r"stay finite.*epoch=2, broken='first conv2/bias'"):
+        tfr.compress(
+            model, (x, y), epochs={"train": 3}, callbacks=[Breaks()], out=tmp_path / "run", console=QUIET,
+            config={"train": {"batch_size": 32}},
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "dense.keras").exists()
+
+
+CODE = """
+import numpy as np
+x, y = np.zeros((8, 2), "float32"), np.zeros(8, "float32")
+def load(): return (x, y), (x, y)
+def arrays(): return x, y
+def fails(): raise OSError("no disk")
+"""
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("none.py:load", "The Python file must exist"),
+        ("data.py:lod", "must name a function of .*It has: load, arrays, fails"),
+        ("data.py:arrays", "must return the splits"),
+        ("data.py:fails", "must load the data; it says: OSError: no disk"),
+        ("broken.py:load", "The Python file must run; it says: ZeroDivisionError"),
+    ],
+)
+def test_code_that_gives_no_data_is_explained(name, words, tmp_path, monkeypatch, capsys):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.py").write_text(CODE)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    KINDS["regression"].save("model.keras")
+    assert main.console(["compress", "--model", "model.keras", "--data", name, "--out", "run"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(words, said) and said.count("Received: ") == 1 and not (tmp_path / "run").exists()

@@ -1,0 +1,191 @@
+"""Any compiled model on any data through one call: ten kinds of task, each ending in executed files and a true report."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_reweight as tfr
+from tests import tasks
+from tf_reweight import export
+from tf_reweight.reports.progress import QUIET
+
+L = keras.layers
+EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
+SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
+ONE_EACH = {"train": 1, "retrain": 1}
+
+
+def compress(model, *data, out, config=SMALL, epochs=ONE_EACH, **options):
+    return tfr.compress(model, *data, epochs=epochs, config=config, out=out, console=QUIET, **options)
+
+
+def part(y, wanted):
+    return keras.tree.map_structure(lambda array: array[wanted], y)
+
+
+def as_arrays(x, y):
+    return (x[:48], part(y, slice(48))), (x[48:], part(y, slice(48, None)))
+
+
+def as_dataset(x, y):
+    return [tf.data.Dataset.from_tensor_slices(pair).batch(16) for pair in as_arrays(x, y)]
+
+
+@pytest.mark.parametrize("form", [as_arrays, as_dataset])
+@pytest.mark.parametrize("make", tasks.KINDS, ids=lambda make: make.__name__)
+def test_every_kind_ends_in_an_executed_file_and_a_true_report(make, form, tmp_path):
+    keras.utils.set_random_seed(0)
+    model, x, y = make()
+    before = [np.array(weight) for weight in model.get_weights()]
+    epochs = {"train": int(form is as_arrays), "retrain": 1}
+    result = compress(model, *form(x, y), out=tmp_path / "run", epochs=epochs)
+    held_x, held_y = as_arrays(x, y)[1]
+    # The model as given stays as it is, and what came of it is smaller.
+    small, told = result.model, result["stages"][-1]["validation"]
+    assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
+    assert 0.2 * model.count_params() < small.count_params() < 0.8 * model.count_params()
+    # Every metric of every output is what Keras itself measures of that model, with the user's own objects.
+    given = tfr.graph.compiled.compiled_with(model)
+    small.compile("sgd", given["loss"], metrics=given["metrics"], loss_weights=given["loss_weights"])
+    for metric in keras.tree.flatten(given["metrics"]):
+        if isinstance(metric, keras.Metric):
+            metric.reset_state()  # Keras does not, of objects that another model has used
+    measured = small.evaluate(held_x, held_y, verbose=0, return_dict=True)
+    assert set(told) == set(measured) and {metric["name"] for metric in result["metrics"]} == set(measured)
+    assert told == pytest.approx(measured, rel=1e-4, abs=1e-5)
+    # A float file has the figures of its model, by the same objects; int8 rounds them.
+    files = {file["name"]: file for file in result["files"]}
+    refused = {file["name"] for file in result["refused"]}  # of a net that was hardly trained int8 may lose everything
+    assert {*files, *refused} == {"dense_float32.tflite", "dense_int8.tflite", "shrunk_int8.tflite"}
+    dense = result["stages"][0]["test"]
+    assert files["dense_float32.tflite"]["test"]["loss"] == pytest.approx(dense["loss"], rel=1e-3, abs=1e-4)
+    assert files["dense_float32.tflite"]["test"] == pytest.approx(dense, abs=0.05)
+    assert result.best_file.name == "shrunk_int8.tflite" and result.files[-1] == result.best_file
+    outputs = export.Runner(result.best_file)([held_x])
+    assert sorted(output.shape for output in outputs) == sorted(
+        array.shape for array in keras.tree.flatten(small.predict(held_x, verbose=0))
+    )
+    assert len(files["shrunk_int8.tflite"]["outputs"]) == len(outputs)
+    for output in files["shrunk_int8.tflite"]["outputs"]:
+        assert (output["agreement"] is None) == (output["kind"] == "numbers") and output["error"] < 0.5
+    # The first compiled metric heads the report, and lower is better where it is an error.
+    head = {"regression": ("mae", "min"), "two_outputs": ("boxes_mae", "min"), "multi_label": ("hits", "max")}
+    assert (result["metrics"][0]["name"], result["metrics"][0]["mode"]) == head.get(make.__name__, ("accuracy", "max"))
+    assert result["guess"].keys() == measured.keys()
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == json.loads(json.dumps(result))
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, pair):
+        super().__init__()
+        self.x, self.y = pair
+
+    def __len__(self):
+        return -(-len(self.x) // 16)
+
+    def __getitem__(self, index):
+        return self.x[16 * index : 16 * index + 16], self.y[16 * index : 16 * index + 16]
+
+
+def endless(pair):
+    while True:
+        for index in range(0, len(pair[0]), 16):
+            yield pair[0][index : index + 16], pair[1][index : index + 16]
+
+
+def one_pass(pair):
+    return (batch for _, batch in zip(range(3), endless(pair)))
+
+
+SOURCES = {
+    "pydataset": (Batches, {}),
+    "function": (lambda pair: lambda: one_pass(pair), {}),
+    "generator": (endless, {"steps": 3}),
+    "endless dataset": (lambda pair: tf.data.Dataset.from_tensor_slices(pair).batch(16).repeat(), {"steps": 3}),
+    "single examples": (tf.data.Dataset.from_tensor_slices, {}),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sources_of_batches_train_every_stage(source, tmp_path):
+    """Every stage sees as many batches as arrays would give it, whatever they come from."""
+    model, x, y = tasks.regression()
+    train, validation = as_arrays(x, y)
+    make, settings = SOURCES[source]
+    seen = Counter()
+    result = compress(
+        model, make(train), validation, out=tmp_path / "run", callbacks=[seen],
+        config={**SMALL, "train": {"batch_size": 16, **settings}},
+    )  # fmt: skip
+    assert seen.batches == [3, 3] and result["data"]["num_train"] == 48
+    assert not result["data"]["has_test"] and result["stages"][-1]["test"] == result["stages"][-1]["validation"]
+
+
+class Counter(keras.callbacks.Callback):
+    """How many batches each `fit` had."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches, self.rates, self.losses = [], [], []
+
+    def on_train_begin(self, logs=None):
+        self.batches.append(0)
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches[-1] += 1
+
+
+def test_the_users_optimizer_and_callbacks_are_used_in_every_stage(tmp_path):
+    model, x, y = tasks.regression()
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.03, 100, 0.5)
+    model.compile(keras.optimizers.SGD(schedule, momentum=0.8, nesterov=True), "mse", weighted_metrics=["mae"])
+    made, kinds = {}, []
+
+    class Kind(Counter):
+        def on_train_end(self, logs=None):
+            kinds.append((type(self.model.optimizer).__name__, self.model.optimizer.momentum, self.model.optimizer.nesterov))
+
+    def fresh(stage):
+        made[stage] = Kind()
+        return [made[stage]]
+
+    weight = np.linspace(0, 1, 48)
+    result = compress(
+        model, (x[:48], y[:48], weight), (x[48:], y[48:], np.ones(16)), out=tmp_path / "run", callbacks=fresh, monitor="val_mae"
+    )
+    assert list(made) == ["dense", "retrained"] and kinds == [("SGD", 0.8, True)] * 2
+    assert [kind.rates for kind in made.values()] == [[pytest.approx(0.03)]] * 2
+    assert result["metrics"][0] == {"name": "mae", "mode": "min", "proportion": False}
+
+
+@keras.saving.register_keras_serializable("test_tasks")
+class Doubled(keras.Model):
+    """Trains on twice its loss, and says so."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        return {**logs, "own": logs["loss"] * 0 + 42.0}
+
+
+def test_a_class_with_its_own_train_step_trains_in_every_stage(tmp_path):
+    plain, x, y = tasks.regression()
+    model = Doubled(plain.inputs, plain.outputs)
+    model.compile("adam", "mse", metrics=["mae"])
+    result = compress(model, *as_arrays(x, y), out=tmp_path / "run")
+    assert type(result.model) is Doubled
+    assert {record["stage"]: record.get("own") for record in result["curves"]} == {"dense": 42.0, "retrained": 42.0}
+
+
+def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp_path):
+    model, x, y = tasks.integer_labels()
+    model.fit(x, y, verbose=0)
+    config = {**SMALL, "train": {"batch_size": 16, "class_weight": {0: 1.0, 1: 2.0, 2: 1.0}}}
+    result = compress(model, (x, y), out=tmp_path / "run", epochs=2, config=config)
+    assert result["config"]["train"]["epochs"] == 0 and result["config"]["retrain"]["epochs"] == 2
+    assert result["data"]["num_train"] == 58 and result["data"]["num_validation"] == 6
+    assert "held out" in result["data"]["notes"][0]
+    assert result["config"]["train"]["class_weight"] == {"0": 1.0, "1": 2.0, "2": 1.0}

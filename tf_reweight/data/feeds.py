@@ -1,0 +1,368 @@
+"""What `fit` takes, behind one interface: examples of one split that can be read again and again, in batches."""
+
+import abc
+import itertools
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.checks import is_number, is_sequence, listed
+from tf_reweight.data import splits
+from tf_reweight.data.augment import Shuffled
+from tf_reweight.data.examples import in_structure
+from tf_reweight.graph.walking import input_structure
+
+# Batches in which arrays are measured.
+BATCH = 512
+# A source of batches without validation is read into memory to be split, up to so much.
+_MOST_BYTES = 2**30
+# A source of this many batches, and of more, counts as one without end.
+_NO_END = 100_000
+_WHAT = "Pass (x, y) or (x, y, sample_weight) of arrays, a tf.data.Dataset, a PyDataset, or a function that makes a generator."
+
+
+class Feed(abc.ABC):
+    """Examples of one split.
+
+    Attributes:
+        num_examples: how many; of a source without end those of one epoch.
+        num_batches: per epoch of training.
+        repeatable: whether an interrupted training that goes on sees what it would have seen.
+        ends: whether the source has an end of its own.
+        in_memory: whether the examples are arrays.
+    """
+
+    repeatable = True
+    ends = True
+    in_memory = False
+
+    @abc.abstractmethod
+    def batches(self):
+        """Iterator over all batches `(x, y, sample_weight)` of arrays; labels and weights may be None."""
+
+    @abc.abstractmethod
+    def to_fit(self):
+        """`(x, keyword arguments, callbacks)` of `fit`, for one training."""
+
+    def first(self):
+        """The first batch."""
+        return next(iter(self.batches()))
+
+    @abc.abstractmethod
+    def held_out(self, fraction):
+        """`(what stays, what is held out)`, the same for the same seed; classes by number keep their shares."""
+
+    def validating(self):
+        """Keyword arguments of a `fit` that measure on these examples after each epoch."""
+        return {"validation_data": self.to_fit()[0]}
+
+    def labels(self):
+        """Labels to look at: those of the first batch, of arrays all."""
+        return self.first()[1]
+
+    def inputs(self):
+        """What `data.examples.take` reads the inputs off, to calibrate and to compare."""
+        return lambda: ((x, None) for x, _, _ in self.batches())
+
+
+class Arrays(Feed):
+    """Examples in memory: arrays, or structures of arrays.
+
+    Args:
+        x, y, weight: structures of arrays `(num, ...)`; `y` and `weight` may be None.
+        batch_size, seed: of training.
+    """
+
+    in_memory = True
+
+    def __init__(self, x, y=None, weight=None, batch_size=32, seed=0):
+        self.x, self.y, self.weight = x, y, weight
+        self.batch_size, self.seed = batch_size, seed
+        self.num_examples = len(keras.tree.flatten(x)[0])
+        self.num_batches = -(-self.num_examples // batch_size)
+
+    def batches(self):
+        for start in range(0, self.num_examples, BATCH):
+            yield self._part(slice(start, start + BATCH))
+
+    def to_fit(self):
+        shuffled = Shuffled(self.x, self.y, self.batch_size, self.seed, self.weight)
+        return shuffled, {}, [shuffled.epochs_in_order()]
+
+    def labels(self):
+        return self.y
+
+    def inputs(self):
+        """In an order in which the first stand for all: labels that are whole numbers are all among them."""
+        return self._part(self._order(seed=0))[0]
+
+    def held_out(self, fraction):
+        num = max(1, round(fraction * self.num_examples))
+        if self.num_examples < 2:
+            fix = "Pass more examples, or validation=."
+            expected = "Expected at least two examples, one to hold out."
+            raise ValueError(errors.message(expected, fix, examples=self.num_examples))
+        # Of each class the first stay, so that none is held out whole.
+        held = np.sort(self._order(self.seed)[::-1][:num])
+        stays = np.setdiff1d(np.arange(self.num_examples), held)
+        return tuple(Arrays(*self._part(order), self.batch_size, self.seed) for order in (stays, held))
+
+    def validating(self):
+        parts = (self.x, self.y, self.weight)
+        return {"validation_data": parts if self.weight is not None else parts[:2], "validation_batch_size": BATCH}
+
+    def _order(self, seed):
+        """An order by a seed in which the first stand for all: of classes by number all are among them."""
+        labels = splits.class_numbers(self.y)
+        if labels is not None:
+            return splits.stratified_order(labels, seed)
+        return np.random.default_rng(seed).permutation(self.num_examples)
+
+    def _part(self, order):
+        def picked(array):
+            return None if array is None else array[order]
+
+        return tuple(keras.tree.map_structure(picked, part) for part in (self.x, self.y, self.weight))
+
+
+class Source(Feed):
+    """Batches that can be read anew: of a `tf.data.Dataset`, a `PyDataset`, a function that makes a generator.
+
+    Args:
+        begin: function that returns an iterator over batches, from the first on.
+        argument: for errors.
+        to_fit: what Keras trains on; None for batches that are drawn from `begin` in order.
+        steps: batches of an epoch where the source has no end; None reads all.
+        batch_size, seed: of training on what is held in memory.
+    """
+
+    def __init__(self, begin, argument, to_fit=None, steps=None, batch_size=32, seed=0):
+        self.batch_size, self.seed = batch_size, seed
+        self._begin, self._to_fit, self._argument, self._steps = begin, to_fit, argument, steps
+        self.ends = steps is None
+        self.num_batches, self.num_examples = self._counted()
+
+    def batches(self):
+        return (parted(batch, self._argument) for batch in itertools.islice(self._begin(), self._steps))
+
+    def to_fit(self):
+        if self._to_fit is not None:
+            return self._to_fit, {} if self._steps is None else {"steps_per_epoch": self._steps}, []
+        drawn = Drawn(self._begin, self.num_batches, again=self._steps is None)
+        return drawn, {}, []
+
+    def held_out(self, fraction):
+        arrays = self._in_memory() if self.ends else None
+        if arrays is None:
+            fix = "Pass validation=, since batches without end, or of more than 1 GiB, cannot be split."
+            raise ValueError(errors.message("Validation examples must be given or held out.", fix, validation=None))
+        return arrays.held_out(fraction)
+
+    def _in_memory(self):
+        """The examples as `Arrays`; None where they are too many bytes."""
+        batches, num_bytes = [], 0
+        for batch in self.batches():
+            batches.append(batch)
+            num_bytes += sum(array.nbytes for array in keras.tree.flatten(batch) if array is not None)
+            if num_bytes > _MOST_BYTES:
+                return None
+        joined = keras.tree.map_structure(lambda *parts: None if parts[0] is None else np.concatenate(parts), *batches)
+        return Arrays(*joined, self.batch_size, self.seed)
+
+    def _counted(self):
+        """Batches and examples of an epoch; what is wrong with a batch is found here."""
+        num_batches = num_examples = 0
+        for x, y, weight in self.batches():
+            num_batches += 1
+            num_examples += check_batch(x, y, weight, self._argument)
+            if num_batches >= _NO_END:
+                _refuse_endless(self._argument)
+        if not num_batches or self._steps is not None and num_batches < self._steps:
+            fix = "A generator can be read once only: pass a function that makes it. Else check the source."
+            wanted = "at least one batch" if self._steps is None else f"{self._steps} batches"
+            expected = f"`{self._argument}` must yield {wanted}."
+            raise ValueError(errors.message(expected, fix, batches=num_batches))
+        return num_batches, num_examples
+
+
+class Once(Source):
+    """A generator, of which each epoch draws the next batches; an interrupted training that goes on begins it anew."""
+
+    repeatable = False
+
+    def __init__(self, generator, argument, steps):
+        self.ends = False
+        self._generator, self._argument, self._steps = generator, argument, steps
+        self._kept = [batch for batch in itertools.islice(generator, steps)]
+        self._begin, self._to_fit = lambda: iter(self._kept), None
+        self.num_batches, self.num_examples = self._counted()
+
+    def to_fit(self):
+        return Drawn(lambda: self._generator, self.num_batches, again=False, ahead=self._kept), {}, []
+
+
+class Drawn(keras.utils.PyDataset):
+    """Batches drawn one after the other, so that an epoch takes so many and no more.
+
+    Args:
+        begin: function that returns an iterator over batches.
+        num: batches of an epoch.
+        again: whether every epoch begins anew; else it goes on where the last one ended.
+        ahead: batches that were drawn before.
+    """
+
+    def __init__(self, begin, num, again, ahead=()):
+        super().__init__()
+        self._begin, self._num, self._again = begin, num, again
+        self._iterator, self._held = None, {}
+        self._ahead = list(ahead)
+
+    def __len__(self):
+        return self._num
+
+    def __getitem__(self, index):
+        # Keras reads the first batches of the first epoch twice, to know their shapes.
+        if index not in self._held:
+            if index > 1:
+                self._held = {}
+            if index == 0 and self._again:
+                self._iterator = None
+            self._held[index] = self._next()
+        return self._held[index]
+
+    def _next(self):
+        if self._ahead:
+            return self._ahead.pop(0)
+        self._iterator = self._iterator or self._begin()
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            fix = "Lower train.steps, or pass a function that makes the generator, without steps."
+            raise ValueError(errors.message("The generator must not end before training does.", fix, steps=self._num)) from None
+
+    def on_epoch_end(self):
+        self._held = {}
+        if self._again:
+            self._iterator = None
+
+
+def feed(model, given, argument, batch_size=32, seed=0, steps=None):
+    """The `Feed` of anything that `fit` takes.
+
+    Args:
+        model: what will be trained; its inputs say whether a data set is in batches.
+        given: `(x, y)` or `(x, y, sample_weight)` of arrays or structures of arrays, or `x` alone; a `tf.data.Dataset`, in
+            batches or not; a `keras.utils.PyDataset`; a generator, with `steps`; a function that makes one.
+        argument: its name, for errors.
+        batch_size, seed: of training on arrays and on data sets of single examples.
+        steps: batches of an epoch, needed where a source has no end.
+
+    Raises:
+        TypeError: for what holds no examples.
+        ValueError: for a source that yields nothing, or has no end and no `steps`; for arrays that do not fit together, NaN and
+            infinity.
+    """
+    rest = (steps, batch_size, seed)
+    if hasattr(given, "element_spec"):
+        return _of_dataset(model, given, argument, *rest)
+    if isinstance(given, keras.utils.PyDataset):
+        return _of_pydataset(given, argument, *rest)
+    if hasattr(given, "__next__"):
+        if steps is None:
+            fix = 'Pass a function that makes the generator, or config={"train": {"steps": number of batches an epoch}}.'
+            expected = f"`{argument}` must be read in every epoch, and a generator ends."
+            raise ValueError(errors.message(expected, fix, type="generator"))
+        return Once(given, argument, steps)
+    if callable(given):
+        return Source(given, argument, None, *rest)
+    return _of_arrays(model, given, argument, batch_size, seed)
+
+
+def _of_dataset(model, dataset, argument, steps, batch_size, seed):
+    cardinality = int(dataset.cardinality())
+    if cardinality == -1 and steps is None:
+        _refuse_endless(argument)
+    spec = dataset.element_spec
+    structure = input_structure(model)
+    if structure is not None:
+        first = keras.tree.flatten(listed(spec)[0])[0]
+        if first.shape.rank == len(keras.tree.flatten(structure)[0].shape) - 1:
+            dataset = dataset.batch(batch_size)
+    if in_structure(model, 0) != 0:
+        dataset = dataset.map(lambda x, *rest: (in_structure(model, x), *rest))
+    if steps is not None and cardinality != -1:
+        dataset = dataset.repeat()
+    return Source(lambda: iter(dataset.as_numpy_iterator()), argument, dataset, steps, batch_size, seed)
+
+
+def _of_pydataset(source, argument, steps, batch_size, seed):
+    if source.num_batches is None and steps is None:
+        _refuse_endless(argument)
+
+    def begin():
+        numbers = itertools.count() if source.num_batches is None else range(source.num_batches)
+        return (source[number] for number in numbers)
+
+    return Source(begin, argument, source, steps, batch_size, seed)
+
+
+def _of_arrays(model, given, argument, batch_size, seed):
+    parts = given if isinstance(given, tuple) and len(given) in (1, 2, 3) else (given,)
+    x, y, weight = (*(_structure(part, argument) for part in parts), None, None)[:3]
+    num = check_batch(x, y, weight, argument)
+    if not num:
+        raise ValueError(errors.message(f"`{argument}` must hold at least one example.", "Check it.", examples=num))
+    return Arrays(in_structure(model, x), y, weight, batch_size, seed)
+
+
+def _structure(given, argument):
+    """Arrays in the structure in which they were given; lists of numbers are arrays, lists of arrays are structures."""
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        return {name: _structure(part, argument) for name, part in given.items()}
+    if is_sequence(given) and given and not is_number(given[0]) and not is_number(listed(given[0])[0]):
+        return tuple(_structure(part, argument) for part in given)
+    array = np.asarray(given)
+    if array.dtype.kind not in "biufSUT" or not array.ndim:
+        raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
+    return array
+
+
+def parted(batch, argument):
+    """`(x, y, sample_weight)` of a batch as `fit` parts it."""
+    parts = listed(batch)
+    if len(parts) not in (1, 2, 3):
+        raise ValueError(
+            errors.message(f"`{argument}` must yield (x, y) or (x, y, sample_weight).", "Check it.", entries=len(parts))
+        )
+    parts = tuple(None if part is None else keras.tree.map_structure(_numpy, part) for part in parts)
+    return (*parts, None, None)[:3]
+
+
+def _numpy(value):
+    return None if value is None else np.asarray(value)
+
+
+def check_batch(x, y, weight, argument):
+    """The number of examples of a batch, or of all arrays; raises where they do not fit together or are not finite."""
+    named = {"x": x, "y": y, "sample_weight": weight}
+    arrays = {name: [array for array in keras.tree.flatten(part) if array is not None] for name, part in named.items()}
+    lengths = {name: [len(array) if array.ndim else 0 for array in part] for name, part in arrays.items()}
+    found = {length for part in lengths.values() for length in part}
+    if len(found) != 1:
+        fix = "Every input, label and weight needs as many examples."
+        raise ValueError(errors.message(f"`{argument}` must hold arrays of one length.", fix, lengths=lengths))
+    for name, part in arrays.items():
+        for array in part:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+                expected = f"`{argument}` must be finite (no NaN, no infinity), in its {name}."
+                raise ValueError(errors.message(expected, "Remove or fill it.", example=bad))
+    return found.pop()
+
+
+def _refuse_endless(argument):
+    fix = 'Give it an end, as .take(100) does, or for training config={"train": {"steps": number of batches an epoch}}.'
+    raise ValueError(errors.message(f"`{argument}` must have an end, or a number of steps.", fix, **{argument: "without end"}))

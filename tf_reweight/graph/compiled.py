@@ -1,0 +1,106 @@
+"""What a model was compiled with, and what its class does in its own way when it trains and measures."""
+
+import dataclasses
+
+import keras
+
+from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.keras_classes import is_keras_own
+
+_MEASURING = ("test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
+# Steps at which a schedule is asked for its rate: some begin at zero and rise.
+_ASKED_AT = (0, 100, 1_000, 10_000)
+
+
+def compiled_with(model):
+    """The arguments of `compile` as the user gave them, the live objects; None for a model that is not compiled.
+
+    A class with a `compile` of its own may have kept none of them: the dict is empty then.
+    """
+    if not model.compiled:
+        return None
+    given = vars(model).get("_compile_config")
+    return dict(given.config) if given is not None and is_keras_own(type(model).compile) else {}
+
+
+def compiles_by_itself(model):
+    """Whether the class of a model has a `compile` of its own."""
+    return not is_keras_own(type(model).compile)
+
+
+def can_compile_again(model):
+    """Whether a copy of a model can be compiled: by Keras, or by its class, which says how."""
+    return not compiles_by_itself(model) or not is_keras_own(type(model).compile_from_config)
+
+
+def compile_by_itself(made, model):
+    """Compiles `made` as the class of `model` says it was compiled."""
+    made.compile_from_config(model.get_compile_config())
+
+
+def measures_by_itself(model):
+    """Whether the class of a model computes its loss or its metrics in its own way."""
+    return any(not is_keras_own(getattr(type(model), name, keras.Model.test_step)) for name in _MEASURING)
+
+
+def steps_taken(model):
+    """Optimizer steps that a compiled model has behind it; 0 for one that is not compiled."""
+    optimizer = model.optimizer if model.compiled else None
+    return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def rate_of(optimizer):
+    """The learning rate of an optimizer; of a schedule the largest."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = schedule_of(optimizer)
+    if schedule is not None:
+        return max(float(schedule(step)) for step in _ASKED_AT)
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def fresh_with_rate(optimizer, learning_rate):
+    """An optimizer of the same class and settings without state, with a learning rate of its own instead of any schedule."""
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = fresh_with_rate(optimizer.inner_optimizer, learning_rate)
+        return type(optimizer)(inner, **{key: value for key, value in config.items() if key != "inner_optimizer"})
+    return type(optimizer).from_config({**config, "learning_rate": learning_rate})
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One metric that a model was compiled with.
+
+    Attributes:
+        name: as `evaluate(..., return_dict=True)` calls it.
+        mode: `"max"` or `"min"`, which way is better; None where Keras does not know.
+        proportion: whether it is a share of examples that are right.
+    """
+
+    name: str
+    mode: str | None
+    proportion: bool = False
+
+
+def measured_by(model):
+    """One `Measured` for each compiled metric of a model that has been evaluated once, in Keras' order."""
+    compiled = model._compile_metrics
+    if compiled is None or not compiled.built:
+        return []
+    modes = {None: None, "up": "max", "down": "min"}
+    return [
+        Measured(name, modes[getattr(metric, "_direction", None)], type(metric).__name__.endswith("Accuracy"))
+        for name, metric in zip(compiled.result(), compiled.metrics)
+    ]
+
+
+def parts_by_name(model):
+    """The classes and functions of the user's own inside a model, by name, as `keras.saving.load_model` takes them."""
+    own = {}
+    for layer in (model, *model._flatten_layers(include_self=False)):
+        if not is_keras_own(type(layer)):
+            own |= {type(layer).__name__: type(layer), keras.saving.get_registered_name(type(layer)): type(layer)}
+        for value in vars(layer).values():
+            if callable(value) and hasattr(value, "__name__") and not is_keras_own(value):
+                own |= {value.__name__: value, keras.saving.get_registered_name(value): value}
+    return own

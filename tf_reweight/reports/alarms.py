@@ -1,0 +1,112 @@
+"""What a run's figures warn of, red or amber, and what to look at."""
+
+import dataclasses
+
+from tf_reweight.reports.metrics import head_of, is_measurable, is_worse, text_of, value_of
+
+RED, AMBER = "red", "amber"
+# Agreement of a file's classes or decisions with its model, below which it is worth a look, and below which it is wrong.
+_AGREES, _DISAGREES = 0.95, 0.8
+# Parts of what was asked for that may be missing: rounding to whole channels.
+_SLACK = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """One warning: how grave it is, what was seen, what to look at."""
+
+    level: str
+    seen: str
+    look: str
+
+
+def alarms_of(figures):
+    """The alarms of a run as dicts, red ones first.
+
+    Args:
+        figures: a run's report, with its `summary`.
+    """
+    checks = (_guessing, _refused, _worse, _disagreeing, _slower, _missed)
+    found = [alarm for check in checks for alarm in check(figures)]
+    return [dataclasses.asdict(alarm) for alarm in sorted(found, key=lambda alarm: alarm.level != RED)]
+
+
+def _num_test(figures):
+    data = figures["data"]
+    return data["num_test" if data.get("has_test", True) else "num_validation"]
+
+
+def _guessing(figures):
+    """Whether the shipped file and the dense model are better than one constant answer."""
+    metric, guess = head_of(figures), (figures.get("guess") or {})
+    constant, num = guess.get(metric["name"]), _num_test(figures)
+    entries = [("The dense model", figures["files"][0]), (figures["files"][-1]["name"], figures["files"][-1])]
+    for name, entry in entries if constant is not None and metric["mode"] else ():
+        value = value_of(entry, "test", metric)
+        if value is None:
+            continue
+        better = value > constant if metric["mode"] == "max" else value < constant
+        if not better or not is_measurable(metric, constant, value, num):
+            look = "Train longer, and check labels, the range of the inputs and the learning rate."
+            texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, constant)}"
+            yield Alarm(RED, f"{name} is no better than one constant answer: {texts}.", look)
+            return
+
+
+def _worse(figures):
+    metric, files = head_of(figures), figures["files"]
+    before, after = (value_of(file, "test", metric) for file in (files[0], files[-1]))
+    if is_worse(metric, before, after, _num_test(figures)):
+        change = abs(after - before)
+        grave = change > 0.05 if metric["proportion"] else before and change > 0.25 * abs(before)
+        look = "Ask for less, retrain longer, or learn the rounding with `quantize`; see at which stage it was lost."
+        seen = f"{metric['name']} went from {text_of(metric, before)} to {text_of(metric, after)}."
+        yield Alarm(RED if grave else AMBER, seen, look)
+
+
+def _disagreeing(figures):
+    for file in figures["files"]:
+        for output in file.get("outputs", ()):
+            share = output["agreement"]
+            if share is not None and share < _AGREES:
+                seen = f"{file['name']} agrees with its Keras model in {share:.1%} of {output['name']}."
+                look = "Measure it on real data; more representative data or quantization-aware training help."
+                yield Alarm(RED if share < _DISAGREES else AMBER, seen, look)
+
+
+def _refused(figures):
+    for file in figures.get("refused") or ():
+        seen = f"{file['name']} was not kept: it does not compute what its model does."
+        look = "Train with `quantize`, give more representative examples, or choose a finer precision."
+        yield Alarm(RED, seen, look)
+
+
+def _slower(figures):
+    files, shipped = figures["files"], figures["files"][-1]
+    # Against the dense float32 file every file is compared, see its doubts.
+    for dense in (file for file in files[1:-1] if file["name"].startswith("dense_")):
+        if shipped["latency_low_ms"] > dense["latency_ms"] and shipped["latency_ms"] > dense["latency_high_ms"]:
+            times = f"{shipped['latency_ms']:.3f} to {dense['latency_ms']:.3f} ms"
+            seen = f"{shipped['name']} is slower than {dense['name']}: {times}."
+            look = "Zeros alone make nothing faster: remove channels. Measure on the phone before you decide."
+            yield Alarm(AMBER, seen, look)
+
+
+def _missed(figures):
+    """Whether the computing that was to go is gone."""
+    asked = _asked(figures["config"].get("prune") or {})
+    stages = figures["stages"]
+    if asked is None or not stages[0].get("num_macs"):
+        return
+    shrunk = [stage for stage in stages if stage["name"].startswith("shrunk")]
+    if shrunk:
+        freed = 1.0 - shrunk[-1]["num_macs"] / stages[0]["num_macs"]
+        if freed < asked - _SLACK:
+            look = "Lower shrink.multiple_of, raise the strength, or train longer before pruning."
+            yield Alarm(AMBER, f"{freed:.0%} of the computing went, {asked:.0%} were asked for.", look)
+
+
+def _asked(prune):
+    """The fraction of the multiply-accumulates that was to go; None where that is not what was asked for."""
+    left = (prune.get("budget") or {}).get("macs")
+    return prune.get("macs") if left is None or left > 1 else 1.0 - left

@@ -1,0 +1,159 @@
+"""What a run does when nobody says more than a structure and a number of epochs: a configuration without a strength."""
+
+import re
+
+from tf_reweight import budget as budgets
+from tf_reweight import errors, structures
+from tf_reweight.checks import is_integer
+from tf_reweight.coupling.pruning import most_macs
+from tf_reweight.graph import compiled
+from tf_reweight.workflow import config as configs
+
+CHANNELS = "channels"
+# What goes where nobody says how much: of the computing, of single weights, and of larger groups.
+_MACS, _WEIGHTS, _GROUPS = 0.5, 0.8, 0.5
+# Kernels of integers are fastest at multiples of 8 channels; small nets have no such choice.
+_MULTIPLES = (8, 4, 2, 1)
+# More than a budget asks for must be within reach, or each layer would be left with what it cannot lose.
+_ROOM = 0.1
+_FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
+_STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
+
+
+def configuration(model, task, structure, budget, epochs, given, monitor, mode):
+    """A configuration as a mapping: what `given` says, and for what it does not say defaults that fit the model.
+
+    Args:
+        model: a built model.
+        task: the `Task` it was compiled for, or None.
+        structure: `"channels"` for channels that go together over the whole graph, or the name, config or `Structure` of single
+            kernels.
+        budget: a `Budget`, its mapping or text: what may be left; None for half of the computing, or a fifth of the single
+            weights.
+        epochs: one number for all stages together, a dict by stage, or None.
+        given: a configuration as a mapping, with what it says alone.
+        monitor, mode: see `config.Task`.
+
+    Raises:
+        ValueError: for a budget, epochs or a structure that cannot be.
+    """
+    said = set(given)
+    made = {"name": _name_of(model)} | given
+    trained = compiled.steps_taken(model) > 0
+    if "regularize" not in said:
+        made["regularize"] = {"method": "one_shot", **_rules(structure)}
+    if not {"prune", "regularize"} & said or budget is not None:
+        made |= _amounts(model, made, structure, budget, said)
+    _set_epochs(made, epochs, trained)
+    _set_rates(made, task)
+    for name, value in (("monitor", monitor), ("mode", mode)):
+        if value is not None:
+            made["task"] = {**_section(made, "task"), name: value}
+    return made
+
+
+def _name_of(model):
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", model.name) or "model"
+
+
+def _rules(structure):
+    return {"coupled": {}} if structure == CHANNELS else {"rules": [{"structure": structures.get(structure).serialize()}]}
+
+
+def _amounts(model, made, structure, budget, said):
+    """The sections `prune` and `shrink`."""
+    if "prune" in said and budget is not None:
+        fix = "Leave one of them out."
+        raise ValueError(errors.message("How much goes is said twice, by `budget` and by prune.", fix, budget=budget))
+    budget = budgets.get(budget)
+    if "coupled" not in made["regularize"]:
+        return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
+    shrink = _section(made, "shrink")
+    multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else _MULTIPLES
+    most = {multiple: most_macs(model, multiple) for multiple in multiples}
+    left = _left(budget)
+    fitting = [multiple for multiple, macs in most.items() if macs > 1.0 - left + _ROOM]
+    multiple = fitting[0] if fitting else multiples[-1]
+    if budget is None:
+        # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
+        left = left if fitting else round(1.0 - most[multiple] / 2, 3)
+        budget = budgets.Budget(macs=left)
+    return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
+
+
+def _left(budget):
+    """The fraction of the computing that stays; 1 where a budget does not say it as a fraction: `prune_groups` looks at it."""
+    left = _MACS if budget is None else budget.macs
+    return 1.0 if left is None or left > 1 else left
+
+
+def _default_of(structure):
+    """How much goes where a structure does not say so itself."""
+    found = structures.get(structure) if structure != CHANNELS else None
+    if found is None or found.decides:
+        return {}
+    return {"sparsity": _WEIGHTS if found.name == "unstructured" else _GROUPS}
+
+
+def _set_epochs(made, epochs, trained):
+    """Puts epochs into the sections of the stages."""
+    steps = made.get("stages") or [name for name in configs.STEPS if name not in ("cluster", "quantize") or name in made]
+    training = [name for name in _STAGES if name in steps]
+    regularize = made["regularize"]
+    if regularize.get("method", "reweighted") == "one_shot":
+        training.remove("regularize")
+    shares = dict.fromkeys(training, None)
+    if trained and "epochs" not in _section(made, "train"):
+        shares["train"] = 0
+    if is_integer(epochs):
+        epochs = _shared(epochs, [name for name in training if name != "train" or not trained])
+    shares |= _checked_epochs(epochs)
+    for name, num in shares.items():
+        if num is not None and name in training:
+            _set_stage(made, name, num)
+
+
+def _checked_epochs(epochs):
+    """Epochs by stage; none for None."""
+    if epochs is None:
+        return {}
+    if not isinstance(epochs, dict):
+        fix = 'For example 20, or {"train": 0, "retrain": 8}.'
+        raise ValueError(errors.message("`epochs` must be a number, or one for each stage.", fix, epochs=epochs))
+    unknown = [name for name in epochs if name not in _STAGES]
+    if unknown:
+        raise ValueError(errors.unknown("stage with epochs", unknown[0], _STAGES))
+    return epochs
+
+
+def _shared(epochs, stages):
+    """A number of epochs shared out evenly, one at least for each stage."""
+    if epochs < 0:
+        raise ValueError(errors.message("`epochs` must be >= 0.", "It counts epochs.", epochs=epochs))
+    each, rest = divmod(epochs, len(stages))
+    # Later stages get the rest: they work with less that can be trained.
+    return {name: each + (position >= len(stages) - rest) for position, name in enumerate(stages)}
+
+
+def _set_stage(made, name, num):
+    section = _section(made, name)
+    if name == "regularize":
+        rounds = min(section.get("rounds", 4), max(1, num))
+        made[name] = {**section, "rounds": rounds, "every": max(1, num // rounds)}
+    else:
+        made[name] = {**section, "epochs": max(num, 1) if name == "quantize" else num}
+
+
+def _set_rates(made, task):
+    """The learning rate of the user's optimizer in every stage that does not name one."""
+    if task is None or task.optimizer is None:
+        return
+    for name in _STAGES:
+        if name in ("cluster", "quantize") and name not in made:
+            continue
+        rate = task.learning_rate * (_FINE if name in ("cluster", "quantize") else 1.0)
+        made[name] = {"learning_rate": rate, **_section(made, name)}
+
+
+def _section(made, name):
+    return made.get(name) or {}

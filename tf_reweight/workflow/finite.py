@@ -1,0 +1,75 @@
+"""A training that breaks stops where it breaks, and says which layer broke first."""
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+
+
+class Finite(keras.callbacks.Callback):
+    """Ends a `fit` in which the loss or a weight is no finite number, with an error that names the layer.
+
+    Weights are looked at before each batch, so that the layer is known whose weights broke first: once the loss is NaN, one
+    more step breaks all of them.
+
+    Args:
+        stage: for the error.
+    """
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage, self._epoch, self._sums = stage, 0, None
+
+    def on_train_begin(self, logs=None):
+        self._paths = [variable.path for variable in self.model.trainable_variables]
+        self._sums = _compiled(self._finite)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._check_weights()
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("loss")
+        if loss is not None and not np.isfinite(loss):
+            self._check_weights()
+            self._refuse("The loss", "no weight is broken yet: a loss or a metric of your own, or an activation, overflows")
+        validation = (logs or {}).get("val_loss")
+        if validation is not None and not np.isfinite(validation):
+            self._refuse("The loss on validation examples", "the weights are finite: look at these examples")
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = (logs or {}).get("loss")
+        if loss is not None and not np.isfinite(loss):
+            self._check_weights()
+
+    def on_train_end(self, logs=None):
+        self._sums = None
+
+    def _finite(self):
+        variables = [variable.value for variable in self.model.trainable_variables]
+        return keras.ops.stack([keras.ops.all(keras.ops.isfinite(variable)) for variable in variables])
+
+    def _check_weights(self):
+        if not self._paths:
+            return
+        finite = keras.ops.convert_to_numpy(self._sums())
+        if finite.all():
+            return
+        broken = [path for path, good in zip(self._paths, finite) if not good]
+        where = f"first {broken[0]}" if len(broken) < len(finite) else f"all weights in one step, {broken[0]} among them"
+        self._refuse("Every weight", where)
+
+    def _refuse(self, what, where):
+        fix = "Lower the learning rate (train.learning_rate and its like), clip gradients, or check the labels' scale."
+        expected = f"{what} must stay finite (no NaN, no infinity)."
+        raise ValueError(errors.message(expected, fix, stage=self.stage, epoch=self._epoch, broken=where))
+
+
+def _compiled(function):
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)

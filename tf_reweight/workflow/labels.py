@@ -1,0 +1,136 @@
+"""Whether labels are what the loss of each output expects, looked at before any training."""
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.checks import is_sequence
+
+SPARSE = ("sparse_categorical_crossentropy",)
+ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence")
+BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
+_LIKE_OUTPUT = (
+    "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "huber",
+    "log_cosh", "poisson", "dice",
+)  # fmt: skip
+_ALIASES = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "mape": "mean_absolute_percentage_error",
+            "bce": "binary_crossentropy", "kld": "kl_divergence", "logcosh": "log_cosh"}  # fmt: skip
+
+
+def loss_name(loss):
+    """The name of one of Keras' losses, however it is given: a name, an object, a function; None for a user's own."""
+    if loss is None or str(loss).lower() in ("crossentropy", "ce"):  # which Keras chooses by the shapes
+        return None
+    loss = keras.losses.get(loss)
+    if not loss.__module__.startswith("keras."):
+        return None
+    name = getattr(loss, "__name__", type(loss).__name__)
+    name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+    return _ALIASES.get(name, name)
+
+
+def losses_of(loss, names, outputs):
+    """One loss per output, in the order of the outputs; None where an output has none.
+
+    Args:
+        loss: as `compile` takes it: one for all, or a list, dict or structure of them.
+        names: of the outputs.
+        outputs: arrays in the model's structure.
+    """
+    if not keras.tree.is_nested(loss):
+        return [loss] * len(names)
+    if not is_sequence(loss):
+        return [loss.get(name) for name in names]
+    flat = keras.tree.flatten(loss)
+    return flat if len(flat) == len(names) else [None] * len(names)
+
+
+def check_labels(task, scorer, feed, argument):
+    """Raises where the labels of a `Feed` cannot be those of a task.
+
+    Raises:
+        ValueError: for missing labels or outputs, classes as integers where one-hot is expected and the other way round,
+            classes beyond the outputs, shapes that do not fit.
+    """
+    if task.by_class is not None or scorer.by_class:
+        return
+    y = feed.labels()
+    if y is None:
+        fix = "Pass (x, y), or give the model's class a train_step that needs none."
+        raise ValueError(errors.message(f"`{argument}` must hold labels: the loss compares with them.", fix, labels=None))
+    labels = in_order(y, scorer.names, argument)
+    losses = losses_of(task.loss, scorer.names, scorer.outputs)
+    for name, loss, label, output in zip(scorer.names, losses, labels, keras.tree.flatten(scorer.outputs)):
+        if loss is not None and label is None:
+            expected = f"`{argument}` must hold labels for each output that has a loss."
+            raise ValueError(errors.message(expected, f"Add {name!r}.", labels=sorted(y)))
+        if loss is not None:
+            label = _without(np.asarray(label), getattr(loss, "ignore_class", None))
+            _check(loss_name(loss), label, output, f"output {name!r}", argument)
+
+
+def _without(label, ignored):
+    """Labels in which those that the loss ignores are class 0."""
+    return label if ignored is None else np.where(label == ignored, 0, label)
+
+
+def in_order(y, names, argument):
+    """The labels of each output."""
+    if keras.tree.is_nested(y) and not is_sequence(y):
+        missing = [name for name in y if name not in names]
+        if missing:
+            raise ValueError(errors.unknown(f"output of the labels in `{argument}`", missing[0], names))
+        return [y.get(name) for name in names]
+    labels = keras.tree.flatten(y)
+    if len(labels) != len(names):
+        fix = f"In this order: {names}."
+        expected = f"`{argument}` must hold labels for each output, {len(names)}."
+        raise ValueError(errors.message(expected, fix, labels=[np.shape(label) for label in labels]))
+    return labels
+
+
+def _check(loss, label, output, what, argument):
+    shape, wanted = label.shape[1:], output.shape[1:]
+    received = {"loss": loss, "labels": label.shape, "dtype": str(label.dtype), "output": ("batch", *wanted)}
+    if loss in SPARSE:
+        if shape == wanted and wanted[-1:] != (1,):
+            fix = "Pass `y.argmax(-1)`, or compile with categorical_crossentropy."
+            expected = f"Labels of {what} in `{argument}` must be integers, not one-hot."
+            raise ValueError(errors.message(expected, fix, **received))
+        _check_shape(shape, (wanted[:-1], (*wanted[:-1], 1)), received, what, argument)
+        _check_classes(label, wanted[-1], received, what, argument)
+    if loss in ONE_HOT:
+        if shape in (wanted[:-1], (*wanted[:-1], 1)) and wanted[-1:] != (1,):
+            fix = "Pass `keras.utils.to_categorical(y, num_classes)`, or compile with sparse_categorical_crossentropy."
+            expected = f"Labels of {what} in `{argument}` must be one-hot, not integers."
+            raise ValueError(errors.message(expected, fix, **received))
+        _check_shape(shape, (wanted,), received, what, argument)
+    if loss in BINARY + _LIKE_OUTPUT:
+        allowed = (wanted, wanted[:-1]) if wanted[-1:] == (1,) else (wanted,)
+        allowed = (*allowed, (1,)) if wanted == () else allowed
+        _check_shape(shape, allowed, received, what, argument)
+    if loss in BINARY and not (label.min() >= 0 and label.max() <= 1):
+        fix = "Pass 0 and 1; for several classes use sparse_categorical_crossentropy."
+        raise ValueError(errors.message(f"Labels of {what} in `{argument}` must be in 0..1.", fix, **received))
+
+
+def _check_shape(shape, allowed, received, what, argument):
+    if shape not in allowed:
+        shapes = " or ".join(str(("batch", *item)) for item in dict.fromkeys(allowed))
+        raise ValueError(
+            errors.message(f"Labels of {what} in `{argument}` must have the shape {shapes}.", "Check them.", **received)
+        )
+
+
+def _check_classes(label, num, received, what, argument):
+    if label.dtype.kind == "f" and (label != np.round(label)).any():
+        fix = "Pass class numbers, or compile with another loss, such as mean_squared_error for quantities."
+        raise ValueError(errors.message(f"Labels of {what} in `{argument}` must be whole numbers.", fix, **received))
+    if label.min() < 0 or label.max() >= num:
+        fix = "Number the classes from 0, or give the model an output for each."
+        raise ValueError(
+            errors.message(
+                f"Labels of {what} in `{argument}` must be in 0..{num - 1}, the model's outputs.", fix,
+                lowest=float(label.min()), highest=float(label.max()), **received,
+            )
+        )  # fmt: skip

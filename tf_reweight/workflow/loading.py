@@ -1,0 +1,168 @@
+"""The model, the data and the task of a run, from its configuration or from the user's hands, and whether they fit together."""
+
+import dataclasses
+import hashlib
+
+import keras
+import numpy as np
+
+from tf_reweight import data as datasets
+from tf_reweight import errors
+from tf_reweight.data import code, feeds, models, value_range
+from tf_reweight.data.splits import class_numbers
+from tf_reweight.graph.walking import input_structure
+from tf_reweight.workflow import given, labels
+from tf_reweight.workflow import task as tasks
+from tf_reweight.workflow.scoring import Scorer, outputs_of
+
+
+def data_of(config):
+    """What the configuration names: a `Dataset`, or train, validation and test as a function returns them."""
+    named = config.data
+    if code.is_code(named.name):
+        return code.splits(named.name)
+    return datasets.load(
+        named.name, named.data_dir, named.validation, config.seed, named.limit, named.image_size, value_range.RAW
+    )  # fmt: skip
+
+
+def model_of(config, data):
+    """The model that the configuration names."""
+    named = config.model
+    parts = {}
+    for path in named.custom:
+        parts |= code.parts_of(code.imported(path))
+    if code.is_code(named.name):
+        return code.function(named.name, "model.name")()
+    if isinstance(data, datasets.Dataset):
+        return models.load(named.name, data.input_shape, data.num_classes, parts or None)
+    if named.name in models.names():
+        fix = "Pass a model, the path of a .keras file (--model), or FILE.py:FUNCTION."
+        raise ValueError(errors.message("Models by name are for labelled images.", fix, model=named.name))
+    return models.load(named.name, custom_objects=parts or None)
+
+
+def fitted(model, data, config):
+    """`(Splits, Task)`: the data as the model takes them, and how it is trained.
+
+    Raises:
+        ValueError: for data that the model does not take, labels that do not fit the loss, or a model without a loss.
+    """
+    if isinstance(data, datasets.Dataset):
+        data = _in_range(data, config.data.value_range, model)
+        if config.data.shift and len(data.input_shape) != 3:
+            fix = "Set data.shift to 0."
+            raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=data.input_shape))
+        splits = given.of_dataset(data, config.train.batch_size, config.seed)
+    else:
+        if config.data.shift:
+            fix = "Set data.shift to 0, and move images in your data set."
+            raise ValueError(errors.message("`data.shift` is for data sets by name.", fix, shift=config.data.shift))
+        splits = given.of_anything(model, *data, config, config.seed)
+    outputs = _outputs(model, splits)
+    task = tasks.of_names(config.task) or tasks.of_model(model) or _classifier(model, splits, outputs)
+    if splits.dataset is not None and is_classifier(task):
+        splits = _one_hot(splits) if labels.loss_name(task.loss) in labels.ONE_HOT else splits
+        task = task if task.metrics or task.weighted_metrics else dataclasses.replace(task, metrics=["accuracy"])
+    return splits, task
+
+
+def is_classifier(task):
+    """Whether a task has one loss, and that chooses one of several classes."""
+    return not keras.tree.is_nested(task.loss) and labels.loss_name(task.loss) in labels.SPARSE + labels.ONE_HOT
+
+
+def scorer(model, splits, task):
+    """The `Scorer` of a run; raises where the labels of a split are not what the task expects."""
+    made = Scorer(task, model, splits.train.first()[0])
+    for split in ("train", "validation", *(["test"] if splits.has_test else [])):
+        labels.check_labels(task, made, splits.feeds[split], split)
+    made.begin(splits.train.first())
+    return made
+
+
+def _outputs(model, splits):
+    """The model's outputs for the first batch of each split."""
+    found = None
+    for split in ("test", "validation", "train"):
+        x = splits.feeds[split].first()[0]
+        try:
+            found = outputs_of(model, x)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            shapes = [array.shape for array in keras.tree.flatten(x)]
+            raise ValueError(
+                errors.message(
+                    f"The model must take the data's inputs: {str(error).splitlines()[0]}", "Choose data or model to match.",
+                    split=split, input_shape=shapes,
+                )
+            ) from None  # fmt: skip
+    return found
+
+
+def _classifier(model, splits, outputs):
+    """The task of a model that is not compiled: whole-number labels and one output per class need no loss by name."""
+    dataset, y = splits.dataset, splits.train.labels()
+    single, classes = not keras.tree.is_nested(outputs), class_numbers(y)
+    if dataset is not None:
+        _check_classifier(model, dataset, outputs if single else None)
+        return tasks.classifier(are_probabilities(outputs))
+    if single and outputs.ndim == 2 and outputs.shape[1] > 1 and classes is not None:
+        return tasks.classifier(are_probabilities(outputs))
+    raise ValueError(
+        errors.message(
+            "The model must be compiled, or the loss named.",
+            'Call model.compile(optimizer, loss, metrics), or pass config={"task": {"loss": "mse", "metrics": ["mae"]}}.',
+            model=model.name,
+        )
+    )
+
+
+def are_probabilities(outputs):
+    """Whether outputs `(batch, classes)` add up to one."""
+    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))
+
+
+def _in_range(data, wanted, model):
+    """The data in the range of values that the configuration, or the model, asks for."""
+    if wanted != value_range.AUTO:
+        return data.in_range(wanted)
+    if data.white is None:
+        return data
+    return data.in_range(value_range.made_for(model, data.white, data.input_shape))
+
+
+def _check_classifier(model, data, outputs):
+    """Raises unless the model takes these inputs and has one output per class."""
+    structure = input_structure(model)
+    if outputs is None or structure is not None and len(keras.tree.flatten(structure)) != 1:
+        fix = "Compile the model with its losses, and pass train= and validation= as `fit` takes them."
+        expected = "A model that is not compiled must be a classifier with one input and one output."
+        raise ValueError(errors.message(expected, fix, model=model.name))
+    if outputs.ndim != 2 or outputs.shape[1] != data.num_classes:
+        raise ValueError(
+            errors.message(
+                f"The model must have one output per class, {data.num_classes} for {data.name}.",
+                "Choose data or model to match.",
+                output_shape=outputs.shape[1:],
+            )
+        )
+
+
+def fingerprint(model, splits):
+    """What tells the user's model and data from others: a run goes on only with the same."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value)).tobytes())
+    counts = {split: feed.num_examples for split, feed in splits.feeds.items()}
+    return {"model": model.name, "weights": digest.hexdigest(), **counts}
+
+
+def _one_hot(splits):
+    """Labels of a data set by name as the model's own loss expects them."""
+    num = splits.dataset.num_classes
+
+    def changed(feed):
+        return feeds.Arrays(feed.x, keras.utils.to_categorical(feed.y, num), feed.weight, feed.batch_size, feed.seed)
+
+    parts = {split: changed(feed) for split, feed in splits.feeds.items()}
+    return dataclasses.replace(splits, **parts)

@@ -1,0 +1,46 @@
+"""What a run leaves in the caller's hands."""
+
+import functools
+import pathlib
+
+from tf_reweight.reports.metrics import head_of, text_of, value_of
+
+
+class Result(dict):
+    """The report of a run, a dict with every figure of `report.json`, and what the run made.
+
+    Args:
+        report: the figures.
+        load: function without arguments that loads the last model.
+
+    Attributes:
+        report: the figures, as a plain dict.
+        files: paths of the `.tflite` files, the dense float32 one first.
+        best_file: path of the file to ship: the last one, as pruned and in the smallest precision that was asked for.
+        model: the Keras model that `best_file` is of, not compiled.
+    """
+
+    def __init__(self, report, load):
+        super().__init__(report)
+        self._load = load
+
+    @property
+    def report(self):
+        return dict(self)
+
+    @property
+    def files(self):
+        return [pathlib.Path(file["path"]) for file in self["files"]]
+
+    @property
+    def best_file(self):
+        return next(path for path in self.files if path.name == self["summary"]["shipped"])
+
+    @functools.cached_property
+    def model(self):
+        return self._load()
+
+    def __repr__(self):
+        shipped, metric = self["files"][-1], head_of(self)
+        figure = text_of(metric, value_of(shipped, "test", metric))
+        return f"Result({str(self.best_file)!r}, {metric['name']}={figure}, {shipped['num_bytes']:,} bytes)"

@@ -1,0 +1,202 @@
+"""Every metric of every output, alike for Keras models and for files: of their outputs, by the user's own objects."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.checks import is_sequence
+from tf_reweight.data.examples import arrays_of, in_structure
+from tf_reweight.graph import compiled
+
+_LOSS = "loss"
+# Words in the names of metrics that say which way is better, where their objects do not.
+_UP = ("acc", "precision", "recall", "auc", "iou", "f1", "f_score", "dice", "r2", "similarity", "psnr", "ssim", "bleu", "top_")
+_DOWN = ("loss", "error", "mse", "mae", "mape", "rmse", "entropy", "divergence", "distance", "hinge", "poisson", "perplexity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One figure of a run.
+
+    Attributes:
+        name: as Keras calls it.
+        mode: `"max"` or `"min"`; None where nobody said which way is better.
+        proportion: whether it is a share of examples, so that it has a confidence interval.
+    """
+
+    name: str
+    mode: str | None
+    proportion: bool
+
+
+class Scorer:
+    """Measures outputs against labels with the losses and metrics of a task.
+
+    A model of nothing but identities, with the output names of the user's, is compiled as the user's is: fed with outputs
+    instead of inputs it gives the figures of `evaluate`, without any penalties on weights.
+
+    Args:
+        task: the `Task`.
+        model: the user's model, whose outputs the task is for.
+        x: inputs of a batch.
+    """
+
+    def __init__(self, task, model, x):
+        self._task, self._model = task, model
+        self.outputs = outputs_of(model, x)
+        self.names = names_of(model, self.outputs)
+        self.by_class = compiled.measures_by_itself(model) or task.by_class is not None
+        self._probe, self.metrics = None, ()
+
+    def begin(self, batch):
+        """Measures a first batch, from which Keras knows what metrics there are."""
+        if batch[1] is not None and self._task.by_class is None and self._task.loss is not None:
+            self._probe = _identities(self.outputs, self.names)
+            self._task.compile(self._probe, self._task.learning_rate)
+        if self._probe is not None or self.by_class:
+            self.metrics = self._known((self.outputs, *batch[1:]) if not self.by_class else batch)
+
+    @property
+    def measures_files(self):
+        """Whether outputs alone can be measured: not where the model's class computes everything itself."""
+        return self._probe is not None
+
+    def of_batches(self, batches):
+        """Mapping of metrics to figures.
+
+        Args:
+            batches: iterable of `(outputs, y, sample_weight)`, the outputs in the model's structure.
+        """
+        self._probe.reset_metrics()
+        for batch in batches:
+            self._step(batch)
+        return {name: float(value) for name, value in self._probe.get_metrics_result().items()}
+
+    def of_model(self, model, feed):
+        """The figures of a Keras model on a `Feed`."""
+        if self.by_class:
+            return self._evaluated(model, feed.batches())
+        return self.of_batches((outputs_of(model, x), y, weight) for x, y, weight in feed.batches())
+
+    def of_outputs(self, run, feed):
+        """The figures of what computes outputs from inputs, such as a file; empty where only the class can measure.
+
+        Args:
+            run: function from a list of arrays, one per input, to a list of arrays, one per output.
+            feed: a `Feed`.
+        """
+        if not self.measures_files:
+            return {}
+        return self.of_batches((self.packed(run(self.arrays(x))), y, weight) for x, y, weight in feed.batches())
+
+    def of_constant(self, outputs, feed):
+        """The figures of one answer to everything.
+
+        Args:
+            outputs: one array `(...)` per output, without the batch axis.
+            feed: a `Feed`.
+        """
+        def repeated(x):
+            num = len(keras.tree.flatten(x)[0])
+            return self.packed([np.repeat(output[None], num, axis=0) for output in outputs])
+
+        return self.of_batches((repeated(x), y, weight) for x, y, weight in feed.batches())
+
+    def arrays(self, x):
+        """A batch of inputs as a list of arrays, one per input."""
+        return arrays_of(self._model, x, "test")
+
+    def packed(self, outputs):
+        """A list of outputs in the model's structure."""
+        return keras.tree.pack_sequence_as(self.outputs, outputs)
+
+    def _evaluated(self, model, batches):
+        if not model.compiled:
+            self._task.compile(model, self._task.learning_rate)
+        figures = {}
+        model.reset_metrics()
+        for batch in batches:
+            figures = model.test_step(tuple(part for part in batch if part is not None))
+        return {name: float(value) for name, value in figures.items()}
+
+    def _step(self, batch):
+        outputs, y, weight = batch
+        outputs = keras.tree.flatten(outputs)
+        self._probe.test_step((outputs, y) if weight is None else (outputs, y, weight))
+
+    def _known(self, batch):
+        """One `Metric` for each figure."""
+        names = self._evaluated(self._model, [batch]) if self.by_class else self.of_batches([batch])
+        measured = {metric.name: metric for metric in compiled.measured_by(self._model if self.by_class else self._probe)}
+        return tuple(
+            Metric(name, measured[name].mode or mode_of(name), measured[name].proportion)
+            if name in measured
+            else Metric(name, mode_of(name), False)
+            for name in names
+        )
+
+
+def mode_of(name):
+    """`"max"` or `"min"` by the words in the name of a metric; None where it says nothing."""
+    name = name.lower()
+    down, up = any(word in name for word in _DOWN), any(word in name for word in _UP)
+    return None if down == up else "min" if down else "max"
+
+
+def outputs_of(model, x):
+    """Outputs of one batch as arrays in the model's structure; called plainly, since `predict` is compiled at every stage."""
+    return keras.tree.map_structure(_single, model(in_structure(model, x), training=False))
+
+
+def _single(output):
+    """An output as an array; floats of any precision as float32, which a file gives."""
+    output = keras.ops.convert_to_numpy(output)
+    return output if output.dtype.kind in "biu" else output.astype("float32")
+
+
+def names_of(model, outputs):
+    """The names of the outputs, in the order of Keras' flattening."""
+    num = len(keras.tree.flatten(outputs))
+    names = list(getattr(model, "output_names", None) or [])
+    if keras.tree.is_nested(outputs) and not is_sequence(outputs):
+        return sorted(outputs)
+    return names if len(set(names)) == num else [f"output_{position}" for position in range(num)]
+
+
+def _identities(outputs, names):
+    """A model that gives what it is given."""
+    flat = keras.tree.flatten(outputs)
+    inputs = [keras.Input(array.shape[1:], dtype=str(array.dtype), name=f"given_{i}") for i, array in enumerate(flat)]
+    made = [keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor) for name, tensor in zip(names, inputs)]
+    return keras.Model(inputs, keras.tree.pack_sequence_as(outputs, made))
+
+
+def in_order(metrics, monitor, mode):
+    """The metrics of a run as dicts, the one that decides first.
+
+    Args:
+        metrics: a `Metric` each, in Keras' order.
+        monitor: the name of the one that decides, with or without `val_`; None for the first compiled metric of which it is
+            known which way is better, else the loss.
+        mode: which way it is better, `"max"` or `"min"`; None where its name says so.
+
+    Raises:
+        ValueError: for a metric that there is not, or one of which nobody knows which way is better.
+    """
+    by_name = {metric.name: metric for metric in metrics}
+    if monitor is None:
+        known = [metric for metric in metrics if metric.mode is not None and "loss" not in metric.name]
+        first = (known or [by_name.get(_LOSS) or Metric(_LOSS, "min", False)])[0]
+    else:
+        name = monitor.removeprefix("val_")
+        if name not in by_name:
+            raise ValueError(errors.unknown("metric to monitor", name, by_name))
+        first = by_name[name]
+    first = dataclasses.replace(first, mode=mode or first.mode)
+    if first.mode is None:
+        fix = 'Pass mode="max" or mode="min".'
+        raise ValueError(errors.message("It must be known which way the monitored metric is better.", fix, monitor=monitor))
+    rest = [metric for metric in metrics if metric.name != first.name]
+    return [dataclasses.asdict(metric) for metric in (first, *rest)]

@@ -1,0 +1,129 @@
+"""What a run has to know of how a model is trained: its loss, its metrics, its optimizer, as they were compiled."""
+
+import dataclasses
+import typing
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.graph import compiled
+
+# A learning rate for models that are not compiled; that of Keras' Adam.
+_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """How every stage of a run trains its model, and what is measured of it.
+
+    Attributes:
+        loss, loss_weights, metrics, weighted_metrics, run_eagerly, jit_compile, steps_per_execution: of `compile`, the live
+            objects of the user.
+        optimizer: every stage begins with a fresh one of the same class and settings and the stage's learning rate; None for
+            Adam.
+        by_class: the model whose class compiles in its own way; None where Keras does.
+    """
+
+    loss: typing.Any = None
+    loss_weights: typing.Any = None
+    metrics: typing.Any = None
+    weighted_metrics: typing.Any = None
+    run_eagerly: bool = False
+    jit_compile: typing.Any = "auto"
+    steps_per_execution: int = 1
+    optimizer: keras.optimizers.Optimizer | None = None
+    by_class: keras.Model | None = None
+
+    def compile(self, model, learning_rate):
+        """Compiles a model as the user's was, with a fresh optimizer."""
+        optimizer = self._fresh(learning_rate)
+        # The objects are shared by all models of a run, and Keras resets them only from the second epoch on.
+        for metric in keras.tree.flatten([self.metrics, self.weighted_metrics]):
+            if isinstance(metric, keras.Metric):
+                metric.reset_state()
+        if self.by_class is not None:
+            compiled.compile_by_itself(model, self.by_class)
+            model.optimizer = optimizer
+            return
+        model.compile(
+            optimizer,
+            self.loss,
+            loss_weights=self.loss_weights,
+            metrics=self.metrics,
+            weighted_metrics=self.weighted_metrics,
+            run_eagerly=self.run_eagerly,
+            jit_compile=self.jit_compile,
+            steps_per_execution=self.steps_per_execution,
+        )
+
+    @property
+    def learning_rate(self):
+        """That of the user's optimizer."""
+        return _RATE if self.optimizer is None else compiled.rate_of(self.optimizer)
+
+    def _fresh(self, learning_rate):
+        if self.optimizer is None:
+            return keras.optimizers.Adam(learning_rate)
+        return compiled.fresh_with_rate(self.optimizer, learning_rate)
+
+
+def classifier(gives_probabilities):
+    """The task of models that are built by their names: integer labels, cross-entropy, accuracy, Adam."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not gives_probabilities)
+    return Task(loss=loss, metrics=["accuracy"])
+
+
+def of_model(model):
+    """The `Task` a model was compiled for; None where it is not compiled.
+
+    Raises:
+        ValueError: for a class that compiles in its own way and does not say how to compile a copy.
+    """
+    given = compiled.compiled_with(model)
+    if given is None:
+        return None
+    if not compiled.can_compile_again(model):
+        raise ValueError(
+            errors.message(
+                f"Every stage compiles the model anew, and {type(model).__name__} has a `compile` of its own.",
+                "Give the class `get_compile_config` and `compile_from_config`, or let Keras compile it.",
+                model=model.name,
+            )
+        )
+    if compiled.compiles_by_itself(model):
+        return Task(optimizer=model.optimizer, by_class=model)
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics", "jit_compile", "steps_per_execution")
+    arguments = {name: given[name] for name in names}
+    return Task(**arguments, run_eagerly=bool(model.run_eagerly), optimizer=model.optimizer)
+
+
+def of_names(settings):
+    """The `Task` that a configuration names; None where it names no loss.
+
+    Args:
+        settings: the section `task`, with `loss`, `loss_weights`, `metrics`, `weighted_metrics` and `optimizer` as Keras takes
+            them by name.
+
+    Raises:
+        ValueError: for a name that Keras does not know.
+    """
+    if settings.loss is None:
+        return None
+    optimizer = None if settings.optimizer is None else _known("optimizer", keras.optimizers.get, settings.optimizer)
+    for loss in keras.tree.flatten(settings.loss):
+        _known("loss", keras.losses.get, loss)
+    for metric in keras.tree.flatten([settings.metrics, settings.weighted_metrics]):
+        if metric not in (None, "accuracy", "acc", "crossentropy", "ce"):
+            _known("metrics", keras.metrics.get, metric)
+    return Task(
+        loss=settings.loss, loss_weights=settings.loss_weights, metrics=settings.metrics,
+        weighted_metrics=settings.weighted_metrics, optimizer=optimizer,
+    )  # fmt: skip
+
+
+def _known(argument, get, name):
+    try:
+        return get(name)
+    except (ValueError, TypeError) as error:
+        fix = "Use a name that Keras knows, or compile the model with an object."
+        raise ValueError(errors.message(f"`task.{argument}` must name what Keras has.", fix, **{argument: name})) from error
