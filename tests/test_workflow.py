@@ -346,7 +346,10 @@ def test_your_own_model_and_data(tmp_path):
     data = tfr.data.Dataset("mine", (x[:80], y[:80]), (x[80:100], y[80:100]), (x[100:], y[100:]), 2, ("low", "high"))
     layers = [keras.Input((5,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(2)]
     figures = workflow.compress(
-        {**TINY, "name": "mine", "regularize": {"rules": [{"structure": "neuron"}], "rounds": 1, "every": 2}},
+        {
+            **TINY, "name": "mine", "regularize": {"rules": [{"structure": "neuron"}], "rounds": 1, "every": 2},
+            "prune": {"sparsity": 0.5},
+        },
         model=keras.Sequential(layers), data=data, out=tmp_path / "mine", console=QUIET,
     )  # fmt: skip
     assert [kernel["structure"] for kernel in figures["kernels"]] == ["neuron"]
