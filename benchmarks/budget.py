@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--dense", type=int, default=8, help="epochs of dense training, with Adam")
     parser.add_argument("--epochs", type=int, default=10, help="of every method, after the dense training")
     parser.add_argument("--rounds", type=int, default=4, help="epochs in which the gradual method prunes")
-    parser.add_argument("--until", type=float, default=0.5, help="the deadline of the budget, as a share of the epochs")
+    parser.add_argument("--until", type=float, default=0.25, help="the deadline of the budget, as a share of the epochs")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.25], help="shares of the computing that may be left")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the rows; those in it are not run again")

@@ -203,7 +203,7 @@ def test_the_budget_is_met_by_the_deadline_whatever_the_loss(scale, optimizer):
     model, (x, y) = net(32), task(scale)
     model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 1e-3 / max(1.0, scale)}}), "mse")
     dense = count_macs(model)
-    solver = BudgetProximal("macs=0.4")
+    solver = BudgetProximal("macs=0.4", until=0.5)
     model.fit(x, y, batch_size=8, epochs=10, verbose=0, callbacks=[solver])
     assert solver.met_at == 60 and 0.0 <= solver.history[0]["freed"] < 0.5
     report = tfr.prune_groups(model)
@@ -277,7 +277,7 @@ def test_the_optimizer_is_given_back():
     model, (x, y) = net(), task()
     model.compile("adam", "mse")
     own = type(model.optimizer).apply
-    model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[BudgetProximal("macs=0.5", every=5)])
+    model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[BudgetProximal("macs=0.5", until=0.5, every=5)])
     assert model.optimizer.apply.__func__ is own
 
 
@@ -320,7 +320,7 @@ def test_a_budget_is_saved_with_the_model_and_found_again(tmp_path):
         loaded.compile("adam", "mse")
         assert {item.regularizer.budget for item in attachments(loaded)} == {budgets.Budget(macs=0.5)}
         assert {type(item.regularizer).__name__ for item in attachments(loaded)} <= {"Budgeted", "CoupledBudgeted"}
-        solver = BudgetProximal(every=5)
+        solver = BudgetProximal(until=0.5, every=5)
         loaded.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[solver])
         assert solver.met_at == 30
 
@@ -328,7 +328,7 @@ def test_a_budget_is_saved_with_the_model_and_found_again(tmp_path):
 def test_several_steps_in_one_execution_end_the_same():
     model, (x, y) = net(), task()
     model.compile("adam", "mse", steps_per_execution=4)
-    solver = BudgetProximal("macs=0.5", every=4)
+    solver = BudgetProximal("macs=0.5", until=0.5, every=4)
     dense = count_macs(model)
     model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
     tfr.prune_groups(model)
@@ -345,15 +345,15 @@ def test_what_cannot_be_solved_for_is_refused_before_training():
             model.fit(x, y, batch_size=8, epochs=10, verbose=0, callbacks=[solver])
         assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.weights))
 
-    fit(net(), BudgetProximal())
-    fit(net(), BudgetProximal("macs=0.001"))
-    fit(net(), BudgetProximal("macs=0.5", criterion="magnitude"))
+    fit(net(), BudgetProximal(until=0.5))
+    fit(net(), BudgetProximal("macs=0.001", until=0.5))
+    fit(net(), BudgetProximal("macs=0.5", criterion="magnitude", until=0.5))
     model = net()
     regularize_coupled(model, 1e-3)
-    fit(model, BudgetProximal())
+    fit(model, BudgetProximal(until=0.5))
     model = net()
     regularize_coupled(model, budget="macs=0.5")
-    fit(model, BudgetProximal("macs=0.4"))
+    fit(model, BudgetProximal("macs=0.4", until=0.5))
     for how in ({"until": 1.0}, {"power": 0.0}, {"survivors": 2}, {"every": 0}):
         with pytest.raises(ValueError, match="Received: "):
             BudgetProximal("macs=0.5", **how)
@@ -364,7 +364,7 @@ def test_too_few_steps_and_a_training_that_ends_early_are_said():
     model, (x, y) = net(), task()
     model.compile("adam", "mse")
     with pytest.warns(UserWarning, match="at least 100 steps"):
-        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[BudgetProximal("macs=0.5")])
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[BudgetProximal("macs=0.5", until=0.5)])
     report = tfr.prune_groups(model)
     assert report.kept_groups < report.num_groups
 

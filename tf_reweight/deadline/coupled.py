@@ -24,6 +24,7 @@ class CoupledGroups:
     """
 
     criteria = ("taylor", "lamp")
+    until = 0.25
 
     def __init__(self, model, penalties, criterion):
         self.model, self._coupled = model, groups(model)

@@ -23,6 +23,7 @@ class SingleGroups:
     # Scores follow the squared norm, so that this is the log-sum penalty's step, which presses on all.
     power, survivors = 1.0, 1.0
     criteria = tuple(CRITERIA)
+    until = 0.5
 
     def __init__(self, model, pairs, criterion):
         self.model, self._pairs = model, pairs

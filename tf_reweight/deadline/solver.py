@@ -36,7 +36,8 @@ class BudgetProximal(keras.callbacks.Callback):
     Args:
         budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
             penalties on the model.
-        until: the deadline, as a fraction of all training steps, in (0, 1).
+        until: the deadline, as a fraction of all training steps, in (0, 1); None is 0.25 for coupled groups, which need long to
+            recover, and 0.5 for single kernels.
         criterion: what groups are ranked by. Coupled ones: `"taylor"`, how the loss reacts to a group (weight times gradient,
             squared, averaged over batches) over what it frees, or `"lamp"`, its norm among those of its set over the root of
             that. On single kernels: `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None (default): `"taylor"` for
@@ -60,9 +61,10 @@ class BudgetProximal(keras.callbacks.Callback):
         >>> small = shrink(model)
     """
 
-    def __init__(self, budget=None, until=0.5, criterion=None, power=None, survivors=None, every=10):
+    def __init__(self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10):
         super().__init__()
-        check_fraction("until", until, "training steps before the deadline", exclusive=True)
+        if until is not None:
+            check_fraction("until", until, "training steps before the deadline", exclusive=True)
         check_integer("every", every, 1, fix="It counts training steps.")
         if power is not None:
             check_number("power", power, exclusive=True, fix="1 is usual.")
@@ -85,7 +87,7 @@ class BudgetProximal(keras.callbacks.Callback):
         if self._deadline < _FEWEST_LOOKS * self.every:
             warnings.warn(
                 f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
-                f"Train longer, at least {round(_FEWEST_LOOKS * self.every / self.until)} steps in all.",
+                f"Train longer, at least {round(_FEWEST_LOOKS * self.every / self._until)} steps in all.",
                 stacklevel=2,
             )
         # A budget that cannot be met is refused before any training.
@@ -130,7 +132,11 @@ class BudgetProximal(keras.callbacks.Callback):
     @property
     def _deadline(self):
         """Training steps from the first epoch to the deadline."""
-        return max(1, round(self.until * self._steps * self.params["epochs"]))
+        return max(1, round(self._until * self._steps * self.params["epochs"]))
+
+    @property
+    def _until(self):
+        return self._groups.until if self.until is None else self.until
 
     def _found(self):
         """What is to be pressed: the groups of the penalties on the model."""
