@@ -47,6 +47,7 @@ class CoupledGroups:
 
     def close(self):
         """When there is nothing more to press."""
+        self._apply = None
         if self._gates is not None:
             self._gates.close()
 
