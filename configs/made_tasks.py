@@ -13,7 +13,9 @@ L = keras.layers
 def _pictures(num, seed):
     """Pictures `(num, 16, 16, 1)` with a bright ellipse each, and its centre, size and mask."""
     rng = np.random.default_rng(seed)
-    centre, radius = rng.uniform(4, 12, (num, 2)), rng.uniform(2, 5, (num, 2))
+    centre = rng.uniform(5, 11, (num, 2))
+    short, long, is_high = rng.uniform(1.5, 2.5, num), rng.uniform(3.5, 5, num), rng.random(num) < 0.5
+    radius = np.where(is_high[:, None], np.stack([long, short], 1), np.stack([short, long], 1))
     grid = np.moveaxis(np.mgrid[:16, :16], 0, -1)
     distance = np.sum(((grid - centre[:, None, None]) / radius[:, None, None]) ** 2, -1)
     mask = (distance < 1).astype("float32")

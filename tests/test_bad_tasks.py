@@ -81,6 +81,10 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
     own.compile("adam")
     with pytest.raises(ValueError, match="has a `compile` of its own.*get_compile_config"):
         tfr.compress(own, (X, Y), out=tmp_path / "run")
+    linear = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    linear.compile("adam", "mse")
+    with pytest.raises(ValueError, match='channels that can be removed.*Or pass structure="unstructured"'):
+        tfr.compress(linear, (X, Y), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,7 @@
 """Any compiled model on any data through one call: ten kinds of task, each ending in executed files and a true report."""
 
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -10,9 +11,12 @@ import tensorflow as tf
 import tf_reweight as tfr
 from tests import tasks
 from tf_reweight import export
+from tf_reweight.cli import main
+from tf_reweight.data import code
 from tf_reweight.reports.progress import QUIET
 
 L = keras.layers
+ROOT = pathlib.Path(__file__).parent.parent
 EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
 SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
 ONE_EACH = {"train": 1, "retrain": 1}
@@ -189,3 +193,47 @@ def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp
     assert result["data"]["num_train"] == 58 and result["data"]["num_validation"] == 6
     assert "held out" in result["data"]["notes"][0]
     assert result["config"]["train"]["class_weight"] == {"0": 1.0, "1": 2.0, "2": 1.0}
+
+
+EXAMPLES = {
+    "segmentation": {"num": 64, "width": 4},
+    "tabular": {"num": 256, "width": 16},
+    "detector": {"num": 128, "width": 8},
+    "text": {"num": 64, "width": 16},
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run_in_their_smallest_form(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    run = code.function(str(ROOT / "examples" / f"{name}.py:main"), "the example")
+    precision = "dynamic_int8" if name == "tabular" else "int8"
+    result = run(**EXAMPLES[name], epochs=2, out=tmp_path / "run", config={"export": {**EXPORT, "precisions": [precision]}})
+    assert result.best_file.is_file() and result.model.count_params() < result["stages"][0]["num_parameters"]
+
+
+def test_the_command_line_takes_a_model_and_data_that_are_code(tmp_path, capsys, monkeypatch):
+    """The same run from Python and from the command line, on a model with a layer of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "layers.py").write_text(
+        "import keras\nclass Twice(keras.layers.Layer):\n    def call(self, x):\n        return 2.0 * x\n"
+    )
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\nx = np.random.default_rng(0).random((64, 8)).astype('float32')\ny = x[:, :1] - x[:, 1:2]\n"
+        "def load(): return {'train': (x[:48], y[:48]), 'validation': (x[48:], y[48:])}\n"
+    )
+    twice = code.imported("layers.py").Twice
+    layers = [keras.Input((8,)), twice(), L.Dense(16, activation="relu"), L.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("adam", "mse", metrics=["mae"])
+    model.save("mine.keras")
+    asked = ["compress", "--model", "mine.keras", "--data", "data.py:load", "--import", "layers.py", "--budget", "macs=0.6"]
+    asked += ["--epochs", "2", "--monitor", "val_mae", "--set", "export.precisions=[int8]", "--set", "export.latency_runs=1"]
+    assert main.console([*asked, "--dry_run", "--json"]) == 0, capsys.readouterr().err
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["config"]["prune"]["budget"] == {"macs": 0.6} and plan["epochs"]["train"] + plan["epochs"]["retrain"] == 2
+    assert main.console([*asked, "--out", "run", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["metrics"][0]["name"] == "mae"
+    assert figures["stages"][-1]["num_macs"] <= 0.6 * figures["stages"][0]["num_macs"]
+    assert "--import layers.py" in figures["command"] and (tmp_path / "run" / "shrunk_int8.tflite").is_file()

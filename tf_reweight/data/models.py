@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 import zipfile
 
 import keras
@@ -95,7 +96,11 @@ def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
 
 def _read(path, custom_objects):
     try:
-        return keras.saving.load_model(path, custom_objects=custom_objects)
+        with warnings.catch_warnings():
+            # Every training begins with a fresh optimizer, so that the state of one that was saved unused is not missed.
+            warnings.filterwarnings("ignore", message="(?s)A total of 1 objects could not be loaded.*keras.src.optimizers")
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            return keras.saving.load_model(path, custom_objects=custom_objects)
     except Exception as error:  # Keras raises whatever its parts raise: zip, JSON, shape and type errors alike.
         lines = [line for line in str(error).splitlines() if line.strip()]
         fix = "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first."

@@ -70,7 +70,7 @@ def _amounts(model, made, structure, budget, said):
         return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
     shrink = _section(made, "shrink")
     multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else _MULTIPLES
-    most = {multiple: most_macs(model, multiple) for multiple in multiples}
+    most = {multiple: _most(model, multiple) for multiple in multiples}
     left = _left(budget)
     fitting = [multiple for multiple, macs in most.items() if macs > 1.0 - left + _ROOM]
     multiple = fitting[0] if fitting else multiples[-1]
@@ -79,6 +79,14 @@ def _amounts(model, made, structure, budget, said):
         left = left if fitting else round(1.0 - most[multiple] / 2, 3)
         budget = budgets.Budget(macs=left)
     return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
+
+
+def _most(model, multiple_of):
+    """`most_macs`, whose error names what can be done without channels."""
+    try:
+        return most_macs(model, multiple_of)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'{error} Or pass structure="unstructured" (--structure), which needs no channels.') from None
 
 
 def _left(budget):

@@ -1,0 +1,128 @@
+"""Figures of any task in words: which way is better, whether a change can be measured, what is warned of."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.test_page import file, whole
+from tf_reweight.reports import alarms, charts, metrics, page, tables
+
+ACCURACY = {"name": "accuracy", "mode": "max", "proportion": True}
+ERROR = {"name": "mae", "mode": "min", "proportion": False}
+OWN = {"name": "own", "mode": None, "proportion": False}
+
+
+@pytest.mark.parametrize(
+    "metric, before, after, num, words",
+    [
+        (ACCURACY, 0.9248, 0.9304, 359, "no measurable difference"),  # two of 359
+        (ACCURACY, 0.90, 0.93, 3590, "+3.00 points"),
+        (ACCURACY, 0.93, 0.90, 3590, "-3.00 points"),
+        (ACCURACY, 1.0, 1.0, 10, "no measurable difference"),
+        (ACCURACY, 1.0, 0.0, 64, "-100.00 points"),
+        (ERROR, 0.5, 0.4, 100, "20.0% lower (better)"),
+        (ERROR, 0.4, 0.5, 100, "25.0% higher (worse)"),
+        (ERROR, 0.0, 0.5, 100, "0 to 0.5 (worse)"),
+        (OWN, 2.0, 1.0, 100, "50.0% lower"),
+        (ERROR, None, 0.5, 100, "not measured"),
+    ],
+)
+def test_a_change_in_words(metric, before, after, num, words):
+    assert metrics.change_of(metric, before, after, num) == words
+
+
+def test_the_interval_is_wilsons():
+    """Against the roots of the quadratic that defines it: |p - q| = 1.96 sqrt(q (1 - q) / n)."""
+    for share, num in ((0.5, 100), (0.97, 359), (1.0, 20), (0.0, 20)):
+        z = 1.96
+        roots = np.roots([1 + z**2 / num, -(2 * share + z**2 / num), share**2])
+        assert metrics.interval(ACCURACY, share, num) == pytest.approx(abs(roots[0] - roots[1]) / 2, abs=1e-9)
+    assert metrics.interval(ERROR, 0.5, 100) is None
+
+
+def regression_run(after=0.5, **changes):
+    """The figures of a run whose head is an error, with two outputs."""
+    files = []
+    for name, size, error in (("dense_float32", 4000, 0.5), ("dense_int8", 1500, 0.51), ("shrunk_int8", 1000, after)):
+        outputs = [
+            {"name": "place", "kind": "numbers", "agreement": None, "error": 0.01},
+            {"name": "kind", "kind": "classes", "agreement": 0.99, "error": 0.01},
+        ]
+        files.append({**file(f"{name}.tflite", size), "test": {"mae": error, "loss": 1.0, "hits": 0.9}, "outputs": outputs})
+        del files[-1]["test_accuracy"]
+    stages = [
+        {
+            "name": name, "validation": {"mae": 0.5}, "test": {"mae": 0.5, "loss": 1.0, "hits": 0.9}, "num_nonzero": 72,
+            "num_weights": 72, "num_parameters": 83, "num_macs": macs, "seconds": 1.0, "keeps_zeros": name != "dense",
+        }
+        for name, macs in (("dense", 100), ("shrunk", 50))
+    ]  # fmt: skip
+    hits = {"name": "hits", "mode": "max", "proportion": True}
+    data = {"name": "arrays", "num_train": 90, "num_validation": 30, "num_test": 40, "has_test": True}
+    figures = whole(
+        files=files, stages=stages, data=data, metrics=[ERROR, {**ERROR, "name": "loss"}, hits], guess={"mae": 2.0},
+        config={"name": "run", "seed": 0, "prune": {"budget": {"macs": 0.5}}}, **changes,
+    )  # fmt: skip
+    return {**figures, "alarms": alarms.alarms_of(figures)}
+
+
+def seen(figures):
+    return [(alarm["level"], alarm["seen"]) for alarm in alarms.alarms_of(figures)]
+
+
+def test_a_good_run_raises_no_alarm_and_is_compared_with_dense_int8():
+    figures = regression_run()
+    assert figures["alarms"] == []
+    summary = figures["summary"]
+    assert (summary["before"], summary["after"], summary["change"]) == (0.5, 0.5, "no measurable difference")
+    assert "accuracy_before" not in summary
+    assert summary["int8"] == {"download": pytest.approx(1.5), "size": 1.5, "speed": pytest.approx(1.5)}
+
+
+def test_what_is_wrong_is_told_the_worst_first():
+    worse = regression_run(after=0.7)
+    assert seen(worse) == [("red", "mae went from 0.5 to 0.7.")]
+    assert seen(regression_run(after=0.55)) == [("amber", "mae went from 0.5 to 0.55.")]
+    guessing = {**worse, "guess": {"mae": 0.6}}
+    assert seen(guessing)[0] == ("red", "shrunk_int8.tflite is no better than one constant answer: mae 0.7 to 0.6.")
+    missed = regression_run()
+    missed["stages"][-1]["num_macs"] = 80
+    assert seen(missed) == [("amber", "20% of the computing went, 50% were asked for.")]
+    for share, level in ((0.94, "amber"), (0.5, "red")):
+        apart = regression_run()
+        apart["files"][-1]["outputs"][1]["agreement"] = share
+        assert seen(apart) == [(level, f"shrunk_int8.tflite agrees with its Keras model in {share:.1%} of kind.")]
+    slow = regression_run()
+    slow["files"][-1] |= {"latency_ms": 3.0, "latency_low_ms": 2.9, "latency_high_ms": 3.1}
+    assert seen(slow) == [("amber", "shrunk_int8.tflite is slower than dense_int8.tflite: 3.000 to 1.500 ms.")]
+    refused = {**regression_run(), "refused": [{"name": "a.tflite", "reason": "why"}]}
+    assert seen(refused)[0][0] == "red" and "a.tflite was not kept" in seen(refused)[0][1]
+
+
+def test_the_page_shows_every_metric_and_the_alarms():
+    text = page.render(regression_run(after=0.7))
+    for words in (
+        "Mae at every stage", "Lower is better.", "Every metric", "hits", "Against the dense int8 model", "alarm red",
+        "mae went from 0.5 to 0.7.", "kind 99.00%, place 1.0e-02 off", "40.0% higher (worse)",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.7), (0.001, 0.00102), (1e4, 3e5), (-2.0, -0.3), (0.3, 0.3), (0.0, 0.0)])
+def test_the_axis_of_any_figure_holds_every_dot(values):
+    drawn = charts.accuracy(
+        {"metrics": [ERROR], "stages": [], "files": [{"name": f"{v}.tflite", "test": {"mae": v}} for v in values]}
+    )
+    assert all(-1e-6 <= row["test_at"] <= 100 + 1e-6 for row in drawn["rows"]) and 2 <= len(drawn["ticks"]) <= 9
+
+
+def test_the_last_table_fits_a_terminal_of_80_columns():
+    figures = regression_run()
+    figures["files"][-1] |= {"name": "clustered_int8_packed_with_a_very_long_name.tflite", "num_bytes": 123_456_789}
+    table = tables._file_table(figures)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80 and any("123,456,789" in line for line in lines)
