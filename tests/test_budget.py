@@ -10,6 +10,7 @@ from tests import nets
 from tf_reweight import budget as budgets
 from tf_reweight.coupling import Cost, groups
 from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.coupling.gates import reactions
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs, count_parameters
@@ -379,3 +380,43 @@ def test_pruning_before_the_budget_is_met_says_so():
         with pytest.warns(UserWarning, match="BudgetProximal"):
             cut(model)
         assert nonzeros(model) < nonzeros(net()) and not attachments(model)
+
+
+def test_labelled_data_let_the_loss_rank():
+    model, (x, y) = net(32), task()
+    model.compile("adam", "mse")
+    model.fit(x, y, epochs=3, verbose=0)
+    coupled, cost = groups(model), count_macs(model)
+    squares = reactions(model, coupled.sets, x, y, batch_size=96)
+    # Of one group: the slope of the loss by a factor on the weights that read it, by a difference quotient.
+    (item,) = [item for item in coupled.sets if item.name == "dense"] or [coupled.sets[-1]]
+    reader = next(part for part in item.slices if part.role == "read")
+    before, losses = ops.convert_to_numpy(reader.variable.value), []
+    for factor in (0.999, 1.001):
+        scaled = before.copy()
+        rows = np.moveaxis(scaled, reader.axis, 0)
+        rows[np.flatnonzero(reader.group_of == 3)] *= factor
+        reader.variable.assign(scaled)
+        losses.append(float(np.mean((model.predict(x, verbose=0) - y) ** 2, dtype="float64")))
+    reader.variable.assign(before)
+    number = [other is item for other in coupled.sets].index(True)
+    assert np.isclose(squares[number][3], ((losses[1] - losses[0]) / 0.002) ** 2, rtol=0.1)
+    report = tfr.prune_groups(model, budget="macs=0.5", data=(x, y))
+    assert report.kept_groups < report.num_groups and count_macs(shrink(model)) <= 0.5 * cost
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"budget": "macs=0.5", "criterion": "taylor"}, "labelled"),
+        ({"criterion": "taylor", "data": task()}, "an amount"),
+        ({"budget": "macs=0.5", "criterion": "taylor", "data": task()[0]}, "labelled"),
+    ],
+)
+def test_ranking_by_the_loss_needs_labels_and_an_amount(arguments, words):
+    model = net()
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match=words):
+        tfr.prune_groups(model, **arguments)
+    with pytest.raises(ValueError, match="gradients of a loss"):
+        tfr.prune_groups(net(), budget="macs=0.5", criterion="taylor", data=task())

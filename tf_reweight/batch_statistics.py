@@ -143,7 +143,7 @@ def refresh_statistics(
 def refresh_given(model, data):
     """`refresh_statistics` on what a function was given as `data`: examples, `(examples, labels)`, or None for nothing."""
     if data is not None:
-        refresh_statistics(model, *(data if _is_labelled(data) else (data,)))
+        refresh_statistics(model, *parted(data))
 
 
 @contextlib.contextmanager
@@ -158,12 +158,12 @@ def refreshed_for(model, data):
             _set([layer], [values])
 
 
-def examples_of(data):
-    """The examples of what a function of ours was given as `data`."""
-    return data[0] if _is_labelled(data) else data
+def parted(data):
+    """`(examples, labels)` of what a function of ours was given as `data`; labels may be None."""
+    return data if is_labelled(data) else (data, None)
 
 
-def _is_labelled(data):
+def is_labelled(data):
     """Whether data is `(examples, labels)`, as `fit` takes them apart."""
     return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
 

@@ -23,7 +23,7 @@ class CoupledBudgeted(Coupled):
         position: which of the sets anchored at the kernel this is, counted from 0.
 
     Attributes:
-        saliency: float32 `(num_groups,)`, the moving average of how the loss reacts to each group; see `deadline.gates`.
+        saliency: float32 `(num_groups,)`, the moving average of how the loss reacts to each group; see `coupling.gates`.
         batches: how many batches it has seen.
     """
 

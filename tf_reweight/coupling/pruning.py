@@ -10,12 +10,13 @@ from keras import ops
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
-from tf_reweight.batch_statistics import refresh_given
+from tf_reweight.batch_statistics import is_labelled, parted, refresh_given
 from tf_reweight.checks import check_fraction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, check_criterion, group_norms, ranking
+from tf_reweight.coupling.gates import can_listen, reactions
+from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, unmet
 from tf_reweight.kernels.budgeted import Demand, choose, met
@@ -102,7 +103,9 @@ def prune_groups(
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups; `"kernel_l1"`: the
             sum of the kernels' absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017); `"lamp"`: the square
             of the first norm over those as large or larger in its set, over the root of what the group frees (Lee et al.,
-            arXiv 2010.07611). None (default) is `"lamp"` with a budget and `"kernel+gamma+next"` without.
+            arXiv 2010.07611); `"taylor"`: how the loss of the compiled model reacts to a group on `data`, over what it frees
+            (Molchanov et al., arXiv 1906.10771). None (default) is `"kernel+gamma+next"` without a budget; with one it is
+            `"taylor"` where `data` is `(x, y)` and the model is compiled, on TensorFlow, else `"lamp"`.
         minimum: groups every set keeps. 0 lets a set go that the network has a bypass around, a residual branch, which `shrink`
             then removes whole; a set without bypass keeps its best group. None (default) is 0 for what a penalty freed, and
             1 for a ranking.
@@ -110,8 +113,8 @@ def prune_groups(
         multiple_of: keep so many of the best of those to go that the channels kept are a multiple; int8 kernels like 16.
         include_frozen: whether channels may go that a layer with `trainable=False` makes, scales or reads. By default such
             sets stay whole, and a warning and the report say so.
-        data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
-            of BatchNormalization to the training that follows.
+        data: examples, with labels or without, for `"taylor"` and for `refresh_statistics` after the cut; see there. None
+            leaves the statistics of BatchNormalization to the training that follows.
 
     Its momentum becomes 0.9 where it was higher, since statistics that belong to the dense model have to be left behind in few
     steps; set `layer.momentum` for another.
@@ -137,17 +140,22 @@ def prune_groups(
         if name in given:
             check_fraction(name, given[name], of)
     budget = budgets.get(budget)
-    criterion = (CRITERIA[0] if budget is None else LAMP) if criterion is None else criterion
+    criterion = _default_criterion(model, budget, data) if criterion is None else criterion
     check_criterion(criterion, RANKINGS)
+    if criterion == TAYLOR and (data is None or not given):
+        fix = 'Pass data=(x, y) and a budget, or rank by criterion="lamp".'
+        expected = 'criterion="taylor" needs labelled examples and an amount.'
+        raise ValueError(errors.message(expected, fix, data=data, **given))
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model, include_frozen)
     warn_of_frozen(coupled.model, include_frozen)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
+    reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, *parted(data))
     if budget is not None:
-        scores, keeps = _within_budget(floors, budget, criterion, scope)
+        scores, keeps = _within_budget(floors, budget, criterion, scope, reacting)
     elif given:
-        scores = ranking(coupled.sets, criterion)
+        scores = ranking(coupled.sets, criterion, reactions=reacting)
         keeps = _ranked(scores, sparsity, scope) if macs is None else _without_macs(floors, scores, macs, scope)
     else:
         scores, keeps = _freed(model, floors)
@@ -158,6 +166,12 @@ def prune_groups(
     follow_closely(model)
     refresh_given(model, data)
     return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]))
+
+
+def _default_criterion(model, budget, data):
+    if budget is None:
+        return CRITERIA[0]
+    return TAYLOR if is_labelled(data) and model.compiled and can_listen() else LAMP
 
 
 def _unfreed(model, coupled, scores):
@@ -207,7 +221,7 @@ def _without_macs(floors, scores, macs, scope):
     return keeps
 
 
-def _within_budget(floors, budget, criterion, scope):
+def _within_budget(floors, budget, criterion, scope, reacting=None):
     """Scores and keep flags of what stays within a `Budget`.
 
     Raises:
@@ -215,7 +229,7 @@ def _within_budget(floors, budget, criterion, scope):
     """
     sets = floors.coupled.sets
     demands = demands_of(floors.coupled, budget)
-    scores = ranking(sets, criterion, prices_of(sets, demands))
+    scores = ranking(sets, criterion, prices_of(sets, demands), reacting)
     spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), max(1, floors.minimum))[0] for s in scores]
     flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True).keep
     keeps = split(sets, flat)

@@ -10,9 +10,9 @@ from tf_reweight.kernels.budgeted import lamp
 # and with all three a group is small only when it can be removed.
 CRITERIA = ("kernel+gamma+next", "kernel", "gamma")
 _L1 = "kernel_l1"
-LAMP = "lamp"
-# Pruning can rank by two more; penalties press on Euclidean norms alone.
-RANKINGS = (*CRITERIA, _L1, LAMP)
+LAMP, TAYLOR = "lamp", "taylor"
+# Pruning can rank by three more; penalties press on Euclidean norms alone.
+RANKINGS = (*CRITERIA, _L1, LAMP, TAYLOR)
 
 
 def check_criterion(criterion, known=CRITERIA):
@@ -70,14 +70,18 @@ def relative_scores(sets, criterion):
     return scores
 
 
-def ranking(sets, criterion, prices=None):
+def ranking(sets, criterion, prices=None, reactions=None):
     """What groups are ranked by, comparable over all sets, float64 `(num_groups,)` per set.
 
     Args:
         sets: the coupled sets.
         criterion: `"lamp"`, or whose norms relative to their set's count; see `relative_scores`.
-        prices: per set what each group frees alone, float64 `(num_groups,)`: LAMP's scores are divided by its root. None: one.
+        prices: per set what each group frees alone, float64 `(num_groups,)`: LAMP's scores are divided by its root, the loss's
+            reactions by it. None: one.
+        reactions: for `"taylor"`, per set how the loss reacts to each group; see `gates.reactions`.
     """
+    if criterion == TAYLOR:
+        return [score / (1.0 if prices is None else price) for score, price in zip(reactions, prices or reactions)]
     if criterion != LAMP:
         return relative_scores(sets, criterion)
     sums = {}

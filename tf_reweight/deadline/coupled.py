@@ -5,9 +5,9 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.gates import Gates, can_listen
 from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, zero_groups
 from tf_reweight.coupling.scores import group_norms
-from tf_reweight.deadline.gates import Gates, can_listen
 from tf_reweight.kernels.budgeted import lamp
 
 # Batches after which the loss's reaction to a group is known well enough to press by it.

@@ -5,7 +5,7 @@ import typing
 import keras
 
 from tf_reweight import errors
-from tf_reweight.batch_statistics import examples_of, refreshed_for
+from tf_reweight.batch_statistics import parted, refreshed_for
 from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
@@ -103,7 +103,7 @@ def quantize(
     if held:
         keep_zeros(made)
     if data is not None:
-        calibrate(made, examples_of(data))
+        calibrate(made, parted(data)[0])
     left_out = tuple(LeftOut(name, reason) for name, reason in work.left_out.items())
     report = QuantizationReport(tuple(work.kernels), work.num_ranges, left_out, rewritten)
     return (made, report) if return_report else made
