@@ -225,6 +225,49 @@ def test_trained_files_agree_with_keras(trained, digits, tmp_path):
     assert accuracy >= 0.93 and accuracy >= np.mean(outputs(model, x)[0].argmax(-1) == y) - 0.01
 
 
+def normalized():
+    conv = [L.Conv2D(4, 3, use_bias=False), L.BatchNormalization(), L.ReLU(), L.SeparableConv2D(6, 3), L.BatchNormalization()]
+    return keras.Sequential([keras.Input((8, 8, 3)), *conv, L.Flatten(), L.Dense(4), L.BatchNormalization(), L.Dense(2)])
+
+
+def loaded(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    return keras.saving.load_model(tmp_path / "model.keras")
+
+
+def called_elsewhere(model, _):
+    image = keras.Input((8, 8, 3))
+    for layer in model.layers:
+        image = layer(image)
+    return model
+
+
+def inside_another(model, tmp_path):
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, L.ReLU()(loaded(model, tmp_path)(image)))
+
+
+@pytest.mark.parametrize("come", [lambda model, _: model, loaded, called_elsewhere, inside_another])
+def test_normalization_is_folded_wherever_the_model_comes_from(come, tmp_path):
+    """Calls of a layer that are no part of the model, those that Keras makes while it loads among them, change nothing."""
+    model = normalized()
+    nets.randomize(model)
+    folded, rewritten = quantization.simplify(come(model, tmp_path))
+    assert sum("folded into the layer before" in what for what in rewritten.values()) == 3
+    assert [type(layer) for layer in folded.layers].count(L.DepthwiseConv2D) == 1
+
+
+def test_a_layer_that_the_model_calls_again_is_not_folded_into():
+    """Once inside a nested model with a normalization behind it, once outside without."""
+    image = keras.Input((8, 8, 3))
+    conv = L.Conv2D(4, 3)
+    nested = keras.Sequential([keras.Input((8, 8, 3)), conv, L.BatchNormalization()])
+    model = keras.Model(image, L.Concatenate()([nested(image), conv(image)]))
+    nets.randomize(model)
+    _, rewritten = quantization.simplify(model)
+    assert not any("folded" in what for what in rewritten.values())
+
+
 def test_zeros_stay_through_everything(trained, digits, tmp_path):
     """Trained, saved, loaded, held, trained on, stripped, exported: the same zeros; the optimizer moves the rest."""
     model, qat = trained

@@ -1,5 +1,6 @@
 """A float model with the same outputs, in operations that integer files have: normalization folded, activations apart."""
 
+import collections
 import dataclasses
 import typing
 
@@ -71,8 +72,10 @@ class _Simplifier:
         self.names, self.activations = names, Activations(names)
         self.made = {}
         self.rewritten = {}
-        for graph in graphs_of(model):
-            self.made |= _find_folds(graph)
+        graphs = graphs_of(model)
+        uses = collections.Counter(id(node.operation) for graph in graphs for node in nodes_in_order(graph))
+        for graph in graphs:
+            self.made |= _find_folds(graph, uses)
 
     def visit(self, path, node, args, kwargs):
         """What stands for a call in the new model."""
@@ -163,16 +166,19 @@ def _is_scaled_sum(layer):
     return is_named(layer, "CustomScaleLayer")
 
 
-def _find_folds(graph):
-    """`id -> _Fold` of normalizations, scaled sums and what they are folded into: each used once, one behind the other."""
+def _find_folds(graph, uses):
+    """`id -> _Fold` of normalizations, scaled sums and what they are folded into: each used once, one behind the other.
+
+    Args:
+        graph: the model's or that of a model nested in it.
+        uses: `id -> how often` an operation is called in all of these. Calls in other models do not count, nor those that a
+            Sequential model leaves behind when it is loaded.
+    """
     readers, found = {}, {}
     nodes = nodes_in_order(graph)
     for node in nodes:
         for tensor in node.input_tensors:
             readers[id(tensor)] = readers.get(id(tensor), 0) + 1
-    uses = {}
-    for node in nodes:
-        uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
     for tensor in keras.tree.flatten(graph.outputs):
         readers[id(tensor)] = readers.get(id(tensor), 0) + 1
     for node in nodes:
@@ -181,7 +187,7 @@ def _find_folds(graph):
         if fold is None:
             continue
         source = operation_of(tensor)
-        alone = uses[id(layer)] == uses.get(id(source)) == readers[id(tensor)] == 1 and len(calls_of(source)) == 1
+        alone = uses[id(layer)] == uses[id(source)] == readers[id(tensor)] == 1
         # A penalty on the outputs sees them as they are before the normalization.
         alone = alone and getattr(source, "activity_regularizer", None) is None
         fits = type(source) in _FOLDS and rules.activation_name(source) == "linear"
