@@ -99,6 +99,22 @@ def test_frozen_layers_stay_and_nested_shared_and_wrapped_ones_do_not():
     assert len(moved) >= 3 and not any("frozen" in path for path in moved)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_channels_that_are_gone_do_not_make_statistics_stale(labelled):
+    """Those of the first layer are right for what is left of it: what is behind it has other inputs, and other statistics."""
+    x, y = examples(256)
+    model = deep()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    refresh_statistics(model, x)
+    tfr.prune_groups(model, 0.6)
+    first, second = following(model)
+    assert 0 < (ops.convert_to_numpy(first.gamma) == 0).sum() < 8
+    before = state(model)
+    report = refresh_statistics(model, x, y if labelled else None)
+    assert report.layers[0].distance < 4.0 < report.layers[1].distance and not report.layers[0].refreshed
+    assert not {path for path, value in state(model).items() if path.startswith(first.path) and (value != before[path]).any()}
+
+
 def test_several_inputs_by_name():
     x, _ = examples()
     left, right = keras.Input((6, 6, 3), name="left"), keras.Input((6, 6, 3), name="right")

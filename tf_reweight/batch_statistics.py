@@ -122,7 +122,7 @@ def refresh_statistics(
     before = [_values(layer) for layer in layers]
     try:
         estimates = _estimated(model, layers, arrays, order[held:], batch_size)
-        distances = [estimate.distance(*values) for estimate, values in zip(estimates, before)]
+        distances = [estimate.distance(layer, *values) for estimate, layer, values in zip(estimates, layers, before)]
         choices = {
             "before": before,
             "after": [e.values if d > _STALE else b for e, d, b in zip(estimates, distances, before)],
@@ -187,14 +187,19 @@ class _Estimate:
         mean = (weights * means).sum(0)
         return mean, (weights * (variances + np.square(means - mean))).sum(0)
 
-    def distance(self, mean, variance):
-        """Root mean square over channels and both statistics of the distance, in units of the spread between batches."""
-        deviation = np.sqrt(self.values[1] + 1e-12)
+    def distance(self, layer, mean, variance):
+        """Root mean square over channels and both statistics of the distance, in units of the spread between batches.
+
+        Variances are taken as the layer computes with them, epsilon added, and channels that it multiplies by zero, as those
+        of pruned groups, do not count: their variance has fallen to zero, which is any number of spreads from what it was.
+        """
+        deviation = np.sqrt(self.values[1] + layer.epsilon)
         spread = np.std(self.means, axis=0) + 1e-3 * deviation
-        logs = np.log(np.maximum(self.variances, 1e-12))
+        logs = np.log(np.array(self.variances) + layer.epsilon)
         log_spread = np.std(logs, axis=0) + 1e-3
-        off = [(mean - self.values[0]) / spread, (np.log(np.maximum(variance, 1e-12)) - logs.mean(0)) / log_spread]
-        return np.sqrt(np.mean(np.square(off)))
+        off = np.array([(mean - self.values[0]) / spread, (np.log(variance + layer.epsilon) - logs.mean(0)) / log_spread])
+        seen = ops.convert_to_numpy(layer.gamma) != 0 if layer.scale else np.ones(len(mean), bool)
+        return np.sqrt(np.mean(np.square(off[:, seen]))) if seen.any() else 0.0
 
 
 def _estimated(model, layers, arrays, order, batch_size):
