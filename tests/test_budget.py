@@ -230,6 +230,7 @@ def test_zeros_of_single_kernels_meet_it_as_well_and_stay(structure, budget):
     assert not attachments(model)
 
 
+@pytest.mark.filterwarnings("ignore:Only 11 training steps")
 def test_groups_that_are_to_go_shrink_and_those_that_stay_are_left_alone():
     """With a loss that never changes anything, what moves is moved by the solver."""
     model, (x, y) = net(), task()
@@ -364,7 +365,7 @@ def test_what_cannot_be_solved_for_is_refused_before_training():
 def test_too_few_steps_and_a_training_that_ends_early_are_said():
     model, (x, y) = net(), task()
     model.compile("adam", "mse")
-    with pytest.warns(UserWarning, match="at least 100 steps"):
+    with pytest.warns(UserWarning, match="at least 60 steps"):
         model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[BudgetProximal("macs=0.5", until=0.5)])
     report = tfr.prune_groups(model)
     assert report.kept_groups < report.num_groups
@@ -420,3 +421,12 @@ def test_ranking_by_the_loss_needs_labels_and_an_amount(arguments, words):
         tfr.prune_groups(model, **arguments)
     with pytest.raises(ValueError, match="gradients of a loss"):
         tfr.prune_groups(net(), budget="macs=0.5", criterion="taylor", data=task())
+
+
+def test_channels_that_stay_are_a_multiple():
+    model, (x, y) = net(32), task()
+    dense = count_macs(model)
+    model.compile("adam", "mse")
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[BudgetProximal("macs=0.4", until=0.6, multiple_of=8)])
+    report = tfr.prune_groups(model)
+    assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense

@@ -27,6 +27,7 @@ METHODS = {
         "unstructured", {}, 0.25,
     ),
     "clipping": ({"name": "clipping", "threshold": 0.15}, "unstructured", {}, None),
+    "deadline": ({"name": "deadline", "until": 0.6}, "filter", {"budget": "weights=0.5"}, 0.5),
     "one_shot": ("one_shot", {"name": "block", "shape": [3, 2]}, {"sparsity": 0.5}, 0.5),
     "one_shot n_of_m": ("one_shot", {"name": "n_of_m", "n": 1, "m": 4, "axis": "out"}, {}, 0.75),
 }  # fmt: skip
@@ -54,6 +55,7 @@ def test_every_method_is_in_the_table():
     assert {methods.get(row[0]).name for row in METHODS.values()} == set(methods.names())
 
 
+@pytest.mark.filterwarnings("ignore:Only 10 training steps come before the deadline")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, data):
     said, structure, amount, share = METHODS[name]

@@ -235,11 +235,21 @@ def _within_budget(floors, budget, criterion, scope, reacting=None):
     keeps = split(sets, flat)
     if floors.multiple_of == 1 and floors.minimum > 0 and scope == "model":
         return scores, keeps
+    return scores, within(floors, scores, demands, scope)
+
+
+def within(floors, scores, demands, scope="model"):
+    """Keep flags per set that meet the demands and respect the floors, the smallest sparsity to a thousandth.
+
+    Raises:
+        ValueError: when they cannot be met so.
+    """
     keeps = _least_removed(floors, scores, scope, lambda keeps: met(demands, np.concatenate(keeps)))
     if not met(demands, np.concatenate(keeps)):
         fix = "Raise the budget, or lower `multiple_of`."
-        raise ValueError(errors.message("The budget cannot be met so.", fix, budget=budget, multiple_of=floors.multiple_of))
-    return scores, keeps
+        limits = {demand.name: demand.limit for demand in demands}
+        raise ValueError(errors.message("The budget cannot be met so.", fix, multiple_of=floors.multiple_of, **limits))
+    return keeps
 
 
 def _least_removed(floors, scores, scope, fits):

@@ -5,10 +5,11 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import Gates, can_listen
-from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, zero_groups
+from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, within, zero_groups
 from tf_reweight.coupling.scores import group_norms
-from tf_reweight.kernels.budgeted import lamp
+from tf_reweight.kernels.budgeted import choose, lamp
 
 # Batches after which the loss's reaction to a group is known well enough to press by it.
 _ENOUGH_BATCHES = 20
@@ -21,16 +22,18 @@ class CoupledGroups:
         model: the model in training.
         penalties: its `CoupledBudgeted` penalties, connected.
         criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
+        multiple_of: the channels that stay in the end are a multiple of it.
     """
 
     criteria = ("taylor", "lamp")
     until = 0.25
 
-    def __init__(self, model, penalties, criterion):
+    def __init__(self, model, penalties, criterion, multiple_of=1):
         self.model, self._coupled = model, groups(model)
         self._sets = self._coupled.sets
         self._penalties = penalties_of(self._sets, penalties)
         self.demands = demands_of(self._coupled, penalties[0].budget)
+        self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
         self.criterion = criterion or ("taylor" if can_listen() else "lamp")
         # By the loss's reaction, those that stay are needed as they are; norms tell less, and pressing on all makes them tell.
@@ -96,6 +99,14 @@ class CoupledGroups:
     def step(self, steps):
         """After so many training steps."""
         self._apply(ops.convert_to_tensor(float(steps), "float32"))
+
+    def last(self, scores):
+        """Keep flags `(groups,)` at the deadline."""
+        if self._floors.multiple_of == 1:
+            return choose(scores, self.demands, self.spared(scores), exact=True).keep
+        # The best of a set, and sets without penalty, stay whatever the floors say.
+        ranked = np.where(self.spared(scores), np.inf, scores)
+        return np.concatenate(within(self._floors, split(self._sets, ranked), self.demands))
 
     def finish(self, keep):
         """Zeroes what does not stay, and holds it."""

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.grouping import CRITERIA
@@ -75,6 +76,10 @@ class SingleGroups:
 
     def step(self, steps):
         """After so many training steps: the optimizer has applied the thresholds itself."""
+
+    def last(self, scores):
+        """Keep flags `(groups,)` at the deadline."""
+        return choose(scores, self.demands, self.spared(scores), exact=True).keep
 
     def finish(self, keep):
         """Zeroes what does not stay, and holds it."""

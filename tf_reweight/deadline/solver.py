@@ -16,8 +16,10 @@ from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 
-# Fewer looks than this before the deadline, and groups are cut rather than drawn to zero.
-_FEWEST_LOOKS = 5
+# With fewer training steps before the deadline groups are cut rather than drawn to zero.
+_FEWEST_STEPS = 30
+# There are so many looks before the deadline, if need be with fewer steps between.
+_LOOKS = 10
 
 
 class BudgetProximal(keras.callbacks.Callback):
@@ -44,7 +46,8 @@ class BudgetProximal(keras.callbacks.Callback):
             coupled groups where gradients can be seen, on TensorFlow, else `"lamp"`; what `prune` takes for single kernels.
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups by `"lamp"`, else 1.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 0 by `"taylor"`, else 1.
-        every: training steps between two looks.
+        every: training steps between two looks, at most; fewer where the deadline is near.
+        multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
 
     Attributes:
         history: one dict per look: `step`, `freed` so far and `planned` as fractions of what the budget removes, and
@@ -61,7 +64,7 @@ class BudgetProximal(keras.callbacks.Callback):
         >>> small = shrink(model)
     """
 
-    def __init__(self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10):
+    def __init__(self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1):
         super().__init__()
         if until is not None:
             check_fraction("until", until, "training steps before the deadline", exclusive=True)
@@ -72,7 +75,8 @@ class BudgetProximal(keras.callbacks.Callback):
             fix = "0 leaves the groups that are to stay alone, 1 presses on all alike."
             raise ValueError(errors.message("`survivors` must be in [0, 1].", fix, survivors=survivors))
         self.budget, self.until, self.criterion, self.every = budgets.get(budget), until, criterion, every
-        self.power, self.survivors = power, survivors
+        check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
+        self.power, self.survivors, self.multiple_of = power, survivors, multiple_of
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
         self._slow = []
@@ -84,10 +88,10 @@ class BudgetProximal(keras.callbacks.Callback):
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         self._groups = self._found()
         self.met_at, self._pressing = None, False
-        if self._deadline < _FEWEST_LOOKS * self.every:
+        if self._deadline < _FEWEST_STEPS:
             warnings.warn(
                 f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
-                f"Train longer, at least {round(_FEWEST_LOOKS * self.every / self._until)} steps in all.",
+                f"Train longer, at least {round(_FEWEST_STEPS / self._until)} steps in all.",
                 stacklevel=2,
             )
         # A budget that cannot be met is refused before any training.
@@ -106,7 +110,7 @@ class BudgetProximal(keras.callbacks.Callback):
             return
         if now >= self._deadline:
             self._finish(now)
-        elif now % self.every == 0 or not self._pressing:
+        elif now % max(1, min(self.every, self._deadline // _LOOKS)) == 0 or not self._pressing:
             self._look(now)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -163,7 +167,7 @@ class BudgetProximal(keras.callbacks.Callback):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
         if kinds == {True}:
-            return CoupledGroups(self.model, [item.regularizer for item in items], self.criterion)
+            return CoupledGroups(self.model, [item.regularizer for item in items], self.criterion, self.multiple_of)
         return SingleGroups(self.model, [(item.target, item.regularizer) for item in items], self.criterion)
 
     def _look(self, now):
@@ -187,10 +191,10 @@ class BudgetProximal(keras.callbacks.Callback):
             self.model.jax_state_sync()
         norms = groups.norms()
         scores = groups.scores(norms)
-        chosen = choose(scores, groups.demands, groups.spared(scores), exact=True)
+        keep = groups.last(scores)
         groups.close()
-        groups.finish(chosen.keep)
-        self._note(now, chosen.keep, chosen.marginal)
+        groups.finish(keep)
+        self._note(now, keep, float(scores[~keep].max(initial=0.0)))
         self.met_at, self._pressing = now, False
         self._renew_step()
 

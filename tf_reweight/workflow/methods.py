@@ -5,6 +5,7 @@ import dataclasses
 
 from tf_reweight import baselines, coupling, errors, penalties, registry, structures
 from tf_reweight.baselines import schedules
+from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties.attachment import regularize
@@ -43,7 +44,7 @@ class Method(abc.ABC):
             left_out.update({item.name: item.reason for item in attached.left_out})
         return left_out
 
-    def couple(self, model, settings):
+    def couple(self, model, settings, amount):
         """The same for channels that go together; without a penalty nothing is put on the model."""
         return {item.name: "; ".join(item.reasons[:3]) for item in coupling.groups(model).frozen}
 
@@ -70,6 +71,12 @@ class Method(abc.ABC):
         how = {"sparsity": amount.sparsity, "threshold": amount.threshold, "budget": amount.budget, "scope": amount.scope}
         return {name: value for name, value in how.items() if value is not None}
 
+    def grouping(self, settings, amount):
+        """Arguments of `coupling.prune_groups` afterwards, where channels go together."""
+        how = {"sparsity": amount.sparsity, "macs": amount.macs, "budget": amount.budget}
+        how["scope"] = "model" if amount.scope == "model" else "set"
+        return how | ({"criterion": settings.coupled.criterion} if amount.budget is None else {})
+
     def get_config(self):
         return fields_of(self)
 
@@ -85,7 +92,7 @@ class Reweighted(Method):
     name = "reweighted"
     penalises = couples = True
 
-    def couple(self, model, settings):
+    def couple(self, model, settings, amount):
         coupled = settings.coupled
         how = {"criterion": coupled.criterion, "price": coupled.price, "relative": coupled.relative}
         attached = coupling.regularize_coupled(model, coupled.strength, self.penalty(settings), **how)
@@ -220,7 +227,58 @@ class OneShot(Method):
         return []
 
 
-_BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, Admm, Gradual, Clipping, OneShot)}
+@dataclasses.dataclass(frozen=True)
+class Deadline(Method):
+    """`callbacks.BudgetProximal` towards `prune.budget`: no strength, and the budget is met by a deadline.
+
+    The learning rate stays as it is, since what is left has to recover: in the rest of this stage and in `retrain`.
+
+    Args:
+        until: the deadline, as a fraction of the epochs of this stage.
+        criterion: what groups are ranked by; None takes the solver's default.
+        multiple_of: for channels that go together: those that stay are a multiple of it.
+    """
+
+    until: float = 0.5
+    criterion: str | None = None
+    multiple_of: int = 1
+
+    name = "deadline"
+    couples = takes_budget = needs_sparsity = True
+
+    def __post_init__(self):
+        self._solver()  # checks them
+
+    def put(self, model, settings, amount):
+        (rule,) = settings.rules
+        attached = regularize(model, rule.structure, budget=_budget_of(amount), layers=rule.layers)
+        return {item.name: item.reason for item in attached.left_out}
+
+    def couple(self, model, settings, amount):
+        attached = coupling.regularize_coupled(model, budget=_budget_of(amount))
+        return {item.name: item.reason for item in attached.left_out}
+
+    def callbacks(self, settings, amount, steps):
+        return [self._solver()]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return {}  # the zeros are there, and the penalties know the budget
+
+    def grouping(self, settings, amount):
+        return {}
+
+    def _solver(self):
+        return BudgetProximal(until=self.until, criterion=self.criterion, multiple_of=self.multiple_of)
+
+
+def _budget_of(amount):
+    return {"sparsity": amount.sparsity} if amount.budget is None else amount.budget
+
+
+_BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, Admm, Gradual, Clipping, OneShot, Deadline)}
 
 
 def names():

@@ -113,7 +113,7 @@ def _regularize(run):
     method = methods.get(settings.method)
     release(run.model)  # pruned before: what is zero may come back until it is pruned again
     if settings.coupled is not None:
-        left_out = method.couple(run.model, settings)
+        left_out = method.couple(run.model, settings, amount)
     else:
         left_out = method.put(run.model, settings, amount)
     steps = run.data.train.num_batches * settings.epochs
@@ -128,16 +128,14 @@ def _regularize(run):
 
 def _prune(run):
     settings = run.config.prune
-    if run.config.regularize.coupled is not None:
-        scope = "model" if settings.scope == "model" else "set"
-        criterion = run.config.regularize.coupled.criterion
+    regularize = run.config.regularize
+    method = methods.get(regularize.method)
+    if regularize.coupled is not None:
         # Rounded here and not by `shrink` alone, so that what is kept for the hardware's sake is retrained with the rest.
         multiple_of = 1 if run.config.shrink is None else run.config.shrink.multiple_of
-        how = {"scope": scope, "macs": settings.macs, "budget": settings.budget, "multiple_of": multiple_of}
-        how |= {"criterion": criterion} if settings.budget is None else {}
-        report = coupling.prune_groups(run.model, settings.sparsity, **how)
+        report = coupling.prune_groups(run.model, **method.grouping(regularize, settings), multiple_of=multiple_of)
         return {"sets": report.to_dict()["sets"]}
-    pruned = prune(run.model, **methods.get(run.config.regularize.method).pruning(settings))
+    pruned = prune(run.model, **method.pruning(settings))
     return {"kernels": pruned.to_dict()["kernels"]}
 
 
