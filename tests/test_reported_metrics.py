@@ -110,6 +110,16 @@ def test_the_page_shows_every_metric_and_the_alarms():
         assert words in text, words
 
 
+def test_a_page_of_files_that_only_their_class_can_measure():
+    """A `test_step` of the user's own measures models, and no file."""
+    figures = regression_run()
+    for each in figures["files"]:
+        each["test"] = {}
+    figures["summary"] = tables.summary(figures)
+    assert figures["summary"]["change"] == "not measured" and alarms.alarms_of(figures) == []
+    assert "only the model&#39;s class can measure it" in page.render(figures)
+
+
 @pytest.mark.parametrize("values", [(0.5, 0.7), (0.001, 0.00102), (1e4, 3e5), (-2.0, -0.3), (0.3, 0.3), (0.0, 0.0)])
 def test_the_axis_of_any_figure_holds_every_dot(values):
     drawn = charts.accuracy(

@@ -184,6 +184,45 @@ def test_a_class_with_its_own_train_step_trains_in_every_stage(tmp_path):
     assert {record["stage"]: record.get("own") for record in result["curves"]} == {"dense": 42.0, "retrained": 42.0}
 
 
+class Measures(keras.Model):
+    """Trains and measures in its own way, without a compiled loss."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tracker = keras.metrics.Mean(name="own_error")
+
+    @property
+    def metrics(self):
+        return [self.tracker]
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.ops.square(y - self(x, training=True)))
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
+        return {"own_error": loss}
+
+    def test_step(self, data):
+        x, y = data
+        self.tracker.update_state(keras.ops.mean(keras.ops.square(y - self(x, training=False))))
+        return {"own_error": self.tracker.result()}
+
+
+def test_a_class_that_measures_by_itself_is_asked(tmp_path):
+    """Its figures are those of its models; a file's outputs it cannot measure, and the report says so."""
+    plain, x, y = tasks.regression()
+    model = Measures(plain.inputs, plain.outputs)
+    model.compile("adam")
+    # Shrinking would build it anew, which a class with an __init__ of its own does not allow.
+    epochs = {"train": 0, "retrain": 1}
+    result = compress(model, *as_arrays(x, y), out=tmp_path / "run", epochs=epochs, structure="filter")
+    outputs = result.model.predict(x[48:], verbose=0)
+    measured = result["stages"][-1]["validation"]["own_error"]
+    assert measured == pytest.approx(float(np.mean((outputs - y[48:]) ** 2)), rel=1e-4)
+    assert result["metrics"] == [{"name": "own_error", "mode": "min", "proportion": False}]
+    assert result["summary"]["change"] == "not measured" and result["files"][-1]["outputs"][0]["error"] < 0.5
+
+
 def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp_path):
     model, x, y = tasks.integer_labels()
     model.fit(x, y, verbose=0)

@@ -324,7 +324,7 @@ def _structure(given, argument):
         return {name: _structure(part, argument) for name, part in given.items()}
     if is_sequence(given) and given and not is_number(given[0]) and not is_number(listed(given[0])[0]):
         return tuple(_structure(part, argument) for part in given)
-    array = np.asarray(given)
+    array = _numpy(given)
     if array.dtype.kind not in "biufSUT" or not array.ndim:
         raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
     return array
@@ -342,7 +342,11 @@ def parted(batch, argument):
 
 
 def _numpy(value):
-    return None if value is None else np.asarray(value)
+    """An array, floats in single precision: so `fit` takes arrays, and metrics of a user's own count on it."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 
 def check_batch(x, y, weight, argument):
