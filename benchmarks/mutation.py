@@ -41,7 +41,7 @@ import traceback
 from slips import PACKAGE, changed, find
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-ROOMS = ("penalties", "structures", "kernels", "coupling", "shrinking", "quantization", "packing", "pruning")
+ROOMS = ("penalties", "structures", "kernels", "coupling", "shrinking", "quantization", "packing", "pruning", "deadline")
 # They train whole examples, install the package or execute notebooks: far from any single line, and slow.
 FAR_TESTS = (
     "test_notebooks.py", "test_readme.py", "test_examples.py", "test_workflow.py", "test_commands.py", "test_latency.py",
