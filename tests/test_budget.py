@@ -275,6 +275,20 @@ class _Stopped(keras.callbacks.Callback):
             self.solver.on_train_end()
 
 
+def test_steps_are_counted_from_the_first_epoch_of_the_fit():
+    """With an initial epoch behind the deadline of the whole, groups would be cut before a batch was seen."""
+    found = []
+    for first in (0, 10):
+        keras.utils.set_random_seed(0)
+        model, (x, y) = net(), task()
+        model.compile("adam", "mse")
+        solver = BudgetProximal("macs=0.5", until=0.5)
+        model.fit(x, y, batch_size=8, epochs=first + 10, initial_epoch=first, shuffle=False, verbose=0, callbacks=[solver])
+        found.append((solver.met_at, [ops.convert_to_numpy(w) for w in model.weights]))
+    assert found[0][0] == found[1][0] == 60
+    assert all(np.array_equal(*pair) for pair in zip(found[0][1], found[1][1]))
+
+
 def test_the_optimizer_is_given_back():
     model, (x, y) = net(), task()
     model.compile("adam", "mse")

@@ -38,8 +38,8 @@ class BudgetProximal(keras.callbacks.Callback):
     Args:
         budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
             penalties on the model.
-        until: the deadline, as a fraction of all training steps, in (0, 1); None is 0.25 for coupled groups, which need long to
-            recover, and 0.5 for single kernels.
+        until: the deadline, as a fraction of the training steps of this `fit`, in (0, 1); None is 0.25 for coupled groups,
+            which need long to recover, and 0.5 for single kernels.
         criterion: what groups are ranked by. Coupled ones: `"taylor"`, how the loss reacts to a group (weight times gradient,
             squared, averaged over batches) over what it frees, or `"lamp"`, its norm among those of its set over the root of
             that. On single kernels: `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None (default): `"taylor"` for
@@ -79,6 +79,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self.power, self.survivors, self.multiple_of = power, survivors, multiple_of
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
+        self._first = None
         self._slow = []
 
     def on_train_begin(self, logs=None):
@@ -87,13 +88,7 @@ class BudgetProximal(keras.callbacks.Callback):
             fix = "Pass steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         self._groups = self._found()
-        self.met_at, self._pressing = None, False
-        if self._deadline < _FEWEST_STEPS:
-            warnings.warn(
-                f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
-                f"Train longer, at least {round(_FEWEST_STEPS / self._until)} steps in all.",
-                stacklevel=2,
-            )
+        self.met_at, self._pressing, self._first = None, False, None
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         choose(scores, self._groups.demands, self._groups.spared(scores))
@@ -102,7 +97,20 @@ class BudgetProximal(keras.callbacks.Callback):
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._done = epoch, epoch * self._steps
+        if self._first is None:
+            self._begin(epoch)
+        self._epoch = epoch - self._first
+        self._done = self._epoch * self._steps
+
+    def _begin(self, epoch):
+        """Before the first epoch, which `initial_epoch` may have chosen: what came before was not looked at."""
+        self._first = epoch
+        if self._deadline < _FEWEST_STEPS:
+            warnings.warn(
+                f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
+                f"Train longer, at least {round(_FEWEST_STEPS / self._until)} steps in all.",
+                stacklevel=2,
+            )
 
     def on_train_batch_begin(self, batch, logs=None):
         now = self._epoch * self._steps + batch
@@ -135,8 +143,8 @@ class BudgetProximal(keras.callbacks.Callback):
 
     @property
     def _deadline(self):
-        """Training steps from the first epoch to the deadline."""
-        return max(1, round(self._until * self._steps * self.params["epochs"]))
+        """Training steps from the first epoch of this `fit` to the deadline."""
+        return max(1, round(self._until * self._steps * (self.params["epochs"] - self._first)))
 
     @property
     def _until(self):
