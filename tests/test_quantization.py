@@ -268,6 +268,33 @@ def test_a_layer_that_the_model_calls_again_is_not_folded_into():
     assert not any("folded" in what for what in rewritten.values())
 
 
+LAST = {
+    "concatenate": lambda h, g: L.Concatenate(name="out")([h, g]), "sum": lambda h, g: L.Add(name="out")([h, g]),
+    "sum of three": lambda h, g: L.Add(name="out")([h, g, h]), "resized": lambda h, g: L.UpSampling2D(name="out")(g),
+    "softmax": lambda h, g: L.Softmax(name="out")(g), "silu": lambda h, g: L.Activation("silu", name="out")(g),
+    "convolution": lambda h, g: L.Conv2D(3, 1, name="out", activation="silu")(g),
+    "pooled": lambda h, g: L.GlobalAveragePooling2D(name="out")(g), "flat": lambda h, g: L.Flatten(name="out")(g),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_outputs_keep_their_names(last, tmp_path):
+    """Losses are given by them, and an app asks for them, whatever operation makes an output."""
+    image = keras.Input((4, 4, 3))
+    h = L.Conv2D(4, 3, padding="same", activation="relu")(image)
+    out = LAST[last](h, L.Conv2D(4, 3, padding="same")(h))
+    model = keras.Model(image, [out, L.Conv2D(1, 1, name="side")(h)])
+    model.compile("sgd", {"out": "mse", "side": "mse"})
+    qat = quantization.quantize(model)
+    names = [operation.name for operation in qat.operations]
+    assert len(set(names)) == len(names)
+    qat.fit(np.ones((4, 4, 4, 3)), {"out": np.ones((4, *out.shape[1:])), "side": np.ones((4, 4, 4, 1))}, verbose=0)
+    again = loaded(qat, tmp_path)
+    for other in (qat, again, quantization.strip_quantization(again)):
+        assert other.output_names == ["out", "side"]
+    np.testing.assert_allclose(outputs(again, np.ones((1, 4, 4, 3)))[0], outputs(qat, np.ones((1, 4, 4, 3)))[0], atol=1e-6)
+
+
 def test_zeros_stay_through_everything(trained, digits, tmp_path):
     """Trained, saved, loaded, held, trained on, stripped, exported: the same zeros; the optimizer moves the rest."""
     model, qat = trained

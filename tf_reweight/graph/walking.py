@@ -1,5 +1,6 @@
 """A Keras model as a list of operations in order, whatever way it was built."""
 
+import itertools
 import sys
 
 import keras
@@ -52,13 +53,20 @@ def functional(model, inputs, outputs):
 
 
 def _named_like(graph, inputs, outputs):
-    """The outputs, each behind an Identity with the name of the old one where an operation of another name makes it now."""
+    """The outputs, each behind an Identity with the name of the old one where an operation of another name makes it now.
+
+    An operation of the new graph that has the name and makes something else, such as a sum before it is rounded, gets another.
+    """
     old = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(graph.outputs)]
     new = [tensor._keras_history.operation.name for tensor in outputs]
     if old == new:
         return outputs
-    taken = {operation.name for operation in keras.Function(inputs, outputs).operations}
-    free = [name not in taken and old.count(name) == 1 for name in old]
+    taken = {operation.name: operation for operation in keras.Function(inputs, outputs).operations}
+    free = [old.count(name) == 1 and name not in new for name in old]
+    for name, is_free in zip(old, free):
+        if is_free and name in taken:
+            others = (f"{name}_inner{number or ''}" for number in itertools.count())
+            taken[name].name = next(other for other in others if other not in taken)
     return [
         keras.layers.Identity(name=before, dtype=tensor.dtype)(tensor) if before != after and is_free else tensor
         for before, after, is_free, tensor in zip(old, new, free, outputs)
