@@ -6,6 +6,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.data.examples import checked, input_specs, take_labelled
+from tf_reweight.graph.optimizers import innermost
 from tf_reweight.graph.walking import input_structure
 
 # How much of the average a new batch replaces, once there are enough.
@@ -31,7 +32,9 @@ class Gates:
 
     def open(self, optimizer):
         """Listens to an optimizer from now on; the training step has to be traced anew."""
-        self._optimizer, apply = optimizer, optimizer.apply
+        # Inside loss scaling: what overflowed does not come this far, and the rest has its own scale.
+        self._optimizer = optimizer = innermost(optimizer)
+        apply = optimizer.apply
 
         def listening(gradients, trainable_variables=None):
             variables = optimizer.trainable_variables if trainable_variables is None else trainable_variables
@@ -43,7 +46,7 @@ class Gates:
     def close(self):
         """Listens no more."""
         if self._optimizer is not None:
-            del self._optimizer.apply
+            vars(self._optimizer).pop("apply", None)
             self._optimizer = None
 
     def _see(self, gradients):
@@ -51,10 +54,16 @@ class Gates:
             found = [(part, gradients.get(id(part.variable))) for part in parts]
             slopes = [_slopes(part, gradient, penalty.num_groups) for part, gradient in found if gradient is not None]
             if slopes:
-                seen = penalty.batches.value
-                fresh = ops.maximum(1.0 / (seen + 1.0), _NEW)
-                penalty.saliency.assign(penalty.saliency + fresh * (ops.square(sum(slopes)) - penalty.saliency))
-                penalty.batches.assign(seen + 1.0)
+                _average(penalty, ops.square(sum(slopes)))
+
+
+def _average(penalty, squares):
+    """Takes a batch into the average; one that is not finite would stay in it for ever, and is left out."""
+    seen, finite = penalty.batches.value, ops.all(ops.isfinite(squares))
+    fresh = ops.where(finite, ops.maximum(1.0 / (seen + 1.0), _NEW), 0.0)
+    squares = ops.where(finite, squares, penalty.saliency)
+    penalty.saliency.assign(penalty.saliency + fresh * (squares - penalty.saliency))
+    penalty.batches.assign(seen + ops.cast(finite, "float32"))
 
 
 def _parts(item):

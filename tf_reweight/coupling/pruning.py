@@ -20,7 +20,7 @@ from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, unmet
 from tf_reweight.kernels.budgeted import Demand, choose, met
-from tf_reweight.kernels.held import hold_all
+from tf_reweight.kernels.held import hold_all, zero_again
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
 
@@ -150,6 +150,7 @@ def prune_groups(
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model, include_frozen)
     warn_of_frozen(coupled.model, include_frozen)
+    zero_again(model)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
     reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, *parted(data))
     if budget is not None:

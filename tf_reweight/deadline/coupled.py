@@ -46,7 +46,7 @@ class CoupledGroups:
         """Before the training step is traced."""
         if self._gates is not None:
             self._gates.open(self.model.optimizer)
-        self._apply = _compiled(self._shrink)
+        self._apply = _compiled(self.pressed_towards_budget)
 
     def close(self):
         """When there is nothing more to press."""
@@ -59,7 +59,8 @@ class CoupledGroups:
         """Whether enough batches were seen to tell groups apart."""
         if self._gates is None:
             return True
-        return min(float(penalty.batches) for penalty in self._pressed()) >= _ENOUGH_BATCHES
+        # The most that any has seen: sets that no loss depends on see none, however long one waits.
+        return self._seen >= _ENOUGH_BATCHES
 
     def norms(self):
         """Float64 `(groups,)`."""
@@ -72,7 +73,7 @@ class CoupledGroups:
         """What groups are ranked by, float64 `(groups,)`."""
         scores = []
         for item, penalty, price, of_set in zip(self._sets, self._penalties, self._prices, split(self._sets, norms)):
-            if self._gates is None:
+            if not self._seen:
                 scores.append(lamp(of_set) / np.sqrt(price))
             elif penalty is None:
                 scores.append(np.full(item.num_groups, np.inf))
@@ -108,20 +109,25 @@ class CoupledGroups:
         ranked = np.where(self.spared(scores), np.inf, scores)
         return np.concatenate(within(self._floors, split(self._sets, ranked), self.demands))
 
-    def finish(self, keep):
-        """Zeroes what does not stay, and holds it."""
-        zero_groups(self.model, self._coupled, split(self._sets, keep))
-
-    def _shrink(self, steps):
+    def pressed_towards_budget(self, steps):
+        """What `step` does; by this name its trace is known, see `kernels.traced`."""
         for penalty, amounts in zip(self._penalties, self._amounts):
             if penalty is not None:
                 penalty.soft_threshold(amounts.value * steps)
 
+    def finish(self, keep):
+        """Zeroes what does not stay, and holds it."""
+        zero_groups(self.model, self._coupled, split(self._sets, keep))
+
     def _norms_of(self, item, penalty, sums):
         return group_norms(item, *([] if penalty is None else [penalty.criterion]), sums=sums)
 
-    def _pressed(self):
-        return [penalty for penalty in self._penalties if penalty is not None]
+    @property
+    def _seen(self):
+        """Batches whose gradients tell how the loss reacts; 0 where groups are ranked by their norms."""
+        if self._gates is None:
+            return 0
+        return max(int(penalty.batches) for penalty in self._penalties if penalty is not None)
 
 
 def _compiled(function):

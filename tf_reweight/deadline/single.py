@@ -9,7 +9,7 @@ from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.grouping import CRITERIA
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.nonzeros import demands_on
-from tf_reweight.penalties.proximal import SoftThreshold
+from tf_reweight.penalties.soft_threshold import SoftThreshold
 
 
 class SingleGroups:
@@ -44,6 +44,7 @@ class SingleGroups:
     def open(self):
         """Before the training step is traced."""
         for (target, penalty), shape in zip(self._pairs, self._shapes):
+            remove(target.variable, SoftThreshold)  # of a `fit` that was interrupted
             constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
             insert(target.variable, constraint)
             self._constraints.append(constraint)

@@ -14,8 +14,11 @@ from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.held import zero_again
 from tf_reweight.penalties.attachment import attach, attachments
 
+# Where a model holds the solver at work on it, so that the next one can end what an interrupted `fit` left behind.
+_HOLDER = "_tf_reweight_solver"
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
 # There are so many looks before the deadline, if need be with fewer steps between.
@@ -54,6 +57,9 @@ class BudgetProximal(keras.callbacks.Callback):
             `marginal`, the score of the last group that has to go.
         met_at: training step at which the budget was met; None before.
 
+    After a `fit` that was interrupted, the next one with a BudgetProximal begins anew, and `prune`, `prune_groups` and `detach`
+    end the pressing; call one of them before a `fit` without it.
+
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without budget, a budget out of reach, an
             unknown number of steps.
@@ -87,13 +93,15 @@ class BudgetProximal(keras.callbacks.Callback):
         if self._steps is None:
             fix = "Pass steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
+        self._end_earlier()
         self._groups = self._found()
-        self.met_at, self._pressing, self._first = None, False, None
+        self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         choose(scores, self._groups.demands, self._groups.spared(scores))
         self._slow = follow_closely(self.model)
         self._groups.open()
+        object.__setattr__(self.model, _HOLDER, self)  # past Keras, which would save it
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -130,16 +138,38 @@ class BudgetProximal(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._groups is None:
             return
+        if self.met_at is None and self._first is not None and self._done >= self._deadline:
+            self._finish(self._done)  # the deadline is the end
         if self.met_at is None:
-            self._groups.close()
             warnings.warn(
                 "Training ended before the deadline, and the budget is not met yet: pruning now cuts what the network still "
                 "uses. Train for all epochs that were planned, or set an earlier deadline with `until`.",
                 stacklevel=2,
             )
+        else:
+            # Another callback may have brought back weights of before the deadline.
+            zero_again(self.model)
+        self._end()
+        drop_compiled_steps(self.model)
+
+    def _end_earlier(self):
+        """Ends what is still at work on the model, from a `fit` that was interrupted."""
+        earlier = vars(self.model).get(_HOLDER)
+        if earlier is None:
+            return
+        if earlier is not self and earlier.params is self.params:
+            fix = "Leave one of them out."
+            raise ValueError(errors.message("`callbacks` must hold one BudgetProximal.", fix, budgets=[str(self.budget)] * 2))
+        earlier._end()
+
+    def _end(self):
+        """Takes off what lasts as long as one `fit`."""
+        if self._groups is not None:
+            self._groups.close()
         self._groups, self._pressing = None, False
         follow_again(self._slow)
-        drop_compiled_steps(self.model)
+        self._slow = []
+        vars(self.model).pop(_HOLDER, None)
 
     @property
     def _deadline(self):

@@ -159,12 +159,12 @@ def insert(variable, constraint):
 
 
 def remove(variable, kind):
-    """Takes a constraint of class `kind` out of a variable's chain; returns whether there was one."""
+    """Takes every constraint of class `kind` out of a variable's chain; returns whether there was one."""
+    before = variable.constraint
+    while isinstance(variable.constraint, kind):
+        variable.constraint = variable.constraint.inner
+    found = variable.constraint is not before
     outer = variable.constraint
-    if isinstance(outer, kind):
-        variable.constraint = outer.inner
-        return True
-    if isinstance(outer, Mask) and isinstance(outer.inner, kind):
-        outer.inner = outer.inner.inner
-        return True
-    return False
+    while isinstance(outer, Mask) and isinstance(outer.inner, kind):
+        outer.inner, found = outer.inner.inner, True
+    return found

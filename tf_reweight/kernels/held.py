@@ -3,6 +3,8 @@
 import warnings
 
 import keras
+import numpy as np
+from keras import ops
 
 from tf_reweight.graph.access import attention_constraint, set_attention_constraint
 from tf_reweight.graph.checking import sublayers
@@ -29,6 +31,24 @@ def hold_all(model, masks):
     _warn_of_what_is_not_saved(place(model))
     renew_steps(model, [variable for variable, mask in masks if not mask.all()], "the zeros will not stay")
     _warn_of_optimizer(model)
+
+
+def zero_again(model):
+    """Sets to zero what is held at zero and has another value now, and warns: weights were put into the model meanwhile."""
+    revived = []
+    for variable in model.weights:
+        mask = mask_of(variable)
+        if mask is not None:
+            values, kept = ops.convert_to_numpy(variable.value), mask.as_numpy()
+            if values[~kept].any():
+                variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
+                revived.append(variable.path)
+    if revived:
+        warnings.warn(
+            f"Weights that are held at zero had other values and are zero again: {', '.join(revived[:5])}. Weights of before "
+            "the pruning were put into the model, as EarlyStopping(restore_best_weights=True) does: train on to recover.",
+            stacklevel=3,
+        )
 
 
 def place(model):

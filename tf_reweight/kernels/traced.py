@@ -10,6 +10,8 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps
 
 # What Keras calls the steps that it traces. Those of models that share the weights are dropped, others are of no concern.
 _OF_KERAS = {"one_step_on_data", "one_step_on_data_distributed", "one_step_on_iterator", "multi_step_on_iterator", "function"}
+# The step by which a budget's solver presses on groups, still in memory after a `fit` that was interrupted.
+_OF_OURS = {"pressed_towards_budget"}
 
 
 def renew_steps(model, variables, what):
@@ -57,7 +59,7 @@ def _assigning(variables):
         if not more:
             break
         handles |= more
-    return [graph for graph, pairs in captured if graph.name not in _OF_KERAS and _assigns(pairs, handles)]
+    return [graph for graph, pairs in captured if graph.name not in _OF_KERAS | _OF_OURS and _assigns(pairs, handles)]
 
 
 def _assigns(pairs, handles):

@@ -10,6 +10,7 @@ from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.constraints import remove
 from tf_reweight.kernels.nonzeros import check_within_reach
 from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.selection import select
@@ -22,6 +23,7 @@ from tf_reweight.penalties.budgeted import Budgeted
 from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.penalties.projections import keep, settle
 from tf_reweight.penalties.reweighted import Combined, Reweighted
+from tf_reweight.penalties.soft_threshold import SoftThreshold
 from tf_reweight.records import Report
 from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
@@ -222,15 +224,19 @@ def attachments(model):
 def detach(model: keras.Model) -> int:
     """Takes every penalty of ours off again, in place; other regularizers, weights and outputs stay.
 
+    What a solver left behind whose `fit` was interrupted goes as well.
+
     Returns:
         The number of kernels that were freed.
     """
-    count = 0
+    count, changed = 0, False
     for target in _kernels(model):
+        left_behind = remove(target.variable, SoftThreshold)
         if parts_of(target.regularizer):
             put(target, replaced(target.regularizer, removed))
             count += 1
-    if count:
+        changed |= left_behind
+    if count or changed:
         drop_compiled_steps(model)
     return count
 

@@ -18,7 +18,7 @@ from tf_reweight.kernels import allocation, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.grouping import CRITERIA
-from tf_reweight.kernels.held import free, hold_all, place
+from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.selection import select
@@ -157,6 +157,7 @@ def prune(
                     kernels=[a.target.name for a in parts if a.regularizer.spans_several][:5],
                 )
             )
+        zero_again(model)
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
         if not _any(sparsity, threshold, limit):
             limit = _still_to_meet(model, parts)
@@ -164,6 +165,7 @@ def prune(
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, limit), limit)
+        zero_again(model)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     warn_of_own_calls([target for target, _, _ in chosen])

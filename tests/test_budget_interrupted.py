@@ -1,0 +1,186 @@
+"""Training towards a budget that goes another way: broken off, resumed, overflowing, with weights put back."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tests import nets
+from tests.test_budget import nonzeros
+from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.deadline.solver import BudgetProximal
+from tf_reweight.graph.counting import count_macs
+from tf_reweight.penalties.attachment import attachments, detach, regularize
+from tf_reweight.pruning.prune import prune
+from tf_reweight.shrinking import shrink
+
+L = keras.layers
+
+
+class _Broken(keras.callbacks.Callback):
+    """Ends a training in the middle, as a user does or an error."""
+
+    def __init__(self, error, at=8):
+        super().__init__()
+        self.error, self.at = error, at
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.at:
+            raise self.error
+
+
+def small():
+    layers = [L.Dense(8), L.BatchNormalization(), L.ReLU(), L.Dense(6, activation="relu"), L.Dense(1)]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def small_task():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    return x, x[:, :1] * x[:, 1:2]
+
+
+def fitted(model, *callbacks, **how):
+    x, y = small_task()
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=list(callbacks), **{"epochs": 2, **how})
+    return model
+
+
+def interrupted(single, error=KeyboardInterrupt):
+    """A model whose training towards a budget was broken off while groups were pressed."""
+    model = small()
+    if single:
+        regularize(model, "unstructured", budget="sparsity=0.5")
+    else:
+        regularize_coupled(model, budget="macs=0.6")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    solver = BudgetProximal(until=0.9, criterion="lamp", every=2)
+    with pytest.raises(error):
+        fitted(model, solver, _Broken(error))
+    return model, solver
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("end", [prune, tfr.prune_groups, detach], ids=["prune", "prune_groups", "detach"])
+def test_nothing_presses_on_after_an_interrupted_fit_was_pruned_or_freed(single, end):
+    model, _ = interrupted(single)
+    if end is detach:
+        detach(model)
+    elif (end is prune) == single:
+        with pytest.warns(UserWarning, match="do not meet"):
+            end(model)
+    else:
+        return
+    before = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+    fitted(model)  # the learning rate is zero
+    assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.trainable_weights))
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_fit_after_an_interrupted_one_begins_anew(single, same):
+    model, solver = interrupted(single, KeyboardInterrupt if same else MemoryError)
+    solver = solver if same else BudgetProximal(until=0.5, criterion="lamp", every=3)
+    fitted(model, solver)
+    assert solver.met_at is not None and model.layers[1].momentum == 0.99
+    assert "apply" not in vars(model.optimizer)
+    before = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+    fitted(model)
+    assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.trainable_weights))
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_two_solvers_on_one_model_are_refused(single):
+    model = small()
+    if single:
+        regularize(model, "unstructured", budget="sparsity=0.5")
+    model.compile("sgd", "mse")
+    budget = None if single else "macs=0.6"
+    with pytest.raises(ValueError, match="one BudgetProximal"):
+        fitted(model, BudgetProximal(budget, until=0.9, every=2), BudgetProximal(budget, until=0.9, every=2))
+
+
+def test_overflow_of_half_precision_stays_out_of_what_is_known_of_the_groups():
+    """Loss scaling begins so high that the first gradients overflow; they are left out, and the rest has its own scale."""
+    scales = []
+    for scaling in (False, True):
+        model = small()
+        keras.utils.set_random_seed(0)
+        nets.randomize(model)
+        regularize_coupled(model, budget="macs=0.6")
+        optimizer = keras.optimizers.SGD(0.0)
+        model.compile(keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**127) if scaling else optimizer, "mse")
+        fitted(model, BudgetProximal(until=0.9, every=2), epochs=8, shuffle=False)
+        scales.append(np.concatenate([ops.convert_to_numpy(item.regularizer.saliency) for item in attachments(model)]))
+        assert "apply" not in vars(getattr(model.optimizer, "inner_optimizer", model.optimizer))
+    assert np.isfinite(scales[1]).all() and scales[0].max() > 0
+    assert 0.2 < scales[1].max() / scales[0].max() < 5
+
+
+def test_a_batch_that_is_not_finite_is_left_out():
+    model = small()
+    regularize_coupled(model, budget="macs=0.6")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x, y = small_task()
+    y[7] = np.nan
+    solver = BudgetProximal(until=0.9, every=2)
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False, callbacks=[solver])
+    for item in attachments(model):
+        assert np.isfinite(item.regularizer.saliency).all() and 0 < float(item.regularizer.batches) < 32
+
+
+def test_a_deadline_at_the_end_of_the_training_is_met():
+    model = small()
+    model.compile("sgd", "mse")
+    solver = BudgetProximal("macs=0.6", until=0.99, every=2)
+    fitted(model, solver)
+    assert solver.met_at == 32 and tfr.prune_groups(model).kept_groups < 14
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_outputs_without_a_loss_hold_nothing_up():
+    """Groups that no loss depends on see no gradient; the others are known well enough all the same."""
+    x = keras.Input((4,))
+    h = L.Dense(8, activation="relu")(x)
+    heads = {name: L.Dense(1, name=name)(L.Dense(6, activation="relu")(h)) for name in ("used", "unused")}
+    model = keras.Model(x, heads)
+    model.compile("sgd", {"used": "mse"})
+    solver = BudgetProximal("macs=0.6", until=0.9, every=2)
+    inputs, targets = small_task()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(inputs, {"used": targets}, batch_size=4, epochs=3, verbose=0, callbacks=[solver])
+    assert len(solver.history) > 5 and solver.history[0]["step"] == 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_deadline_that_is_over_is_said_and_groups_are_cut_by_their_norms():
+    model = small()
+    nets.randomize(model)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    solver = BudgetProximal("macs=0.6", until=0.5, every=2)
+    with pytest.warns(UserWarning, match="was over when"):
+        fitted(model, solver, initial_epoch=3, epochs=4)
+    assert solver.met_at == 48 and solver.history[-1]["marginal"] > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_another_callback_brings_back_is_zeroed_again_and_not_cut_twice():
+    """The best weights may be those of before the deadline."""
+    model = small()
+    dense = count_macs(model)
+    model.compile("sgd", "mse")
+    best = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+
+    def bring_back(logs=None):
+        for weight, value in zip(model.trainable_weights, best):
+            weight.assign(value)
+
+    with pytest.warns(UserWarning, match="zero again"):
+        fitted(model, keras.callbacks.LambdaCallback(on_train_end=bring_back), BudgetProximal("macs=0.6", until=0.5, every=2))
+    at_end = nonzeros(model)
+    bring_back()
+    with pytest.warns(UserWarning, match="zero again"):
+        tfr.prune_groups(model)
+    assert nonzeros(model) == at_end
+    assert 0.5 < count_macs(shrink(model)) / dense <= 0.6
