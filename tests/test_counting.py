@@ -1,10 +1,13 @@
 """What a model stores and computes, counted as its graph says."""
 
 import keras
+import numpy as np
 import pytest
 
 from tests import nets
+from tf_reweight.coupling import Cost, groups
 from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.pruning.prune import prune
 from tf_reweight.shrinking import shrink
 
 L = keras.layers
@@ -40,3 +43,48 @@ def test_a_copy_that_lost_nothing_counts_the_same(build):
     model = build()
     same = shrink(model)
     assert (count_macs(same), count_parameters(same)) == (count_macs(model), count_parameters(model))
+
+
+def alone(shape, *layers):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+UNLIKE = {
+    "recurrent, last step": (lambda: alone((20, 4), L.LSTM(8)), 20 * (4 * 32 + 8 * 32)),
+    "recurrent, all steps": (lambda: alone((20, 4), L.LSTM(8, return_sequences=True)), 20 * (4 * 32 + 8 * 32)),
+    "recurrent cell": (lambda: alone((20, 4), L.RNN(L.SimpleRNNCell(8))), 20 * (4 * 8 + 8 * 8)),
+    "both directions": (lambda: alone((20, 4), L.Bidirectional(L.GRU(8))), 2 * 20 * (4 * 24 + 8 * 24)),
+    "convolution in time": (lambda: alone((5, 8, 8, 3), L.ConvLSTM2D(4, 3, padding="same")), 5 * 64 * (27 * 16 + 36 * 16)),
+    "transposed": (lambda: alone((8, 8, 4), L.Conv2DTranspose(6, 3, strides=2)), 64 * 9 * 4 * 6),
+    "transposed in time": (lambda: alone((5, 8, 4), L.TimeDistributed(L.Conv1DTranspose(6, 3, strides=2))), 40 * 3 * 4 * 6),
+    "channels first": (lambda: alone((4, 8, 8), L.Conv2D(6, 3, data_format="channels_first")), 36 * 9 * 4 * 6),
+    "channels first, depthwise": (lambda: alone((4, 8, 8), L.DepthwiseConv2D(3, data_format="channels_first")), 36 * 9 * 4),
+    "heads": (lambda: alone((10, 6), L.EinsumDense("abc,cde->abde", output_shape=(10, 3, 5))), 10 * 6 * 3 * 5),
+    "heads joined": (lambda: alone((10, 3, 5), L.EinsumDense("abcd,cde->abe", output_shape=(10, 7))), 10 * 3 * 5 * 7),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_kernels_count_as_often_as_they_are_used(name):
+    build, macs = UNLIKE[name]
+    model = build()
+    assert count_macs(model) == Cost(groups(model)).macs() == macs
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = L.Conv2D(4, 3), L.Dense(2)
+
+    def call(self, inputs):
+        return self.head(self.hidden(inputs))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_budget_of_macs_is_refused_where_calls_are_not_known():
+    model = Own()
+    model(np.zeros((1, 8, 8, 3), "float32"))
+    with pytest.raises(ValueError, match="whose calls are known"):
+        prune(model, "filter", budget="macs=0.5")
+    with pytest.warns(UserWarning, match="after the model was saved"):
+        assert prune(model, "filter", budget="weights=0.5").sparsity >= 0.5

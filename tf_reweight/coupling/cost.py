@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import additions_of
+from tf_reweight.graph.positions import positions_of
 from tf_reweight.kernels.quantities import Product, Products
 
 
@@ -41,7 +42,7 @@ class Cost:
         """
         if keeps is None:
             keeps = [np.ones(item.num_groups, bool) for item in self._sets]
-        return round(self._macs.at(np.concatenate([np.asarray(keep, bool) for keep in keeps])))
+        return round(self._macs.at(np.concatenate([np.zeros(0, bool), *(np.asarray(keep, bool) for keep in keeps)])))
 
 
 class _Axes:
@@ -57,7 +58,7 @@ class _Axes:
     def products(self, *counted):
         """One `Products` for each list of `(factor, variable)` pairs."""
         parts = [tuple(self._part(factor, variable) for factor, variable in pairs) for pairs in counted]
-        members = np.array(self._members).reshape(-1, len(self._sorted))
+        members = np.array(self._members).reshape(len(self._members), len(self._sorted))
         return [Products(summed, members, np.array(self._fixed)) for summed in parts]
 
     def _part(self, factor, variable):
@@ -79,6 +80,8 @@ class _Axes:
 
     def _found(self, roots):
         """How often each group's label is among those of an axis."""
+        if not len(self._sorted):
+            return np.zeros(0)
         places = np.minimum(np.searchsorted(self._sorted, roots), len(self._sorted) - 1)
         inside = self._sorted[places] == roots
         return np.bincount(self._order[places[inside]], minlength=len(self._sorted)).astype("float64")
@@ -88,7 +91,7 @@ def _kernels(trace):
     """`(positions, variable)` for every use of a kernel."""
     for step in trace.steps:
         if is_layer(step.operation):
-            positions = math.prod(size or 1 for size in step.outputs[0].shape[:-1])
-            for variable in step.operation.weights:
-                if len(variable.shape) > 1 and "kernel" in variable.name:
-                    yield positions, variable
+            kernels = [weight for weight in step.operation.weights if len(weight.shape) > 1 and "kernel" in weight.name]
+            if kernels:
+                positions = positions_of(step.node)
+                yield from ((positions, kernel) for kernel in kernels)

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import additions_of
+from tf_reweight.graph.positions import positions_of
 from tf_reweight.graph.walking import is_graph, nodes_of
 
 
@@ -35,8 +36,7 @@ def kernel_uses(model):
         kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name and id(w) not in counted]
         counted.update(map(id, kernels))
         for node in group:
-            positions = int(np.prod([size or 1 for size in node.outputs[0].shape[1:-1]], dtype="int64"))
-            found += [(kernel, positions) for kernel in kernels]
+            found += [(kernel, positions_of(node)) for kernel in kernels] if kernels else []
     return found
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.graph.counting import count_parameters, kernel_uses
+from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import Demand, check_reachable
 from tf_reweight.kernels.quantities import Linear
 
@@ -21,6 +23,8 @@ def demands_on(model, budget, pairs, members, targets, masks):
     uses = {}
     for variable, positions in kernel_uses(model):
         uses[id(variable)] = uses.get(id(variable), 0) + positions
+    if budget.macs is not None and not is_graph(model):
+        _check_known(uses, targets)
     chosen = {target.name for target, _ in pairs}
     others = [target for name, target in targets.items() if name not in chosen]
     pruned = sum(mask.size for mask in masks.values())
@@ -36,6 +40,15 @@ def demands_on(model, budget, pairs, members, targets, masks):
         extra = count_parameters(model) - pruned if name == "parameters" else 0
         quantities[name], totals[name] = Linear(costs, rest + extra), total + extra
     return [Demand(name, quantities[name], limit) for name, limit in budget.limits(totals).items()]
+
+
+def _check_known(uses, targets):
+    """Raises for kernels that nobody knows how often a model of the user's own class calls."""
+    unknown = [name for name, target in targets.items() if id(target.variable) not in uses]
+    if unknown:
+        fix = "Limit `weights` or `parameters`, or build the model with keras.Model(inputs, outputs)."
+        expected = "A budget of `macs` needs a Sequential or functional model, whose calls are known."
+        raise ValueError(errors.message(expected, fix, kernels=unknown[:5]))
 
 
 def check_within_reach(model, budget, pairs):

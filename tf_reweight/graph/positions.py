@@ -1,0 +1,52 @@
+"""How often a layer uses its kernels for one example."""
+
+import math
+
+import keras
+
+from tf_reweight.graph.access import has_channels_first
+
+_L = keras.layers
+_TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
+_RECURRENT = (_L.RNN, _L.Bidirectional)
+
+
+def positions_of(node):
+    """How often each entry of the kernels of a layer is used at one call for one example, int; unknown sizes count as 1.
+
+    Dense layers and convolutions use them once for each place of their output, transposed convolutions for each place of their
+    input, recurrent layers at each time step, whether they return it or not.
+
+    Args:
+        node: the call in Keras' graph.
+    """
+    layer = node.operation.layer if isinstance(node.operation, _L.TimeDistributed) else node.operation
+    inputs, outputs = node.input_tensors[0].shape, node.outputs[0].shape
+    if isinstance(layer, _TRANSPOSED):
+        return _places(inputs, _channels(layer, inputs))
+    if isinstance(layer, _RECURRENT):
+        hidden = 1 if layer.return_sequences else inputs[1] or 1
+        return hidden * _places(outputs, len(outputs) - 1)
+    if isinstance(layer, _L.EinsumDense):
+        return _size(outputs[1:]) // _made(layer)
+    return _places(outputs, _channels(layer, outputs))
+
+
+def _channels(layer, shape):
+    """The axis of the channels."""
+    return len(shape) - 1 - len(layer.kernel_size) if has_channels_first(layer) else len(shape) - 1
+
+
+def _places(shape, axis):
+    """Product of the sizes of a shape without those of the batch and of one axis."""
+    return _size(shape[1:axis]) * _size(shape[axis + 1 :])
+
+
+def _made(layer):
+    """How many outputs of an EinsumDense layer each place has: the sizes of its kernel's axes that are in the output."""
+    kernel, outputs = layer.equation.replace(" ", "").split(",")[1].split("->")
+    return _size(size for letter, size in zip(kernel, layer.kernel.shape) if letter in outputs)
+
+
+def _size(sizes):
+    return math.prod(size or 1 for size in sizes)
