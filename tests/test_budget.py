@@ -317,6 +317,9 @@ def test_the_loss_s_reaction_to_a_group_is_weight_times_gradient_squared():
 class _Ended(_Stopped):
     """Only listens."""
 
+    def on_epoch_begin(self, epoch, logs=None):
+        pass
+
     def on_train_batch_begin(self, batch, logs=None):
         pass
 
