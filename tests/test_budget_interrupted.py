@@ -154,17 +154,6 @@ def test_outputs_without_a_loss_hold_nothing_up():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_deadline_that_is_over_is_said_and_groups_are_cut_by_their_norms():
-    model = small()
-    nets.randomize(model)
-    model.compile(keras.optimizers.SGD(0.0), "mse")
-    solver = BudgetProximal("macs=0.6", until=0.5, every=2)
-    with pytest.warns(UserWarning, match="was over when"):
-        fitted(model, solver, initial_epoch=3, epochs=4)
-    assert solver.met_at == 48 and solver.history[-1]["marginal"] > 0
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_another_callback_brings_back_is_zeroed_again_and_not_cut_twice():
     """The best weights may be those of before the deadline."""
     model = small()
