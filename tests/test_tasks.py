@@ -19,7 +19,8 @@ L = keras.layers
 ROOT = pathlib.Path(__file__).parent.parent
 EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
 SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
-ONE_EACH = {"train": 1, "retrain": 1}
+ONE_EACH = {"train": 1, "regularize": 1, "retrain": 1}
+pytestmark = pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
 
 
 def compress(model, *data, out, config=SMALL, epochs=ONE_EACH, **options):
@@ -44,7 +45,7 @@ def test_every_kind_ends_in_an_executed_file_and_a_true_report(make, form, tmp_p
     keras.utils.set_random_seed(0)
     model, x, y = make()
     before = [np.array(weight) for weight in model.get_weights()]
-    epochs = {"train": int(form is as_arrays), "retrain": 1}
+    epochs = {**ONE_EACH, "train": int(form is as_arrays)}
     result = compress(model, *form(x, y), out=tmp_path / "run", epochs=epochs)
     held_x, held_y = as_arrays(x, y)[1]
     # The model as given stays as it is, and what came of it is smaller.
@@ -124,7 +125,7 @@ def test_sources_of_batches_train_every_stage(source, tmp_path):
         model, make(train), validation, out=tmp_path / "run", callbacks=[seen],
         config={**SMALL, "train": {"batch_size": 16, **settings}},
     )  # fmt: skip
-    assert seen.batches == [3, 3] and result["data"]["num_train"] == 48
+    assert seen.batches == [3, 3, 3] and result["data"]["num_train"] == 48
     assert not result["data"]["has_test"] and result["stages"][-1]["test"] == result["stages"][-1]["validation"]
 
 

@@ -50,6 +50,7 @@ class BudgetProximal(keras.callbacks.Callback):
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups by `"lamp"`, else 1.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 0 by `"taylor"`, else 1.
         every: training steps between two looks, at most; fewer where the deadline is near.
+        steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
 
     Attributes:
@@ -70,7 +71,9 @@ class BudgetProximal(keras.callbacks.Callback):
         >>> small = shrink(model)
     """
 
-    def __init__(self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1):
+    def __init__(
+        self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1, steps=None
+    ):
         super().__init__()
         if until is not None:
             check_fraction("until", until, "training steps before the deadline", exclusive=True)
@@ -82,6 +85,9 @@ class BudgetProximal(keras.callbacks.Callback):
             raise ValueError(errors.message("`survivors` must be in [0, 1].", fix, survivors=survivors))
         self.budget, self.until, self.criterion, self.every = budgets.get(budget), until, criterion, every
         check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
+        if steps is not None:
+            check_integer("steps", steps, 1, fix="It counts the training steps of an epoch.")
+        self.steps = steps
         self.power, self.survivors, self.multiple_of = power, survivors, multiple_of
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
@@ -89,9 +95,9 @@ class BudgetProximal(keras.callbacks.Callback):
         self._slow = []
 
     def on_train_begin(self, logs=None):
-        self._steps = (self.params or {}).get("steps")
+        self._steps = (self.params or {}).get("steps") or self.steps
         if self._steps is None:
-            fix = "Pass steps_per_epoch to fit, or data of known length."
+            fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         self._end_earlier()
         self._groups = self._found()

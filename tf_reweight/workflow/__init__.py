@@ -73,8 +73,9 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
     the learning rate follow a cosine. Your own model stays as it is. Each finished stage is kept in the run folder; the same
     call continues an interrupted run, inside a stage from its last whole epoch.
 
-    With nothing but a model and data, channels that go together over the whole network are removed, half of the computing at
-    once (no strength has to be known), what is left is retrained, and a float32 and an int8 file are written.
+    With nothing but a model and data, channels that go together over the whole network are drawn to zero until half of the
+    computing is free (no strength has to be known; see `callbacks.BudgetProximal`), what is left is retrained, and a float32
+    and an int8 file are written.
 
     `compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None)`, with a configuration first,
     runs what a YAML file, a mapping or a `config.Config` says; `model` is then used instead of `config.model`, and `data`, a

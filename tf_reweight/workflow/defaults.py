@@ -8,6 +8,7 @@ from tf_reweight.checks import is_integer
 from tf_reweight.coupling.pruning import most_macs
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
+from tf_reweight.workflow import methods
 
 CHANNELS = "channels"
 # What goes where nobody says how much: of the computing, of single weights, and of larger groups.
@@ -16,6 +17,7 @@ _MACS, _WEIGHTS, _GROUPS = 0.5, 0.8, 0.5
 _MULTIPLES = (8, 4, 2, 1)
 # More than a budget asks for must be within reach, or each layer would be left with what it cannot lose.
 _ROOM = 0.1
+_PRESSED = 10  # epochs in which groups are drawn to zero, half of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
@@ -41,7 +43,7 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
     if "regularize" not in said:
-        made["regularize"] = {"method": "one_shot", **_rules(structure)}
+        made["regularize"] = {"method": _method(structure), "rounds": 1, "every": _PRESSED, **_rules(structure)}
     if not {"prune", "regularize"} & said or budget is not None:
         made |= _amounts(model, made, structure, budget, said)
     _set_epochs(made, epochs, trained)
@@ -50,6 +52,12 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         if value is not None:
             made["task"] = {**_section(made, "task"), name: value}
     return made
+
+
+def _method(structure):
+    """How zeros are found: towards the budget by a deadline, where groups go one by one."""
+    decides = structure != CHANNELS and structures.get(structure).decides
+    return {"name": "one_shot" if decides else "deadline"}
 
 
 def _name_of(model):
@@ -78,6 +86,9 @@ def _amounts(model, made, structure, budget, said):
         # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
         left = left if fitting else round(1.0 - most[multiple] / 2, 3)
         budget = budgets.Budget(macs=left)
+    method = made["regularize"].get("method")
+    if "regularize" not in said and method["name"] == "deadline":
+        method["multiple_of"] = multiple
     return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
 
 
@@ -108,7 +119,7 @@ def _set_epochs(made, epochs, trained):
     steps = made.get("stages") or [name for name in configs.STEPS if name not in ("cluster", "quantize") or name in made]
     training = [name for name in _STAGES if name in steps]
     regularize = made["regularize"]
-    if regularize.get("method", "reweighted") == "one_shot":
+    if not methods.get(regularize.get("method", "reweighted")).trains:
         training.remove("regularize")
     shares = dict.fromkeys(training, None)
     if trained and "epochs" not in _section(made, "train"):

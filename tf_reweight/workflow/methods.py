@@ -259,7 +259,7 @@ class Deadline(Method):
         return {item.name: item.reason for item in attached.left_out}
 
     def callbacks(self, settings, amount, steps):
-        return [self._solver()]
+        return [self._solver(max(1, steps // settings.epochs))]
 
     def figures(self, callbacks):
         return {"updates": callbacks[0].history}
@@ -270,8 +270,8 @@ class Deadline(Method):
     def grouping(self, settings, amount):
         return {}
 
-    def _solver(self):
-        return BudgetProximal(until=self.until, criterion=self.criterion, multiple_of=self.multiple_of)
+    def _solver(self, steps=None):
+        return BudgetProximal(until=self.until, criterion=self.criterion, multiple_of=self.multiple_of, steps=steps)
 
 
 def _budget_of(amount):
