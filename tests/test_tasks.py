@@ -162,8 +162,8 @@ def test_the_users_optimizer_and_callbacks_are_used_in_every_stage(tmp_path):
     result = compress(
         model, (x[:48], y[:48], weight), (x[48:], y[48:], np.ones(16)), out=tmp_path / "run", callbacks=fresh, monitor="val_mae"
     )
-    assert list(made) == ["dense", "retrained"] and kinds == [("SGD", 0.8, True)] * 2
-    assert [kind.rates for kind in made.values()] == [[pytest.approx(0.03)]] * 2
+    assert list(made) == ["dense", "regularized", "retrained"] and kinds == [("SGD", 0.8, True)] * 3
+    assert [kind.rates for kind in made.values()] == [[pytest.approx(0.03)]] * 3
     assert result["metrics"][0] == {"name": "mae", "mode": "min", "proportion": False}
 
 
@@ -182,7 +182,8 @@ def test_a_class_with_its_own_train_step_trains_in_every_stage(tmp_path):
     model.compile("adam", "mse", metrics=["mae"])
     result = compress(model, *as_arrays(x, y), out=tmp_path / "run")
     assert type(result.model) is Doubled
-    assert {record["stage"]: record.get("own") for record in result["curves"]} == {"dense": 42.0, "retrained": 42.0}
+    own = {record["stage"]: record.get("own") for record in result["curves"]}
+    assert own == {"dense": 42.0, "regularized": 42.0, "retrained": 42.0}
 
 
 class Measures(keras.Model):
@@ -229,7 +230,8 @@ def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp
     model.fit(x, y, verbose=0)
     config = {**SMALL, "train": {"batch_size": 16, "class_weight": {0: 1.0, 1: 2.0, 2: 1.0}}}
     result = compress(model, (x, y), out=tmp_path / "run", epochs=2, config=config)
-    assert result["config"]["train"]["epochs"] == 0 and result["config"]["retrain"]["epochs"] == 2
+    assert result["config"]["train"]["epochs"] == 0 and result["config"]["retrain"]["epochs"] == 1
+    assert result["config"]["regularize"]["rounds"] * result["config"]["regularize"]["every"] == 1
     assert result["data"]["num_train"] == 58 and result["data"]["num_validation"] == 6
     assert "held out" in result["data"]["notes"][0]
     assert result["config"]["train"]["class_weight"] == {"0": 1.0, "1": 2.0, "2": 1.0}
@@ -271,7 +273,7 @@ def test_the_command_line_takes_a_model_and_data_that_are_code(tmp_path, capsys,
     asked += ["--epochs", "2", "--monitor", "val_mae", "--set", "export.precisions=[int8]", "--set", "export.latency_runs=1"]
     assert main.console([*asked, "--dry_run", "--json"]) == 0, capsys.readouterr().err
     plan = json.loads(capsys.readouterr().out)
-    assert plan["config"]["prune"]["budget"] == {"macs": 0.6} and plan["epochs"]["train"] + plan["epochs"]["retrain"] == 2
+    assert plan["config"]["prune"]["budget"] == {"macs": 0.6} and sum(plan["epochs"].values()) == 2
     assert main.console([*asked, "--out", "run", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["metrics"][0]["name"] == "mae"
