@@ -224,6 +224,7 @@ def test_a_model_that_was_cut_leaves_its_old_statistics_behind_sooner(cut):
     assert not follow_closely(slower) and slower.layers[1].momentum == 0.5
 
 
+@pytest.mark.filterwarnings("ignore:Only 8 training steps come before the deadline")
 @pytest.mark.parametrize(
     "put, solvers",
     [

@@ -33,6 +33,13 @@ def pruned():
     return model
 
 
+def stale():
+    layers = [L.Conv2D(8, 3), L.BatchNormalization(name="norm"), L.Flatten(), L.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    model.get_layer("norm").moving_mean.assign(np.full(8, 50.0))
+    return model
+
+
 def eligible():
     inputs = keras.Input((16, 16, 3))
     x = L.Conv2D(8, 3, 2, padding="same", name="stem")(inputs)
@@ -54,6 +61,7 @@ REPORTS = {
     "ShrinkReport": (lambda tmp_path: tfr.shrink(pruned(), return_report=True)[1], "conv"),
     "QuantizationReport": (lambda tmp_path: tfr.quantize(net(), return_report=True)[1], "conv"),
     "ClusterReport": (lambda tmp_path: tfr.quantization.cluster(net(), 4), "conv"),
+    "StatisticsReport": (lambda tmp_path: tfr.refresh_statistics(stale(), X), "norm"),
     "SensitivityReport": (lambda tmp_path: tfr.reports.sensitivity.sensitivity(net(), (X, Y)), "conv"),
     "ExportRecord": (exported, "a.tflite"),
     "FileSummary": (lambda tmp_path: export.inspect_tflite(exported(tmp_path).path), "CONV_2D"),
