@@ -271,3 +271,43 @@ def test_pruning_shrinking_and_quantizing_take_data():
     qat = tfr.quantize(model, data=x)
     assert not changed(stale, model)
     assert np.allclose(qat(x), want, atol=0.15 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("cut", [
+    lambda m, data: tfr.prune_groups(m, sparsity=0.5, data=data),
+    lambda m, data: tfr.prune(m, "filter", sparsity=0.5, data=data),
+    lambda m, data: tfr.shrink(m, data=data), lambda m, data: tfr.quantize(m, data=data),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (lambda x, y: x[:4], "`data` must hold at least 8"), (lambda x, y: x[..., :2], "`data` must have the shape"),
+        (lambda x, y: (x, y[:-1]), "a label for each"),
+    ],
+)  # fmt: skip
+def test_bad_data_are_refused_before_anything_is_cut(cut, given, words):
+    x, y = examples()
+    model = deep()
+    before = state(model)
+    with pytest.raises(ValueError, match=words):
+        cut(model, given(x, y))
+    assert not changed(before, model) and {layer.momentum for layer in following(model)} == {0.99}
+
+
+def test_a_generator_is_read_once_for_ranking_and_for_statistics():
+    x, y = examples(128)
+    model = deep()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = ((x[i : i + 16], y[i : i + 16]) for i in range(0, 128, 16))
+    report = tfr.prune_groups(model, budget="macs=0.5", data=batches)
+    assert report.kept_groups < report.num_groups
+
+
+def test_a_subclass_whose_call_knows_no_mask():
+    class Plain(L.BatchNormalization):
+        def call(self, inputs, training=None):
+            return super().call(inputs, training=training)
+
+    x = keras.Input((6, 6, 3))
+    model = keras.Model(x, Plain()(x))
+    assert refresh_statistics(model, examples()[0]).refreshed == 1

@@ -10,10 +10,9 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
-from tf_reweight.data.examples import checked, input_specs, take_labelled
+from tf_reweight.data import labelled
 from tf_reweight.graph.batchnorm import following
 from tf_reweight.graph.checking import check_model
-from tf_reweight.graph.walking import input_structure
 from tf_reweight.records import Report
 
 # How far outside the spread between batches statistics must lie to be called stale.
@@ -106,28 +105,28 @@ def refresh_statistics(
     """
     check_model(model)
     check_integer("batch_size", batch_size, 2, fix="Typical: 64.")
+    examples = labelled.read(model, x, y)
+    check_enough(model, examples, "x")
+    return refresh(model, examples, batch_size)
+
+
+def refresh(model, examples, batch_size=64):
+    """`refresh_statistics` on `data.labelled.Labelled` examples that were read and found enough before; nothing for None."""
     layers = following(model)
-    arrays, labels = take_labelled(model, x, "x")
-    arrays, labels = checked(arrays, input_specs(model, arrays), "x"), labels if y is None else y
-    num = len(arrays[0])
-    if num < 2 * _FEWEST_BATCHES:
-        fix = "A few hundred are usual."
-        raise ValueError(errors.message(f"`x` must hold at least {2 * _FEWEST_BATCHES} examples.", fix, examples=num))
-    _check_labels(labels, num)
-    if not layers:
+    if examples is None or not layers:
         return StatisticsReport((), {}, 0)
-    order = np.random.default_rng(0).permutation(num)
-    decides = labels is not None and model.compiled
-    held = max(1, round(_DECIDING * num)) if decides else 0
+    order = np.random.default_rng(0).permutation(examples.num)
+    decides = examples.labels is not None and model.compiled
+    held = max(1, round(_DECIDING * examples.num)) if decides else 0
     before = [_values(layer) for layer in layers]
     try:
-        estimates = _estimated(model, layers, arrays, order[held:], batch_size)
+        estimates = _estimated(model, layers, examples, order[held:], batch_size)
         distances = [estimate.distance(layer, *values) for estimate, layer, values in zip(estimates, layers, before)]
         choices = {
             "before": before,
             "after": [e.values if d > _STALE else b for e, d, b in zip(estimates, distances, before)],
         }
-        losses = _losses(model, layers, choices, arrays, labels, order[:held], batch_size) if decides else {}
+        losses = _losses(model, layers, choices, examples, order[:held], batch_size) if decides else {}
         chosen = choices[min(losses, key=losses.get) if losses else "after"]
     except BaseException:
         _set(layers, before)
@@ -137,35 +136,34 @@ def refresh_statistics(
         LayerStatistics(layer.path, float(distance), new is not old)
         for layer, distance, new, old in zip(layers, distances, chosen, before)
     ]
-    return StatisticsReport(tuple(entries), losses, num - held)
+    return StatisticsReport(tuple(entries), losses, examples.num - held)
 
 
-def refresh_given(model, data):
-    """`refresh_statistics` on what a function was given as `data`: examples, `(examples, labels)`, or None for nothing."""
-    if data is not None:
-        refresh_statistics(model, *parted(data))
+def check_enough(model, examples, argument="data"):
+    """Raises where examples, or None, are too few to tell what the statistics of a model are; before any work."""
+    if examples is not None and following(model) and examples.num < 2 * _FEWEST_BATCHES:
+        fix = "A few hundred are usual."
+        expected = f"`{argument}` must hold at least {2 * _FEWEST_BATCHES} examples."
+        raise ValueError(errors.message(expected, fix, examples=examples.num))
+
+
+def given(model, data):
+    """The examples that a function was given as `data`, read once and found enough, or None; see `data.labelled.given`."""
+    examples = labelled.given(model, data)
+    check_enough(model, examples)
+    return examples
 
 
 @contextlib.contextmanager
-def refreshed_for(model, data):
-    """The statistics refreshed on `data` as long as this lasts; a copy that is made meanwhile has them, the model does not."""
-    before = [(layer, _values(layer)) for layer in following(model)]
-    refresh_given(model, data)
+def refreshed_for(model, examples):
+    """The statistics refreshed as long as this lasts; a copy that is made meanwhile has them, the model does not."""
+    layers = following(model)
+    before = [_values(layer) for layer in layers]
+    refresh(model, examples)
     try:
         yield
     finally:
-        for layer, values in before:
-            _set([layer], [values])
-
-
-def parted(data):
-    """`(examples, labels)` of what a function of ours was given as `data`; labels may be None."""
-    return data if is_labelled(data) else (data, None)
-
-
-def is_labelled(data):
-    """Whether data is `(examples, labels)`, as `fit` takes them apart."""
-    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
+        _set(layers, before)
 
 
 class _Estimate:
@@ -202,7 +200,7 @@ class _Estimate:
         return np.sqrt(np.mean(np.square(off[:, seen]))) if seen.any() else 0.0
 
 
-def _estimated(model, layers, arrays, order, batch_size):
+def _estimated(model, layers, examples, order, batch_size):
     """One `_Estimate` per layer from the examples of `order`; the layers are left with other statistics."""
     size = max(2, min(batch_size, len(order) // _FEWEST_BATCHES))
     estimates = [_Estimate() for _ in layers]
@@ -211,7 +209,7 @@ def _estimated(model, layers, arrays, order, batch_size):
             stack.enter_context(_seeing(layer, estimate))
         # What is left over is less than a batch: its own spread is another one.
         for start in range(0, len(order) - size + 1, size):
-            _call(model, arrays, order[start : start + size])
+            model(examples.batch(model, order[start : start + size])[0], training=False)
     if not all(estimate.weights for estimate in estimates):
         unused = [layer.path for layer, estimate in zip(layers, estimates) if not estimate.weights]
         fix = "Pass examples that go through them, or freeze them."
@@ -224,8 +222,8 @@ def _seeing(layer, estimate):
     """Lets a layer normalise by its batch, and notes what it sees at each call; shared layers are called several times."""
     momentum, call = layer.momentum, layer.call
 
-    def normalising(inputs, training=None, mask=None):
-        outputs = call(inputs, training=True, mask=mask)
+    def normalising(inputs, **given):  # a subclass may know no mask
+        outputs = call(inputs, **{**given, "training": True})
         estimate.add(1.0, *_values(layer))
         return outputs
 
@@ -237,10 +235,9 @@ def _seeing(layer, estimate):
         del layer.call
 
 
-def _losses(model, layers, choices, arrays, labels, held, batch_size):
+def _losses(model, layers, choices, examples, held, batch_size):
     """The loss of each choice on the examples that decide."""
-    x = keras.tree.pack_sequence_as(input_structure(model), [array[held] for array in arrays])
-    y = keras.tree.map_structure(lambda array: np.asarray(array)[held], labels)
+    x, y = examples.batch(model, held)
     losses = {}
     for name, values in choices.items():
         _set(layers, values)
@@ -248,12 +245,6 @@ def _losses(model, layers, choices, arrays, labels, held, batch_size):
         # A loss that is not finite is the worst.
         losses[name] = float(loss) if np.isfinite(loss) else float("inf")
     return losses
-
-
-def _call(model, arrays, rows):
-    batch = [array[rows] for array in arrays]
-    structure = input_structure(model)
-    model(batch if structure is None else keras.tree.pack_sequence_as(structure, batch), training=False)
 
 
 def _values(layer):
@@ -265,10 +256,3 @@ def _set(layers, values):
     for layer, (mean, variance) in zip(layers, values):
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(variance)
-
-
-def _check_labels(labels, num):
-    lengths = {len(np.asarray(array)) for array in keras.tree.flatten(labels)} if labels is not None else {num}
-    if lengths != {num}:
-        fix = "Pass as many labels as examples."
-        raise ValueError(errors.message("`y` must have a label for each example.", fix, lengths=sorted(lengths), examples=num))

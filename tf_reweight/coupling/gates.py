@@ -5,9 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.data.examples import checked, input_specs, take_labelled
 from tf_reweight.graph.optimizers import innermost
-from tf_reweight.graph.walking import input_structure
 
 # How much of the average a new batch replaces, once there are enough.
 _NEW = 0.02
@@ -88,14 +86,13 @@ def can_listen():
     return keras.backend.backend() == "tensorflow"
 
 
-def reactions(model, sets, examples, labels=None, batch_size=32):
+def reactions(model, sets, examples, batch_size=32):
     """The same squares, averaged over labelled examples, without training: float64 `(num_groups,)` per set.
 
     Args:
         model: a compiled model, on TensorFlow.
         sets: its coupled sets.
-        examples: of any kind that `data.examples.take` knows; a source of batches may have labels.
-        labels: of examples that are arrays, as `fit` takes them.
+        examples: `data.labelled.Labelled`.
         batch_size: examples whose slopes are added up before they are squared.
 
     Raises:
@@ -106,34 +103,27 @@ def reactions(model, sets, examples, labels=None, batch_size=32):
         expected = 'criterion="taylor" needs the gradients of a loss.'
         received = {"compiled": model.compiled, "backend": keras.backend.backend()}
         raise ValueError(errors.message(expected, fix, **received))
-    arrays, found = take_labelled(model, examples, "data")
-    arrays, labels = checked(arrays, input_specs(model, arrays), "data"), found if labels is None else labels
-    if labels is None:
+    if examples is None or examples.labels is None:
         fix = 'Pass data=(x, y), or rank by criterion="lamp".'
         raise ValueError(errors.message('criterion="taylor" needs labelled examples.', fix, labels=None))
     watched = [_parts(item) for item in sets]
     variables = list({id(part.variable): part.variable for parts in watched for part in parts}.values())
-    order = np.random.default_rng(0).permutation(len(arrays[0]))
+    order = np.random.default_rng(0).permutation(examples.num)
     totals = [np.zeros(item.num_groups) for item in sets]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        gradients = _gradients(model, variables, [array[rows] for array in arrays], _rows_of(labels, rows))
+        gradients = _gradients(model, variables, *examples.batch(model, rows))
         for total, item, parts in zip(totals, sets, watched):
             slopes = [_slopes(part, gradients[id(part.variable)], item.num_groups) for part in parts]
             total += np.square(ops.convert_to_numpy(sum(slopes))) if slopes else 0.0
     return totals
 
 
-def _gradients(model, variables, arrays, labels):
+def _gradients(model, variables, x, y):
     """Mapping of variables' ids to the gradients of the compiled loss on one batch, as in inference."""
     import tensorflow as tf
 
-    x = keras.tree.pack_sequence_as(input_structure(model), arrays)
     with tf.GradientTape() as tape:
-        loss = model.compute_loss(x=x, y=labels, y_pred=model(x, training=False), training=False)
+        loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
     found = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients="zero")
     return {id(variable): gradient for variable, gradient in zip(variables, found)}
-
-
-def _rows_of(labels, rows):
-    return keras.tree.map_structure(lambda array: np.asarray(array)[rows], labels)

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight import errors
-from tf_reweight.batch_statistics import is_labelled, parted, refresh_given
 from tf_reweight.checks import check_fraction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
@@ -105,7 +104,7 @@ def prune_groups(
             of the first norm over those as large or larger in its set, over the root of what the group frees (Lee et al.,
             arXiv 2010.07611); `"taylor"`: how the loss of the compiled model reacts to a group on `data`, over what it frees
             (Molchanov et al., arXiv 1906.10771). None (default) is `"kernel+gamma+next"` without a budget; with one it is
-            `"taylor"` where `data` is `(x, y)` and the model is compiled, on TensorFlow, else `"lamp"`.
+            `"taylor"` where `data` has labels and the model is compiled, on TensorFlow, else `"lamp"`.
         minimum: groups every set keeps. 0 lets a set go that the network has a bypass around, a residual branch, which `shrink`
             then removes whole; a set without bypass keeps its best group. None (default) is 0 for what a penalty freed, and
             1 for a ranking.
@@ -113,8 +112,8 @@ def prune_groups(
         multiple_of: keep so many of the best of those to go that the channels kept are a multiple; int8 kernels like 16.
         include_frozen: whether channels may go that a layer with `trainable=False` makes, scales or reads. By default such
             sets stay whole, and a warning and the report say so.
-        data: examples, with labels or without, for `"taylor"` and for `refresh_statistics` after the cut; see there. None
-            leaves the statistics of BatchNormalization to the training that follows.
+        data: examples of any kind, alone or as `(x, y)`, for `"taylor"` and for `refresh_statistics` after the cut; see
+            there. None leaves the statistics of BatchNormalization to the training that follows.
 
     Its momentum becomes 0.9 where it was higher, since statistics that belong to the dense model have to be left behind in few
     steps; set `layer.momentum` for another.
@@ -140,19 +139,19 @@ def prune_groups(
         if name in given:
             check_fraction(name, given[name], of)
     budget = budgets.get(budget)
-    criterion = _default_criterion(model, budget, data) if criterion is None else criterion
-    check_criterion(criterion, RANKINGS)
-    if criterion == TAYLOR and (data is None or not given):
-        fix = 'Pass data=(x, y) and a budget, or rank by criterion="lamp".'
-        expected = 'criterion="taylor" needs labelled examples and an amount.'
-        raise ValueError(errors.message(expected, fix, data=data, **given))
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model, include_frozen)
+    examples = batch_statistics.given(model, data)
+    criterion = _default_criterion(model, budget, examples) if criterion is None else criterion
+    check_criterion(criterion, RANKINGS)
+    if criterion == TAYLOR and not given:
+        fix = 'Pass a budget, or rank by criterion="lamp".'
+        raise ValueError(errors.message('criterion="taylor" needs an amount.', fix, sparsity=sparsity, budget=budget))
     warn_of_frozen(coupled.model, include_frozen)
     zero_again(model)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
-    reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, *parted(data))
+    reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, examples)
     if budget is not None:
         scores, keeps = _within_budget(floors, budget, criterion, scope, reacting)
     elif given:
@@ -165,14 +164,15 @@ def prune_groups(
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
     follow_closely(model)
-    refresh_given(model, data)
+    batch_statistics.refresh(model, examples)
     return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]))
 
 
-def _default_criterion(model, budget, data):
+def _default_criterion(model, budget, examples):
     if budget is None:
         return CRITERIA[0]
-    return TAYLOR if is_labelled(data) and model.compiled and can_listen() else LAMP
+    labelled = examples is not None and examples.labels is not None
+    return TAYLOR if labelled and model.compiled and can_listen() else LAMP
 
 
 def _unfreed(model, coupled, scores):
@@ -322,11 +322,7 @@ def _freed(model, floors):
     budget = penalties[0].budget
     if budget is None or met(demands_of(coupled, budget), np.concatenate(keeps)):
         return scores, keeps
-    warnings.warn(
-        f"The groups that are zero do not meet {budget} yet: the rest was cut by magnitude, and the network still used it. Fit "
-        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
-        stacklevel=3,
-    )
+    unmet.warn_of_budget(budget)
     return _within_budget(Floors(coupled, 1, floors.multiple_of), budget, LAMP, "model")
 
 

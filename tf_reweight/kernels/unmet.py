@@ -61,6 +61,15 @@ def falls_short(asked, removed, spared, why):
     return f"{removed:.1%} was removed where sparsity={asked:g} was asked for, {asked - removed:.1%} less: {why}."
 
 
+def warn_of_budget(budget):
+    """Warns that what is zero does not meet a budget yet, so that the rest is cut."""
+    warnings.warn(
+        f"The groups that are zero do not meet {budget} yet: the rest was cut by magnitude, and the network still used it. Fit "
+        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
+        stacklevel=4,
+    )
+
+
 def said(sentences):
     """The sentences that are not None, as a tuple; where nothing was removed a warning is given."""
     notes = tuple(sentence for sentence in sentences if sentence is not None)

@@ -9,9 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight import errors
-from tf_reweight.batch_statistics import refresh_given
 from tf_reweight.checks import check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, unmet
@@ -115,8 +114,8 @@ def prune(
             emptied before the others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
         include_frozen: whether kernels of layers with `trainable=False` are pruned too. By default they stay as they are, and a
             warning and the report say so.
-        data: examples, with labels or without, for `refresh_statistics` after the cut; see there. None leaves the statistics
-            of BatchNormalization to the training that follows.
+        data: examples of any kind, alone or as `(x, y)`, for `refresh_statistics` after the cut; see there. None leaves the
+            statistics of BatchNormalization to the training that follows.
 
     The momentum of BatchNormalization becomes 0.9 where it was higher, since statistics that belong to the dense model have to
     be left behind in few steps; set `layer.momentum` for another.
@@ -137,6 +136,7 @@ def prune(
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
     limit = budgets.get(budget)
     _check_amount(sparsity, threshold, limit, scope, criterion)
+    examples = batch_statistics.given(model, data)
     if structure is None:
         if layers is not None:
             raise ValueError(errors.message("`layers` goes with `structure`.", "Name the structure too.", layers=layers))
@@ -175,7 +175,7 @@ def prune(
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
     follow_closely(model)
-    refresh_given(model, data)
+    batch_statistics.refresh(model, examples)
     amounts = {"sparsity": sparsity, "threshold": threshold, "budget": budget, "scope": scope}
     return dataclasses.replace(report, notes=unmet.said(_unmet(report, before, chosen, strength, **amounts)))
 
@@ -258,11 +258,7 @@ def _still_to_meet(model, parts):
     demands = demands_on(model, budget, pairs, [item.members for item in groups], targets, masks)
     if met(demands, _row([item.norms > 0 for item in groups])):
         return None
-    warnings.warn(
-        f"The groups that are zero do not meet {budget} yet: the rest was cut by magnitude, and the network still used it. Fit "
-        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
-        stacklevel=3,
-    )
+    unmet.warn_of_budget(budget)
     return budget
 
 

@@ -4,8 +4,8 @@ import typing
 
 import keras
 
-from tf_reweight import errors
-from tf_reweight.batch_statistics import parted, refreshed_for
+from tf_reweight import batch_statistics, errors
+from tf_reweight.data.examples import packed
 from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
@@ -71,8 +71,9 @@ def quantize(
             `kernels.selectors`. Kernels that do not match stay float. Selectors look at the layers of `model`; the names of
             its copies in `simplify` (`block_conv` for `block/conv`) are known too.
         return_report: whether to return `(model, QuantizationReport)`.
-        data: examples, with labels or without: statistics of BatchNormalization that lag behind are refreshed for the new model
-            before they are folded (see `refresh_statistics`), and ranges are set (see `calibrate`). None leaves both.
+        data: examples of any kind, alone or as `(x, y)`: statistics of BatchNormalization that lag behind are refreshed for
+            the new model before they are folded (see `refresh_statistics`), and ranges are set (see `calibrate`). None leaves
+            both.
 
     Returns:
         A functional `keras.Model`, compiled like `model` (with a fresh optimizer).
@@ -90,8 +91,9 @@ def quantize(
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
+    examples = batch_statistics.given(model, data)
     held = any(mask_of(target.variable) is not None for target in find(model)[0])
-    with refreshed_for(model, data):
+    with batch_statistics.refreshed_for(model, examples):
         simple, rewritten = simplify(model)
     choice = Choice(model, simple)
     work = _Quantizer(simple, bits_of(weight_bits, choice), activation_bits, chooser(layers, choice), model)
@@ -102,8 +104,8 @@ def quantize(
     compile_like(made, model)
     if held:
         keep_zeros(made)
-    if data is not None:
-        calibrate(made, parted(data)[0])
+    if examples is not None:
+        calibrate(made, packed(model, examples.arrays))
     left_out = tuple(LeftOut(name, reason) for name, reason in work.left_out.items())
     report = QuantizationReport(tuple(work.kernels), work.num_ranges, left_out, rewritten)
     return (made, report) if return_report else made

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.batch_statistics import refresh_given
+from tf_reweight import batch_statistics
 from tf_reweight.checks import check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.compiling import compile_like
-from tf_reweight.graph.copying import own_weights
+from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.records import Report
 from tf_reweight.shrinking import verify
@@ -131,7 +131,8 @@ def shrink(
         return_report: whether to return `(model, ShrinkReport)`.
         include_frozen: whether layers with `trainable=False` become smaller too. By default they keep their weights, and so do
             the channels that they share with others; a warning names those that are dead, and the report has them all.
-        data: examples, with labels or without, for `refresh_statistics` of the small model after the comparison; see there.
+        data: examples of any kind, alone or as `(x, y)`, for `refresh_statistics` of the small model after the comparison;
+            see there.
 
     Returns:
         A new `keras.Model` with the layers' names kept, compiled like the large one (with a fresh optimizer).
@@ -147,6 +148,7 @@ def shrink(
     """
     check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
+    examples = batch_statistics.given(model, data)
     verify.check_device(model)
     if inputs is None:
         inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
@@ -168,10 +170,10 @@ def shrink(
     small = rebuilder.model(model)
     result = verify.check(model, small, batch)
     compile_like(small, model)
-    refresh_given(small, data)
+    batch_statistics.refresh(small, examples)
     report = ShrinkReport(
-        parameters_before=_count(model),
-        parameters_after=_count(small),
+        parameters_before=count_parameters(model),
+        parameters_after=count_parameters(small),
         sets=tuple(done),
         frozen=coupled.frozen,
         kernels=tuple(rebuilder.compacted.items()),
@@ -211,8 +213,3 @@ def _revive(item, dead, multiple_of):
         if kept:
             notes.append(f"{wanted - kept} dead groups kept for a multiple of {multiple_of}")
     return wanted, notes
-
-
-def _count(model):
-    """Weights of a model, each variable once, without those of penalties."""
-    return sum(int(np.prod(variable.shape)) for variable in own_weights(model))

@@ -1,0 +1,65 @@
+"""Examples with the labels that belong to them, read once and checked before anything is done with them."""
+
+import dataclasses
+import typing
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled:
+    """Examples in memory.
+
+    Attributes:
+        arrays: one array `(num, ...)` per input of the model.
+        labels: a structure of arrays `(num, ...)`, or None.
+    """
+
+    arrays: list
+    labels: typing.Any
+
+    @property
+    def num(self):
+        """How many."""
+        return len(self.arrays[0])
+
+    def batch(self, model, rows):
+        """`(inputs, labels)` of some rows, inputs in the structure in which a model takes them; labels may be None."""
+        x = packed(model, [array[rows] for array in self.arrays])
+        if self.labels is None:
+            return x, None
+        return x, keras.tree.map_structure(lambda array: np.asarray(array)[rows], self.labels)
+
+
+def read(model, x, y=None, argument="x"):
+    """The `Labelled` of examples of any kind that `examples.take` knows.
+
+    Args:
+        model: a built Keras model.
+        x: examples; a source of batches may have labels.
+        y: labels of `x` where it is arrays, as `model.evaluate` takes them, or None.
+        argument: the argument's name, for errors.
+
+    Raises:
+        TypeError, ValueError: for what holds no examples, or some that do not fit the model or their labels.
+    """
+    arrays, found = take_labelled(model, x, argument)
+    arrays, labels = checked(arrays, input_specs(model, arrays), argument), found if y is None else y
+    lengths = {len(np.asarray(array)) for array in keras.tree.flatten(labels)} if labels is not None else set()
+    if lengths - {len(arrays[0])}:
+        fix = "Pass as many labels as examples."
+        received = {"labels": sorted(lengths), "examples": len(arrays[0])}
+        raise ValueError(errors.message("`y` must have a label for each example.", fix, **received))
+    return Labelled(arrays, labels)
+
+
+def given(model, data):
+    """The `Labelled` of what a function was given as `data`: examples, `(examples, labels)`; None for None."""
+    if data is None:
+        return None
+    pair = isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
+    return read(model, *(data if pair else (data,)), argument="data")
