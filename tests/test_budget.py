@@ -11,6 +11,7 @@ from tf_reweight import budget as budgets
 from tf_reweight.coupling import Cost, groups
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.gates import reactions
+from tf_reweight.data import labelled
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs, count_parameters
@@ -54,7 +55,7 @@ def test_texts_mappings_and_budgets_are_the_same(text):
         ({"macs": float("inf")}, "`macs` must be"), ({"macs": True}, "`macs` must be"), ({"macs": "half"}, "`macs` must be"),
         ({"macs": 1.5}, "whole number"), ({"sparsity": 1.0}, r"\(0, 1\)"), ({"sparsity": 90}, "Did you mean 0.9"),
         ({"sparsity": 0.5, "weights": 0.5}, "the same"), ({"mac": 0.5}, "Did you mean 'macs'"),
-        ("macs", "by name"), ("macs=half", "by name"),
+        ("macs", "by name"), ("macs=0.5,macs=0.3", "once"), ("macs=half", "by name"),
     ],
 )  # fmt: skip
 def test_bad_budgets_are_explained(given, words):
@@ -89,7 +90,7 @@ def test_the_lowest_go_and_what_fits_comes_back():
     assert chosen.keep.tolist() == [True, False, True, True] and chosen.marginal == 0.2
     spared = choose(scores, [Demand("weights", Linear(costs), 16.0)], np.array([0, 1, 0, 0], bool))
     assert spared.keep.tolist() == [True, True, False, True] and spared.marginal == 0.3
-    with pytest.raises(ValueError, match="at least 10 weights, 47.6%"):
+    with pytest.raises(ValueError, match="at least 10 of the dense model's 21 weights.*Pass weights=0.477 or more"):
         choose(scores, [Demand("weights", Linear(costs), 9.0)], np.array([0, 1, 0, 0], bool))
 
 
@@ -405,7 +406,7 @@ def test_labelled_data_let_the_loss_rank():
     model.compile("adam", "mse")
     model.fit(x, y, epochs=3, verbose=0)
     coupled, cost = groups(model), count_macs(model)
-    squares = reactions(model, coupled.sets, x, y, batch_size=96)
+    squares = reactions(model, coupled.sets, labelled.read(model, x, y), batch_size=96)
     # Of one group: the slope of the loss by a factor on the weights that read it, by a difference quotient.
     (item,) = [item for item in coupled.sets if item.name == "dense"] or [coupled.sets[-1]]
     reader = next(part for part in item.slices if part.role == "read")

@@ -116,7 +116,11 @@ def get(identifier):
     if identifier is None or isinstance(identifier, Budget):
         return identifier
     if isinstance(identifier, str):
-        identifier = dict(_pair(part) for part in identifier.split(","))
+        pairs = [_pair(part) for part in identifier.split(",")]
+        if len(dict(pairs)) < len(pairs):
+            fix = "Name each quantity once."
+            raise ValueError(errors.message("A budget limits a quantity once.", fix, budget=identifier))
+        identifier = dict(pairs)
     if not isinstance(identifier, dict):
         fix = 'Pass Budget(macs=0.5), {"macs": 0.5} or "macs=0.5".'
         raise TypeError(errors.message("`budget` must be a Budget.", fix, budget=identifier))

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from tf_reweight.graph.access import is_layer
-from tf_reweight.graph.additions import additions_of
-from tf_reweight.graph.positions import positions_of
+from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.positions import kernels_of, positions_of
 from tf_reweight.kernels.quantities import Product, Products
 
 
@@ -24,10 +24,8 @@ class Cost:
         self._sets = coupled.sets
         kernels = list(_kernels(coupled.trace))
         once = {id(variable): variable for _, variable in kernels}
-        additions = {id(w) for part in additions_of(coupled.model) for w in part.weights}
-        everything = [variable for variable in coupled.model.weights if id(variable) not in additions]
-        counted = (kernels, [(1, variable) for variable in once.values()], [(1, variable) for variable in everything])
-        self._macs, self._weights, self._parameters = _Axes(coupled).products(*counted)
+        each = [[(1, variable) for variable in variables] for variables in (once.values(), own_weights(coupled.model))]
+        self._macs, self._weights, self._parameters = _Axes(coupled).products(kernels, *each)
 
     @property
     def quantities(self):
@@ -91,7 +89,7 @@ def _kernels(trace):
     """`(positions, variable)` for every use of a kernel."""
     for step in trace.steps:
         if is_layer(step.operation):
-            kernels = [weight for weight in step.operation.weights if len(weight.shape) > 1 and "kernel" in weight.name]
+            kernels = kernels_of(step.operation)
             if kernels:
                 positions = positions_of(step.node)
                 yield from ((positions, kernel) for kernel in kernels)

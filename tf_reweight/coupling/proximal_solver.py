@@ -14,7 +14,7 @@ from tf_reweight.coupling.floors import has_bypass
 from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
 from tf_reweight.penalties.projections import kept
@@ -87,7 +87,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
         for item in items:
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
-        self._apply = _compiled(self._shrink)
+        self._apply = compiled(self._shrink)
         self._look()
         self._slow = follow_closely(self.model)
         self._renew_step()
@@ -131,7 +131,7 @@ class CoupledProximal(keras.callbacks.Callback):
             for penalty, amounts in holding:
                 penalty.soft_threshold(amounts)
 
-        self._apply = _compiled(hold)
+        self._apply = compiled(hold)
 
     def _renew_step(self):
         drop_compiled_steps(self.model)
@@ -159,11 +159,3 @@ class _Budget:
 
 def _alive(penalty, sums=None):
     return group_norms(penalty.item, penalty.criterion, sums) > 0
-
-
-def _compiled(function):
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function)

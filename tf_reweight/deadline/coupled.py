@@ -10,6 +10,7 @@ from tf_reweight.coupling.gates import Gates, can_listen
 from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, within, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.kernels.budgeted import choose, lamp
+from tf_reweight.kernels.compiled_step import compiled
 
 # Batches after which the loss's reaction to a group is known well enough to press by it.
 _ENOUGH_BATCHES = 20
@@ -46,7 +47,7 @@ class CoupledGroups:
         """Before the training step is traced."""
         if self._gates is not None:
             self._gates.open(self.model.optimizer)
-        self._apply = _compiled(self.pressed_towards_budget)
+        self._apply = compiled(self.pressed_towards_budget)
 
     def close(self):
         """When there is nothing more to press."""
@@ -128,11 +129,3 @@ class CoupledGroups:
         if self._gates is None:
             return 0
         return max(int(penalty.batches) for penalty in self._penalties if penalty is not None)
-
-
-def _compiled(function):
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function)

@@ -24,3 +24,9 @@ def addition_class(config):
     """The class of `Addition` that a serialized object is of, or None."""
     registered = keras.saving.get_registered_object(config.get("registered_name"))
     return registered if isinstance(registered, type) and issubclass(registered, Addition) else None
+
+
+def own_weights(layer):
+    """The weights of a layer without those of penalties put on it."""
+    foreign = {id(variable) for addition in additions_of(layer) for variable in addition.variables}
+    return [variable for variable in layer.weights if id(variable) not in foreign]

@@ -58,15 +58,6 @@ def rate_of(optimizer):
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
-def fresh_with_rate(optimizer, learning_rate):
-    """An optimizer of the same class and settings without state, with a learning rate of its own instead of any schedule."""
-    config = optimizer.get_config()
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = fresh_with_rate(optimizer.inner_optimizer, learning_rate)
-        return type(optimizer)(inner, **{key: value for key, value in config.items() if key != "inner_optimizer"})
-    return type(optimizer).from_config({**config, "learning_rate": learning_rate})
-
-
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """One metric that a model was compiled with.

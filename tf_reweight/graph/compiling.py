@@ -4,6 +4,8 @@ import warnings
 
 import keras
 
+from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.compiled import can_compile_again, compile_by_itself, compiled_with, compiles_by_itself
 from tf_reweight.graph.keras_classes import is_keras_own
 
 # What a class of the user's own may change about training. A copy that is not of this class would lose it.
@@ -36,10 +38,10 @@ def compile_like(made, model):
     _warn_of_lost_training(made, model)
     if not model.compiled:
         return
-    if not is_keras_own(type(model).compile):
+    if compiles_by_itself(model):
         _compile_by_the_class(made, model)
         return
-    given = model._compile_config.config
+    given = compiled_with(model)
     made.compile(
         optimizer=fresh_optimizer(model.optimizer),
         loss=given["loss"],
@@ -55,25 +57,26 @@ def compile_like(made, model):
     made.optimizer.build(made.trainable_variables)
 
 
-def fresh_optimizer(optimizer):
-    """An optimizer of the same class and settings without state; schedules of the learning rate are the very objects."""
+def fresh_optimizer(optimizer, learning_rate=None):
+    """An optimizer of the same class and settings without state.
+
+    Args:
+        learning_rate: its own instead of any schedule; None keeps what there is, schedules as the very objects.
+    """
     config = optimizer.get_config()
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return type(optimizer)(fresh_optimizer(optimizer.inner_optimizer), **_without_inner(config))
-    schedule = optimizer._learning_rate
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        config["learning_rate"] = schedule
+        inner = fresh_optimizer(optimizer.inner_optimizer, learning_rate)
+        return type(optimizer)(inner, **{key: value for key, value in config.items() if key != "inner_optimizer"})
+    wanted = schedule_of(optimizer) if learning_rate is None else learning_rate
+    if wanted is not None:
+        config["learning_rate"] = wanted
     return type(optimizer).from_config(config)
-
-
-def _without_inner(config):
-    return {key: value for key, value in config.items() if key != "inner_optimizer"}
 
 
 def _compile_by_the_class(made, model):
     """Lets a class that compiles in its own way do so; warns where it does not say how."""
-    if type(made) is type(model) and not is_keras_own(type(model).compile_from_config):
-        made.compile_from_config(model.get_compile_config())
+    if type(made) is type(model) and can_compile_again(model):
+        compile_by_itself(made, model)
         return
     warnings.warn(
         f"The new model is not compiled: {type(model).__name__} has a `compile` of its own. Compile it, or give the class "

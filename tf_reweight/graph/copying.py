@@ -6,7 +6,7 @@ import keras
 
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.access import is_layer, operation_of
-from tf_reweight.graph.additions import Addition, addition_class, additions_of
+from tf_reweight.graph.additions import Addition, addition_class, own_weights
 from tf_reweight.graph.keras_classes import is_keras_own, is_named
 from tf_reweight.graph.state import carry_state, parts_of
 
@@ -110,12 +110,6 @@ def assign_like(variable, old, value):
     variable.assign(value)
     if variable.trainable != old.trainable:
         variable.trainable = old.trainable
-
-
-def own_weights(layer):
-    """The weights of a layer without those of penalties put on it."""
-    foreign = {id(variable) for addition in additions_of(layer) for variable in addition.variables}
-    return [variable for variable in layer.weights if id(variable) not in foreign]
 
 
 def is_kept_as_it_is(operation):

@@ -4,15 +4,14 @@ import keras
 import numpy as np
 
 from tf_reweight.graph.access import is_layer
-from tf_reweight.graph.additions import additions_of
-from tf_reweight.graph.positions import positions_of
+from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.positions import kernels_of, positions_of
 from tf_reweight.graph.walking import is_graph, nodes_of
 
 
 def count_parameters(model):
     """Weights of a model, int, without the state of our penalties."""
-    state = {id(w) for part in additions_of(model) for w in part.weights}
-    return int(sum(np.prod(w.shape, dtype="int64") for w in model.weights if id(w) not in state))
+    return int(sum(np.prod(weight.shape, dtype="int64") for weight in own_weights(model)))
 
 
 def count_macs(model):
@@ -33,7 +32,7 @@ def kernel_uses(model):
     calls = [(node.operation, node) for node in nodes_of(model)] if is_graph(model) else _calls_of_layers(model)
     found, counted = [], set()
     for layer, group in _by_layer(calls):
-        kernels = [w for w in layer.weights if len(w.shape) > 1 and "kernel" in w.name and id(w) not in counted]
+        kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
         for node in group:
             found += [(kernel, positions_of(node)) for kernel in kernels] if kernels else []

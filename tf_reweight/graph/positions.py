@@ -11,6 +11,11 @@ _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
 _RECURRENT = (_L.RNN, _L.Bidirectional)
 
 
+def kernels_of(layer):
+    """The weights of a layer that multiply-accumulates are counted of: its kernels, not its biases."""
+    return [weight for weight in layer.weights if len(weight.shape) > 1 and "kernel" in weight.name]
+
+
 def positions_of(node):
     """How often each entry of the kernels of a layer is used at one call for one example, int; unknown sizes count as 1.
 

@@ -2,7 +2,8 @@
 
 from tf_reweight import errors
 from tf_reweight.graph.access import all_layers
-from tf_reweight.graph.copying import Copied, input_like, own_weights, without_penalties
+from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.copying import Copied, input_like, without_penalties
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 
@@ -10,7 +11,7 @@ _HALF = ("float16", "bfloat16")
 
 
 class RecastError(ValueError):
-    """A model that cannot be made anew in another floating-point type."""
+    """A model that cannot be rebuilt in another floating-point type."""
 
 
 def is_half(model):
@@ -40,15 +41,15 @@ def recast(model, dtype):
         dtype: `"float32"` or `"float64"`.
 
     Raises:
-        RecastError: for a subclassed model, or a layer that cannot be made anew from its config, or not with its weights.
+        RecastError: for a subclassed model, or a layer that cannot be rebuilt from its config, or not with its weights.
     """
     way_out = f"build the model under the policy {dtype} and load its weights there."
     if not is_graph(model):
-        expected = f"A model must be Sequential or functional to be made anew in {dtype}."
+        expected = f"A model must be Sequential or functional to be rebuilt in {dtype}."
         raise RecastError(errors.message(expected, f"Or {way_out}", model=model.name))
 
     def refusal(layer):
-        expected = f"A layer of {type(layer).__name__} must have a config from which it can be made anew in {dtype}."
+        expected = f"A layer of {type(layer).__name__} must have a config from which it can be rebuilt in {dtype}."
         return RecastError(errors.message(expected, f"Complete its get_config, or {way_out}", layer=layer.name))
 
     def new_input(tensor):

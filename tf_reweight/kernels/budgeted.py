@@ -1,6 +1,7 @@
 """Which groups stay within a budget: the lowest scores go, and what still fits comes back."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -90,10 +91,10 @@ def check_reachable(demands, least):
             reached = demand.quantity.at(least)
             raise ValueError(
                 errors.message(
-                    f"The budget must leave at least {reached:,.0f} {demand.name}, {reached / total:.1%} of the dense "
-                    f"model's {total:,.0f}: the rest lies in kernels that are not pruned, and every set keeps a group.",
-                    "Raise the budget, or let more layers be pruned.",
-                    **{demand.name: demand.limit},
+                    f"The budget must leave at least {reached:,.0f} of the dense model's {total:,.0f} {demand.name}: the rest "
+                    "lies in kernels that are not pruned, and every set keeps a group.",
+                    f"Pass {demand.name}={math.ceil(reached / total * 1000) / 1000:g} or more, or let more layers be pruned.",
+                    **{demand.name: f"{demand.limit:,.0f}"},
                 )
             )
 

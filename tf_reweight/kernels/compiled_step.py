@@ -28,3 +28,12 @@ def value_before_step(variable):
         return None
     with tf.init_scope():
         return variable.value.numpy()
+
+
+def compiled(function):
+    """The function as a graph where the backend has them, TensorFlow; else itself."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)

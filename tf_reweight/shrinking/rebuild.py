@@ -8,7 +8,8 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, tensors_in
-from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, own_weights, without_penalties
+from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, without_penalties
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.state import carry_state

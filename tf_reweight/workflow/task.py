@@ -7,6 +7,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph import compiled
+from tf_reweight.graph.compiling import fresh_optimizer
 
 # A learning rate for models that are not compiled; that of Keras' Adam.
 _RATE = 1e-3
@@ -64,7 +65,7 @@ class Task:
     def _fresh(self, learning_rate):
         if self.optimizer is None:
             return keras.optimizers.Adam(learning_rate)
-        return compiled.fresh_with_rate(self.optimizer, learning_rate)
+        return fresh_optimizer(self.optimizer, learning_rate)
 
 
 def classifier(gives_probabilities):
