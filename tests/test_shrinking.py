@@ -402,18 +402,18 @@ def test_what_cannot_be_recast_is_refused_with_the_figures(monkeypatch):
     with pytest.raises(shrinking.ShrinkError, match=r"difference=.*scale=.*in_float64=0\.\d"):
         shrinking.verify.check(model, copy, inputs_of(model))
     monkeypatch.setattr(type(model.layers[-1]), "get_config", without)
-    with pytest.raises(RecastError, match="of Dense .*made anew in float64.*Received: layer='dense"):
+    with pytest.raises(RecastError, match="of Dense .*rebuilt in float64.*Received: layer='dense"):
         recast(model, "float64")
     with pytest.raises(shrinking.ShrinkError, match=r"difference=.*scale=.*in_float64=.not known"):
         shrinking.verify.check(model, copy, inputs_of(model))
 
 
 def test_a_layer_whose_config_forgets_its_weights_is_named(monkeypatch):
-    """What is made anew with other weights would take none of the old ones."""
+    """What is rebuilt with other weights would take none of the old ones."""
     model = nets.plain()
     whole = L.Dense.get_config
     monkeypatch.setattr(L.Dense, "get_config", lambda self: {**whole(self), "use_bias": False})
-    with pytest.raises(RecastError, match="of Dense .*made anew in float64.*Received: layer='dense"):
+    with pytest.raises(RecastError, match="of Dense .*rebuilt in float64.*Received: layer='dense"):
         recast(model, "float64")
 
 
