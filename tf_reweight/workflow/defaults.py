@@ -34,7 +34,7 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
             weights.
         epochs: one number for all stages together, a dict by stage, or None.
         given: a configuration as a mapping, with what it says alone.
-        monitor, mode: see `config.Task`.
+        monitor, mode: see `sections.Task`.
 
     Raises:
         ValueError: for a budget, epochs or a structure that cannot be.

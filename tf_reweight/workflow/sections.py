@@ -1,0 +1,292 @@
+"""The sections of a YAML file: every key, its type and range, checked before any work starts."""
+
+import typing
+
+import pydantic
+
+from tf_reweight import budget as budgets
+from tf_reweight import penalties, structures
+from tf_reweight.coupling.savings import PRICES as SET_PRICES
+from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.data import value_range as ranges
+from tf_reweight.export.precisions import PRECISIONS
+from tf_reweight.penalties import epsilons, prices
+from tf_reweight.quantization.grid import check_bits
+from tf_reweight.workflow import methods
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True)
+
+
+class Data(Section):
+    """Where examples come from, see `data.load`, or `FILE.py:FUNCTION`, a function that returns train, validation and test.
+
+    Training images move by up to `shift` pixels.
+
+    `value_range` is what images of whole numbers become: `raw` for values as they are stored (0 to 255), or `[low, high]`.
+    With `auto` it is what the model was made for: `raw` where it rescales its input itself, else `[0, 1]`.
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None
+    image_size: int | list[int] | None = None
+    validation: float = pydantic.Field(0.1, gt=0, lt=1)
+    limit: int | None = pydantic.Field(None, ge=10)
+    shift: int = pydantic.Field(0, ge=0)
+    value_range: typing.Any = ranges.AUTO
+
+    @pydantic.field_validator("value_range")
+    @classmethod
+    def _known_range(cls, value):
+        value = ranges.check(value)
+        return value if isinstance(value, str) else list(value)
+
+
+class Model(Section):
+    """A name from `models.names()`, the path of a built `.keras` file, or `FILE.py:FUNCTION`, which returns a built model.
+
+    `custom` are Python files with the model's own layers, losses and metrics.
+    """
+
+    name: str = "small_cnn"
+    custom: list[str] = pydantic.Field(default_factory=list)
+
+
+class Task(Section):
+    """What a model that is not compiled is trained for: loss, metrics and optimizer by Keras' names, as `compile` takes them.
+
+    `monitor` is the metric that decides and heads the report, with or without `val_`; without it the first metric is, else the
+    loss. `mode` says which way is better, `max` or `min`, where its name does not.
+    """
+
+    loss: str | list[str | None] | dict[str, str] | None = None
+    loss_weights: list[float] | dict[str, float] | None = None
+    metrics: list[typing.Any] | dict[str, typing.Any] | None = None
+    weighted_metrics: list[typing.Any] | dict[str, typing.Any] | None = None
+    optimizer: str | None = None
+    monitor: str | None = None
+    mode: typing.Literal["max", "min"] | None = None
+
+
+class Train(Section):
+    """Dense training; `epochs: 0` for a model that is trained already. Every stage has its batches.
+
+    `steps` is the number of batches in an epoch, where the source has no end; `class_weight` weighs the classes of labels
+    that are whole numbers.
+    """
+
+    epochs: int = pydantic.Field(10, ge=0)
+    batch_size: int = pydantic.Field(64, ge=1)
+    steps: int | None = pydantic.Field(None, ge=1)
+    class_weight: dict[int, float] | None = None
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+
+class Rule(Section):
+    """One structure on some layers; several rules on one kernel add up."""
+
+    structure: typing.Any = "unstructured"
+    strength: float = pydantic.Field(1e-5, ge=0)
+    layers: str | list[str] | None = None
+    price: typing.Any = 1.0
+
+    @pydantic.field_validator("structure")
+    @classmethod
+    def _known_structure(cls, value):
+        return _serialized(structures.get, value)
+
+    @pydantic.field_validator("price")
+    @classmethod
+    def _known_price(cls, value):
+        value = number_or_text(value)
+        prices.check(value)
+        return value
+
+
+class Coupled(Section):
+    """Channels that go together over the whole graph; what the penalty frees, `shrink` removes."""
+
+    strength: float = pydantic.Field(1e-3, ge=0)
+    criterion: typing.Literal[CRITERIA] = CRITERIA[0]
+    price: typing.Literal[SET_PRICES] = "equal"
+    relative: bool = False
+
+
+class Regularize(Section):
+    """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
+
+    `method` is reweighting or a baseline of `methods`, which takes as many epochs and the structure and layers of one rule.
+    `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver. `growth` multiplies
+    the strengths each time the stage comes again.
+    """
+
+    method: typing.Any = "reweighted"
+    rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
+    coupled: Coupled | None = None
+    penalty: typing.Any = "log_sum"
+    growth: float = pydantic.Field(1.0, ge=1)
+    rounds: int = pydantic.Field(5, ge=1)
+    every: int = pydantic.Field(5, ge=1)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    restart: bool = True
+    epsilon: typing.Any = None
+    solver: typing.Literal["gradient", "proximal"] = "gradient"
+    step: float = pydantic.Field(0.1, gt=0)
+    tensorboard: bool = False
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def _known_method(cls, value):
+        return _serialized(methods.get, value)
+
+    @pydantic.field_validator("penalty")
+    @classmethod
+    def _known_penalty(cls, value):
+        return _serialized(penalties.get, value)
+
+    @pydantic.field_validator("epsilon")
+    @classmethod
+    def _known_epsilon(cls, value):
+        return None if value is None else _serialized(epsilons.get, value)
+
+    @pydantic.model_validator(mode="after")
+    def _relative_to_what_is_renewed(self):
+        if self.coupled is not None and self.coupled.relative and not penalties.get(self.penalty).reweighted:
+            raise ValueError("`coupled.relative` needs a penalty whose weights are renewed, such as log_sum")
+        return self
+
+    @property
+    def epochs(self):
+        return self.rounds * self.every
+
+    def grown(self, times):
+        """A copy with the strengths of a stage that came `times` times before."""
+        copy = self.model_copy(deep=True)
+        for penalized in (*copy.rules, *([copy.coupled] if copy.coupled is not None else [])):
+            penalized.strength *= self.growth**times
+        return copy
+
+
+class Prune(Section):
+    """What is removed: what the penalty freed, or a threshold, or a fraction of the weights (coupled: of the groups).
+
+    `macs`, for coupled runs, is the fraction of the multiply-accumulates. `budget` says what may be left instead, such as
+    `{macs: 0.5}`; see `tf_reweight.Budget`.
+    """
+
+    threshold: float | None = pydantic.Field(None, ge=0)
+    sparsity: float | None = pydantic.Field(None, ge=0, lt=1)
+    macs: float | None = pydantic.Field(None, ge=0, lt=1)
+    budget: typing.Any = None
+    scope: typing.Literal["model", "layer", "scope"] = "model"
+
+    @pydantic.field_validator("budget")
+    @classmethod
+    def _known_budget(cls, value):
+        try:
+            return None if value is None else budgets.get(value).to_dict()
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    @pydantic.model_validator(mode="after")
+    def _one_amount(self):
+        if sum(value is not None for value in (self.threshold, self.sparsity, self.macs, self.budget)) > 1:
+            raise ValueError("pass one of `threshold`, `sparsity`, `macs` and `budget`")
+        return self
+
+
+class Retrain(Section):
+    """Training of what is left, zeros fixed."""
+
+    epochs: int = pydantic.Field(10, ge=0)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+
+class Shrink(Section):
+    """Physical removal of dead channels; `multiple_of` keeps the best of them for the hardware's sake."""
+
+    multiple_of: int = pydantic.Field(1, ge=1)
+
+
+class Cluster(Section):
+    """Kernels move to `clusters` values each, zero among them, which training then moves; before or after `quantize`.
+
+    With `per_channel` each output channel has that many.
+    """
+
+    clusters: int = pydantic.Field(16, ge=2, le=256)
+    per_channel: bool = False
+    epochs: int = pydantic.Field(4, ge=0)
+    learning_rate: float = pydantic.Field(2e-4, gt=0)
+
+
+class Quantize(Section):
+    """Quantization-aware training of what is left.
+
+    `weight_bits` is a number, or one for each name or glob of layers (`{"head*": 8, "*": 4}`). With `activation_bits: 16` the
+    file is an `int16` one, else `int8`.
+    """
+
+    epochs: int = pydantic.Field(4, ge=1)
+    learning_rate: float = pydantic.Field(2e-4, gt=0)
+    weight_bits: typing.Any = 8
+    activation_bits: int = pydantic.Field(8, ge=2, le=16)
+
+    @pydantic.field_validator("weight_bits")
+    @classmethod
+    def _known_bits(cls, value):
+        for bits in value.values() if isinstance(value, dict) else [value]:
+            check_bits("weight_bits", bits)
+        return value
+
+    @property
+    def precision(self):
+        """Of the file that holds such a model."""
+        return "int8" if self.activation_bits == 8 else "int16"
+
+    @pydantic.model_validator(mode="after")
+    def _makes_a_file(self):
+        bits = set(self.weight_bits.values()) if isinstance(self.weight_bits, dict) else {self.weight_bits}
+        if not (self.activation_bits == 8 and max(bits, default=8) <= 8 or self.activation_bits == 16 and bits <= {8}):
+            raise ValueError("files hold 8-bit activations with 2- to 8-bit weights, or 16-bit activations with 8-bit weights")
+        return self
+
+
+class Distill(Section):
+    """Retraining and quantization-aware training also follow the dense model's outputs, with this weight (0 to 1)."""
+
+    weight: float = pydantic.Field(0.5, gt=0, lt=1)
+    temperature: float = pydantic.Field(3.0, gt=0)
+
+
+class Export(Section):
+    """Which files are written, and how they are checked; `verify_arm` runs them on an emulated ARM machine as well.
+
+    With `mixed_bytes` there is one of at most that size in which each kernel has the precision it can bear.
+    """
+
+    precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
+    mixed_bytes: int | None = pydantic.Field(None, ge=1)
+    representative: int = pydantic.Field(256, ge=1)
+    verify: int = pydantic.Field(256, ge=1)
+    tolerance: float | None = pydantic.Field(None, gt=0)
+    pack: bool = True
+    verify_arm: bool = False
+    latency_runs: int = pydantic.Field(50, ge=1)
+
+
+def _serialized(get, value):
+    """What `get` makes of a value, as a config; pydantic names the key of a `ValueError`, and of no other."""
+    try:
+        return get(value).serialize()
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def number_or_text(value):
+    """YAML 1.1 reads 1e-3 as text; a user means the number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
