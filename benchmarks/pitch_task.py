@@ -1,7 +1,7 @@
 """A real phone job to measure with: CREPE, a pretrained pitch tracker, on synthetic tones whose pitch is known.
 
-Weights: the extra `bench` (MIT; Kim et al., CREPE, ICASSP 2018), nothing is downloaded at run time. Fixed splits: seeds 1 (train),
-2 (validation), 3 (test).
+Weights: the extra `bench` (MIT; Kim et al., CREPE, ICASSP 2018), nothing is downloaded at run time. Fixed splits: seeds 1
+(train), 2 (validation), 3 (test).
 
     model = build()                   487,096 parameters: six Conv1D, ReLU, BatchNorm, MaxPool and Dropout, 360 sigmoids
     x, hz = frames(2000, seed=1)      x float32 (n, 1024, 1): 64 ms at 16 kHz, normalised; hz (n,): pitch in the middle
@@ -83,4 +83,3 @@ def decode(predictions):
 
 def raw_pitch_accuracy(predictions, hz, tolerance=50):
     return 100 * float((np.abs(decode(predictions) - cents(hz)) <= tolerance).mean())
-
