@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_reweight.reports.metrics import head_of, is_measurable, is_worse, text_of, value_of
+from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, text_of, value_of
 
 RED, AMBER = "red", "amber"
 # Agreement of a file's classes or decisions with its model, below which it is worth a look, and below which it is wrong.
@@ -85,7 +85,7 @@ def _slower(figures):
     files, shipped = figures["files"], figures["files"][-1]
     # Against the dense float32 file every file is compared, see its doubts.
     for dense in (file for file in files[1:-1] if file["name"].startswith("dense_")):
-        if shipped["latency_low_ms"] > dense["latency_ms"] and shipped["latency_ms"] > dense["latency_high_ms"]:
+        if is_slower(shipped, dense):
             times = f"{shipped['latency_ms']:.3f} to {dense['latency_ms']:.3f} ms"
             seen = f"{shipped['name']} is slower than {dense['name']}: {times}."
             look = "Zeros alone make nothing faster: remove channels. Measure on the phone before you decide."

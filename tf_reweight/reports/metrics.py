@@ -74,3 +74,8 @@ def is_worse(metric, before, after, num):
     if before is None or after is None or metric["mode"] is None or not is_measurable(metric, before, after, num):
         return False
     return after < before if metric["mode"] == "max" else after > before
+
+
+def is_slower(file, other):
+    """Whether a file is slower by more than times vary: its fast turns take longer than the other's median, and reversed."""
+    return file["latency_low_ms"] > other["latency_ms"] and file["latency_ms"] > other["latency_high_ms"]

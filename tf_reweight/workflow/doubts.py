@@ -1,6 +1,7 @@
 """What is worth a look in a run's files although every one of them computes what its model does."""
 
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.reports.metrics import is_slower
 
 # Standard errors above guessing that an accuracy must have.
 _MARGIN = 2.0
@@ -27,19 +28,14 @@ def _found(file, files, num_classes, num_examples):
         if share <= chance + _MARGIN * (chance * (1.0 - chance) / num_examples) ** 0.5:
             yield f"Its accuracy, {share:.1%} on {num_examples} examples, is that of guessing among {num_classes}."
     dense = files[0]
-    if file is not dense and _slower(file, dense):
+    if file is not dense and is_slower(file, dense):
         yield f"It is slower than {dense['name']}: {file['latency_ms']:.3f} ms to {dense['latency_ms']:.3f} ms here."
     if file["precision"] not in TABLE or not TABLE[file["precision"]].computes_in_integers:
         return
     for other in files[1:]:
         floating = other["precision"] in TABLE and not TABLE[other["precision"]].computes_in_integers
-        if floating and other["num_bytes"] < file["num_bytes"] and _slower(file, other):
+        if floating and other["num_bytes"] < file["num_bytes"] and is_slower(file, other):
             yield (
                 f"{other['name']} is smaller and faster, in floats: {other['num_bytes']:,} to {file['num_bytes']:,} bytes, "
                 f"{other['latency_ms']:.3f} to {file['latency_ms']:.3f} ms here."
             )
-
-
-def _slower(file, other):
-    """Whether a file is slower by more than times vary: its fast turns take longer than the other's median, and reversed."""
-    return file["latency_low_ms"] > other["latency_ms"] and file["latency_ms"] > other["latency_high_ms"]
