@@ -320,7 +320,7 @@ def test_a_half_precision_model_that_cannot_be_made_anew_is_refused(tmp_path):
 
     hidden = Hidden()
     hidden(inputs(2, (4,)))
-    with pytest.raises(ValueError, match="made anew in float32.*Received: .*policy float32"):
+    with pytest.raises(ValueError, match="rebuilt in float32.*Received: .*policy float32"):
         export.export_tflite(hidden, tmp_path / "a.tflite", verify_data=inputs(2, (4,)))
     assert not list(tmp_path.iterdir())
 
