@@ -103,14 +103,14 @@ def dense_file(precision, rng):
     """A random graph as a file with zeros, not packed yet."""
     from tf_reweight.export import mixed, samples
     from tf_reweight.export.conversion import convert
-    from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, requantize
+    from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, requantize
     from tf_reweight.export.precisions import TABLE
     from tf_reweight.graph import random_inputs
 
     model = random_net(rng)
     specs, kind = samples.input_specs(model, None), TABLE.get(precision)
     data = random_inputs.inputs(model, specs, num=8) if kind and kind.needs_data else None
-    by_converter = kind is not None and not kind.by_edge_quantizer
+    by_converter = kind is not None and not kind.by_quantizer
     content = sparser(convert(model, precision if by_converter else "float32", specs, data), rng)
     if by_converter:
         return content
@@ -124,7 +124,7 @@ def dense_file(precision, rng):
 def examine(seed, verify_arm):
     """One graph: a dict with what became of it.
 
-    It has `unmade` in words where the converter or ai-edge-quantizer makes no file of the graph, so that there is nothing to
+    It has `unmade` in words where the converter or litert-quantizer makes no file of the graph, so that there is nothing to
     pack, and `wrong` where packing did not go well.
     """
     import keras

@@ -1,4 +1,4 @@
-"""Files made elsewhere, by TensorFlow or ai-edge-quantizer alone, go through every command; what is no file is refused."""
+"""Files made elsewhere, by TensorFlow or litert-quantizer alone, go through every command; what is no file is refused."""
 
 import json
 import zipfile
@@ -80,8 +80,8 @@ def twice_signed(folder):
 
 
 def edge_quantized(folder):
-    pytest.importorskip("ai_edge_quantizer", reason="the extra for ai-edge-quantizer is not installed")
-    from ai_edge_quantizer import quantizer, recipe
+    pytest.importorskip("litert_quantizer", reason="the extra for litert-quantizer is not installed")
+    from litert_quantizer import quantizer, recipe
 
     (folder / "float.tflite").write_bytes(converter_of(classifier(), folder / "saved").convert())
     return bytes(quantizer.Quantizer(str(folder / "float.tflite"), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
@@ -94,7 +94,7 @@ MAKERS = {
     "no signature, open shapes": unsigned,
     "two signatures": twice_signed,
     "control flow": looping,
-    "ai-edge-quantizer": edge_quantized,
+    "litert-quantizer": edge_quantized,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tf_reweight import data, export, quantization
 from tf_reweight.data import models
-from tf_reweight.export import conversion, edge_quantizer, mixed, samples
+from tf_reweight.export import conversion, litert_quantizer, mixed, samples
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.pruning.prune import prune
 from tf_reweight.tflite import constants, flatbuffer
@@ -75,7 +75,7 @@ def test_integers_in_and_out_in_sixteen_bits(pruned, digits, tmp_path):
 
 
 def test_large_weights_lie_inside_the_file(tmp_path):
-    """ai-edge-quantizer puts more than 256 KiB of them behind the flatbuffer; zeros must be counted all the same."""
+    """litert-quantizer puts more than 256 KiB of them behind the flatbuffer; zeros must be counted all the same."""
     model = nets.randomize(keras.Sequential([keras.Input((700,)), L.Dense(600), L.Dense(4)]))
     prune(model, sparsity=0.9, structure="unstructured")
     record = export.export_tflite(model, tmp_path / "a.tflite", "weight_int8")
@@ -89,12 +89,12 @@ def test_one_operation_alone(pruned):
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
     names = [graph.tensors[op.outputs[0]].name.decode() for op in graph.operators if "CONV" in flatbuffer.op_name(model, op)]
-    made = kernels(edge_quantizer.requantize(content, {names[0]: "weight_int4", names[1]: "float16"}))
+    made = kernels(litert_quantizer.requantize(content, {names[0]: "weight_int4", names[1]: "float16"}))
     sizes = {dtype: [values.size for values in arrays] for dtype, arrays in made.items()}
     shapes = [w.shape for w in pruned.weights if w.name == "kernel"]
     assert sizes["INT4"] == [np.prod(shapes[0])] and sizes["FLOAT16"] == [np.prod(shapes[1])]
     assert sorted(sizes["FLOAT32"]) == sorted(np.prod(shape) for shape in shapes[2:])
-    assert edge_quantizer.requantize(content, {}) == content
+    assert litert_quantizer.requantize(content, {}) == content
 
 
 def test_what_has_no_four_bits_has_eight_and_is_named(tmp_path):
@@ -124,8 +124,8 @@ def test_bad_input_is_refused(pruned, tmp_path, monkeypatch):
         assert "Received: " in str(caught.value)
     content = float_file(pruned)
     with pytest.raises(ValueError, match="Expected a known precision"):
-        edge_quantizer.requantize(content, {"a": "int8"})
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+        litert_quantizer.requantize(content, {"a": "int8"})
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     with pytest.raises(ImportError, match=r"tf-reweight\[quantizer\]"):
         export.export_tflite(pruned, tmp_path / "a.tflite", "weight_int8")
     assert not list(tmp_path.iterdir())
@@ -145,7 +145,7 @@ def test_sensitivity_is_that_of_each_kernel_alone(pruned, digits, report):
     for item in report.operations:
         assert item.errors["float16"] <= item.errors["weight_int8"] <= item.errors["weight_int4"]
     item, x = report.operations[1], digits.validation[0][:64]
-    outputs = export.Runner(edge_quantizer.requantize(float_file(pruned), {item.output: "weight_int4"}))([x])[0]
+    outputs = export.Runner(litert_quantizer.requantize(float_file(pruned), {item.output: "weight_int4"}))([x])[0]
     before = export.Runner(float_file(pruned))([x])[0]
     assert item.errors["weight_int4"] == pytest.approx(np.sqrt(((outputs - before) ** 2).sum() / (before**2).sum()))
     assert item.accuracies["weight_int4"] == np.mean(outputs.argmax(-1) == digits.validation[1][:64])

@@ -87,7 +87,7 @@ def test_every_report_is_in_the_table():
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_is_printed_laid_out_and_stored(name, tmp_path):
     if name in ("PrecisionReport", "MixedRecord"):
-        pytest.importorskip("ai_edge_quantizer")
+        pytest.importorskip("litert_quantizer")
     make, word = REPORTS[name]
     report = make(tmp_path)
     assert type(report).__name__ == name

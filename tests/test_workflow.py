@@ -230,7 +230,7 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
 
 
 def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_path):
-    pytest.importorskip("ai_edge_quantizer")
+    pytest.importorskip("litert_quantizer")
     config = {
         **TINY,
         "stages": ["train", "regularize", "prune", "retrain", "quantize", "cluster"],

@@ -7,7 +7,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.export import converter, joins
-from tf_reweight.export.edge_quantizer import requantize
+from tf_reweight.export.litert_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
@@ -47,7 +47,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
     Raises:
         ValueError: when an operation of the model has no TFLite kernel.
     """
-    if TABLE[precision].by_edge_quantizer:
+    if TABLE[precision].by_quantizer:
         return requantize(convert(model, "float32", specs), precision)
     import tensorflow as tf
 

@@ -9,7 +9,7 @@ from tf_reweight import errors
 from tf_reweight.data.examples import take_labelled
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
-from tf_reweight.export.edge_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
+from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
@@ -93,13 +93,13 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
         model: a built Keras model on the TensorFlow backend, not quantized.
         x: examples of any kind that `data.examples.take` knows; some hundred, held out, not the test set.
         y: integer labels `(num,)` of a classifier, or None; then those of a source that has labels.
-        precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
+        precisions: of `litert_quantizer.WEIGHT_PRECISIONS`.
 
     Returns:
         `PrecisionReport`.
 
     Raises:
-        ImportError: when ai-edge-quantizer is not installed.
+        ImportError: when litert-quantizer is not installed.
         ValueError: for an unknown precision, inputs that do not fit, or a model without kernels.
 
     Example:
@@ -147,7 +147,7 @@ def choose_precisions(report, max_bytes):
         max_bytes: largest size of the file.
 
     Returns:
-        dict from operation output names to precisions, as `edge_quantizer.requantize` takes it.
+        dict from operation output names to precisions, as `litert_quantizer.requantize` takes it.
 
     Raises:
         DoesNotFit: when even the smallest precisions do not fit.
@@ -181,7 +181,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         path: where to write; must end in `.tflite`.
         max_bytes: largest size of the file.
         data: held-out inputs, as `precision_sensitivity` takes them.
-        precisions: of `edge_quantizer.WEIGHT_PRECISIONS`.
+        precisions: of `litert_quantizer.WEIGHT_PRECISIONS`.
         tolerance: largest accepted relative error of the outputs; default that of `"weight_int4"`.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
 

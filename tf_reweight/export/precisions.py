@@ -12,14 +12,14 @@ class Precision:
         activation_bits: 32 for floating point.
         tolerance: largest accepted error of a file, as root mean square relative to that of the model's outputs. Float files
             differ by rounding alone; for integers the bound tells a quantized model from a broken one, accuracy how good it is.
-        by_edge_quantizer: whether ai-edge-quantizer makes it from the float file; else the converter does.
+        by_quantizer: whether litert-quantizer makes it from the float file; else the converter does.
         computes_in_integers: whether integer kernels run it: with `activation_bits` 32 activations are rounded on the way.
     """
 
     weight_bits: int
     activation_bits: int
     tolerance: float
-    by_edge_quantizer: bool = False
+    by_quantizer: bool = False
     computes_in_integers: bool = False
 
     @property
@@ -34,8 +34,8 @@ TABLE = {
     "dynamic_int8": Precision(8, 32, 1e-1, computes_in_integers=True),
     "int8": Precision(8, 8, 2.5e-1, computes_in_integers=True),
     "int16": Precision(8, 16, 1e-1, computes_in_integers=True),
-    "weight_int8": Precision(8, 32, 1e-1, by_edge_quantizer=True),
-    "weight_int4": Precision(4, 32, 5e-1, by_edge_quantizer=True),
-    "dynamic_int4": Precision(4, 32, 5e-1, by_edge_quantizer=True, computes_in_integers=True),
+    "weight_int8": Precision(8, 32, 1e-1, by_quantizer=True),
+    "weight_int4": Precision(4, 32, 5e-1, by_quantizer=True),
+    "dynamic_int4": Precision(4, 32, 5e-1, by_quantizer=True, computes_in_integers=True),
 }
 PRECISIONS = tuple(TABLE)

@@ -13,7 +13,7 @@ from tf_reweight import errors
 from tf_reweight.checks import is_number
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
-from tf_reweight.export.edge_quantizer import check_installed
+from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.files import checked_path, write_whole
@@ -91,7 +91,7 @@ def export_tflite(
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
             `quantization.quantize`, which learned its ranges in training); `"int16"` (int8 kernels and int16 activations, for
             models that int8 hurts; needs `representative_data`; slow: LiteRT has reference kernels for it only). With
-            ai-edge-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
+            litert-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
             accurate of their size) and `"dynamic_int4"` (int4 kernels, float activations).
         representative_data: examples that stand for real ones, to set the ranges: arrays `(num, ...)`, a list or a dict of them
             for several inputs, a `tf.data.Dataset`, a generator or a PyDataset, with or without labels; see
@@ -110,7 +110,7 @@ def export_tflite(
     Raises:
         ValueError: for bad arguments or a subclassed half-precision model, before any work; when an operation has no TFLite
             kernel, or no kernel the precision.
-        ImportError: when the precision needs ai-edge-quantizer, which is not installed.
+        ImportError: when the precision needs litert-quantizer, which is not installed.
         FileNotFoundError: when `path` has no folder, or `verify_arm` no emulator.
         VerificationError: when the file would not compute what the model does. Nothing is written then.
         OSError: when it cannot be written.
@@ -174,7 +174,7 @@ def _wider(summary, precision):
     """
     wanted = TABLE[precision].weight_bits
     wider = tuple(kernel.name for kernel in summary.kernels if _bits(kernel.dtype) > wanted)
-    if summary.kernels and len(wider) == len(summary.kernels) and TABLE[precision].by_edge_quantizer:
+    if summary.kernels and len(wider) == len(summary.kernels) and TABLE[precision].by_quantizer:
         fix = "4 bits fit Dense, Conv2D and Embedding, 8 bits also depthwise and transposed convolutions: choose another."
         kinds = sorted({kernel.used_by for kernel in summary.kernels})
         expected = f"At least one operation must have {wanted}-bit weights."
@@ -194,7 +194,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
     check_model(model)
     flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)
-    if TABLE[precision].by_edge_quantizer:
+    if TABLE[precision].by_quantizer:
         check_installed()
     if is_quantized(model):
         check_exportable(model, precision)

@@ -26,7 +26,7 @@ def schema():
 
 
 def read(content):
-    """A `ModelT` from bytes; weights that lie behind the flatbuffer, where ai-edge-quantizer puts large ones, are taken in."""
+    """A `ModelT` from bytes; weights that lie behind the flatbuffer, where litert-quantizer puts large ones, are taken in."""
     content = bytes(content)
     model = schema().ModelT.InitFromPackedBuf(content, 0)
     for buffer in model.buffers or []:

@@ -8,7 +8,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data import models
-from tf_reweight.export.edge_quantizer import check_installed
+from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiled import parts_by_name
@@ -202,7 +202,7 @@ def _check_stages(config, model, data):
     if config.export.verify_arm:
         Emulator()
     wanted = config.export
-    if wanted.mixed_bytes is not None or any(TABLE[precision].by_edge_quantizer for precision in wanted.precisions):
+    if wanted.mixed_bytes is not None or any(TABLE[precision].by_quantizer for precision in wanted.precisions):
         check_installed()
     if config.distill is not None and not _gives_logits(model, data):
         fix = "End it with a Dense layer without softmax, or leave `distill` out."

@@ -1,4 +1,4 @@
-"""Weights of 4, 8 or 16 bits in an otherwise float file, by way of ai-edge-quantizer (the extra `quantizer`)."""
+"""Weights of 4, 8 or 16 bits in an otherwise float file, by way of litert-quantizer (the extra `quantizer`)."""
 
 import re
 
@@ -7,7 +7,7 @@ from tf_reweight.tflite import flatbuffer
 
 # What can be asked for, per operation or for all of them.
 WEIGHT_PRECISIONS = ("float16", "weight_int8", "weight_int4", "dynamic_int8", "dynamic_int4")
-# ai-edge-quantizer's own error for operations it does not know is a KeyError or ValueError, depending on where it notices. Of
+# litert-quantizer's own error for operations it does not know is a KeyError or ValueError, depending on where it notices. Of
 # some graphs with float16 beside other precisions it is a TypeError: there it mixes text and bytes.
 _FAILURES = (ValueError, KeyError, RuntimeError, TypeError)
 
@@ -27,7 +27,7 @@ def requantize(content, precisions):
         Bytes, with all weights inside the flatbuffer.
 
     Raises:
-        ImportError: when ai-edge-quantizer is not installed.
+        ImportError: when litert-quantizer is not installed.
         ValueError: for an unknown precision, or a file it cannot work on.
 
     Example:
@@ -47,29 +47,29 @@ def requantize(content, precisions):
         made = bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
     except _FAILURES as error:
         says = " ".join(str(error).split())[:300].rstrip(".")
-        expected = f"ai-edge-quantizer must be able to work on the file; it says: {says}."
+        expected = f"litert-quantizer must be able to work on the file; it says: {says}."
         raise ValueError(errors.message(expected, "Choose another precision.", precision=precisions)) from error
     # It puts large weights behind the flatbuffer, where few tools look for them.
     return flatbuffer.write(flatbuffer.read(made))
 
 
 def check_installed():
-    """The module of ai-edge-quantizer.
+    """The module of litert-quantizer.
 
     Raises:
         ImportError: when it is not installed.
     """
     try:
-        from ai_edge_quantizer import quantizer
+        from litert_quantizer import quantizer
     except ImportError as error:
-        fix = 'Install it with pip install "tf-reweight[quantizer]".'
-        raise ImportError(errors.message("This precision needs ai-edge-quantizer.", fix, ai_edge_quantizer=None)) from error
+        fix = 'Install it with pip install "tf-reweight[quantizer]"; ai-edge-quantizer, its older name, is not used any more.'
+        raise ImportError(errors.message("This precision needs litert-quantizer.", fix, litert_quantizer=None)) from error
     return quantizer
 
 
 def _add_rules(quantizer, work, name, precision):
     """Adds what the recipe says of one operation, or (name None) of all of them."""
-    from ai_edge_quantizer import qtyping
+    from litert_quantizer import qtyping
 
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     pattern = ".*" if name is None else f"^{re.escape(name)};$"

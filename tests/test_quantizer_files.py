@@ -1,14 +1,14 @@
-"""Files made by ai-edge-quantizer are packed as those of the converter are: to the last bit."""
+"""Files made by litert-quantizer are packed as those of the converter are: to the last bit."""
 
 import keras
 import numpy as np
 import pytest
-from ai_edge_quantizer import qtyping, quantizer, recipe
+from litert_quantizer import qtyping, quantizer, recipe
 from packed_nets import NETS, content_of, converted, kernels, ops_of, sequential, zeroed
 from test_arm import mobile
 from test_emulation import emulated
 
-from tf_reweight.export import edge_quantizer, mixed
+from tf_reweight.export import litert_quantizer, mixed
 from tf_reweight.packing import arm, equivalence, pack
 from tf_reweight.tflite import emulation, litert
 
@@ -85,7 +85,7 @@ def _half_beside_int8():
     layers = (L.Conv2D(24, 3, activation="relu"), L.Conv2D(32, 3, activation="relu"), L.Flatten(), L.Dense(10))
     content = zeroed(content_of(sequential((8, 8, 8), *layers), "float32"), fraction=0.9)
     outputs = [output for _, output, _ in mixed.kernels(content)]
-    return edge_quantizer.requantize(content, dict(zip(outputs, ("float16", "weight_int8", "float16"))))
+    return litert_quantizer.requantize(content, dict(zip(outputs, ("float16", "weight_int8", "float16"))))
 
 
 def test_half_precision_beside_a_convolution_of_dequantized_int8_is_left():
