@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
+from tf_reweight.graph.comparing import compare
 from tf_reweight.graph.recasting import recast
 from tf_reweight.penalties.attachment import attachments
 
@@ -180,3 +181,24 @@ def test_penalties_that_will_not_come_back_are_warned_of(make, lost, put, tmp_pa
     with keras.saving.custom_object_scope({"Block": Block, "Subclassed": Subclassed}):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert {item.target.name for item in attachments(loaded)} == names - {lost}
+
+
+def two_scales(factor=1.0):
+    """Scores between 0 and 1 beside boxes in pixels; the scores are `factor` times what they were."""
+    x = keras.Input((4,))
+    scores = L.Rescaling(factor, name="scores")(L.Activation("sigmoid")(x))
+    return keras.Model(x, {"boxes": L.Rescaling(1000.0, name="boxes")(x), "scores": scores})
+
+
+def test_models_are_compared_output_by_output_each_in_its_own_scale():
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    result = compare(two_scales(), two_scales(0.98), [x])
+    assert result.relative == pytest.approx(0.02, rel=1e-3) and result.scale <= 1
+    assert compare(two_scales(), two_scales(), [x]).relative == 0
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_not_finite_in_one_output_is_never_close(wrong):
+    x = np.ones((2, 4), "float32")
+    for first, second in ((two_scales(), two_scales(wrong)), (two_scales(wrong), two_scales())):
+        assert compare(first, second, [x]).relative == float("inf")

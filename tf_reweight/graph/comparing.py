@@ -16,7 +16,13 @@ HALF_NOISE, FLOAT32_NOISE, FLOAT64_NOISE = 2e-2, 1e-4, 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Largest difference of two models' outputs, and the largest output, on the same inputs; as they are, or in float64."""
+    """How far two models are apart on the same inputs, in the output in which they differ most for its scale.
+
+    Attributes:
+        difference: the largest difference between the two models' values of that output.
+        scale: the largest absolute value of that output.
+        in_float64: whether both models were compared in float64.
+    """
 
     difference: float
     scale: float
@@ -25,28 +31,35 @@ class Comparison:
     @property
     def relative(self):
         """The difference in units of the outputs' scale."""
-        return self.difference / self.scale if self.scale > 0 else self.difference
+        return self.difference / self.scale if 0 < self.scale < float("inf") else self.difference
 
 
 def compare(model, other, inputs):
-    """Runs both models on the same inputs, with the same random draws where a layer makes some.
+    """Runs both models on the same inputs, with the same random draws where a layer makes some, and compares each output.
+
+    Each output is measured in its own scale, so that scores between 0 and 1 are not lost beside boxes in pixels.
 
     Args:
         inputs: list of arrays, one per input tensor.
+
+    Returns:
+        The `Comparison` of the output that differs most for its scale.
     """
     outputs = []
     for each in (model, other):
         with fixed_draws(each):
             made = each(keras.tree.pack_sequence_as(graph_of(each).input, inputs), training=False)
         outputs.append(keras.tree.flatten(made))
-    difference = scale = 0.0
-    for first, second in zip(*outputs):
-        first, second = (np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64") for x in (first, second))
-        if first.shape != second.shape:
-            return Comparison(float("inf"), float(np.abs(first).max(initial=0.0)))
-        # np.maximum, since Python's max drops a NaN.
-        difference = float(np.maximum(difference, np.abs(first - second).max(initial=0.0)))
-        scale = float(np.maximum(scale, np.abs(first).max(initial=0.0)))
+    return max((_of_output(*pair) for pair in zip(*outputs, strict=True)), key=lambda each: each.relative)
+
+
+def _of_output(first, second):
+    """The comparison of one output; infinite where shapes differ or something is not finite."""
+    first, second = (np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), "float64") for x in (first, second))
+    scale = float(np.abs(first).max(initial=0.0))
+    if first.shape != second.shape:
+        return Comparison(float("inf"), scale)
+    difference = float(np.abs(first - second).max(initial=0.0))
     return Comparison(difference if np.isfinite(difference + scale) else float("inf"), scale)
 
 
