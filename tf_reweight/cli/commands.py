@@ -9,23 +9,8 @@ import pathlib
 
 from absl import flags
 
-
-def _show(values, figures, tables):
-    if values.json:
-        print(json.dumps(figures, indent=1, default=str))
-        return
-    from tf_reweight.reports.progress import terminal
-
-    for table in tables:
-        terminal().print(table)
-
-
-def _one(positional, what):
-    from tf_reweight import errors
-
-    if len(positional) != 1:
-        raise ValueError(errors.message(f"Expected one {what}.", "See tf-reweight --help.", arguments=positional))
-    return pathlib.Path(positional[0])
+from tf_reweight.cli import looking
+from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
 
 
 def _define_compress(values):
@@ -94,7 +79,7 @@ def _compress(values, positional):
 
 
 def _shown(values, figures):
-    _show(values, figures, _plan_tables(figures))
+    show(values, figures, _plan_tables(figures))
     return 0
 
 
@@ -144,8 +129,8 @@ def _report(values, positional):
     from tf_reweight.data import models
     from tf_reweight.reports.tables import model_report, model_tables
 
-    figures = model_report(models.load(str(_one(positional, "MODEL.keras"))))
-    _show(values, figures, model_tables(figures))
+    figures = model_report(models.load(str(one(positional, "MODEL.keras"))))
+    show(values, figures, model_tables(figures))
     return 0
 
 
@@ -153,7 +138,7 @@ def _groups(values, positional):
     from tf_reweight import coupling
     from tf_reweight.data import models
 
-    coupled = coupling.groups(models.load(str(_one(positional, "MODEL.keras"))))
+    coupled = coupling.groups(models.load(str(one(positional, "MODEL.keras"))))
     if values.json:
         print(json.dumps(coupled.to_dict(), indent=1))
     else:
@@ -201,40 +186,8 @@ def _save_whole(model, target):
         temporary.unlink(missing_ok=True)
 
 
-def _inspect(values, positional):
-    from tf_reweight.export import inspect_tflite
-
-    summary = inspect_tflite(_one(positional, "FILE.tflite"))
-    _show(values, summary.to_dict(), summary.to_tables() if not values.json else [])
-    return 0
-
-
-def _define_shape(values):
-    flags.DEFINE_multi_string(
-        "shape", [], "SIZE,SIZE,...: of an input whose sizes the file leaves open, as 1,224,224,3; or INPUT=SIZE,SIZE,..., "
-        "which may be repeated", flag_values=values,
-    )  # fmt: skip
-
-
-def _shapes(words):
-    """`1,224,224,3` as a tuple, `INPUT=1,224,224,3` as a dict of tuples, nothing as None."""
-    from tf_reweight import errors
-
-    shapes = {}
-    for word in words:
-        name, _, sizes = word.rpartition("=")
-        try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
-        except ValueError:
-            fix = "For example 1,224,224,3, or image=1,224,224,3 for a file of several inputs."
-            raise ValueError(errors.message("`shape` takes whole numbers.", fix, shape=word)) from None
-    if "" in shapes and len(words) > 1:
-        raise ValueError(errors.message("Several shapes need the names of inputs.", "As in image=1,224,224,3.", shape=words))
-    return shapes.get("", shapes or None)
-
-
 def _define_pack(values):
-    _define_shape(values)
+    define_shape(values)
     _define_verify_arm(values)
     flags.DEFINE_bool("zipped", False, "pack only what is smaller in a zipped download as well", flag_values=values)
 
@@ -246,13 +199,13 @@ def _pack(values, positional):
     if len(positional) != 2:
         fix = "For example: tf-reweight pack model.tflite packed.tflite."
         raise ValueError(errors.message("Expected IN.tflite and OUT.tflite.", fix, arguments=positional))
-    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped, shapes=_shapes(values.shape))
-    _show(values, result.to_dict(), result.to_tables() if not values.json else [])
+    result = pack_tflite(*positional, verify_arm=values.verify_arm, zipped=values.zipped, shapes=shapes_of(values.shape))
+    show(values, result.to_dict(), result.to_tables() if not values.json else [])
     return 0
 
 
 def _define_arm(values):
-    _define_shape(values)
+    define_shape(values)
     _define_verify_arm(values)
     fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
     flags.DEFINE_string("fix", None, fix, flag_values=values)
@@ -263,7 +216,7 @@ def _fix_for_arm(values, positional):
     from tf_reweight.data import models
     from tf_reweight.export import make_arm_eligible
 
-    source, target = _one(positional, "MODEL.keras"), pathlib.Path(values.fix)
+    source, target = one(positional, "MODEL.keras"), pathlib.Path(values.fix)
     if target.suffix != ".keras" or values.verify_arm:
         fix = "For example: tf-reweight arm model.keras --fix eligible.keras; --verify_arm is for .tflite files."
         raise ValueError(errors.message("`--fix` takes OUT.keras alone.", fix, fix=values.fix, verify_arm=values.verify_arm))
@@ -282,19 +235,19 @@ def _arm(values, positional):
     from tf_reweight.tflite.emulation import Emulator
     from tf_reweight.tflite.execution import read_file
 
-    content = read_file(_one(positional, "FILE.tflite"))
+    content = read_file(one(positional, "FILE.tflite"))
     report = arm_eligibility(content)
     figures = report.to_dict()
     if values.verify_arm:
-        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator(), _shapes(values.shape))
-    _show(values, figures, report.to_tables() if not values.json else [])
+        figures["emulated_error"] = equivalence.check_on_arm(content, Emulator(), shapes_of(values.shape))
+    show(values, figures, report.to_tables() if not values.json else [])
     if values.verify_arm and not values.json:
         print(f"Executed on an emulated ARM machine: within {figures['emulated_error']:.1e} of the outputs' scale.")
     return 0
 
 
 def _define_bundle(values):
-    _define_shape(values)
+    define_shape(values)
     flags.DEFINE_string("labels", None, "text file with one class name per line", flag_values=values)
     flags.DEFINE_string("preprocessing", None, "how an input is made of raw data, in words", flag_values=values)
     flags.DEFINE_multi_string(
@@ -314,7 +267,7 @@ def _bundle(values, positional):
         raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
     labels = _lines(values.labels) if values.labels is not None else None
     normalization = _normalization(values.normalization)
-    shapes = _shapes(values.shape)
+    shapes = shapes_of(values.shape)
     description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header, shapes)
     print(json.dumps(description, indent=1))
     return 0
@@ -353,7 +306,7 @@ def _normalization(words):
 
 
 def _define_benchmark(values):
-    _define_shape(values)
+    define_shape(values)
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("warmup", 10, "runs of each file before measuring", lower_bound=0, flag_values=values)
@@ -369,8 +322,8 @@ def _benchmark(values, positional):
     if any(path.endswith(".json") for path in positional):
         timed = latency.reopen(positional)
     else:
-        timed = benchmark(positional, values.runs, values.threads, values.warmup, _shapes(values.shape))
-    _show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
+        timed = benchmark(positional, values.runs, values.threads, values.warmup, shapes_of(values.shape))
+    show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
     return 0
 
 
@@ -383,7 +336,7 @@ COMMANDS = {
     "report": (_no_flags, _report),
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),
-    "inspect": (_no_flags, _inspect),
+    "inspect": (define_shape, looking.inspect),
     "pack": (_define_pack, _pack),
     "arm": (_define_arm, _arm),
     "bundle": (_define_bundle, _bundle),

@@ -15,7 +15,7 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight report MODEL.keras
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
-  tf-reweight inspect FILE.tflite
+  tf-reweight inspect FILE.tflite [--shape SIZE,SIZE,...]
   tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight arm MODEL.keras --fix OUT.keras

@@ -1,12 +1,16 @@
 """Running a `.tflite` in a process of its own, which may die without taking the user's along."""
 
+import json
 import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 
-from tf_reweight.tflite import litert
+import numpy as np
+
+from tf_reweight.tflite import compiled, litert
+from tf_reweight.tflite.delegation import from_dict
 
 
 def run(content, inputs):
@@ -26,11 +30,58 @@ def run(content, inputs):
         folder = pathlib.Path(name)
         (folder / "model.tflite").write_bytes(content)
         litert.save_arrays(folder / "inputs.npz", inputs)
-        command = [sys.executable, litert.__file__, name]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise RuntimeError(complaint(done))
+        _run([sys.executable, litert.__file__, name])
         return {name: litert.load_arrays(folder / f"{name}.npz") for name in litert.RUNS}
+
+
+def compiled_run(content, inputs):
+    """Raw outputs of `CompiledModel`.
+
+    Args:
+        content: the bytes.
+        inputs: as for `compiled.run`.
+
+    Returns:
+        Dict of arrays by name.
+
+    Raises:
+        compiled.Unavailable: where this LiteRT cannot run the file so.
+        RuntimeError: when LiteRT refuses the file, or dies of it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "model.tflite").write_bytes(content)
+        np.savez(folder / "inputs.npz", **inputs)
+        _run([sys.executable, compiled.__file__, name])
+        if (folder / "compiled.txt").exists():
+            raise compiled.Unavailable((folder / "compiled.txt").read_text())
+        with np.load(folder / "compiled.npz") as stored:
+            return {output: stored[output] for output in stored.files}
+
+
+def delegation(content, shapes=None):
+    """`delegation.delegation` of a file's bytes.
+
+    Raises:
+        ValueError: when LiteRT refuses the file, with its words, or dies of it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "model.tflite").write_bytes(content)
+        if shapes is not None:
+            (folder / "shapes.json").write_text(json.dumps(shapes))
+        try:
+            _run([sys.executable, "-m", "tf_reweight.tflite.delegation", name])
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        return from_dict(json.loads((folder / "delegation.json").read_text()))
+
+
+def _run(command):
+    """Runs a command; RuntimeError with what it says where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise RuntimeError(complaint(done))
 
 
 def complaint(done, who="its process"):

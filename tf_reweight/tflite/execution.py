@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.tflite import constants, flatbuffer, litert
+from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
 
 
@@ -40,15 +40,19 @@ class Runner:
         except input_shapes.Unfit:
             raise
         except (ValueError, RuntimeError) as error:
-            expected = f"The file must load in LiteRT, which says: {' '.join(str(error).split())[:300]}"
-            fix = "Where it leaves sizes of inputs open, pass `shapes` (--shape); else convert the model anew."
-            raise ValueError(errors.message(expected.rstrip(".") + ".", fix, file=str(name))) from error
+            raise ValueError(refusals.message(content, error, name)) from error
+        self.content = content
         self.inputs, self.outputs = _details(self._interpreter)
 
     @property
     def input_details(self):
         """LiteRT's details of the inputs, in the order of the file."""
         return self._interpreter.get_input_details()
+
+    @property
+    def operations(self):
+        """LiteRT's list of what it runs: the file's operations in order, then a `DELEGATE` for each part that one takes."""
+        return litert.operations(self._interpreter)
 
     def __call__(self, arrays, output_names=None):
         """Outputs for many examples.
@@ -62,13 +66,28 @@ class Runner:
         """
         return self.decoded(litert.feed(self._interpreter, self.encoded(arrays)), output_names)
 
+    def compiled(self, arrays, output_names=None):
+        """What a call returns, computed by `CompiledModel` instead of the interpreter.
+
+        Raises:
+            compiled.Unavailable: where this LiteRT has none, or it names the inputs otherwise.
+            RuntimeError: for a file that it does not load or run.
+        """
+        raw = compiled.run(self.content, dict(zip(self._in_order(self.inputs, self.input_details), self.encoded(arrays))))
+        names = self._in_order(self.outputs, self._interpreter.get_output_details())
+        return self.decoded([raw[name] for name in names], output_names)
+
+    def _in_order(self, ends, details):
+        """Names of inputs or outputs in the order of the file."""
+        names = {detail["index"]: name for name, detail in ends.items()}
+        return [names[detail["index"]] for detail in details]
+
     def encoded(self, arrays):
         """Arrays as for a call, as raw ones `(num, 1, ...)` in the order and the types of the file."""
         if not isinstance(arrays, dict):
             arrays = dict(zip(self.inputs, arrays))
         self._check(arrays)
-        names = {detail["index"]: name for name, detail in self.inputs.items()}
-        order = [names[detail["index"]] for detail in self._interpreter.get_input_details()]
+        order = self._in_order(self.inputs, self.input_details)
         return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name]) for name in order]
 
     def decoded(self, outputs, output_names=None):

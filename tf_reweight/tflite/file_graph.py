@@ -36,6 +36,28 @@ class Graph:
         """Index of the first tensor that an operation makes; -1 where it makes none."""
         return next(iter(_indices(self.operators[position].outputs)), -1)
 
+    def ends(self, position):
+        """Indices of the tensors that an operation reads and makes."""
+        return [*self.read(position), *self.made(position)]
+
+    def read(self, position):
+        """Indices of the tensors that an operation reads."""
+        return [index for index in _indices(self.operators[position].inputs) if index >= 0]
+
+    def made(self, position):
+        """Indices of the tensors that an operation makes."""
+        return [index for index in _indices(self.operators[position].outputs) if index >= 0]
+
+    def is_quantized(self, index):
+        """Whether a tensor has 8-bit integers that stand for real numbers."""
+        quantization = self.tensors[index].quantization
+        return self.dtype(index) in ("INT8", "UINT8") and quantization is not None and _length(quantization.scale) > 0
+
+    def has_open_size(self, index):
+        """Whether the file leaves a size of a tensor open."""
+        signature = self.tensors[index].shapeSignature
+        return signature is not None and -1 in [int(size) for size in signature]
+
     def maker(self, index):
         """Name of the operation that makes a tensor; "" for inputs and constants."""
         return self.names[self.makers[index]] if index in self.makers else ""
@@ -67,3 +89,7 @@ class Graph:
 
 def _indices(vector):
     return [] if vector is None else [int(index) for index in vector]
+
+
+def _length(vector):
+    return 0 if vector is None else len(vector)

@@ -38,6 +38,12 @@ def load(content, delegate, num_threads=1, shapes=None):
     return made
 
 
+def operations(interpreter):
+    """What an interpreter runs: dicts with `index`, `op_name`, `inputs` and `outputs`."""
+    # The one list of operations behind the delegate that LiteRT's Python interface has.
+    return interpreter._get_ops_details()
+
+
 def run(content, inputs, delegate):
     """Raw outputs of a file.
 

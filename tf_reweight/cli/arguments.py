@@ -1,0 +1,48 @@
+"""What commands of `tf-reweight` have in common: how figures are shown, one file as an argument, sizes of open inputs."""
+
+import json
+import pathlib
+
+from absl import flags
+
+
+def show(values, figures, tables):
+    if values.json:
+        print(json.dumps(figures, indent=1, default=str))
+        return
+    from tf_reweight.reports.progress import terminal
+
+    for table in tables:
+        terminal().print(table)
+
+
+def one(positional, what):
+    from tf_reweight import errors
+
+    if len(positional) != 1:
+        raise ValueError(errors.message(f"Expected one {what}.", "See tf-reweight --help.", arguments=positional))
+    return pathlib.Path(positional[0])
+
+
+def define_shape(values):
+    flags.DEFINE_multi_string(
+        "shape", [], "SIZE,SIZE,...: of an input whose sizes the file leaves open, as 1,224,224,3; or INPUT=SIZE,SIZE,..., "
+        "which may be repeated", flag_values=values,
+    )  # fmt: skip
+
+
+def shapes_of(words):
+    """`1,224,224,3` as a tuple, `INPUT=1,224,224,3` as a dict of tuples, nothing as None."""
+    from tf_reweight import errors
+
+    shapes = {}
+    for word in words:
+        name, _, sizes = word.rpartition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            fix = "For example 1,224,224,3, or image=1,224,224,3 for a file of several inputs."
+            raise ValueError(errors.message("`shape` takes whole numbers.", fix, shape=word)) from None
+    if "" in shapes and len(words) > 1:
+        raise ValueError(errors.message("Several shapes need the names of inputs.", "As in image=1,224,224,3.", shape=words))
+    return shapes.get("", shapes or None)

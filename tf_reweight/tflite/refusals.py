@@ -1,0 +1,39 @@
+"""Why LiteRT does not load a file, in words that say what to do about it."""
+
+import importlib.metadata
+
+from tf_reweight import errors
+from tf_reweight.tflite import flatbuffer, operations
+from tf_reweight.tflite.file_graph import Graph
+
+# What LiteRT says of operations, or of versions of them, that it does not have.
+_TOO_NEW = ("Didn't find op for builtin opcode", "newer model", "schema version", "Op builtin_code out of range")
+_UPDATE = "Update it (pip install -U ai-edge-litert), or convert the model with the version that runs it."
+
+
+def message(content, error, name):
+    """An error message.
+
+    Args:
+        content: the bytes that LiteRT refused; a file that `flatbuffer.parse` takes.
+        error: what it raised.
+        name: of the file.
+    """
+    said = " ".join(str(error).split())
+    model = flatbuffer.parse(content, name)
+    foreign = operations.foreign(name for number in range(len(model.subgraphs)) for name in Graph(model, number).names)
+    if foreign:
+        expected = f"The file must have LiteRT's own operations alone to run here. {'. '.join(foreign)}."
+        return errors.message(expected, "Replace the layers that they come from.", file=str(name))
+    if _is_too_new(model, said):
+        version = importlib.metadata.version("ai-edge-litert")
+        expected = f"The file must be of operations that ai-edge-litert {version} knows; it says: {said[:300]}"
+        return errors.message(expected.rstrip(".") + ".", _UPDATE, file=str(name), schema=model.version)
+    expected = f"The file must load in LiteRT, which says: {said[:300]}"
+    fix = "Where it leaves sizes of inputs open, pass `shapes` (--shape); else convert the model anew."
+    return errors.message(expected.rstrip(".") + ".", fix, file=str(name))
+
+
+def _is_too_new(model, said):
+    numbers = [name for number in range(len(model.subgraphs)) for name in Graph(model, number).names if name.isdigit()]
+    return bool(numbers) or any(words in said for words in _TOO_NEW)
