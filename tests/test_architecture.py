@@ -22,7 +22,7 @@ FLOORS = (
     ("batch_statistics", "penalties"),
     ("pruning", "coupling", "baselines", "regularizers"),
     ("deadline", "quantization", "shrinking", "reports"),
-    ("callbacks", "export"),
+    ("callbacks", "export", "tfmot"),
     ("workflow",),
     ("cli", "__init__"),
 )

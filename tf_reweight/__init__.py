@@ -10,7 +10,7 @@ from tf_reweight.registration import register_names
 if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time everything is loaded on first use
     from tf_reweight import (
         baselines, callbacks, coupling, data, export, graph, kernels, packing, penalties, pruning, quantization,
-        regularizers, reports, shrinking, structures, tflite, workflow,
+        regularizers, reports, shrinking, structures, tflite, tfmot, workflow,
     )  # fmt: skip
     from tf_reweight.batch_statistics import refresh_statistics
     from tf_reweight.budget import Budget
@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
 
 __all__ = [
     "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
-    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "workflow", "Budget", "Masked",
+    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "tfmot", "workflow", "Budget", "Masked",
     "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros", "pack_tflite",
     "prune", "prune_groups", "quantize", "refresh_statistics", "regularize", "regularize_coupled", "release", "shrink",
     "sparsity", "strip", "strip_quantization",

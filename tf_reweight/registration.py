@@ -23,6 +23,7 @@ HOMES = {
     "PerProjection": "penalties.projections",
     "QuantizedActivation": "quantization.layers",
     "QuantizedKernel": "quantization.layers",
+    "PruneLowMagnitude": "tfmot.wrapper",
     "Reweighted": "penalties.reweighted",
     "ToLevels": "quantization.levels",
 }

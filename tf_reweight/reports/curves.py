@@ -38,7 +38,7 @@ class Curves(keras.callbacks.Callback):
 
     def __init__(self, stage="fit", path=None, log_dir=None):
         super().__init__()
-        _check_tensorboard(log_dir)
+        check_tensorboard(log_dir)
         self.stage, self.log_dir = stage, log_dir
         self.path = None if path is None else pathlib.Path(path)
         self._kept, self._writer, self._learning_rate = [], None, None
@@ -49,7 +49,7 @@ class Curves(keras.callbacks.Callback):
         return [record for record in records if record["stage"] == self.stage]
 
     def on_train_begin(self, logs=None):
-        self._writer = _writer(self.log_dir)
+        self._writer = writer(self.log_dir)
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 0:
@@ -119,13 +119,15 @@ def _log_norms(item):
     return sizes, int(np.sum(norms > item.regularizer.negligible))
 
 
-def _check_tensorboard(log_dir):
+def check_tensorboard(log_dir):
+    """Raises ValueError where events are to be written and TensorBoard is not installed."""
     if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
         fix = 'Run pip install "tf-reweight[tensorboard]", or leave it out.'
         raise ValueError(errors.message("`log_dir` needs TensorBoard installed.", fix, log_dir=str(log_dir)))
 
 
-def _writer(log_dir):
+def writer(log_dir):
+    """A writer of events for TensorBoard; None without a folder."""
     if log_dir is None:
         return None
     import tensorflow as tf
@@ -162,13 +164,13 @@ class NormSummaries(keras.callbacks.Callback):
     def __init__(self, every=1, log_dir=None):
         super().__init__()
         check_integer("every", every, 1, fix=EPOCHS)
-        _check_tensorboard(log_dir)
+        check_tensorboard(log_dir)
         self.every, self.log_dir = every, log_dir
         self.history = []
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        self._writer = _writer(self.log_dir)
+        self._writer = writer(self.log_dir)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:

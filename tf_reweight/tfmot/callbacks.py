@@ -1,0 +1,68 @@
+"""The callbacks of a fit that prunes."""
+
+import keras
+
+from tf_reweight import errors
+from tf_reweight.kernels.compiled_step import renew_step
+from tf_reweight.reports import curves
+from tf_reweight.tfmot.pruning import wrappers
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Chooses masks anew when the schedules of wrapped layers say so; steps are counted by the optimizer.
+
+    Example:
+        >>> pruned.fit(x, y, epochs=4, callbacks=[UpdatePruningStep()])
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._layers = []
+
+    def on_train_begin(self, logs=None):
+        self._layers = wrappers(self.model)
+        if not self._layers:
+            fix = "Pass the model through prune_low_magnitude first."
+            raise ValueError(errors.message("UpdatePruningStep needs wrapped layers.", fix, model=self.model.name))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        step = int(self.model.optimizer.iterations.value)
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
+        if any([layer.advance(step) for layer in self._layers]):
+            renew_step(self.model)
+
+
+class PruningSummaries(keras.callbacks.Callback):
+    """Writes metrics and the sparsity of each wrapped layer's masks for TensorBoard, after every epoch.
+
+    Args:
+        log_dir: folder of the event files.
+        update_freq: `"epoch"`; tfmot's other values write more often, and are refused. So are further arguments, which tfmot
+            passes to its TensorBoard callback: that of Keras can stand beside this one.
+
+    Raises:
+        ValueError: when TensorBoard is not installed, or for another `update_freq`.
+    """
+
+    def __init__(self, log_dir, update_freq="epoch"):
+        super().__init__()
+        curves.check_tensorboard(log_dir)
+        if update_freq != "epoch":
+            fix = "Use keras.callbacks.TensorBoard beside it for more."
+            raise ValueError(errors.message("`update_freq` must be 'epoch'.", fix, update_freq=update_freq))
+        self.log_dir, self._writer = log_dir, None
+
+    def on_train_begin(self, logs=None):
+        self._writer = curves.writer(self.log_dir)
+
+    def on_epoch_end(self, epoch, logs=None):
+        import tensorflow as tf
+
+        figures = {f"{layer.name}/sparsity": layer.mask_sparsity for layer in wrappers(self.model)}
+        with self._writer.as_default():
+            for name, value in {**(logs or {}), **figures}.items():
+                tf.summary.scalar(name, float(value), step=epoch)
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
