@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("docs/benchmarks.md",)
+PAGES = ("README.md", "docs/benchmarks.md")
 BLOCK = re.compile(r"(<!-- (results|row): ([\w ]+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 _NEEDED = ("title", "command", "commit", "recorded", "environment", "seeds", "findings")
 

@@ -1,6 +1,10 @@
 """The commands that take a model pruned anywhere."""
 
 import json
+import pathlib
+import signal
+import subprocess
+import sys
 
 import keras
 import nets
@@ -8,7 +12,9 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight.cli import main
+from tf_reweight.cli import main, starting
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -98,3 +104,50 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch,
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert main.console(["shrink", "never_read.keras", "out.keras"]) == 1
     assert "must be writable" in capsys.readouterr().err
+
+
+def test_init_writes_what_a_first_run_needs(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    assert main.console(["init", str(folder)]) == 0
+    assert "compress --config configs/quickstart.yaml" in capsys.readouterr().out
+    names = sorted(path.name for path in (folder / "configs").iterdir())
+    assert names == sorted(path.name for path in starting.shipped().iterdir() if path.suffix in (".py", ".yaml"))
+    # What is there and the same stays; what differs is not overwritten, and nothing else is written.
+    (folder / "configs" / "binary.yaml").unlink()
+    assert main.console(["init", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [str(folder / "configs" / "binary.yaml")]
+    (folder / "configs" / "quickstart.yaml").write_text("name: mine")
+    (folder / "configs" / "binary.yaml").unlink()
+    assert main.console(["init", str(folder)]) == 1
+    assert "overwrites no files of yours" in capsys.readouterr().err and not (folder / "configs" / "binary.yaml").exists()
+    assert main.console(["init", str(folder / "configs" / "quickstart.yaml")]) == 1
+    assert "takes a folder" in capsys.readouterr().err
+
+
+def test_version_and_keys(capsys):
+    assert main.console(["--version"]) == 0
+    assert capsys.readouterr().out == f"tf-reweight {tfr.__version__}\n"
+    assert main.console(["compress", "--help"]) == 0
+    assert "  learning_rate    number > 0, default 0.001" in capsys.readouterr().out
+
+
+def test_noise_of_native_code_is_left_out_and_nothing_else(tmp_path):
+    words = [
+        "I0000 00:00:1795864471.823284   16408 port.cc:153] oneDNN custom operations are on.",
+        "E0000 00:00:1795864478.341182   16408 cuda_platform.cc:52] failed call to cuInit",
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "fully_quantize: 0, inference_type: 6", "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+        "E0000 00:00:1795864478.341182   16408 flatbuffer.cc:1] broken", "the last words of an abort",
+    ]  # fmt: skip
+    code = "import os\nfrom tf_reweight.cli.quiet import quiet\n"
+    code += f"with quiet():\n    os.write(2, {chr(10).join(words)!r}.encode() + b'\\n')\n    os.abort()"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGABRT and done.stderr.splitlines() == words[-2:]
+    code = "import os, sys\nfrom tf_reweight.cli.quiet import quiet\nwith quiet():\n    print('inside', file=sys.stderr)\n"
+    done = subprocess.run([sys.executable, "-c", f"{code}os.write(2, b'after')"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.stderr == "inside\nafter"
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "tf_reweight", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"tf-reweight {tfr.__version__}\n" and done.returncode == 0

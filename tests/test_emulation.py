@@ -62,7 +62,7 @@ def test_what_is_missing_is_named(root, stand_in, tmp_path, monkeypatch):
         lambda: pack.pack_tflite(source, tmp_path / "b.tflite", verify_arm=True),
         lambda: workflow.compress({"export": {"verify_arm": True}}, out=tmp_path / "run"),
     ):
-        with pytest.raises(FileNotFoundError, match="(?s)two commands in the README.*|.*Received: "):
+        with pytest.raises(FileNotFoundError, match="(?s)two commands in docs/arm.md.*|.*Received: "):
             check()
     assert main.console(["pack", str(source), str(tmp_path / "b.tflite"), "--verify_arm"]) == 1
     assert sorted(tmp_path.rglob("*")) == before

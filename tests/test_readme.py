@@ -1,41 +1,41 @@
-"""What the README tells a user to type runs as it stands, on a model and data of the user's."""
+"""The README stays short, and what it tells a user to type runs as it stands, on a model and data of the user's."""
 
 import pathlib
 import re
 
-import keras
-import numpy as np
+import pages
 import pytest
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MOST_WORDS = 1000
+
+
+def test_it_can_be_read_in_five_minutes():
+    assert len(README.split()) <= MOST_WORDS
+    sections = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    first = ["Results", "Install and try it", "Your model in Python", "Your model in one command", "What do I choose"]
+    assert sections[: len(first)] == first
 
 
 @pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
 def test_python_examples_run(tmp_path, monkeypatch):
     """All blocks one after the other, with fewer epochs; every name in them that is not theirs is the user's."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(pages.blocks(README)) == 3
     monkeypatch.chdir(tmp_path)
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    stack = [keras.Input((8, 8, 1)), layers.Conv2D(32, 3), layers.BatchNormalization(momentum=0.5), layers.ReLU()]
-    stack += [layers.Flatten(), layers.Dense(48, activation="relu"), layers.Dense(3, activation="softmax")]
-    keras.Sequential(stack).save("mine.keras")
-    rng = np.random.default_rng(0)
-    x = rng.random((96, 8, 8, 1)).astype("float32")
-    names = {"x": x, "y": rng.integers(0, 3, 96), "x_val": x[:32], "y_val": rng.integers(0, 3, 32)}
-    code = re.sub(r"epochs=\d+", "epochs=2", "\n".join(blocks))
-    # Noise teaches nothing, so the penalty frees nothing by itself: an amount, as the comments beside the calls offer.
-    code = code.replace("tfr.prune(model) ", "tfr.prune(model, sparsity=0.8) ")
-    code = code.replace("tfr.prune_groups(model) ", "tfr.prune_groups(model, sparsity=0.5) ")
-    exec(compile(code, "README.md", "exec"), names)
+    names = pages.run(README, "README.md", pages.names_of_a_user(tmp_path))
     assert names["small"].count_params() < names["model"].count_params()
-    assert (tmp_path / "packed.tflite").stat().st_size <= (tmp_path / "small.tflite").stat().st_size
-    assert names["record"].sparsity > 0.7
+    assert names["record"].num_bytes == (tmp_path / "mine.tflite").stat().st_size
+    assert names["result"].best_file.is_file() and (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert len(names["tfmot"].pruning.wrappers(names["pruned"])) == 3
 
 
-def test_commands_of_the_readme_exist():
-    from tf_reweight.cli.commands import COMMANDS
+def test_examples_are_as_short_as_promised():
+    script, call, *_ = pages.blocks(README)
+    assert len(script.splitlines()) == 12 and len(call.splitlines()) <= 6
 
-    named = set(re.findall(r"tf-reweight (\w+)", README))
-    assert set(COMMANDS) == named
+
+def test_what_it_names_is_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(links) > 15 and all((ROOT / link).exists() for link in links), links
+    assert all((ROOT / config).is_file() for config in re.findall(r"configs/\w+\.yaml", README))

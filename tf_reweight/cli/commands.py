@@ -34,7 +34,7 @@ def _define_compress(values):
 
 
 def _define_verify_arm(values):
-    flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see the README", flag_values=values)
+    flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see docs/arm.md", flag_values=values)
 
 
 # Flags of `compress` that stand for keys of a configuration.
@@ -331,7 +331,30 @@ def _no_flags(values):
     """A command without flags of its own."""
 
 
+def _init(values, positional):
+    from tf_reweight.cli import starting
+
+    folder = one(positional or ["."], "FOLDER")
+    written = starting.write(folder)
+    if values.json:
+        print(json.dumps([str(path) for path in written], indent=1))
+        return 0
+    print(f"{len(written)} files written to {folder / 'configs'}. Next:")
+    print(f"  {f'cd {folder} && ' if folder != pathlib.Path('.') else ''}tf-reweight compress --config configs/quickstart.yaml")
+    return 0
+
+
+def notes(command):
+    """What the help of a command says besides its flags."""
+    if command != "compress":
+        return ""
+    from tf_reweight.workflow import keys
+
+    return f"\n{keys.listing()}\n"
+
+
 COMMANDS = {
+    "init": (_no_flags, _init),
     "compress": (_define_compress, _compress),
     "report": (_no_flags, _report),
     "groups": (_no_flags, _groups),

@@ -1,15 +1,18 @@
 """The command line: `tf-reweight COMMAND ...`; what each command does is in `commands`."""
 
+import contextlib
 import os
 import sys
 
 from absl import flags
 
-from tf_reweight.cli.commands import COMMANDS
+from tf_reweight.cli.commands import COMMANDS, notes
+from tf_reweight.cli.quiet import quiet
 
 _USAGE = """\
 tf-reweight: train with a regularizer, remove what it freed, ship a checked int8 .tflite
 
+  tf-reweight init [FOLDER]
   tf-reweight compress --model MODEL.keras --data DATA.py:FUNCTION [--structure NAME] [--budget macs=0.5] [--epochs N]
   tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run] [--verify_arm]
   tf-reweight report MODEL.keras
@@ -22,7 +25,8 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
 
-Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help.
+Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help;
+`tf-reweight compress --help` lists the keys of a configuration, `tf-reweight --version` says which version this is.
 """
 
 
@@ -32,6 +36,11 @@ def console(argv=None):
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_USAGE)
         return 0 if argv else 2
+    if argv[0] == "--version":
+        from tf_reweight import __version__
+
+        print(f"tf-reweight {__version__}")
+        return 0
     if argv[0] not in COMMANDS:
         from tf_reweight import errors
 
@@ -50,6 +59,7 @@ def console(argv=None):
         return 2
     if values.help:
         print(f"{_USAGE}\nFlags of {argv[0]}:\n{values.get_help()}")
+        print(notes(argv[0]), end="")
         return 0
     return _guarded(run, values, positional)
 
@@ -59,7 +69,8 @@ def _guarded(run, values, positional):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        return run(values, positional)
+        with contextlib.nullcontext() if values.debug else quiet():
+            return run(values, positional)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if values.debug:
             raise

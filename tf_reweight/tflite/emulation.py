@@ -1,7 +1,7 @@
 """An ARM machine on any Linux machine: LiteRT's aarch64 wheel in a small Debian tree, run by qemu-user.
 
 Some files are right everywhere but on ARM phones (see `arm`); here they are caught without a phone. Two commands set it up, see
-the README. Emulated time says nothing about speed.
+docs/arm.md. Emulated time says nothing about speed.
 """
 
 import os
@@ -41,7 +41,7 @@ class Emulator:
             raise FileNotFoundError(
                 errors.message(
                     f"Checking on ARM needs an emulator; {reason}.",
-                    "Set it up with the two commands in the README, or leave out verify_arm.",
+                    "Set it up with the two commands in docs/arm.md, or leave out verify_arm.",
                     **{VARIABLE: str(root or os.environ.get(VARIABLE))},
                 )
             )
