@@ -12,8 +12,8 @@ from tf_reweight.cli import noise
 def quiet():
     """While it is open, what is written to stderr, by native code above all, goes through `noise`.
 
-    A process of its own reads it, so that the last words of native code that aborts are not lost. Where stderr is closed it does
-    nothing.
+    A process of its own reads it, so that the last words of native code that aborts are not lost. Where stderr is closed
+    nothing is done.
     """
     try:
         real = os.dup(2)
