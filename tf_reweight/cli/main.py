@@ -71,7 +71,7 @@ def _guarded(run, values, positional):
     try:
         with contextlib.nullcontext() if values.debug else quiet():
             return run(values, positional)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if values.debug:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -117,7 +117,7 @@ def load(name="digits", data_dir=None, validation=0.1, seed=0, limit=None, image
     split (a fixed 20 % that no argument changes), and it never reaches training or validation. Splits keep each class's share.
 
     Args:
-        name: `"digits"` (8x8, embedded in scikit-learn); a tensorflow-datasets name such as `"mnist"` or `"emnist/letters"`;
+        name: `"digits"` (8x8, embedded); a tensorflow-datasets name such as `"mnist"` or `"emnist/letters"`;
             an `.npz` file with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`, `y_test`, or `x`, `y` alone;
             or a folder of images, `train/<class>/*.png` with optional `validation/` and `test/`, or `<class>/*.png`.
             uint8 and uint16 are stretched to `value_range`, other dtypes are taken as they are; grey images get a channel axis.

@@ -6,9 +6,12 @@ import zipfile
 
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight import errors, extras
 
 SPLITS = ("train", "validation", "test")
+# Optical Recognition of Handwritten Digits, the test part (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY
+# 4.0), the same images and order as scikit-learn's `load_digits`.
+_DIGITS = pathlib.Path(__file__).parent / "digits.npz"
 DIGITS_WHITE = 16.0
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
@@ -46,15 +49,14 @@ def reader(name, data_dir, image_size):
     near = difflib.get_close_matches(name, ["digits", *known], n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     fix = f"{hint}Valid: 'digits', any tensorflow-datasets name, a path to an .npz file or to a folder of images."
+    if not known:
+        extras.check("tensorflow_datasets", f"A data set by its name, as {name!r} may be,")
     raise ValueError(errors.message("Expected a known data set.", fix, name=name))
 
 
 def _read_digits():
-    import sklearn.datasets
-
-    digits = sklearn.datasets.load_digits()
-    x = digits.images[..., None].astype("float32")
-    return {"train": (x, digits.target)}, None
+    with np.load(_DIGITS, allow_pickle=False) as archive:
+        return {"train": (archive["x"][..., None].astype("float32"), archive["y"].astype("int64"))}, None
 
 
 def _read_npz(path):
@@ -185,8 +187,9 @@ def _check_same_size(files, images):
 
 def _tfds_names(data_dir):
     """What tensorflow-datasets can build, and what stands prepared in `data_dir`, without asking the network."""
-    import tensorflow_datasets as tfds
-
+    if data_dir is None and not extras.is_installed("tensorflow_datasets"):
+        return []
+    tfds = extras.load("tensorflow_datasets", "`data_dir`")
     names = tfds.list_builders(with_community_datasets=False)
     if data_dir is None:
         return names
@@ -199,8 +202,7 @@ def _tfds_names(data_dir):
 
 
 def _read_tfds(name, data_dir, image_size):
-    import tensorflow_datasets as tfds
-
+    tfds = extras.load("tensorflow_datasets", f"The data set {name!r}")
     data_dir = None if data_dir is None else str(pathlib.Path(data_dir).expanduser())
     builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     class_names = _tfds_classes(tfds, name, builder.info, image_size)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import extras
 from tf_reweight.checks import check_flag, check_integer
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
@@ -13,6 +14,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.records import Report
 
+_WHAT = "Clustering"
 # Weights that k-means looks at: more change nothing.
 _SAMPLE = 50_000
 
@@ -155,6 +157,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     Raises:
         ValueError: for a number out of range, or when no kernel matches.
         TypeError: when `per_channel` is not a bool.
+        ImportError: when scikit-learn is not installed (the extra `cluster`).
 
     Example:
         >>> prune(model, sparsity=0.8, structure="unstructured")
@@ -163,6 +166,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     """
     check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
     check_flag("per_channel", per_channel)
+    extras.check("sklearn", _WHAT)
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
     for item in selected:
@@ -205,8 +209,6 @@ def keep_clusters(model, max_values=256, per_channel=False):
 
 def centroids(weights, num, seed=0):
     """The sorted `num` k-means centroids of a flat array of weights; fewer where there are fewer distinct weights."""
-    from sklearn.cluster import KMeans  # here, since importing it takes a second
-
     weights = np.asarray(weights, "float32").reshape(-1)
     distinct = np.unique(weights)
     if len(distinct) <= num:
@@ -215,7 +217,8 @@ def centroids(weights, num, seed=0):
         # The ends stay in, or the values would not reach as far as the weights.
         weights = np.concatenate([np.random.default_rng(seed).choice(weights, _SAMPLE, replace=False), distinct[[0, -1]]])
     start = np.linspace(distinct[0], distinct[-1], num, dtype="float32")[:, None]
-    found = np.unique(KMeans(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_)
+    means = extras.load("sklearn.cluster", _WHAT).KMeans  # here, since importing it takes a second
+    found = np.unique(means(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_)
     # A centroid at zero would make zeros of weights that were not pruned.
     return found[found != 0].astype("float32")
 

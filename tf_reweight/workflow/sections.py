@@ -5,7 +5,7 @@ import typing
 import pydantic
 
 from tf_reweight import budget as budgets
-from tf_reweight import penalties, structures
+from tf_reweight import extras, penalties, structures
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import value_range as ranges
@@ -219,6 +219,11 @@ class Cluster(Section):
     per_channel: bool = False
     epochs: int = pydantic.Field(4, ge=0)
     learning_rate: float = pydantic.Field(2e-4, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _can_run(self):
+        extras.check("sklearn", "The stage `cluster`")  # not after hours of training
+        return self
 
 
 class Quantize(Section):
