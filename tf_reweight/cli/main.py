@@ -37,7 +37,7 @@ def console(argv=None):
         print(_USAGE)
         return 0 if argv else 2
     if argv[0] == "--version":
-        from tf_reweight import __version__
+        from tf_reweight._version import __version__
 
         print(f"tf-reweight {__version__}")
         return 0
