@@ -178,7 +178,7 @@ def test_chosen_precisions_are_the_best_that_fit(report):
 def test_a_file_that_came_out_larger_than_was_estimated_is_not_written(pruned, digits, tmp_path, monkeypatch):
     """The limit binds the file, to the byte."""
     size = len(float_file(pruned))
-    monkeypatch.setattr(mixed, "choose_precisions", lambda report, max_bytes: {})
+    monkeypatch.setattr(mixed, "choose_precisions", lambda report, max_bytes, keep: {})
     x = digits.validation[0][:16]
     with pytest.raises(export.DoesNotFit, match=f"it has {size:,} bytes"):
         export.export_mixed(pruned, tmp_path / "a.tflite", size - 1, x, precisions=["float16"])

@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from tf_reweight.cli import looking
+from tf_reweight.cli import explaining, looking
 from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
 
 
@@ -364,4 +364,5 @@ COMMANDS = {
     "arm": (_define_arm, _arm),
     "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),
+    "explain": (explaining.define, explaining.explain),
 }

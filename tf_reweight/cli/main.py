@@ -24,6 +24,7 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight arm MODEL.keras --fix OUT.keras
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
+  tf-reweight explain MODEL.keras FILE.tflite --data DATA.py:FUNCTION [--examples N]
 
 Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help;
 `tf-reweight compress --help` lists the keys of a configuration, `tf-reweight --version` says which version this is.

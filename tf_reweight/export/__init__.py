@@ -2,6 +2,8 @@
 
 from tf_reweight.export.arm_eligible import ArmFix, make_arm_eligible
 from tf_reweight.export.bundle import bundle
+from tf_reweight.export.explain import explain
+from tf_reweight.export.explanation import Explanation, OperationError
 from tf_reweight.export.mixed import (
     DoesNotFit, MixedRecord, PrecisionReport, choose_precisions, export_mixed, precision_sensitivity
 )  # fmt: skip
@@ -18,9 +20,10 @@ from tf_reweight.tflite.metadata import annotate
 from tf_reweight.tflite.sizes import apk_size, gzip_size, sizes_of
 
 __all__ = [
-    "ArmFix", "ArmReport", "DoesNotFit", "ExportRecord", "FileSummary", "Latencies", "MixedRecord", "PRECISIONS", "PackResult",
-    "PrecisionReport", "Runner", "VerificationError", "annotate", "apk_size", "arm_eligibility", "benchmark", "bundle",
-    "choose_precisions", "evaluate_tflite", "export_mixed", "export_tflite", "gzip_size", "inspect_tflite",
-    "make_arm_eligible", "pack", "pack_tflite", "precision_sensitivity", "sizes_of",
+    "ArmFix", "ArmReport", "DoesNotFit", "Explanation", "ExportRecord", "FileSummary", "Latencies", "MixedRecord",
+    "OperationError", "PRECISIONS", "PackResult", "PrecisionReport", "Runner", "VerificationError", "annotate", "apk_size",
+    "arm_eligibility", "benchmark", "bundle", "choose_precisions", "evaluate_tflite", "explain", "export_mixed",
+    "export_tflite", "gzip_size", "inspect_tflite", "make_arm_eligible", "pack", "pack_tflite", "precision_sensitivity",
+    "sizes_of",
 ]  # fmt: skip
 __getattr__ = submodules(__name__)

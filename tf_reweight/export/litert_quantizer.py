@@ -1,5 +1,7 @@
 """Weights of 4, 8 or 16 bits in an otherwise float file, by way of litert-quantizer (the extra `quantizer`)."""
 
+import contextlib
+import io
 import re
 
 from tf_reweight import errors
@@ -44,7 +46,9 @@ def requantize(content, precisions):
     if not named:
         return content
     try:
-        made = bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+        # Of large files it shows a progress bar all the same.
+        with contextlib.redirect_stderr(io.StringIO()):
+            made = bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
     except _FAILURES as error:
         says = " ".join(str(error).split())[:300].rstrip(".")
         expected = f"litert-quantizer must be able to work on the file; it says: {says}."

@@ -19,6 +19,7 @@ from tf_reweight.tflite import constants, flatbuffer
 from tf_reweight.tflite.comparing import compare
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.file_graph import Graph
 from tf_reweight.tflite.inspection import summarize
 
 # From large to small, each with floating-point arithmetic: what is measured is the weights alone.
@@ -136,7 +137,7 @@ def _report(model, specs, arrays, y, precisions):
     return PrecisionReport(len(content), _accuracy(expected, y), len(arrays[0]), tuple(precisions), operations)
 
 
-def choose_precisions(report, max_bytes):
+def choose_precisions(report, max_bytes, keep=()):
     """A precision per kernel, so that the file fits and the outputs change as little as the report lets expect.
 
     Squared errors of kernels add up, roughly. From float32 on, the step that costs the least squared error per byte is taken
@@ -145,6 +146,7 @@ def choose_precisions(report, max_bytes):
     Args:
         report: from `precision_sensitivity`.
         max_bytes: largest size of the file.
+        keep: names of outputs of operations that stay in float32, as `explain` finds them.
 
     Returns:
         dict from operation output names to precisions, as `litert_quantizer.requantize` takes it.
@@ -159,10 +161,10 @@ def choose_precisions(report, max_bytes):
             ((item.errors[name] ** 2 - errs.get(item.output, 0.0)) / (item.saved[name] - saved.get(item.output, 0)), item, name)
             for item in report.operations
             for name in item.saved
-            if item.saved[name] > saved.get(item.output, 0)
+            if item.output not in keep and item.saved[name] > saved.get(item.output, 0)
         ]
         if not steps:
-            fix = "Allow more, or prune and shrink the model first."
+            fix = "Allow more, keep fewer in float32, or prune and shrink the model first."
             smallest = f"`max_bytes` must be at least {size:,} in these precisions."
             raise DoesNotFit(errors.message(smallest, fix, max_bytes=max_bytes))
         _, item, name = min(steps, key=lambda step: (step[0], step[1].name))
@@ -171,7 +173,7 @@ def choose_precisions(report, max_bytes):
     return plan
 
 
-def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None, verify_arm=False):
+def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None, verify_arm=False, keep=()):
     """Writes a `.tflite` of at most `max_bytes` in which each kernel has the precision it can bear.
 
     The file is run and compared with the model before it is written, as by `export_tflite`.
@@ -184,6 +186,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         precisions: of `litert_quantizer.WEIGHT_PRECISIONS`.
         tolerance: largest accepted relative error of the outputs; default that of `"weight_int4"`.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
+        keep: names of outputs of operations whose kernels stay in float32, as `explain(...).keep`.
 
     Returns:
         `MixedRecord`.
@@ -202,9 +205,11 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     taken = samples.take(given, data, "data")
     specs = samples.input_specs(model, taken)
     held_out = samples.checked(taken, specs, "data")
+    content = convert(model, "float32", specs)
+    _check_names(content, keep)
     report = _report(model, specs, held_out, None, precisions)
-    chosen = choose_precisions(report, max_bytes)
-    content = requantize(convert(model, "float32", specs), chosen)
+    chosen = choose_precisions(report, max_bytes, keep)
+    content = requantize(content, chosen)
     if len(content) > max_bytes:
         fix = "Allow a little less: sizes of single changes do not add up exactly."
         raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
@@ -213,6 +218,16 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
     known = facts(path, content, summarize(content, path), checked)
     return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
+
+
+def _check_names(content, keep):
+    graph = Graph(flatbuffer.parse(content))
+    known = [graph.tensors[graph.output(position)].name.decode() for position in range(len(graph.names))]
+    if isinstance(keep, str):
+        raise TypeError(errors.message("`keep` must be a list of names.", "As explain(...).keep.", keep=keep))
+    for name in keep:
+        if name not in known:
+            raise ValueError(errors.unknown("operation in `keep`", name, known))
 
 
 def kernels(content):

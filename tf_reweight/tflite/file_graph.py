@@ -1,8 +1,13 @@
 """Who makes and who reads each tensor of a TFLite graph."""
 
+import functools
+
 import numpy as np
 
 from tf_reweight.tflite import constants, flatbuffer
+
+# Of constants alone they make other numbers each time.
+_RANDOM = {"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"}
 
 
 class Graph:
@@ -57,6 +62,32 @@ class Graph:
         """Whether the file leaves a size of a tensor open."""
         signature = self.tensors[index].shapeSignature
         return signature is not None and -1 in [int(size) for size in signature]
+
+    def slots(self, position):
+        """Indices of the tensors that an operation reads, slot by slot; -1 where it reads none."""
+        return _indices(self.operators[position].inputs)
+
+    @functools.cached_property
+    def unpacked(self):
+        """Dict from tensors made of constants alone, as by DEQUANTIZE and DENSIFY, to the operations that make them."""
+        found = {}
+        for position in range(len(self.operators)):
+            inputs = self.read(position)
+            if inputs and self.names[position] not in _RANDOM and all(i in found or self.is_stored(i) for i in inputs):
+                found |= dict.fromkeys(self.made(position), position)
+        return found
+
+    def is_stored(self, index):
+        """Whether the file has the numbers of a tensor."""
+        data = self.model.buffers[self.tensors[index].buffer].data
+        return data is not None and len(data) > 0
+
+    def run_time_inputs(self, position):
+        """Dict from slots of an operation to the tensors there, without constants, unpacked ones and states."""
+        return {
+            slot: index for slot, index in enumerate(self.slots(position))
+            if index >= 0 and index not in self.unpacked and not self.is_stored(index) and not self.tensors[index].isVariable
+        }  # fmt: skip
 
     def maker(self, index):
         """Name of the operation that makes a tensor; "" for inputs and constants."""

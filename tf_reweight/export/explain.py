@@ -1,0 +1,145 @@
+"""`explain`: operation by operation, a file against the float model on the same inputs, and what to keep in more precision."""
+
+import os
+import pathlib
+import typing
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.checks import check_integer
+from tf_reweight.data.examples import take_labelled
+from tf_reweight.data.splits import class_numbers
+from tf_reweight.export import samples
+from tf_reweight.export.conversion import convert
+from tf_reweight.export.explanation import Explanation
+from tf_reweight.export.operation_errors import TwoGraphs
+from tf_reweight.export.recurrent import check_recurrent
+from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.recasting import single_precision
+from tf_reweight.quantization.ranges import is_quantized
+from tf_reweight.quantization.strip import strip_quantization
+from tf_reweight.tflite.comparing import compare
+from tf_reweight.tflite.execution import Runner, read_file
+
+# How many of the worst operations are tried in float, and on how many examples.
+_TRIED, _TRIED_ON = 6, 8
+_ANOTHER = "Pass the model that was exported (shrunk, where the file's was), with inputs named as there."
+
+
+def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_examples: int = 32) -> Explanation:
+    """Tells which operations of a `.tflite` lose what its float model has.
+
+    The model is converted in float32, and both files run on the same inputs with every tensor in sight. What an operation adds
+    is told from what those before it have lost: alone, it is fed with the float model's values as the file stores them, and
+    compared with the float operation on the same. Of the worst, the one that helps the outputs most is then computed in float
+    in the midst of the file, then a second one, until the outputs' error is half of what it was or none helps much.
+
+    Args:
+        model: the Keras model that the file was made of, on the TensorFlow backend; of a quantized one, the float model in it.
+        path: the `.tflite`, in any precision, packed or not, by whomever.
+        data: held-out examples of any kind that `data.examples.take` knows, or a pair of inputs and labels; labels of one class
+            each give accuracies.
+        num_examples: on which operations are compared, spread over the data.
+
+    Returns:
+        `Explanation`; its `keep` is what `export_mixed` takes.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for a file that is not of this model, data that do not fit, or a model that is not built.
+
+    Example:
+        >>> explanation = explain(model, "model.tflite", data.validation)
+        >>> export_mixed(model, "mixed.tflite", 40_000, data.validation[0], keep=explanation.keep)
+    """
+    content = read_file(path)
+    check_integer("num_examples", num_examples, 1, fix="Some dozens do.")
+    check_model(model)
+    given, model = model, single_precision(strip_quantization(model) if is_quantized(model) else model)
+    check_recurrent(model)
+    arrays, labels = _labelled(given, data)
+    specs = samples.input_specs(model, arrays)
+    arrays = samples.checked(arrays, specs, "data")
+    files = _Files(model, specs, content, path)
+    graphs = TwoGraphs(*files.contents, str(path), files.inputs, files.outputs)
+    chosen = [array[np.unique(np.linspace(0, len(array) - 1, num_examples).astype(int))] for array in arrays]
+    examples = files.encoded(chosen)
+    operations = graphs.compared(examples)
+    trials = graphs.trials([item for item in operations if item.own_error][:_TRIED], examples[:_TRIED_ON])
+    error = compare(*files(chosen))[1]
+    accuracies = _accuracies(files, arrays, labels)
+    name = pathlib.Path(path).name
+    keep = tuple(item for item, _ in trials[1:])
+    return Explanation(name, len(examples), error, *accuracies, operations, graphs.unpaired, trials, keep)
+
+
+def _labelled(model, data):
+    """Arrays of inputs, and labels or None; a pair of arrays for a model of one input is inputs and labels, as for `fit`."""
+    if isinstance(data, tuple) and len(data) == 2 and len(model.inputs) == 1:
+        return samples.take(model, data[0], "data"), data[1]
+    return take_labelled(model, data, "data")
+
+
+class _Files:
+    """The float32 file of a model and the file in question, fed alike.
+
+    Attributes:
+        contents: bytes of both.
+        inputs: dict from tensors of the second that are inputs to those of the first.
+        outputs: the same for outputs.
+    """
+
+    def __init__(self, model, specs, content, path):
+        self._names = samples.identifiers([spec.name for spec in specs])
+        own = Runner(content, delegate=False)
+        self._twins = _twins(list(own.inputs), self._names, path)
+        self.contents = convert(model, "float32", specs), content
+        reference = Runner(self.contents[0], delegate=False)
+        self._runners, self._output_names = (reference, own), list(reference.outputs)
+        own_names = self._output_names if set(own.outputs) == set(reference.outputs) else list(own.outputs)
+        if len(own_names) != len(self._output_names):
+            expected = f"The file must have the model's outputs, {self._output_names}."
+            raise ValueError(errors.message(expected, _ANOTHER, file=str(path), outputs=own_names))
+        self._own_output_names = own_names
+        self.inputs = {own.inputs[name]["index"]: reference.inputs[twin]["index"] for name, twin in self._twins.items()}
+        pairs = zip(own_names, self._output_names)
+        self.outputs = {own.outputs[name]["index"]: reference.outputs[twin]["index"] for name, twin in pairs}
+
+    def __call__(self, arrays):
+        """Outputs `(num, ...)` of both, in the order of the first one's."""
+        reference, own = self._named(arrays)
+        return self._runners[0](reference, self._output_names), self._runners[1](own, self._own_output_names)
+
+    def encoded(self, arrays):
+        """One pair of dicts per example: what each file reads, by tensor."""
+        sides = []
+        for runner, inputs in zip(self._runners, self._named(arrays)):
+            indices = [detail["index"] for detail in runner.input_details]
+            sides.append([dict(zip(indices, example)) for example in zip(*runner.encoded(inputs))])
+        return list(zip(*sides))
+
+    def _named(self, arrays):
+        reference = dict(zip(self._names, arrays))
+        return reference, {name: reference[twin] for name, twin in self._twins.items()}
+
+
+def _twins(own, names, path):
+    """Dict from the file's names of inputs to the model's; where there is only one, it may be called otherwise."""
+    if set(own) == set(names):
+        return {name: name for name in own}
+    if len(own) == len(names) == 1:
+        return dict(zip(own, names))
+    raise ValueError(errors.message(f"The file must have the model's inputs, {names}.", _ANOTHER, file=str(path), inputs=own))
+
+
+def _accuracies(files, arrays, labels):
+    """Top-1 accuracies of both; None each without labels of one class each, or without a classifier's output."""
+    labels = None if labels is None else class_numbers(np.asarray(labels))
+    if labels is None or len(labels) != len(arrays[0]):
+        return None, None
+    outputs = [found[0] for found in files(arrays)]
+    if outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
+        return None, None
+    return tuple(float(np.mean(output.argmax(-1) == labels)) for output in outputs)
