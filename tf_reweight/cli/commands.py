@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from tf_reweight.cli import explaining, looking
+from tf_reweight.cli import explaining, looking, phone
 from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
 
 
@@ -365,4 +365,5 @@ COMMANDS = {
     "bundle": (_define_bundle, _bundle),
     "benchmark": (_define_benchmark, _benchmark),
     "explain": (explaining.define, explaining.explain),
+    "phone": (phone.define, phone.phone),
 }

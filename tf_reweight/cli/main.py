@@ -25,6 +25,8 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
   tf-reweight explain MODEL.keras FILE.tflite --data DATA.py:FUNCTION [--examples N]
+  tf-reweight phone FILE.tflite --out DIR [--threads N] [--runs N] [--shape SIZE,SIZE,...]
+  tf-reweight phone --read LOG [--read LOG ...]
 
 Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help;
 `tf-reweight compress --help` lists the keys of a configuration, `tf-reweight --version` says which version this is.
