@@ -8,6 +8,10 @@ from rich.console import Console
 
 # In a log file there is no terminal to ask for its width.
 _FILE_WIDTH = 110
+# A line about an epoch has at most so many columns, that of a narrow terminal.
+LINE_WIDTH = 80
+# What a stage may change, with the word for it.
+_COUNTED = {"num_nonzero": "weights", "num_parameters": "parameters", "num_macs": "MACs"}
 
 QUIET = Console(quiet=True)
 
@@ -23,8 +27,22 @@ def say(console, text):
     console.print(text, highlight=False, soft_wrap=True)
 
 
+def changes(before, after):
+    """What a stage changed of a model's counts, as `", weights 40,536 to 2,127"`; empty where nothing did.
+
+    Args:
+        before: figures of the stage before, or None.
+        after: figures of the stage.
+    """
+    counts = [(word, (before or after).get(name), after.get(name)) for name, word in _COUNTED.items()]
+    return "".join(f", {word} {old:,} to {new:,}" for word, old, new in counts if old is not None and new not in (None, old))
+
+
 class EpochLines(keras.callbacks.Callback):
-    """Prints stage, epoch, metrics and the time left, once per epoch, to a terminal or a log file alike.
+    """Prints stage, epoch, metrics and the time left in one line of at most 80 columns.
+
+    A log file gets a line for each epoch. In a terminal each overwrites the one before, and the stage's own line the last.
+    Losses that contain penalties say so: they are no measure of the model.
 
     Args:
         stage: the word in front of each line.
@@ -44,5 +62,32 @@ class EpochLines(keras.callbacks.Callback):
         self._seconds.append(time.monotonic() - self._started)
         epochs = self.params["epochs"]
         left = (epochs - epoch - 1) * sum(self._seconds[-3:]) / len(self._seconds[-3:])
-        figures = ", ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items() if name != "learning_rate")
-        say(self.console, f"{self.stage} {epoch + 1}/{epochs}: {figures}, {left:.0f} s left")
+        start, end = f"{self.stage} {epoch + 1}/{epochs}: ", f"{left:.0f} s left"
+        text = start + _fitting(_figures(logs or {}, bool(self.model.losses)), LINE_WIDTH - len(start) - len(end)) + end
+        if self.console.is_terminal:
+            self.console.print(text.ljust(LINE_WIDTH - 1), end="\r", highlight=False, soft_wrap=True)
+        else:
+            say(self.console, text)
+
+    def on_train_end(self, logs=None):
+        if self.console.is_terminal:
+            self.console.print(" " * (LINE_WIDTH - 1), end="\r", soft_wrap=True)
+
+
+def _figures(logs, penalised):
+    """`(name, value)` of what Keras says of an epoch: metrics of the model first, its loss, then parts of losses."""
+    names = [name for name in logs if name != "learning_rate"]
+    order = sorted(names, key=lambda name: (name.endswith("_loss") and name != "val_loss", name.removeprefix("val_") == "loss"))
+    renamed = {"loss": "loss+penalty", "val_loss": "val_loss+penalty"} if penalised else {}
+    return [(renamed.get(name, name), float(logs[name])) for name in order]
+
+
+def _fitting(figures, width):
+    """As many figures as there is room for, the first ones, each with a comma behind."""
+    text = ""
+    for name, value in figures:
+        part = f"{name} {value:.4f}, "
+        if len(text) + len(part) > width:
+            break
+        text += part
+    return text

@@ -120,7 +120,7 @@ def _packed(run, path, model, held_out, figures):
     result = export.pack_tflite(path, packed, verify_arm=run.config.export.verify_arm)
     if not result.num_packed:
         packed.unlink()
-        say(run.console, f"[bold]export[/bold]: {path.name} stays as it is: packing its zeros would not make it smaller")
+        say(run.console, f"[bold]export[/bold]: {path.name} stays dense: packed it is no smaller")
         return []
     sizes = export.sizes_of(packed.read_bytes())
     return [_executed(run, packed, model, held_out, {**figures, **sizes, "packed": result.to_dict()})]

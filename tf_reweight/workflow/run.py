@@ -20,7 +20,7 @@ from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.curves import read_curves
 from tf_reweight.reports.metrics import text_of
-from tf_reweight.reports.progress import say
+from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import guessing, loading, scoring
@@ -66,7 +66,7 @@ class Run:
             check_better_than_chance(self.model, self.data.dataset)
         _check_stages(self.config, self.model, self.data)
         self.trainer = Trainer(self.task, self.data, self.config, callbacks, console)
-        self.folder = self.reached = self.stage = None
+        self.folder = self.reached = self.stage = self._figures = None
         self.files, self.latency, self.refused = [], None, []
 
     @property
@@ -90,6 +90,7 @@ class Run:
     def do(self, stage):
         """Runs a stage, or finds it done; measures the model after it and keeps both."""
         if self.folder.figures(stage.name) is not None:
+            self._figures = self.folder.figures(stage.name)
             say(self.console, f"[bold]{stage.name}[/bold]: done before, in {self.folder / stage.name}.keras")
             self.reached = stage.name
             return
@@ -100,7 +101,8 @@ class Run:
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
-        say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}, {figures['seconds']:.0f} s")
+        changed, self._figures = changes(self._figures, figures), figures
+        say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}{changed}, {figures['seconds']:.0f} s")
 
     def _measured(self):
         return stage_figures(self.model, self.data, self.scorer)
@@ -169,7 +171,8 @@ class Run:
         app_zip(self)
         for table in run_tables(figures):
             self.console.print(table)
-        say(self.console, f"Everything is in {self.folder.path}: report.html to look at, report.json, app.zip for the app.")
+        say(self.console, f"Everything is in {self.folder.path}:")
+        say(self.console, "report.html to look at, report.json, app.zip for the app.")
         return figures
 
     def _guess(self):
