@@ -8,9 +8,11 @@ import packed_nets
 import pytest
 
 from tf_reweight.cli import main
+from tf_reweight.export import export_tflite
+from tf_reweight.packing import equivalence
 from tf_reweight.tflite import apart, compiled, flatbuffer, operations
 from tf_reweight.tflite.acceleration import accelerate
-from tf_reweight.tflite.comparing import differences
+from tf_reweight.tflite.comparing import VerificationError, differences
 from tf_reweight.tflite.delegation import delegation, from_dict
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.file_graph import Graph
@@ -89,7 +91,7 @@ def test_compiled_model_computes_what_the_interpreter_does(kind, precision):
     content = accelerate(file_of(kind, precision)).content
     runner = Runner(content)
     inputs = inputs_of(content)
-    for first, second in zip(runner(inputs), runner.compiled(inputs), strict=True):
+    for first, second in zip(runner(inputs), runner.call_compiled(inputs), strict=True):
         assert np.array_equal(first, second)
 
 
@@ -128,7 +130,7 @@ def test_packed_files_run_whole_too():
     made = packed_nets.pack.pack(content).content
     assert delegation(made).fully_accelerated == delegation(content).fully_accelerated is True
     inputs = inputs_of(made)
-    assert all(np.array_equal(a, b) for a, b in zip(Runner(content)(inputs), Runner(made).compiled(inputs)))
+    assert all(np.array_equal(a, b) for a, b in zip(Runner(content)(inputs), Runner(made).call_compiled(inputs)))
 
 
 def renamed(content, code):
@@ -158,12 +160,89 @@ def test_foreign_operations_are_named(code, words, tmp_path, capsys):
     assert figures["delegation"] is None and code.decode() in figures["not_loaded"]
 
 
+@pytest.fixture(scope="module")
+def classifier():
+    """A net that ends in probabilities, and examples for its ranges."""
+    keras.utils.set_random_seed(0)
+    return NETS["softmax"](), np.random.default_rng(0).normal(size=(32, 6, 6, 8)).astype("float32")
+
+
+def test_the_default_file_of_a_classifier_runs_whole(classifier, tmp_path):
+    model, x = classifier
+    plain = export_tflite(model, tmp_path / "plain.tflite", "int8", x, accelerated=False)
+    whole = export_tflite(model, tmp_path / "whole.tflite", "int8", x)
+    assert [item.name for item in plain.delegation.outside] == ["SOFTMAX"] and whole.delegation.fully_accelerated
+    assert plain.float_ops == () and whole.float_ops == ("SOFTMAX",)
+    assert 0 < whole.num_bytes - plain.num_bytes < 400
+    assert whole.verification.relative_error <= 1.1 * plain.verification.relative_error
+    assert whole.to_dict()["fully_accelerated"] and json.loads(json.dumps(whole.to_dict(), default=str))["delegation"]
+    assert whole.verification.compiled_difference == 0.0 and whole.verification.not_compiled == ""
+    inputs = inputs_of(file_of("softmax", "float32"))
+    assert max(np.abs(Runner(whole.path)(inputs)[0] - np.asarray(model(inputs[0]))).ravel()) < 0.1
+
+
+def test_a_file_that_runs_whole_stays_as_it_is(classifier, tmp_path):
+    model, x = classifier
+    for precision in ("float32", "dynamic_int8"):
+        for name, accelerated in (("a", None), ("b", True), ("c", False)):
+            export_tflite(model, tmp_path / f"{name}.tflite", precision, accelerated=accelerated)
+        contents = {(tmp_path / f"{name}.tflite").read_bytes() for name in "abc"}
+        assert len(contents) == 1
+
+
+def test_integers_in_and_out_stay_integers(classifier, tmp_path):
+    model, x = classifier
+    record = export_tflite(model, tmp_path / "a.tflite", "int8", x, quantized_io=True)
+    assert record.delegation.fully_accelerated
+    assert all(item["dtype"] is np.int8 for item in Runner(record.path).outputs.values())
+
+
+def test_int16_is_said_to_be_slow(classifier, tmp_path, caplog):
+    model, x = classifier
+    record = export_tflite(model, tmp_path / "a.tflite", "int16", x)
+    assert "40 to 60 times slower" in record.verification.doubts[-1] and "40 to 60 times slower" in caplog.text
+
+
+def test_a_file_is_not_rewritten_where_that_costs_accuracy(classifier, tmp_path, monkeypatch):
+    model, x = classifier
+    before = export_tflite(model, tmp_path / "plain.tflite", "int8", x, accelerated=False)
+    monkeypatch.setattr("tf_reweight.export.tflite._NOISE", 0.0)
+    assert export_tflite(model, tmp_path / "kept.tflite", "int8", x).num_bytes == before.num_bytes
+    assert export_tflite(model, tmp_path / "forced.tflite", "int8", x, accelerated=True).delegation.fully_accelerated
+
+
+def test_a_runtime_without_compiled_model_exports_and_says_so(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "missing", lambda: "this version of ai-edge-litert has no CompiledModel")
+    checked = export_tflite(classifier[0], tmp_path / "a.tflite").verification
+    assert checked.compiled_difference is None and "has no CompiledModel" in checked.not_compiled
+
+
+def test_what_compiled_model_computes_otherwise_is_not_written(classifier, tmp_path, monkeypatch):
+    real = Runner.compiled_raw
+    monkeypatch.setattr(Runner, "compiled_raw", lambda self, raw, run: [array + 1 for array in real(self, raw, run)])
+    with pytest.raises(VerificationError, match="must compute what the model does"):
+        export_tflite(classifier[0], tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_packed_file_is_run_in_both_runtimes(tmp_path, monkeypatch):
+    content = packed_nets.zeroed(file_of("logits", "int8"), fraction=0.9)
+    made = packed_nets.pack.pack(content).content
+    assert made != content
+    equivalence.check_same(content, made)
+    ran = []
+    real = Runner.compiled_raw
+    monkeypatch.setattr(Runner, "compiled_raw", lambda self, raw: [a + len(ran) for a in (ran.append(1), real(self, raw))[1]])
+    with pytest.raises(VerificationError, match="as CompiledModel"):
+        equivalence.check_same(content, made)
+
+
 def test_inspect_says_where_operations_run(tmp_path, capsys):
     path = tmp_path / "model.tflite"
     path.write_bytes(file_of("softmax", "int8"))
     assert main.console(["inspect", str(path)]) == 0
-    shown = capsys.readouterr().out
-    assert "outside: SOFTMAX" in shown and "By published rules, not tried on a device" in shown
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "What XNNPACK leaves" in shown and "SOFTMAX" in shown and "accelerated=True" in shown and "not tried on a device" in shown
 
 
 def test_apart_tells_the_same():
@@ -181,7 +260,7 @@ def test_a_runtime_without_compiled_model_is_said(monkeypatch):
         found = delegation(file_of(kind, precision))
         assert found.fully_accelerated is WHOLE[kind, precision] and "has no CompiledModel" in found.asked
     with pytest.raises(compiled.Unavailable):
-        Runner(file_of("logits", "int8")).compiled(inputs_of(file_of("logits", "int8")))
+        Runner(file_of("logits", "int8")).call_compiled(inputs_of(file_of("logits", "int8")))
 
 
 def test_nothing_is_written_where_litert_fails():

@@ -64,6 +64,8 @@ REPORTS = {
     "StatisticsReport": (lambda tmp_path: tfr.refresh_statistics(stale(), X), "norm"),
     "SensitivityReport": (lambda tmp_path: tfr.reports.sensitivity.sensitivity(net(), (X, Y)), "conv"),
     "ExportRecord": (exported, "a.tflite"),
+    "Delegation": (lambda tmp_path: export.delegation(exported(tmp_path).path), "XNNPACK runs all"),
+    "FileCheck": (lambda tmp_path: export.check_file(exported(tmp_path).path, max_bytes=10**6), "passed"),
     "FileSummary": (lambda tmp_path: export.inspect_tflite(exported(tmp_path).path), "CONV_2D"),
     "Latencies": (lambda tmp_path: export.benchmark([exported(tmp_path).path], 1), "a.tflite"),
     "PackResult": (lambda tmp_path: export.pack_tflite(exported(tmp_path).path, tmp_path / "b.tflite"), "conv"),

@@ -360,6 +360,7 @@ COMMANDS = {
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),
     "inspect": (define_shape, looking.inspect),
+    "check": (looking.define_check, looking.check),
     "pack": (_define_pack, _pack),
     "arm": (_define_arm, _arm),
     "bundle": (_define_bundle, _bundle),

@@ -1,6 +1,10 @@
-"""The commands that look at a finished file: `inspect`."""
+"""The commands that look at a finished file: `inspect` and `check`."""
 
-from tf_reweight.cli.arguments import one, shapes_of, show
+import sys
+
+from absl import flags
+
+from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
 
 
 def inspect(values, positional):
@@ -32,3 +36,52 @@ def _say(figures):
         print(f"{sentence}.")
     if figures["not_loaded"]:
         print(f"Where its operations run is not known: {figures['not_loaded']}")
+
+
+def define_check(values):
+    """Flags of `check`."""
+    define_shape(values)
+    flags.DEFINE_integer("max_bytes", None, "largest size of the file", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("max_ms", None, "longest median time of one run here, in milliseconds", flag_values=values)
+    flags.DEFINE_integer("threads", 1, "interpreter threads for --max_ms", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("fully_accelerated", False, "XNNPACK must run every operation", flag_values=values)
+    flags.DEFINE_string("agrees_with", None, "MODEL.keras whose outputs it must have on --data", flag_values=values)
+    flags.DEFINE_string("data", None, "as of compress; the test split counts, else the validation split", flag_values=values)
+    drop = "largest loss of accuracy against the model; without labels, share of other classes, or relative error"
+    flags.DEFINE_float("max_drop", 0.02, drop, lower_bound=0.0, flag_values=values)
+
+
+def check(values, positional):
+    """Whether a file is what was asked for: 0 if so, 1 where it falls short, 2 where that could not be found out."""
+    try:
+        found = _checked(values, positional)
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if values.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(values, found.to_dict(), found.to_tables())
+    return 0 if found.passed else 1
+
+
+def _checked(values, positional):
+    from tf_reweight.data import models
+    from tf_reweight.export import check_file
+
+    path = one(positional, "FILE.tflite")
+    model = None if values.agrees_with is None else models.load(values.agrees_with)
+    return check_file(
+        path, max_bytes=values.max_bytes, max_ms=values.max_ms, fully_accelerated=values.fully_accelerated, agrees_with=model,
+        data=None if values.data is None else _held_out(values.data), max_drop=values.max_drop, num_threads=values.threads,
+        shapes=shapes_of(values.shape),
+    )  # fmt: skip
+
+
+def _held_out(name):
+    """The test split of a data set's name, an .npz, a folder or FILE.py:FUNCTION; the validation split without one."""
+    from tf_reweight import data
+    from tf_reweight.data import code
+
+    if not code.is_code(name):
+        return data.load(name).test
+    return next(part for part in reversed(code.splits(name)) if part is not None)

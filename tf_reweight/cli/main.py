@@ -19,6 +19,8 @@ tf-reweight: train with a regularizer, remove what it freed, ship a checked int8
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
   tf-reweight inspect FILE.tflite [--shape SIZE,SIZE,...]
+  tf-reweight check FILE.tflite [--max_bytes N] [--max_ms N] [--fully_accelerated]
+                    [--agrees_with MODEL.keras --data DATA [--max_drop X]]
   tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight arm MODEL.keras --fix OUT.keras

@@ -17,6 +17,7 @@ from tf_reweight.graph.recasting import single_precision
 from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer
 from tf_reweight.tflite.comparing import compare
+from tf_reweight.tflite.delegation import delegation
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.file_graph import Graph
@@ -216,7 +217,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator, given)
     write_whole(path, content)
     plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
-    known = facts(path, content, summarize(content, path), checked)
+    verification.say_doubts(checked)
+    known = facts(path, content, summarize(content, path), checked, delegation(content))
     return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
 
 

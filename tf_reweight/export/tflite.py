@@ -23,10 +23,17 @@ from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.records import Report, fields_of
-from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite import apart, flatbuffer
+from tf_reweight.tflite.acceleration import accelerate
+from tf_reweight.tflite.comparing import VerificationError
+from tf_reweight.tflite.delegation import Delegation, delegation
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.inspection import summarize
 from tf_reweight.tflite.sizes import sizes_of
+
+SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
+# The same rounding moves a file's error by some per cent from one set of examples to the next.
+_NOISE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,7 @@ class ExportRecord(Report):
         wider: names of kernels whose weights are stored in more bits than the precision says, since their operation cannot have
             them so or they are too small to gain.
         verification: how far it is from the Keras model.
+        delegation: which operations LiteRT's delegate for CPUs runs, which fall back and why; `delegation.fully_accelerated`.
     """
 
     path: pathlib.Path
@@ -57,10 +65,12 @@ class ExportRecord(Report):
     float_ops: tuple[str, ...]
     wider: tuple[str, ...]
     verification: verification.Verification
+    delegation: Delegation
 
     def to_dict(self):
         """All figures in one flat dict, those of the verification included."""
-        flat = {name: value for name, value in fields_of(self).items() if name != "verification"}
+        flat = {name: value for name, value in fields_of(self).items() if name not in ("verification", "delegation")}
+        flat |= {"delegation": self.delegation.to_dict(), "fully_accelerated": self.delegation.fully_accelerated}
         flat |= {"path": str(self.path), "float_ops": list(self.float_ops), "wider": list(self.wider)}
         return {**flat, **dataclasses.asdict(self.verification)}
 
@@ -75,12 +85,14 @@ def export_tflite(
     quantized_io: bool = False,
     verify_arm: bool = False,
     classes: Sequence[bool] | None = None,
+    accelerated: bool | None = None,
 ) -> ExportRecord:
     """Writes a Keras model as a `.tflite` that was run in LiteRT and gives the model's outputs.
 
-    The very bytes that are written were executed before, with and without the default delegate, on `verify_data`, and compared
-    with the Keras model. The file is written whole or not at all. It takes one example at a time and has a signature
-    `serving_default` with the names of the model's inputs and outputs, which its tensors have as well.
+    The very bytes that are written were executed before on `verify_data`, with and without the default delegate and in
+    `CompiledModel`, LiteRT's newer runtime, and compared with the Keras model. The file is written whole or not at all. It
+    takes one example at a time and has a signature `serving_default` with the names of the model's inputs and outputs, which
+    its tensors have as well.
 
     Args:
         model: a built Keras model (any kind) on the TensorFlow backend; masks and wrappers are baked in, recurrent layers are
@@ -90,7 +102,8 @@ def export_tflite(
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
             `quantization.quantize`, which learned its ranges in training); `"int16"` (int8 kernels and int16 activations, for
-            models that int8 hurts; needs `representative_data`; slow: LiteRT has reference kernels for it only). With
+            models that int8 hurts; needs `representative_data`; on convolutions 40 to 60 times slower than float32:
+            LiteRT has reference kernels for it only). With
             litert-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
             accurate of their size) and `"dynamic_int4"` (int4 kernels, float activations).
         representative_data: examples that stand for real ones, to set the ranges: arrays `(num, ...)`, a list or a dict of them
@@ -103,6 +116,9 @@ def export_tflite(
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
         classes: for each output whether it chooses one of several classes, so that its largest entry must be the model's; None
             looks at the values, and takes outputs `(batch, n)` of like scale for a classifier's.
+        accelerated: whether operations that XNNPACK, LiteRT's delegate for CPUs, has in float alone compute in float, such as the softmax of an int8 file; see `tflite.acceleration`. Each adds some hundred bytes. None
+            does so where XNNPACK runs the whole file then, with outputs as close to the model's; True wherever an operation
+            gets inside; False leaves the file as it was converted.
 
     Returns:
         `ExportRecord`.
@@ -131,13 +147,60 @@ def export_tflite(
         held_out = samples.checked(held_out, specs, "verify_data")
     else:
         held_out = representative if representative is not None else random_inputs.inputs(model, specs, num=8)
-    content = _converted(model, precision, specs, representative, quantized_io)
-    summary = summarize(content, path)
-    wider = _wider(summary, precision)
-    checked = verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given, classes)
+    converted = _converted(model, precision, specs, representative, quantized_io)
+    wider = _wider(summarize(converted, path), precision)
+    fragile = verification.is_fragile(model, precision)
+
+    def check(content):
+        return verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given, classes)
+
+    content, checked = _chosen(converted, False if fragile else accelerated, check)
+    if precision == "int16":
+        checked = dataclasses.replace(checked, doubts=(*checked.doubts, SLOW))
+    verification.say_doubts(checked)
+    found = apart.delegation(content) if fragile else delegation(content)
     write_whole(path, content)
+    summary = summarize(content, path)
     float_ops = summary.float_ops if TABLE[precision].needs_data else ()
-    return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **facts(path, content, summary, checked))
+    known = facts(path, content, summary, checked, found)
+    return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **known)
+
+
+def _chosen(content, accelerated, check):
+    """`(bytes, verification)`: the file as it was converted, or rewritten so that the delegate runs more of it.
+
+    Args:
+        content: the bytes as converted.
+        accelerated: as for `export_tflite`.
+        check: function from bytes to a `Verification`.
+    """
+    made = None if accelerated is False else _accelerated(content)
+    if made is None or not made.in_float or not (accelerated or made.whole):
+        return content, check(content)
+    if accelerated:
+        return made.content, check(made.content)
+    try:
+        fast = check(made.content)
+    except VerificationError:
+        return content, check(content)
+    try:
+        plain = check(content)
+    except VerificationError:
+        return made.content, fast
+    return (made.content, fast) if _costs_nothing(fast, plain) else (content, plain)
+
+
+def _accelerated(content):
+    """`accelerate`; None for a file that LiteRT does not load with its delegate, of which `check` says why."""
+    try:
+        return accelerate(content)
+    except ValueError:
+        return None
+
+
+def _costs_nothing(fast, plain):
+    agree = plain.top1_agreement is None or fast.top1_agreement >= plain.top1_agreement
+    return agree and fast.relative_error <= _NOISE * plain.relative_error
 
 
 def _taken(model, representative_data, verify_data):
@@ -151,10 +214,10 @@ def _taken(model, representative_data, verify_data):
     return representative, held_out
 
 
-def facts(path, content, summary, checked):
+def facts(path, content, summary, checked, found):
     """The fields of an `ExportRecord` that every file has, whatever its precision."""
-    sizes = sizes_of(content)
-    return {"path": path, **sizes, "sparsity": summary.sparsity, "num_ops": summary.num_ops, "verification": checked}
+    known = {"sparsity": summary.sparsity, "num_ops": summary.num_ops, "verification": checked, "delegation": found}
+    return {"path": path, **sizes_of(content), **known}
 
 
 def _converted(model, precision, specs, representative, quantized_io):

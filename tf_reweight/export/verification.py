@@ -1,4 +1,4 @@
-"""Proof that a file computes what the Keras model does: it is run, with and without the delegate, and compared."""
+"""Proof that a file computes what the Keras model does: it is run in both runtimes of LiteRT and compared."""
 
 import dataclasses
 import logging
@@ -11,7 +11,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.randomness import named, random_layers
-from tf_reweight.tflite import apart, litert
+from tf_reweight.tflite import apart, compiled, litert
 from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
 from tf_reweight.tflite.execution import Runner
 
@@ -46,6 +46,9 @@ class Verification:
             was given, which is rounding; None where the model itself was exported.
         worst: the output that `relative_error` is of, and its channel where it is of one, in words.
         doubts: what is worth a look although the bound was met, in sentences; a tuple, mostly empty.
+        compiled_difference: largest difference between the outputs of `CompiledModel`, LiteRT's newer runtime, and those of the
+            interpreter with its default delegate; None where it was not run.
+        not_compiled: why it was not run in `CompiledModel`; "" where it was.
     """
 
     num_examples: int
@@ -58,10 +61,14 @@ class Verification:
     given_error: float | None = None
     worst: str = ""
     doubts: tuple[str, ...] = ()
+    compiled_difference: float | None = None
+    not_compiled: str = ""
 
 
 def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None, given=None, classes=None):
     """Runs a file's bytes and its Keras model on the same inputs.
+
+    The file runs in the interpreter with and without its default delegate, and in `CompiledModel` where this LiteRT has it.
 
     Args:
         content: the bytes.
@@ -87,35 +94,55 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
-    if TABLE[precision].needs_data and recurrent_layers(model):
-        # LiteRT's delegate frees twice what it fails to prepare of some of these files, and takes its process along.
+    if is_fragile(model, precision):
         runs = _run_apart(content, precision, inputs, names)
     else:
         runs = [_run_here(content, precision, inputs, names, delegate) for delegate in litert.RUNS.values()]
+    compiled_run, not_compiled = _run_compiled(content, precision, inputs, names, is_fragile(model, precision))
     emulated = [] if emulator is None else _run_emulated(content, precision, inputs, names, emulator)
-    results = [differences(expected, run, channels=True) for run in runs + emulated]
+    here = runs + compiled_run
+    results = [differences(expected, run, channels=True) for run in here + emulated]
     everything = [item for result in results for item in result]
     worst = max(everything, key=lambda item: item.relative_error)
-    arm_error = max((item.relative_error for result in results[len(runs) :] for item in result), default=None)
-    agreement, is_class = _agreement(expected, [runs[0], *emulated], classes)
+    arm_error = max((item.relative_error for result in results[len(here) :] for item in result), default=None)
+    agreement, is_class = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
     made = Verification(
         num_examples=len(arrays[0]),
         max_abs_error=max(item.max_abs_error for item in everything),
         relative_error=worst.relative_error,
         top1_agreement=agreement,
-        delegate_difference=max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(runs[0]), floats(runs[1]))),
+        delegate_difference=_largest(runs[0], runs[1]),
         tolerance=limit,
         arm_error=arm_error,
         given_error=given_error,
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
         doubts=_doubts(agreement, len(arrays[0])) if is_class else (),
+        compiled_difference=max((_largest(runs[0], run) for run in compiled_run), default=None),
+        not_compiled=not_compiled,
     )
     if not made.relative_error <= made.tolerance:
         _refuse_random(model, [array[:1] for array in arrays], made)
     _refuse(made, precision, is_class)
-    for doubt in made.doubts:
-        _LOG.warning(doubt)
     return made
+
+
+def is_fragile(model, precision):
+    """Whether LiteRT must run a model's file in a process of its own.
+
+    Its delegate frees twice what it fails to prepare of some of these files, and takes its process along.
+    """
+    return TABLE[precision].needs_data and bool(recurrent_layers(model))
+
+
+def say_doubts(checked):
+    """Logs what is worth a look in a file that is kept."""
+    for doubt in checked.doubts:
+        _LOG.warning(doubt)
+
+
+def _largest(first, second):
+    """The largest difference between two runs, over all outputs."""
+    return max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(floats(first), floats(second)))
 
 
 def _check_copy(expected, given):
@@ -189,6 +216,16 @@ def _run_apart(content, precision, inputs, names):
     return [runner.decoded(made[name], names) for name in litert.RUNS]
 
 
+def _run_compiled(content, precision, inputs, names, fragile):
+    """`([outputs], "")` of `CompiledModel`; `([], reason)` where it cannot be run here."""
+    runner = Runner(content, delegate=False)
+    run = apart.compiled_run if fragile else compiled.run
+    try:
+        return [_ran(lambda: runner.call_compiled(inputs, names, run), "as CompiledModel", precision, content)], ""
+    except compiled.Unavailable as error:
+        return [], str(error)
+
+
 def _run_emulated(content, precision, inputs, names, emulator):
     """Outputs with and without the delegate."""
     runner = Runner(content)
@@ -199,6 +236,8 @@ def _run_emulated(content, precision, inputs, names, emulator):
 def _ran(run, how, precision, content):
     try:
         return run()
+    except compiled.Unavailable:
+        raise
     except (ValueError, RuntimeError, KeyError) as error:
         raise VerificationError(
             errors.message(
@@ -221,14 +260,14 @@ def keras_outputs(model, arrays):
 
 def _agreement(expected, runs, known=None):
     """`(agreement, whether it is one of classes)` of the worst run, over all outputs that are a classifier's."""
-    is_class = [_is_classifier(array) for array in expected] if known is None else known
+    is_class = [is_classes(array) for array in expected] if known is None else known
     classes = [number for number, found in enumerate(is_class) if found]
     numbers = classes or ([0] if known is None and expected[0].ndim > 1 and expected[0].shape[-1] > 1 else [])
     found = [_same_largest(expected[number], run[number]) for number in numbers for run in runs]
     return min(found, default=None), bool(classes)
 
 
-def _is_classifier(array):
+def is_classes(array):
     """Whether an output chooses among classes: `(num, classes)` of like scale, or probabilities at any rank."""
     if array.ndim < 2 or array.shape[-1] < 2 or array.dtype.kind != "f" or unlike_channels(array) is not None:
         return False

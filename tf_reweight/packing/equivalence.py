@@ -1,4 +1,4 @@
-"""Whether two `.tflite` files compute the same, found by running both."""
+"""Whether two `.tflite` files compute the same, found by running both in both runtimes of LiteRT."""
 
 import platform
 
@@ -18,7 +18,8 @@ _MACHINES = 5e-2
 
 
 def check_same(before, after, reordered=False, emulator=None, shapes=None):
-    """Runs two files on the same random inputs, with and without the default delegate.
+    """Runs two files on the same random inputs: with and without the default delegate, and in `CompiledModel` where the first
+    runs there.
 
     Args:
         before: bytes of the file that is known to be right.
@@ -42,15 +43,31 @@ def check_same(before, after, reordered=False, emulator=None, shapes=None):
         ]
         for name, delegate in litert.RUNS.items():
             tolerance = _SUMMATION if reordered and delegate and arm else 0.0
-            for number, (first, second) in enumerate(zip(outputs[0][name], outputs[1][name], strict=True)):
-                if not _agree(first, second, tolerance):
-                    raise VerificationError(
-                        errors.message(
-                            f"Both files must compute the same {name} the default delegate{machine}, to the last bit.",
-                            "Nothing was written. Keep the file as it is, and report it.",
-                            output=number,
-                        )
-                    )
+            _check_equal(outputs[0][name], outputs[1][name], tolerance, f"{name} the default delegate{machine}")
+    _check_compiled(before, after, inputs, _SUMMATION if reordered and arm_here else 0.0, shapes)
+
+
+def _check_compiled(before, after, inputs, tolerance, shapes):
+    try:
+        expected = Runner(before, delegate=False, shapes=shapes).compiled_raw(inputs)
+    except RuntimeError:
+        # This LiteRT has none, or it does not take the given file: there is nothing to compare with.
+        return
+    runner = Runner(after, delegate=False, shapes=shapes)
+    _check_equal(expected, _ran("packed", len(after), " as CompiledModel", lambda: runner.compiled_raw(inputs)), tolerance,
+                 "as CompiledModel")  # fmt: skip
+
+
+def _check_equal(expected, given, tolerance, how):
+    for number, (first, second) in enumerate(zip(expected, given, strict=True)):
+        if not _agree(first, second, tolerance):
+            raise VerificationError(
+                errors.message(
+                    f"Both files must compute the same {how}, to the last bit.",
+                    "Nothing was written. Keep the file as it is, and report it.",
+                    output=number,
+                )
+            )
 
 
 def check_on_arm(content, emulator, shapes=None):

@@ -5,6 +5,7 @@ Needs nothing but LiteRT and NumPy, so that Python runs this very file as a scri
 reason where this runtime cannot run the file.
 """
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -13,6 +14,10 @@ import sys
 import tempfile
 
 import numpy as np
+
+
+# Whether LiteRT has anything to say at the end of the process.
+_used = []
 
 
 class Unavailable(RuntimeError):
@@ -65,6 +70,7 @@ def _on_model(content, work):
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
+    _used[:] = [True]
     with _quiet():
         return work(CompiledModel.from_buffer(content, HardwareAccelerator.CPU))
 
@@ -123,6 +129,14 @@ def _quiet():
                 os.dup2(kept, 2)
     finally:
         os.close(kept)
+
+
+@atexit.register
+def _end_quietly():
+    """Drops what LiteRT's own static objects write when the process ends, after everything else has been said."""
+    if _used:
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def main(folder):

@@ -82,15 +82,19 @@ class Delegation(Report):
 
     def to_tables(self):
         """The same as rich tables."""
-        table = Table(title=f"CPU: {self.summary}, in {self.num_partitions} part(s), as {self.asked} says")
-        for heading in ("outside", "why", "what would mend it"):
-            table.add_column(heading)
+        where = Table("processor", "operations", "who says so", title="Where the operations run")
+        where.add_row("CPU", f"{self.summary}, in {self.num_partitions} part(s)", self.asked)
+        for processor, names, source in (
+            ("GPU", self.gpu, published_rules.GPU_SOURCE), ("NPU", self.npu, published_rules.NPU_SOURCE)
+        ):  # fmt: skip
+            said = f"not on the list: {', '.join(names)}" if names else "all are on the list"
+            where.add_row(processor, said, f"{source}; not tried on a device")
+        if not self.outside:
+            return [where]
+        table = Table("outside", "why", "what would mend it", title="What XNNPACK leaves to LiteRT's own kernels")
         for (reason, remedy), names in self.reasons().items():
             table.add_row(counted(names), reason, remedy)
-        rules = Table("processor", "operations not on the list", "list", title="By published rules, not tried on a device")
-        rules.add_row("GPU", ", ".join(self.gpu) or "none", published_rules.GPU_SOURCE)
-        rules.add_row("NPU", ", ".join(self.npu) or "none", published_rules.NPU_SOURCE)
-        return [table, rules]
+        return [where, table]
 
 
 def counted(names):

@@ -66,16 +66,23 @@ class Runner:
         """
         return self.decoded(litert.feed(self._interpreter, self.encoded(arrays)), output_names)
 
-    def compiled(self, arrays, output_names=None):
+    def call_compiled(self, arrays, output_names=None, run=compiled.run):
         """What a call returns, computed by `CompiledModel` instead of the interpreter.
+
+        Args:
+            arrays, output_names: as for a call.
+            run: `compiled.run`, or `apart.compiled_run` for a process of its own.
 
         Raises:
             compiled.Unavailable: where this LiteRT has none, or it names the inputs otherwise.
             RuntimeError: for a file that it does not load or run.
         """
-        raw = compiled.run(self.content, dict(zip(self._in_order(self.inputs, self.input_details), self.encoded(arrays))))
-        names = self._in_order(self.outputs, self._interpreter.get_output_details())
-        return self.decoded([raw[name] for name in names], output_names)
+        return self.decoded(self.compiled_raw(self.encoded(arrays), run), output_names)
+
+    def compiled_raw(self, raw, run=compiled.run):
+        """Raw outputs `(num, 1, ...)` of `CompiledModel` from raw inputs, both in the order of the file."""
+        made = run(self.content, dict(zip(self._in_order(self.inputs, self.input_details), raw)))
+        return [made[name] for name in self._in_order(self.outputs, self._interpreter.get_output_details())]
 
     def _in_order(self, ends, details):
         """Names of inputs or outputs in the order of the file."""

@@ -17,6 +17,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.records import Report
 from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.processor import processor_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Latencies(Report):
         num_runs: measured runs of each file.
         num_threads: threads of each interpreter.
         warmup: runs of each file before measuring.
-        measurement: `id`, `date`, `runtime`, `machine` and `processor_count`. Times with different ids are not comparable.
+        measurement: `id`, `date`, `runtime`, `machine`, `processor` (its name) and `processor_count`. Times with different ids
+            are not comparable.
     """
 
     rows: tuple[dict, ...]
@@ -41,7 +43,8 @@ class Latencies(Report):
     def to_tables(self):
         """The same as rich tables."""
         title = f"Latency here, median of {self.num_runs} runs in turns, {self.num_threads} thread(s); trust the ratios"
-        caption = f"{self.measurement['runtime']}; its Python interface reports no times of single operations"
+        processor = self.measurement.get("processor", self.measurement["machine"])
+        caption = f"{processor}, {self.measurement['runtime']}; its Python interface reports no times of single operations"
         table = Table(title=title, caption=caption)
         for heading in ("file", "median ms", "10 % to 90 %", "against the first", "10 % to 90 %"):
             table.add_column(heading, justify="left" if heading == "file" else "right")
@@ -161,6 +164,7 @@ def _measurement():
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         "machine": platform.machine(),
+        "processor": processor_name(),
         "processor_count": os.cpu_count(),
     }
 
@@ -170,11 +174,12 @@ def _prepared(path, num_threads, shapes):
     runner = Runner(path, num_threads, shapes=shapes)
     rng = np.random.default_rng(0)
     for name, detail in runner.inputs.items():
-        shape = detail["shape"]
-        quantized = bool(detail["quantization"][0])
-        if np.issubdtype(detail["dtype"], np.integer) and not quantized:
-            value = np.zeros(shape, detail["dtype"])  # indices: any other could lie outside a table
-        else:
-            value = rng.random(shape, dtype="float32")
-        runner.set(name, value)
+        runner.set(name, random_example(detail, rng))
     return runner
+
+
+def random_example(detail, rng=None):
+    """A random input `(batch, ...)` for LiteRT's details of it, in real numbers."""
+    if np.issubdtype(detail["dtype"], np.integer) and not detail["quantization"][0]:
+        return np.zeros(detail["shape"], detail["dtype"])  # indices: any other could lie outside a table
+    return (rng or np.random.default_rng(0)).random(detail["shape"], dtype="float32")

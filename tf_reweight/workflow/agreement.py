@@ -5,8 +5,8 @@ import numpy as np
 from tf_reweight.data.examples import input_specs
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.precisions import TABLE
-from tf_reweight.export.recurrent import recurrent_layers
 from tf_reweight.export.samples import identifiers
+from tf_reweight.export.verification import is_fragile
 from tf_reweight.tflite.comparing import differences
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.workflow import labels
@@ -23,9 +23,7 @@ def execution(path, model, arrays, precision):
         arrays: inputs, from which open sizes are read.
         precision: of the file.
     """
-    # LiteRT's delegate frees twice what it fails to prepare of some of these files, and takes its process along.
-    fragile = precision in TABLE and TABLE[precision].needs_data and recurrent_layers(model)
-    runner = Runner(path, delegate=not fragile)
+    runner = Runner(path, delegate=not (precision in TABLE and is_fragile(model, precision)))
     inputs = identifiers([spec.name for spec in input_specs(model, arrays)])
     outputs = output_names(model, len(runner.outputs))
     return lambda given: runner(dict(zip(inputs, given)), outputs)

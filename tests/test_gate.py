@@ -1,0 +1,99 @@
+"""`tf-reweight check`: a file measured against what is asked of it, with an exit status for continuous integration."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tf_reweight import export
+from tf_reweight.cli import main
+
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a classifier, its int8 file as converted, and labelled examples that it gets right."""
+    folder = tmp_path_factory.mktemp("gate")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(3, activation="softmax")])
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    export.export_tflite(model, folder / "int8.tflite", "int8", x, accelerated=False)
+    export.export_tflite(model, folder / "whole.tflite", "int8", x)
+    model.save(folder / "model.keras")
+    labels = np.asarray(model(x)).argmax(-1)
+    np.savez(folder / "data.npz", x_train=x, y_train=labels, x_val=x, y_val=labels, x_test=x, y_test=labels)
+    (folder / "mine.py").write_text(
+        "import numpy as np\n\ndef load():\n    stored = np.load(__file__.replace('mine.py', 'data.npz'))\n"
+        "    return (stored['x_train'], stored['y_train']), (stored['x_val'], stored['y_val'])\n"
+    )
+    return folder
+
+
+def check(folder, name, *words):
+    return main.console(["check", str(folder / name), *words])
+
+
+def test_a_file_that_is_all_that_was_asked_for(made, capsys):
+    words = ["--max_bytes", "100000", "--max_ms", "1000", "--fully_accelerated", "--json"]
+    words += ["--agrees_with", str(made / "model.keras"), "--data", str(made / "data.npz"), "--max_drop", "0.1"]
+    assert check(made, "whole.tflite", *words) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["passed"] and [item["name"] for item in figures["requirements"]] == [
+        "runs", "size", "fully accelerated", "time", "agrees with its model"
+    ]  # fmt: skip
+    assert "accuracy" in figures["requirements"][-1]["found"] and "thread(s) of" in figures["requirements"][3]["found"]
+
+
+def test_where_it_falls_short_is_said(made, capsys):
+    assert check(made, "int8.tflite", "--fully_accelerated", "--max_bytes", "10") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "falls short" in shown and "SOFTMAX" in shown and "at most 10 bytes" in shown
+    assert check(made, "int8.tflite", "--max_ms", "0.000001") == 1
+
+
+def test_a_file_of_another_model_does_not_agree(made, tmp_path):
+    other = keras.Sequential([keras.Input((6,)), L.Dense(3, kernel_initializer="zeros", bias_initializer="ones")])
+    other.save(tmp_path / "other.keras")
+    data = ["--data", f"{made / 'mine.py'}:load"]
+    assert check(made, "whole.tflite", "--agrees_with", str(tmp_path / "other.keras"), *data) == 0, "it is better"
+    assert check(made, "whole.tflite", "--agrees_with", str(made / "model.keras"), *data, "--max_drop", "0.1") == 0
+    model, x = keras.saving.load_model(tmp_path / "other.keras"), np.load(made / "data.npz")["x_test"]
+    found = export.check_file(made / "whole.tflite", agrees_with=model, data=x)
+    assert not found.passed and "another class" in found.requirements[-1].found
+
+
+def test_without_flags_it_must_run(made):
+    assert check(made, "int8.tflite") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["none.tflite"], ["model.keras"], ["data.npz", "--max_bytes", "5"], ["int8.tflite", "int8.tflite"],
+        ["int8.tflite", "--agrees_with", "none.keras", "--data", "digits"], ["int8.tflite", "--data", "digits"],
+        ["int8.tflite", "--shape", "2,two"], ["int8.tflite", "--max_ms", "-1"], ["int8.tflite", "--max_bytes", "0"],
+    ],
+)  # fmt: skip
+def test_what_could_not_be_found_out_is_status_2(made, words, monkeypatch, capsys):
+    monkeypatch.chdir(made)
+    assert main.console(["check", *words]) == 2
+    assert capsys.readouterr().err
+
+
+def test_arguments_are_checked_before_anything_runs(made):
+    for wrong in ({"max_ms": float("nan")}, {"max_drop": -1.0}, {"max_bytes": 2.5}, {"data": np.zeros((2, 6))}):
+        with pytest.raises((ValueError, TypeError)):
+            export.check_file(made / "int8.tflite", **wrong)
+
+
+def test_numbers_are_compared_by_their_error(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(1)])
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    export.export_tflite(model, tmp_path / "a.tflite", "float32")
+    found = export.check_file(tmp_path / "a.tflite", agrees_with=model, data=x, max_drop=1e-3)
+    assert found.passed and "relative error" in str(found)
+    model.layers[-1].kernel.assign(2.0 * model.layers[-1].kernel)
+    assert not export.check_file(tmp_path / "a.tflite", agrees_with=model, data=x).passed
