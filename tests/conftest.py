@@ -1,5 +1,6 @@
 """What every test shares: a quiet TensorFlow, fixed seeds, and long trainings only on request."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -7,6 +8,11 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+import tensorflow  # noqa: E402, F401
+
+# The package looks through the objects in memory now and then: those of the libraries need not be looked at in each test.
+gc.collect()
+gc.freeze()
 
 
 def pytest_addoption(parser):

@@ -1,10 +1,9 @@
 """Setting on a built layer what Keras takes in constructors alone, and finding the models that a layer belongs to."""
 
-import gc
-
 import keras
 
 from tf_reweight.graph.access import forget_sublayer, unlocked
+from tf_reweight.graph.memory import objects_of
 
 
 def set_part(layer, attribute, part):
@@ -34,4 +33,4 @@ def models_sharing(variables):
 
 def _all_models():
     # Those whose construction failed before Keras' own are left out.
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model) and "_layers" in vars(thing)]
+    return [model for model in objects_of(keras.Model) if "_layers" in vars(model)]

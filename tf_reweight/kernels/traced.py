@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from tf_reweight.graph.attributes import models_sharing
+from tf_reweight.graph.memory import objects_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 
 # What Keras calls the steps that it traces. Those of models that share the weights are dropped, others are of no concern.
@@ -51,7 +52,7 @@ def _assigning(variables):
     from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
 
     # Graphs outlive their functions: only what can still be called counts.
-    graphs = {id(item.graph): item.graph for item in gc.get_objects() if type(item) is ConcreteFunction}.values()
+    graphs = {id(item.graph): item.graph for item in objects_of(ConcreteFunction)}.values()
     handles = {id(handle) for handle in (getattr(v.value, "handle", None) for v in variables) if handle is not None}
     captured = [(graph, [(id(outer), inner) for outer, inner in graph.captures]) for graph in graphs]
     while True:  # a function inside another captures what stands for the variable there
