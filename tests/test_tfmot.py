@@ -131,6 +131,20 @@ def test_depthwise_kernels_stay_dense_and_a_policy_decides():
     assert names(prune_low_magnitude(model, pruning_policy=Points())) == ["point"]
 
 
+def test_attention_and_recurrent_layers():
+    sequence = keras.Input((4, 8))
+    attended = L.MultiHeadAttention(2, 4, name="attention")(sequence, sequence)
+    model = keras.Model(sequence, L.Dense(2, name="top")(L.LSTM(4, name="lstm")(attended)))
+    pruned = prune_low_magnitude(model, tfmot.sparsity.keras.ConstantSparsity(0.5, 0, frequency=1))
+    x = RNG.random((16, 4, 8)).astype("float32")
+    np.testing.assert_allclose(pruned.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    pruned.compile("adam", "mse")
+    pruned.fit(x, x[:, 0, :2], verbose=0, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    plain = tfmot.sparsity.keras.strip_pruning(pruned)
+    assert plain.output_names == model.output_names and [layer.name for layer in plain.layers] == [x.name for x in model.layers]
+    assert len(tfr.sparsity(plain)) == 7 and zeros(plain) == pytest.approx(0.5, abs=0.01)
+
+
 def test_what_did_not_happen_is_said():
     pruned = prune_low_magnitude(net(), tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, 0, 1000))
     with pytest.warns(UserWarning, match="No weight was pruned"):
@@ -176,6 +190,11 @@ def test_clustering_and_quantization_under_their_old_names(tmp_path):
         (lambda: prune_low_magnitude(L.Dense(2), block_pooling_type="SUM"), ValueError, "block_pooling_type"),
         (lambda: prune_low_magnitude(L.Dense(2), block_size=(1, 4), sparsity_m_by_n=(2, 4)), ValueError, "Pass one of"),
         (lambda: prune_low_magnitude(L.Dense(2), 0.5), TypeError, "schedule"),
+        (lambda: prune_low_magnitude(L.Dense(2), block_size=4), ValueError, "two whole numbers"),
+        (lambda: prune_low_magnitude(L.Dense(2), sparsity_m_by_n="2:4"), ValueError, "two whole numbers"),
+        (lambda: prune_low_magnitude([L.Dense(2), 3]), TypeError, "Keras 3 layer or model"),
+        (lambda: prune_low_magnitude(net(), pruning_policy=3), TypeError, "must be a PruningPolicy"),
+        (lambda: prune_low_magnitude(net(), name="mine"), TypeError, "for single layers"),
         (lambda: tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, 0, 10.5), ValueError, "end_step"),
         (lambda: tfmot.sparsity.keras.ConstantSparsity(True, 0), ValueError, "sparsity"),
         (lambda: tfmot.sparsity.keras.PruningSummaries("logs", update_freq=10), ValueError, "'epoch'"),

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors, structures
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.copying import Copied, own_weights
 from tf_reweight.graph.rebuilding import Replacements, rebuild
@@ -140,7 +141,19 @@ def strip(model: keras.Model) -> keras.Model:
                 model=type(model).__name__,
             )
         )
-    return rebuild(model, Replacements(lambda path, operation: _Unmasked(operation) if isinstance(operation, Masked) else None))
+    inner = {layer.layer.name for layer in all_layers(model) if isinstance(layer, Masked)}
+
+    def plain(path, operation):
+        if isinstance(operation, Masked):
+            return _Unmasked(operation)
+        # An Identity kept the name of an output, which the layer inside the wrapper has again now.
+        return _unchanged if isinstance(operation, keras.layers.Identity) and operation.name in inner else None
+
+    return rebuild(model, Replacements(plain))
+
+
+def _unchanged(tensor):
+    return tensor
 
 
 class _Unmasked(Copied):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_integer, is_sequence, listed
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.copying import Copied, assign_like, carry_state, own_weights
@@ -68,12 +69,12 @@ def prune_low_magnitude(
     def wrapped(layer, **options):
         return PruneLowMagnitude(layer, schedule, structure, **options)
 
-    if isinstance(to_prune, list):
-        return [wrapped(layer) for layer in to_prune]
     if not isinstance(to_prune, keras.Model):
-        _check_layer(to_prune)
-        return wrapped(to_prune, **kwargs)
-    _check_graph(to_prune)
+        for layer in listed(to_prune):
+            _check_layer(layer)
+        layers = [wrapped(layer, **kwargs) for layer in listed(to_prune)]
+        return layers if is_sequence(to_prune) else layers[0]
+    _check_graph(to_prune, pruning_policy, kwargs)
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
     chosen = _with_kernels(to_prune, structure, pruning_policy)
@@ -122,6 +123,8 @@ class _Wrapped(Copied):
 
     def __init__(self, layer, wrapped):
         super().__init__(layer)
+        # A wrapper is told the shape of one input; attention has several.
+        self.copy.build_from_config(layer.get_build_config())
         self.copy = wrapped(self.copy)
 
     def fill(self):
@@ -142,20 +145,27 @@ def _with_kernels(model, structure, policy):
 
 def _structure(block_size, block_pooling_type, sparsity_m_by_n):
     """The config of what goes together."""
-    block = tuple(block_size)
+    block = _pair("block_size", block_size, "(rows, columns), as (1, 4)")
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(errors.unknown("block_pooling_type", block_pooling_type, ("AVG", "MAX")))
     if sparsity_m_by_n is not None:
         if block != (1, 1):
             received = {"block_size": block_size, "sparsity_m_by_n": sparsity_m_by_n}
             raise ValueError(errors.message("Pass one of `block_size` and `sparsity_m_by_n`.", "Leave one out.", **received))
-        zeros, of = sparsity_m_by_n
+        zeros, of = _pair("sparsity_m_by_n", sparsity_m_by_n, "(zeros, of how many), as (2, 4)")
         return {"name": "n_of_m", "n": of - zeros, "m": of}
     if block == (1, 1):
         return "unstructured"
     if block_pooling_type == "MAX":
         warnings.warn("Blocks are ranked by the root mean square of their weights, not by their largest.", stacklevel=3)
     return {"name": "block", "shape": list(block)}
+
+
+def _pair(name, value, meaning):
+    pair = tuple(value) if is_sequence(value) else ()
+    if len(pair) != 2 or not all(is_integer(number) for number in pair):
+        raise ValueError(errors.message(f"`{name}` must be two whole numbers.", f"They are {meaning}.", **{name: value}))
+    return pair
 
 
 def _check_layer(layer):
@@ -166,8 +176,14 @@ def _check_layer(layer):
         raise TypeError(errors.message(expected, fix, to_prune=found))
 
 
-def _check_graph(model):
+def _check_graph(model, policy, options):
     check_model(model)
+    if policy is not None and not isinstance(policy, PruningPolicy):
+        fix = "Derive its class from PruningPolicy."
+        raise TypeError(errors.message("`pruning_policy` must be a PruningPolicy.", fix, pruning_policy=policy))
+    if options:
+        fix = "Leave them out, or wrap layers one by one."
+        raise TypeError(errors.message("Options of the wrapper are for single layers.", fix, **options))
     if not is_graph(model):
         fix = "Wrap its layers where they are made, or prune it in place with tf_reweight.baselines.GradualMagnitude."
         raise ValueError(errors.message("`to_prune` must be Sequential or functional.", fix, to_prune=type(model).__name__))

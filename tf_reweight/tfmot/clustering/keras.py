@@ -5,6 +5,7 @@ import enum
 import warnings
 
 import keras
+import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.graph.compiling import compile_like
@@ -64,7 +65,9 @@ def cluster_weights(
         warnings.warn("Zeros stay zeros, though preserve_sparsity is False: they are one of the values.", stacklevel=2)
     made = rebuild(to_cluster, Replacements())
     compile_like(made, to_cluster)
-    cluster(made, number_of_clusters, per_channel=cluster_per_channel)
+    # NumPy's whole numbers too.
+    number = int(number_of_clusters) if isinstance(number_of_clusters, np.integer) else number_of_clusters
+    cluster(made, number, per_channel=cluster_per_channel)
     return made
 
 
