@@ -117,8 +117,8 @@ def export_tflite(
         classes: for each output whether it chooses one of several classes, so that its largest entry must be the model's; None
             looks at the values, and takes outputs `(batch, n)` of like scale for a classifier's.
         accelerated: whether operations that XNNPACK, LiteRT's delegate for CPUs, has in float alone compute in float, such as
-            the softmax of an int8 file; see `tflite.acceleration`. Each adds some hundred bytes. None does so where XNNPACK runs
-            the whole file then, with outputs as close to the model's; True wherever an operation gets inside; False leaves the
+            the softmax of an int8 file; see `tflite.acceleration`. Each costs about 100 bytes. None does so where XNNPACK runs
+            all of the file then, with outputs as close to the model's; True wherever an operation gets inside; False leaves the
             file as it was converted.
 
     Returns:

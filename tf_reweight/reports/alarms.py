@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, text_of, value_of
 
 RED, AMBER = "red", "amber"
@@ -40,7 +41,7 @@ def _guessing(figures):
     """Whether the shipped file and the dense model are better than one constant answer."""
     metric, guess = head_of(figures), (figures.get("guess") or {})
     constant, num = guess.get(metric["name"]), _num_test(figures)
-    entries = [("The dense model", figures["files"][0]), (figures["files"][-1]["name"], figures["files"][-1])]
+    entries = [("The dense model", figures["files"][0]), (shipped_of(figures)["name"], shipped_of(figures))]
     for name, entry in entries if constant is not None and metric["mode"] else ():
         value = value_of(entry, "test", metric)
         if value is None:
@@ -55,7 +56,7 @@ def _guessing(figures):
 
 def _worse(figures):
     metric, files = head_of(figures), figures["files"]
-    before, after = (value_of(file, "test", metric) for file in (files[0], files[-1]))
+    before, after = (value_of(file, "test", metric) for file in (files[0], shipped_of(figures)))
     if is_worse(metric, before, after, _num_test(figures)):
         change = abs(after - before)
         grave = change > 0.05 if metric["proportion"] else before and change > 0.25 * abs(before)
@@ -82,9 +83,9 @@ def _refused(figures):
 
 
 def _slower(figures):
-    files, shipped = figures["files"], figures["files"][-1]
+    files, shipped = figures["files"], shipped_of(figures)
     # Against the dense float32 file every file is compared, see its doubts.
-    for dense in (file for file in files[1:-1] if file["name"].startswith("dense_")):
+    for dense in (file for file in files[1:] if file is not shipped and file["name"].startswith("dense_")):
         if is_slower(shipped, dense):
             times = f"{shipped['latency_ms']:.3f} to {dense['latency_ms']:.3f} ms"
             seen = f"{shipped['name']} is slower than {dense['name']}: {times}."

@@ -5,6 +5,7 @@ import pathlib
 import yaml
 
 from tf_reweight.reports import charts, metrics, pictures, tables
+from tf_reweight.reports.choosing import shipped_of
 
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
@@ -36,7 +37,7 @@ def render(figures, model=None):
     environment.filters["agreement"] = _agreement
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         run=figures,
-        shipped=figures["files"][-1],
+        shipped=shipped_of(figures),
         dense=figures["files"][0],
         change=change(figures),
         metric=metrics.head_of(figures),

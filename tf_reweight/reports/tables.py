@@ -9,6 +9,7 @@ from tf_reweight import structures
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.kernels.table import find
 from tf_reweight.reports import metrics
+from tf_reweight.reports.choosing import shipped_of
 
 # The structures whose all-zero groups are worth counting in any model: the first two can be removed physically.
 _COUNTED = ("filter", "channel", "column", "kernel")
@@ -71,7 +72,7 @@ def _living(target, structure):
 
 
 def summary(figures):
-    """What matters most of a run: the last file it shipped against the dense float one, and the dense int8 one.
+    """What matters most of a run: the file it ships against the dense float one, and the dense int8 one.
 
     Args:
         figures: a run's report, with `stages` and `files`.
@@ -82,7 +83,7 @@ def summary(figures):
         smaller, faster, fewer; `int8` with the first three against the dense int8 file, or None where there is none. Of a
         classifier also `accuracy_before` and `accuracy_after`.
     """
-    dense, shipped = figures["files"][0], figures["files"][-1]
+    dense, shipped = figures["files"][0], shipped_of(figures)
     metric, num = metrics.head_of(figures), figures["data"]["num_test"]
     before, after = (metrics.value_of(file, "test", metric) for file in (dense, shipped))
     int8 = next((file for file in figures["files"] if file["name"] == "dense_int8.tflite"), None)
@@ -174,7 +175,7 @@ def _metric_tables(report):
         return []
     table = Table(title="Every metric, test examples", box=box.SIMPLE_HEAD)
     table.add_column("metric")
-    entries = [report["stages"][0], report["stages"][-1], report["files"][-1]]
+    entries = [report["stages"][0], report["stages"][-1], shipped_of(report)]
     for entry in entries:
         table.add_column(entry["name"].removesuffix(".tflite"), justify="right")
     for metric in every:

@@ -7,7 +7,9 @@ from tf_reweight.export.conversion import output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
 from tf_reweight.export.verification import is_fragile
+from tf_reweight.tflite import apart
 from tf_reweight.tflite.comparing import differences
+from tf_reweight.tflite.delegation import delegation
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.workflow import labels
 
@@ -27,6 +29,14 @@ def execution(path, model, arrays, precision):
     inputs = identifiers([spec.name for spec in input_specs(model, arrays)])
     outputs = output_names(model, len(runner.outputs))
     return lambda given: runner(dict(zip(inputs, given)), outputs)
+
+
+def where_it_runs(path, model, precision):
+    """`delegation` and `fully_accelerated` of a file, as in an export's record."""
+    content = path.read_bytes()
+    fragile = precision in TABLE and is_fragile(model, precision)
+    found = apart.delegation(content) if fragile else delegation(content)
+    return {"delegation": found.to_dict(), "fully_accelerated": found.fully_accelerated}
 
 
 def kinds_of(task, scorer):

@@ -4,7 +4,7 @@ from tf_reweight import export
 from tf_reweight.export.verification import keras_outputs
 from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import say
-from tf_reweight.workflow.agreement import agreements, classes_of, execution
+from tf_reweight.workflow.agreement import agreements, classes_of, execution, where_it_runs
 from tf_reweight.workflow.doubts import with_doubts
 from tf_reweight.workflow.measures import split_figures
 from tf_reweight.workflow.stages import stages_of
@@ -56,8 +56,8 @@ def _written(run, path, model, precision, representative, held_out):
     checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
     if precision == "mixed":
         return _mixed(run, path, model, held_out, checks)
-    classes = classes_of(run.task, run.scorer)
-    return export.export_tflite(model, path, precision, representative, held_out, **checks, classes=classes)
+    checks |= {"classes": classes_of(run.task, run.scorer), "accelerated": settings.accelerated}
+    return export.export_tflite(model, path, precision, representative, held_out, **checks)
 
 
 def _check_refused(run, files, refused):
@@ -101,6 +101,8 @@ def _executed(run, path, model, held_out, figures):
     head = measured.get(run.metric["name"])
     said = "" if head is None else f": {text_of(run.metric, head)}"
     say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed{said}")
+    if not figures["fully_accelerated"]:
+        say(run.console, f"[bold]export[/bold]: {path.name}, {figures['delegation']['summary']}")
     return {**figures, "path": str(path), "name": path.name, **split_figures("test", measured), "outputs": outputs}
 
 
@@ -123,11 +125,12 @@ def _packed(run, path, model, held_out, figures):
         say(run.console, f"[bold]export[/bold]: {path.name} stays dense: packed it is no smaller")
         return []
     sizes = export.sizes_of(packed.read_bytes())
-    return [_executed(run, packed, model, held_out, {**figures, **sizes, "packed": result.to_dict()})]
+    where = {"packed": result.to_dict(), **where_it_runs(packed, model, figures["precision"])}
+    return [_executed(run, packed, model, held_out, {**figures, **sizes, **where})]
 
 
 def app_zip(run):
-    """Puts the last file and all an app needs with it into `app.zip`: labels, normalisation, C header, report.
+    """Puts the best file and all an app needs with it into `app.zip`: labels, normalisation, C header, report.
 
     Args:
         run: the `Run`, with its report written.
@@ -135,7 +138,7 @@ def app_zip(run):
     Returns:
         What `model.json` in it says.
     """
-    data, path, report = run.data.dataset, run.folder / run.files[-1]["name"], run.folder / "report.html"
+    data, path, report = run.data.dataset, run.folder / run.shipped, run.folder / "report.html"
     if data is None:
         return export.bundle(path, run.folder / "app.zip", extra=[report])
     labels = [str(name) for name in data.class_names]

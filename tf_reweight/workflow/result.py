@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import head_of, text_of, value_of
 
 
@@ -16,8 +17,9 @@ class Result(dict):
     Attributes:
         report: the figures, as a plain dict.
         files: paths of the `.tflite` files, the dense float32 one first.
-        best_file: path of the file to ship: the last one, as pruned and in the smallest precision that was asked for.
-        model: the Keras model that `best_file` is of, not compiled.
+        best_file: path of the file to ship: of those that the run made smaller and that lose nothing measurable, the smallest,
+            or what `export.best_by` and `export.max_drop` of the configuration ask for.
+        model: the Keras model after the last stage, not compiled.
     """
 
     def __init__(self, report, load):
@@ -41,6 +43,6 @@ class Result(dict):
         return self._load()
 
     def __repr__(self):
-        shipped, metric = self["files"][-1], head_of(self)
+        shipped, metric = shipped_of(self), head_of(self)
         figure = text_of(metric, value_of(shipped, "test", metric))
         return f"Result({str(self.best_file)!r}, {metric['name']}={figure}, {shipped['num_bytes']:,} bytes)"

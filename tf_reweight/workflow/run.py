@@ -21,6 +21,7 @@ from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.curves import read_curves
 from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import changes, say
+from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import guessing, loading, scoring
@@ -67,7 +68,7 @@ class Run:
         _check_stages(self.config, self.model, self.data)
         self.trainer = Trainer(self.task, self.data, self.config, callbacks, console)
         self.folder = self.reached = self.stage = self._figures = None
-        self.files, self.latency, self.refused = [], None, []
+        self.files, self.shipped, self.latency, self.refused = [], None, None, []
 
     @property
     def metric(self):
@@ -133,6 +134,8 @@ class Run:
         """Every precision, dense and pruned, written and executed."""
         self._catch_up()
         self.files, self.latency = export_files(self)
+        wish = (self.config.export.best_by, self.config.export.max_drop)
+        self.shipped = best_file(self.files, self.metric, *wish, self.data.test.num_examples)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
@@ -159,6 +162,7 @@ class Run:
             "num_nonzero": stages[-1]["num_nonzero"],
             "model": model_report(self.model),
             "files": self.files,
+            "shipped": self.shipped,
             "latency": self.latency,
             "refused": self.refused,
         }

@@ -10,6 +10,7 @@ from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import value_range as ranges
 from tf_reweight.export.precisions import PRECISIONS
+from tf_reweight.reports.choosing import WISHES
 from tf_reweight.penalties import epsilons, prices
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.workflow import methods
@@ -268,7 +269,9 @@ class Distill(Section):
 class Export(Section):
     """Which files are written, and how they are checked; `verify_arm` runs them on an emulated ARM machine as well.
 
-    With `mixed_bytes` there is one of at most that size in which each kernel has the precision it can bear.
+    With `mixed_bytes` there is one of at most that size in which each kernel has the precision it can bear. `accelerated` is
+    that of `export_tflite`. Shipped is the file that is best by `best_by` of those that the run made smaller and that lose at
+    most `max_drop` against the most accurate of them; without it, nothing that can be measured.
     """
 
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
@@ -279,6 +282,9 @@ class Export(Section):
     pack: bool = True
     verify_arm: bool = False
     latency_runs: int = pydantic.Field(50, ge=1)
+    accelerated: bool | None = None
+    best_by: typing.Literal[WISHES] = "size"
+    max_drop: float | None = pydantic.Field(None, ge=0)
 
 
 def _serialized(get, value):
