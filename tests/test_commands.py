@@ -94,6 +94,7 @@ def test_help_of_every_command(capsys):
 
     assert main.console(["--help"]) == 0
     usage = capsys.readouterr().out
+    assert max(map(len, usage.splitlines())) <= 80
     for command in COMMANDS:
         assert f"tf-reweight {command} " in usage
         assert main.console([command, "--help"]) == 0

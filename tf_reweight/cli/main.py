@@ -10,28 +10,36 @@ from tf_reweight.cli.commands import COMMANDS, notes
 from tf_reweight.cli.quiet import quiet
 
 _USAGE = """\
-tf-reweight: train with a regularizer, remove what it freed, ship a checked int8 .tflite
+tf-reweight: prune and quantize Keras models, ship checked .tflite files
 
   tf-reweight init [FOLDER]
-  tf-reweight compress --model MODEL.keras --data DATA.py:FUNCTION [--structure NAME] [--budget macs=0.5] [--epochs N]
-  tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR] [--out DIR] [--dry_run] [--verify_arm]
+  tf-reweight compress --model MODEL.keras --data DATA.py:FUNCTION
+                       [--structure NAME] [--budget macs=0.5] [--epochs N]
+  tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR]
+                       [--out DIR] [--dry_run] [--verify_arm]
   tf-reweight report MODEL.keras
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]
   tf-reweight inspect FILE.tflite [--shape SIZE,SIZE,...]
-  tf-reweight check FILE.tflite [--max_bytes N] [--max_ms N] [--fully_accelerated]
+  tf-reweight check FILE.tflite [--max_bytes N] [--max_ms N]
+                    [--fully_accelerated]
                     [--agrees_with MODEL.keras --data DATA [--max_drop X]]
   tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight arm MODEL.keras --fix OUT.keras
-  tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--normalization MEAN,STD] [--preprocessing WORDS] [--extra FILE ...]
-  tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N] [--warmup N]
-  tf-reweight explain MODEL.keras FILE.tflite --data DATA.py:FUNCTION [--examples N]
-  tf-reweight phone FILE.tflite --out DIR [--threads N] [--runs N] [--shape SIZE,SIZE,...]
+  tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--extra FILE ...]
+                     [--normalization MEAN,STD] [--preprocessing WORDS]
+  tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N]
+                        [--warmup N]
+  tf-reweight explain MODEL.keras FILE.tflite --data DATA.py:FUNCTION
+                      [--examples N]
+  tf-reweight phone FILE.tflite --out DIR [--threads N] [--runs N]
+                    [--shape SIZE,SIZE,...]
   tf-reweight phone --read LOG [--read LOG ...]
 
-Every command takes --json (figures instead of tables), --debug (the traceback of an error) and --help;
-`tf-reweight compress --help` lists the keys of a configuration, `tf-reweight --version` says which version this is.
+Every command takes --json (figures instead of tables), --debug (the traceback
+of an error) and --help. `tf-reweight compress --help` lists the keys of a
+configuration, `tf-reweight --version` says which version this is.
 """
 
 
