@@ -121,6 +121,8 @@ def test_init_writes_what_a_first_run_needs(tmp_path, capsys):
     (folder / "configs" / "binary.yaml").unlink()
     assert main.console(["init", str(folder)]) == 1
     assert "overwrites no files of yours" in capsys.readouterr().err and not (folder / "configs" / "binary.yaml").exists()
+    assert main.console(["init", str(folder / "configs" / "quickstart.yaml" / "below")]) == 1
+    assert "Received: folder=" in capsys.readouterr().err
     assert main.console(["init", str(folder / "configs" / "quickstart.yaml")]) == 1
     assert "takes a folder" in capsys.readouterr().err
 

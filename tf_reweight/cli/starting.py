@@ -38,7 +38,11 @@ def write(folder):
     if different:
         fix = "Move them away, or name another folder."
         raise FileExistsError(errors.message("`init` overwrites no files of yours.", fix, files=different, folder=str(target)))
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        expected = f"`init` must be able to make its folder; the system says: {error.strerror}."
+        raise OSError(errors.message(expected, "Choose another.", folder=str(target))) from error
     written = [path for path in sources if path not in there]
     for path in written:
         files.write_whole(target / path.name, path.read_bytes())
