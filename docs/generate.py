@@ -63,7 +63,8 @@ def headline(chosen):
     for result in chosen:
         figures = result["figures"][0]
         row = result["row"]
-        rows.append([row["what"], *(row[key].format(**figures) for key in ("metric", "size", "speed"))])
+        cells = [row[key].format(**figures).replace(" %", "%") for key in ("metric", "size", "speed")]
+        rows.append([row["what"], *cells])
     headings = ["network and what was done", "as executed", "smaller: float32 / int8", "faster: float32 / int8"]
     return "\n".join(_table(headings, rows))
 

@@ -65,7 +65,7 @@ def command_line():
         if len(values):
             lines += ["| flag | default | |", "|---|---|---|"]
             rows = [(flag, values[flag]) for flag in sorted(values)]
-            lines += [f"| `--{name}` | {_shown(flag.default)} | {_cell(flag.help)} |" for name, flag in rows]
+            lines += [f"| `--{name}` | {_shown(flag.default)} | {_escaped(_cell(flag.help))} |" for name, flag in rows]
         else:
             lines += ["No flags of its own."]
         lines += [""]
@@ -93,11 +93,18 @@ def _entry(name, value, level):
 
 
 def _signature(value):
+    """Names and plain defaults; hints would be longer than what the docstring says of them."""
     try:
-        shown = [str(parameter).split(":")[0].split("=")[0] for parameter in inspect.signature(value).parameters.values()]
-    except ValueError:
+        parameters = inspect.signature(value).parameters.values()
+    except ValueError:  # an exception, whose arguments are those of Python's own
         return "(...)"
-    return f"({', '.join(shown)})"
+    return f"({', '.join(map(_parameter, parameters))})"
+
+
+def _parameter(parameter):
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    plain = type(parameter.default) in (int, float, str, bool, type(None), tuple)
+    return f"{stars}{parameter.name}" + (f"={parameter.default!r}" if plain else "")
 
 
 def _doc(value):
