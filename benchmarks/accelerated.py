@@ -1,8 +1,8 @@
 """Which files of the zoo XNNPACK runs whole: before and after operations without integer kernels compute in float.
 
-Random weights; `keras.applications` with the softmax that they end in, the small nets as `zoo.py` has them. Each file is made once,
-as it is converted, and rewritten by `tflite.acceleration`; both are compared with the Keras model on the same random examples.
-Each net runs in a process of its own; the same command goes on where it stopped.
+Random weights; `keras.applications` with the softmax that they end in, the small nets as `zoo.py` has them. Each file is made
+once, as it is converted, and rewritten by `tflite.acceleration`; both are compared with the Keras model on the same random
+examples. Each net runs in a process of its own; the same command goes on where it stopped.
 
     python benchmarks/accelerated.py --small
     python benchmarks/accelerated.py --output benchmarks/results/accelerated.json
@@ -52,7 +52,7 @@ def _row(name, model, arrays, precision):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
         # Random weights put no distance between outputs: here files are compared with each other.
-        how = {"representative_data": arrays, "tolerance": 10.0, "accelerated": False}
+        how = {"representative_data": arrays, "tolerance": 10.0, "accelerated": False, "classes": [False] * len(expected)}
         record = export.export_tflite(model, path, precision, **how)
         before, made = path.read_bytes(), accelerate(path.read_bytes())
         errors = []
@@ -61,7 +61,8 @@ def _row(name, model, arrays, precision):
             errors.append(compare(expected, runner(inputs, output_names(model, len(expected))))[1])
         after = export.delegation(made.content)
     return {
-        "net": name, "precision": precision, "whole": record.delegation.fully_accelerated, "whole_after": after.fully_accelerated,
+        "net": name, "precision": precision,
+        "whole": record.delegation.fully_accelerated, "whole_after": after.fully_accelerated,
         "outside": record.delegation.summary, "outside_after": after.summary,
         "reasons_after": sorted({f"{item.name}: {item.reason}" for item in after.outside}),
         "num_bytes": len(before), "num_bytes_after": len(made.content), "error": errors[0], "error_after": errors[1],
@@ -94,12 +95,12 @@ def formatted(row):
 def _saved(path, rows, command):
     from tf_reweight.tflite.processor import processor_name
 
-    commit = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    shown = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True)
     passed = [row for row in rows if "error_text" not in row]
     figures = {
         "title": "Files that XNNPACK runs whole",
         "command": command,
-        "commit": commit,
+        "commit": shown.stdout.strip(),
         "recorded": datetime.date.today().isoformat(),
         "environment": {"processor": processor_name()},
         "findings": [_finding(precision, passed) for precision in dict.fromkeys(row["precision"] for row in passed)],

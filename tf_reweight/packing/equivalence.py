@@ -33,7 +33,7 @@ def check_same(before, after, reordered=False, emulator=None, shapes=None):
         VerificationError: when one of them does not run, or their outputs differ.
     """
     arm_here = platform.machine() not in ("x86_64", "AMD64")
-    inputs = _ran("given", len(before), "", lambda: _random_inputs(before, shapes))
+    inputs = _ran("given", len(before), "", lambda: random_inputs(before, shapes))
     for machine, run, arm in (("", _run_here, arm_here), (_ARM, emulator and emulator.run, True)):
         if run is None:
             continue
@@ -84,7 +84,7 @@ def check_on_arm(content, emulator, shapes=None):
     Raises:
         VerificationError: when it does not run here or there, or computes something else there.
     """
-    inputs = _ran("given", len(content), "", lambda: _random_inputs(content, shapes))
+    inputs = _ran("given", len(content), "", lambda: random_inputs(content, shapes))
     here = _ran("given", len(content), "", lambda: litert.run(content, inputs, False))
     there = _ran("given", len(content), _ARM, lambda: emulator.run(content, inputs))
     found = {name: compare(here, outputs)[1] for name, outputs in there.items()}
@@ -100,7 +100,7 @@ def _run_here(content, inputs):
     return {name: litert.run(content, inputs, delegate) for name, delegate in litert.RUNS.items()}
 
 
-def _random_inputs(content, given=None):
+def random_inputs(content, given=None):
     """One array `(num, ...)` per input of a file."""
     rng = np.random.default_rng(0)
     runner = Runner(content, delegate=False, shapes=given)
