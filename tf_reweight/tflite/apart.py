@@ -73,7 +73,7 @@ def delegation(content, shapes=None):
         try:
             _run([sys.executable, "-m", "tf_reweight.tflite.delegation", name])
         except RuntimeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error).removeprefix("ValueError: ")) from error
         return from_dict(json.loads((folder / "delegation.json").read_text()))
 
 

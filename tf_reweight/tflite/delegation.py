@@ -159,7 +159,7 @@ def main(folder):
     """Writes `delegation.json` for the `model.tflite` in a folder, with the sizes in `shapes.json` where there are some."""
     shapes = folder / "shapes.json"
     given = json.loads(shapes.read_text()) if shapes.exists() else None
-    found = delegation(folder / "model.tflite", given)
+    found = delegation((folder / "model.tflite").read_bytes(), given)
     (folder / "delegation.json").write_text(json.dumps(found.to_dict()))
 
 

@@ -29,9 +29,20 @@ def message(content, error, name):
         version = importlib.metadata.version("ai-edge-litert")
         expected = f"The file must be of operations that ai-edge-litert {version} knows; it says: {said[:300]}"
         return errors.message(expected.rstrip(".") + ".", _UPDATE, file=str(name), schema=model.version)
-    expected = f"The file must load in LiteRT, which says: {said[:300]}"
+    open_inputs = _open_inputs(Graph(model))
+    expected = f"The file must load in LiteRT, which says: {said[:300]}".rstrip(".") + "."
     fix = "Where it leaves sizes of inputs open, pass `shapes` (--shape); else convert the model anew."
-    return errors.message(expected.rstrip(".") + ".", fix, file=str(name))
+    return errors.message(expected, fix, file=str(name), **({"open_inputs": open_inputs} if open_inputs else {}))
+
+
+def _open_inputs(graph):
+    """Shapes of the inputs whose sizes a file leaves open, by the names of their tensors; -1 where they are."""
+    found = {(graph.tensors[index].name or b"").decode(errors="replace"): index for index in graph.inputs}
+    return {
+        name: tuple(int(size) for size in graph.tensors[index].shapeSignature)
+        for name, index in found.items()
+        if graph.has_open_size(index)
+    }
 
 
 def _is_too_new(model, said):
