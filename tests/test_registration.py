@@ -41,6 +41,12 @@ def masked():
     return model
 
 
+def pruned_while_training():
+    model = tfr.tfmot.sparsity.keras.prune_low_magnitude(net())
+    tfr.tfmot.pruning.wrappers(model)[0].advance(0)
+    return model
+
+
 def penalised(put):
     def build():
         model = net()
@@ -57,6 +63,7 @@ def combined(model):
 
 MODELS = {
     "regularized": penalised(lambda model: tfr.regularize(model, "filter", strength=1e-3)),
+    "pruned while training": pruned_while_training,
     "combined": penalised(combined),
     "coupled": penalised(lambda model: tfr.regularize_coupled(model, strength=1e-3)),
     "admm": penalised(lambda model: tfr.baselines.ADMM("filter", 0.5).attach(model)),
