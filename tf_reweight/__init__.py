@@ -26,10 +26,10 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
 
 __all__ = [
     "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
-    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "tfmot", "workflow", "Budget", "Masked",
-    "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros", "pack_tflite",
-    "prune", "prune_groups", "quantize", "refresh_statistics", "regularize", "regularize_coupled", "release", "shrink",
-    "sparsity", "strip", "strip_quantization",
+    "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "tfmot", "workflow", "Budget",
+    "Masked", "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros",
+    "pack_tflite", "prune", "prune_groups", "quantize", "refresh_statistics", "regularize", "regularize_coupled", "release",
+    "shrink", "sparsity", "strip", "strip_quantization",
 ]  # fmt: skip
 
 # `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
