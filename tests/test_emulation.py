@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from packed_nets import content_of, converted, sequential, zeroed
-from test_arm import WRONG_ON_ARM, mobile
+from test_arm import WRONG_ON_ARM, mobile, with_all_that_is_right
 
 from tf_reweight import export, workflow
 from tf_reweight.cli import main
@@ -149,6 +149,16 @@ def test_a_net_on_the_list_is_right_on_arm():
     assert result.num_packed
     equivalence.check_same(content, result.content, reordered=True, emulator=emulation.Emulator())
     # Sparse kernels did run there: nothing else rounds differently.
+    with pytest.raises(export.VerificationError, match="with the default delegate on an emulated ARM machine"):
+        equivalence.check_same(content, result.content, emulator=emulation.Emulator())
+
+
+@emulated
+def test_elementwise_operations_and_resizing_are_right_on_arm():
+    content = zeroed(with_all_that_is_right())
+    result = pack.pack(content)
+    assert result.num_packed
+    equivalence.check_same(content, result.content, reordered=True, emulator=emulation.Emulator())
     with pytest.raises(export.VerificationError, match="with the default delegate on an emulated ARM machine"):
         equivalence.check_same(content, result.content, emulator=emulation.Emulator())
 

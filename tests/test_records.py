@@ -13,6 +13,7 @@ from rich.table import Table
 import tf_reweight as tfr
 from tf_reweight import export
 from tf_reweight.records import Report, printed, tables_of
+from tf_reweight.tflite import phone_log
 
 L = keras.layers
 
@@ -51,6 +52,12 @@ def exported(tmp_path):
     return export.export_tflite(net(), tmp_path / "a.tflite", verify_data=X)
 
 
+def phone_run(tmp_path):
+    timings = "Inference timings in us: Init: 9, First inference: 8, Warmup (avg): 7, Inference (avg): 6"
+    (tmp_path / "cpu.log").write_text(f"STARTING!\n{timings}\n")
+    return phone_log.read_log(tmp_path / "cpu.log")
+
+
 # One for each heir of `Report`: how it is had, and a word of its text.
 REPORTS = {
     "Attached": (lambda tmp_path: tfr.regularize(net(), "filter"), "conv"),
@@ -69,8 +76,10 @@ REPORTS = {
     "FileSummary": (lambda tmp_path: export.inspect_tflite(exported(tmp_path).path), "CONV_2D"),
     "Latencies": (lambda tmp_path: export.benchmark([exported(tmp_path).path], 1), "a.tflite"),
     "PackResult": (lambda tmp_path: export.pack_tflite(exported(tmp_path).path, tmp_path / "b.tflite"), "conv"),
-    "ArmReport": (lambda tmp_path: export.arm_eligibility(exported(tmp_path).path.read_bytes()), "CONV_2D"),
+    "ArmReport": (lambda tmp_path: export.arm_eligibility(exported(tmp_path).path.read_bytes()), "nothing is in the way"),
     "ArmFix": (lambda tmp_path: export.make_arm_eligible(eligible())[1], "stem"),
+    "Explanation": (lambda tmp_path: export.explain(net(), exported(tmp_path).path, X), "CONV_2D"),
+    "PhoneRun": (phone_run, "benchmark_model"),
     "PrecisionReport": (lambda tmp_path: export.precision_sensitivity(net(), X, Y), "conv"),
     "MixedRecord": (lambda tmp_path: export.export_mixed(net(), tmp_path / "a.tflite", 100_000, X), "a.tflite"),
 }

@@ -255,7 +255,8 @@ def _file_obstacle(model, graph, report):
     flow = [name for name in graph.names if name in _CONTROL_FLOW]
     if len(model.subgraphs) > 1 or flow:
         return f"the file has control flow ({', '.join(dict.fromkeys(flow)) or 'several graphs'})"
-    return "" if report.eligible else f"ARM phones could compute something else: {report.reason}"
+    seen = {"safe": "", "wrong": "ARM phones compute something else: ", "unverified": "ARM phones were not checked on it: "}
+    return seen[report.verdict] + report.reason
 
 
 def _tensor_obstacle(graph, index, users):
