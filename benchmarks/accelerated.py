@@ -11,6 +11,7 @@ examples. Each net runs in a process of its own; the same command goes on where 
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -27,6 +28,10 @@ _FIELDS = (
     ("net", "<22"), ("precision", "<13"), ("whole", "<6"), ("after", "<6"), ("bytes", ">12"), ("added", ">8"),
     ("error", ">8"), ("after ", ">8"),
 )  # fmt: skip
+_COLUMNS = [
+    ["net", "{net}"], ["precision", "{precision}"], ["fully accelerated as converted", "{whole}"], ["rewritten", "{after}"],
+    ["bytes", "{size}"], ["added", "{added}"], ["error of outputs", "{error}"], ["rewritten", "{error_after}"],
+]  # fmt: skip
 
 
 def examine(name, precisions):
@@ -92,21 +97,36 @@ def formatted(row):
     return text + ("" if row["whole_after"] else f"  {row['outside_after'].partition('outside: ')[2]}")
 
 
-def _saved(path, rows, command):
+def _saved(path, rows):
     from tf_reweight.tflite.processor import processor_name
 
     shown = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True)
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "ai-edge-litert")}
     passed = [row for row in rows if "error_text" not in row]
     figures = {
         "title": "Files that XNNPACK runs whole",
-        "command": command,
+        "command": f"python benchmarks/accelerated.py --only {' '.join(dict.fromkeys(row['net'] for row in rows))}",
         "commit": shown.stdout.strip(),
-        "recorded": datetime.date.today().isoformat(),
-        "environment": {"processor": processor_name()},
+        "recorded": "written by benchmarks/accelerated.py",
+        "environment": {"processor": processor_name(), **versions, "date": datetime.date.today().isoformat()},
+        "seeds": [0],
         "findings": [_finding(precision, passed) for precision in dict.fromkeys(row["precision"] for row in passed)],
+        "columns": _COLUMNS,
+        "figures": [_figures(row) for row in passed],
         "rows": rows,
     }
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _figures(row):
+    """A row as it stands on a page."""
+    outside = row["outside_after"].partition("outside: ")[2]
+    return {
+        "net": row["net"], "precision": row["precision"], "whole": "yes" if row["whole"] else "no",
+        "after": "yes" if row["whole_after"] else f"no: {outside}",
+        "size": f"{row['num_bytes']:,}", "added": f"{row['num_bytes_after'] - row['num_bytes']:+,}",
+        "error": f"{row['error']:.2%}", "error_after": f"{row['error_after']:.2%}",
+    }  # fmt: skip
 
 
 def _finding(precision, rows):
@@ -140,7 +160,7 @@ def main():
             rows.append(row)
             print(formatted(row), flush=True)
         if options.output:
-            _saved(options.output, rows, "python benchmarks/accelerated.py")
+            _saved(options.output, rows)
     sys.exit(any("error_text" in row for row in rows))
 
 

@@ -168,7 +168,7 @@ def accelerated(content):
 def examine(seed, verify_arm):
     """One graph: a dict with what became of it.
 
-    It has `unmade` in words where the converter or litert-quantizer makes no file of the graph, so that there is nothing to
+    It has `unmade` in words where the converter or litert-quantizer makes no file that LiteRT runs, so that there is nothing to
     pack, and `wrong` where packing did not go well.
     """
     import keras
@@ -176,6 +176,8 @@ def examine(seed, verify_arm):
 
     from tf_reweight.export import pack_tflite
     from tf_reweight.export.precisions import TABLE
+    from tf_reweight.packing import equivalence
+    from tf_reweight.tflite import litert
 
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
@@ -183,7 +185,9 @@ def examine(seed, verify_arm):
     row = {"seed": seed, "precision": precision}
     try:
         content = dense_file(precision, rng)
-    except ValueError as error:
+        # Of some files that the converter makes LiteRT has no kernel of an operation in the precision.
+        litert.run(content, equivalence.random_inputs(content), False)
+    except (ValueError, RuntimeError) as error:
         return row | {"unmade": str(error)[:500]}
     finally:
         keras.backend.clear_session(free_memory=False)
