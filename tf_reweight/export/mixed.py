@@ -83,6 +83,11 @@ class MixedRecord(ExportRecord):
 
     plan: dict
 
+    @property
+    def made_by(self):
+        """Who rounded the kernels that are in fewer bits."""
+        return "litert-quantizer"
+
 
 class DoesNotFit(ValueError):
     """Even the smallest precisions make a file that is larger than asked for."""

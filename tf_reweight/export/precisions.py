@@ -12,7 +12,11 @@ class Precision:
         activation_bits: 32 for floating point.
         tolerance: largest accepted error of a file, as root mean square relative to that of the model's outputs. Float files
             differ by rounding alone; for integers the bound tells a quantized model from a broken one, accuracy how good it is.
-        by_quantizer: whether litert-quantizer makes it from the float file; else the converter does.
+        by_quantizer: whether litert-quantizer makes it from the float file; else the converter does. Where both can, the
+            converter made the better one (`benchmarks/quantizers.py`): litert-quantizer averages the ranges of examples, so
+            that values are clipped (int8 and int16), and with ranges of ours depthwise kernels lose more; in dynamic_int8 it
+            rounds small kernels too, which saves 4 to 7 % of the bytes and was slower; in float16 both are alike, and the
+            converter needs no further package.
         computes_in_integers: whether integer kernels run it: with `activation_bits` 32 activations are rounded on the way.
     """
 
@@ -21,6 +25,11 @@ class Precision:
     tolerance: float
     by_quantizer: bool = False
     computes_in_integers: bool = False
+
+    @property
+    def made_by(self):
+        """Whose rounding it is."""
+        return "litert-quantizer" if self.by_quantizer else "TensorFlow's converter"
 
     @property
     def needs_data(self):

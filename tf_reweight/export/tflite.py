@@ -67,11 +67,16 @@ class ExportRecord(Report):
     verification: verification.Verification
     delegation: Delegation
 
+    @property
+    def made_by(self):
+        """Who rounded the float model's numbers; why that one is in `precisions.Precision`."""
+        return TABLE[self.precision].made_by
+
     def to_dict(self):
         """All figures in one flat dict, those of the verification included."""
         flat = {name: value for name, value in fields_of(self).items() if name not in ("verification", "delegation")}
         flat |= {"delegation": self.delegation.to_dict(), "fully_accelerated": self.delegation.fully_accelerated}
-        flat |= {"path": str(self.path), "float_ops": list(self.float_ops), "wider": list(self.wider)}
+        flat |= {"made_by": self.made_by, "path": str(self.path), "float_ops": list(self.float_ops), "wider": list(self.wider)}
         return {**flat, **dataclasses.asdict(self.verification)}
 
 
