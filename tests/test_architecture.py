@@ -23,7 +23,7 @@ FLOORS = (
     ("pruning", "coupling", "baselines", "regularizers"),
     ("deadline", "quantization", "shrinking", "reports"),
     ("callbacks", "export", "tfmot"),
-    ("workflow",),
+    ("workflow", "filecost"),
     ("cli", "__init__"),
     ("__main__",),
 )

@@ -10,6 +10,14 @@ from tf_reweight.checks import check_number
 from tf_reweight.records import fields_of
 
 _FIX = "Pass a fraction of the dense model in (0, 1], such as macs=0.5, or an absolute number above 1."
+# What files have, known only from files that were written and run.
+OF_FILES = ("bytes", "zipped_bytes", "latency_ms")
+# Amounts that are no counts.
+_MEASURED = ("latency_ms", "accuracy_drop")
+# What a budget says besides amounts.
+_BESIDE = ("precision", "calibration")
+# The precision of the file where nobody names one.
+PRECISION = "int8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +32,20 @@ class Budget:
         weights: weights of kernels that are not zero, at most: a fraction of all in (0, 1], or a number above 1.
         parameters: parameters of the whole model, biases and normalisations included, at most; a fraction or a number.
         macs: multiply-accumulates of one example in dense and convolution kernels, at most; a fraction or a number.
+        bytes: size of the `.tflite` as stored, zeros packed where that is smaller; a fraction of the dense file of the same
+            precision, or a number.
+        zipped_bytes: size of the file in a compressed download (gzip); a fraction or a number.
+        latency_ms: median time of one run of the file on this machine, one thread; a fraction, or milliseconds above 1. It
+            falls with channels only: zeros inside kernels make no file faster.
+        accuracy_drop: how much worse than the dense model the monitored metric may be on validation examples, absolute: 0.005
+            is half a point of accuracy. `compress` then looks for the smallest model; nothing else knows a metric.
+        precision: of the file that `bytes`, `zipped_bytes` and `latency_ms` are about, see `export_tflite`; None is the one
+            that `compress` ships, elsewhere `"int8"`.
+        calibration: what was measured of files of the model, see `filecost`; set by the functions that take a budget, not by
+            hand.
 
     Raises:
+        TypeError: for an amount without its name.
         ValueError: for no amount, a number out of range, or `sparsity` beside `weights`.
 
     Example:
@@ -39,11 +59,20 @@ class Budget:
     weights: float | None = None
     parameters: float | None = None
     macs: float | None = None
+    bytes: float | None = None
+    zipped_bytes: float | None = None
+    latency_ms: float | None = None
+    accuracy_drop: float | None = None
+    precision: str | None = None
+    calibration: dict | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
+        if isinstance(self.sparsity, str):
+            fix = f"Write Budget.parse({self.sparsity!r}), or the amount by its name: Budget(macs=0.5)."
+            raise TypeError(errors.message("`Budget` takes numbers by name.", fix, budget=self.sparsity))
         if not self.amounts:
             fix = f"Name what is limited: {', '.join(names())}; for example Budget(macs=0.5)."
-            raise ValueError(errors.message("A budget needs an amount.", fix, **self._fields()))
+            raise ValueError(errors.message("A budget needs an amount.", fix, budget=self.to_dict()))
         if self.sparsity is not None:
             if self.weights is not None:
                 fix = "Pass one of them: weights is 1 - sparsity."
@@ -53,13 +82,33 @@ class Budget:
         for name, amount in self.amounts.items():
             if not isinstance(amount, numbers.Real) or isinstance(amount, bool) or not 0 < amount < math.inf:
                 raise ValueError(errors.message(f"`{name}` must be a number > 0.", _FIX, **{name: amount}))
-            if amount > 1 and amount != int(amount):
+            if amount > 1 and amount != int(amount) and name not in _MEASURED:
                 raise ValueError(errors.message(f"`{name}` counts {name}, a whole number above 1.", _FIX, **{name: amount}))
+
+    @staticmethod
+    def parse(text):
+        """The `Budget` of a text such as `"macs=0.5,parameters=200000"`, as the command line takes it; see `budget.get`."""
+        return get(text)
 
     @property
     def amounts(self):
         """Mapping of quantities to what may be left of them, without those that are not limited."""
-        return {name: amount for name, amount in self._fields().items() if amount is not None}
+        return {name: amount for name, amount in fields_of(self).items() if name in names() and amount is not None}
+
+    @property
+    def of_files(self):
+        """The limited quantities that only files tell, a tuple of names."""
+        return tuple(name for name in self.amounts if name in OF_FILES)
+
+    @property
+    def is_calibrated(self):
+        """Whether all that only files tell has been measured."""
+        return set(self.of_files) <= set(self.calibration or {})
+
+    @property
+    def stored_in(self):
+        """The precision of the file that the budget is about."""
+        return self.precision or PRECISION
 
     def limits(self, totals):
         """What may be left of each limited quantity, absolute.
@@ -73,6 +122,9 @@ class Budget:
         Raises:
             ValueError: when the budget limits something that `totals` has not; the names that could be limited are named.
         """
+        if self.accuracy_drop is not None:
+            fix = "Call compress(model, train, validation, budget=...), or limit what a model has, such as macs=0.5."
+            raise ValueError(errors.message("Only `compress` can look for an accuracy: it has a metric.", fix, budget=self))
         found = {}
         for name, amount in self.amounts.items():
             if name == "sparsity":
@@ -82,24 +134,23 @@ class Budget:
                 raise ValueError(errors.message("The budget must limit what is removed here.", fix, budget=self))
             found[name] = amount * totals[name] if amount <= 1 else float(amount)
         if all(limit >= totals[name] for name, limit in found.items()):
-            dense = ", ".join(f"{totals[name]:,.0f} {name}" for name in found)
+            dense = ", ".join(f"{totals[name]:,.6g} {name}" for name in found)
             warnings.warn(f"{self} is met by the dense model, which has {dense}: nothing has to go.", stacklevel=4)
         return found
 
     def to_dict(self):
-        """The amounts by name, JSON-ready; `get` reads it."""
-        return dict(self.amounts)
+        """What was given by name, JSON-ready; `get` reads it."""
+        more = {"precision": self.precision, "calibration": self.calibration}
+        return self.amounts | {name: value for name, value in more.items() if value is not None}
 
     def __repr__(self):
-        return f"Budget({', '.join(f'{name}={amount:g}' for name, amount in self.amounts.items())})"
-
-    def _fields(self):
-        return fields_of(self)
+        precision = [] if self.precision is None else [f"precision={self.precision!r}"]
+        return f"Budget({', '.join([*(f'{name}={amount:g}' for name, amount in self.amounts.items()), *precision])})"
 
 
 def names():
     """The quantities that a budget can limit."""
-    return tuple(field.name for field in dataclasses.fields(Budget))
+    return tuple(field.name for field in dataclasses.fields(Budget) if field.name not in _BESIDE)
 
 
 def get(identifier):
@@ -125,15 +176,17 @@ def get(identifier):
         fix = 'Pass Budget(macs=0.5), {"macs": 0.5} or "macs=0.5".'
         raise TypeError(errors.message("`budget` must be a Budget.", fix, budget=identifier))
     for name in identifier:
-        if name not in names():
+        if name not in (*names(), *_BESIDE):
             raise ValueError(errors.unknown("quantity of a budget", name, names()))
     return Budget(**identifier)
 
 
 def _pair(text):
-    name, separator, amount = text.partition("=")
+    name, separator, amount = (part.strip() for part in text.partition("="))
+    if name == "precision":
+        return name, amount
     try:
-        return name.strip(), float(amount)
+        return name, float(amount)
     except ValueError:
         fix = "Write name=number, several with commas between: macs=0.5,parameters=200000."
         raise ValueError(errors.message("A budget in text is made of amounts by name.", fix, budget=text)) from None

@@ -14,6 +14,7 @@ from tf_reweight.coupling.budgeted import CoupledBudgeted
 from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import demands_of, removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import add_all, check_strength
@@ -87,6 +88,7 @@ def regularize_coupled(
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
     removable(model)  # refused before any work
+    budget = filed.calibrated(model, budget, "of_channels")
     coupled = groups(model)
     positions: dict[str, int] = {}
     made, left_out = [], []

@@ -7,7 +7,11 @@ import numpy as np
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.positions import kernels_of, positions_of
-from tf_reweight.kernels.quantities import Product, Products
+from tf_reweight.kernels.quantities import Curve, Product, Products, Timed
+
+# Bytes of one weight in a file, and what each channel has beside its weights: the bias and, for integers, scales and offsets.
+_WEIGHT_BYTES = {"float32": (4, 4), "float16": (2, 2), "int16": (1, 32), "weight_int4": (0.5, 16), "dynamic_int4": (0.5, 16)}
+_OTHER_BYTES = (1, 28)
 
 
 class Cost:
@@ -22,15 +26,31 @@ class Cost:
 
     def __init__(self, coupled):
         self._sets = coupled.sets
-        kernels = list(_kernels(coupled.trace))
+        kernels, self._axes = list(kernel_uses(coupled.trace)), _Axes(coupled)
+        self._own, self._kernels = own_weights(coupled.model), [(uses, kernel) for uses, kernel, _ in kernels]
+        kernels = self._kernels
         once = {id(variable): variable for _, variable in kernels}
-        each = [[(1, variable) for variable in variables] for variables in (once.values(), own_weights(coupled.model))]
-        self._macs, self._weights, self._parameters = _Axes(coupled).products(kernels, *each)
+        each = [[(1, variable) for variable in variables] for variables in (once.values(), self._own)]
+        self._macs, self._weights, self._parameters = self._axes.products(kernels, *each)
 
     @property
     def quantities(self):
         """Mapping of the names that a `Budget` knows to `kernels.quantities.Quantity`; groups of all sets in one row."""
         return {"macs": self._macs, "weights": self._weights, "parameters": self._parameters}
+
+    def of_files(self, budget):
+        """Mapping of what a `Budget` limits of files to `Quantity`, from what was measured of them; see `filecost`."""
+        return {name: Curve(self.inner(name, budget), *budget.calibration[name]["points"]) for name in budget.of_files}
+
+    def inner(self, name, budget):
+        """The `Quantity` over which a file's quantity is a curve: bytes by a model of the file, or times of operations."""
+        if name == "latency_ms":
+            (timed,) = self._axes.products(self._kernels)
+            return Timed(timed.parts, timed.members, timed.fixed, tuple(budget.calibration[name]["operations"]))
+        weight, channel = _WEIGHT_BYTES.get(budget.stored_in, _OTHER_BYTES)
+        kernels = [(weight, variable) for variable in self._own if len(variable.shape) > 1]
+        shifts = [(channel, variable) for variable in self._own if _is_shift(variable)]
+        return self._axes.products(kernels + shifts)[0]
 
     def macs(self, keeps=None):
         """Multiply-accumulates, int.
@@ -85,11 +105,16 @@ class _Axes:
         return np.bincount(self._order[places[inside]], minlength=len(self._sorted)).astype("float64")
 
 
-def _kernels(trace):
-    """`(positions, variable)` for every use of a kernel."""
+def _is_shift(variable):
+    """Whether a weight is what each channel of a file has one of: normalisations are folded into the kernels before them."""
+    return len(variable.shape) == 1 and variable.name in ("bias", "beta")
+
+
+def kernel_uses(trace):
+    """`(positions, variable, node)` for every use of a kernel: the call in which it is used."""
     for step in trace.steps:
         if is_layer(step.operation):
             kernels = kernels_of(step.operation)
             if kernels:
                 positions = positions_of(step.node)
-                yield from ((positions, kernel) for kernel in kernels)
+                yield from ((positions, kernel, step.node) for kernel in kernels)

@@ -17,11 +17,14 @@ from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import can_listen, reactions
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.kernels import allocation, unmet
+from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import Demand, choose, met
 from tf_reweight.kernels.held import hold_all, zero_again
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
+
+# What a group costs at least, of the whole: one that frees nothing must not be the cheapest to keep by far.
+_LEAST_PRICE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +141,7 @@ def prune_groups(
     for name, of in (("sparsity", "groups removed"), ("macs", "multiply-accumulates removed")):
         if name in given:
             check_fraction(name, given[name], of)
-    budget = budgets.get(budget)
+    budget = filed.calibrated(model, budgets.get(budget), "of_channels")
     if scope not in ("model", "set"):
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model, include_frozen)
@@ -268,16 +271,18 @@ def _least_removed(floors, scores, scope, fits):
 
 def demands_of(coupled, budget):
     """The `Demand`s of a `Budget` on coupled sets, groups of all sets in one row."""
-    quantities = Cost(coupled).quantities
+    budget = filed.calibrated(coupled.model, budget, "of_channels")
+    cost = Cost(coupled)
+    quantities = cost.quantities | cost.of_files(budget)
     everything = np.ones(coupled.num_groups, bool)
     limits = budget.limits({name: quantity.at(everything) for name, quantity in quantities.items()})
     return [Demand(name, quantities[name], limit) for name, limit in limits.items()]
 
 
 def prices_of(sets, demands):
-    """What each group frees alone, float64 `(num_groups,)` per set, of what the first demand counts, at least 1."""
-    everything = np.ones(sum(item.num_groups for item in sets), bool)
-    return split(sets, np.maximum(demands[0].quantity.changes(everything), 1.0))
+    """What each group frees alone, float64 `(num_groups,)` per set, of what the first demand counts; more than nothing."""
+    everything, quantity = np.ones(sum(item.num_groups for item in sets), bool), demands[0].quantity
+    return split(sets, np.maximum(quantity.changes(everything), _LEAST_PRICE * quantity.at(everything)))
 
 
 def split(sets, row):

@@ -86,4 +86,4 @@ def ranking(sets, criterion, prices=None, reactions=None):
         return relative_scores(sets, criterion)
     sums = {}
     scores = [lamp(group_norms(item, CRITERIA[0], sums)) for item in sets]
-    return scores if prices is None else [score / np.sqrt(np.maximum(price, 1.0)) for score, price in zip(scores, prices)]
+    return scores if prices is None else [score / np.sqrt(price) for score, price in zip(scores, prices)]

@@ -91,12 +91,17 @@ def check_reachable(demands, least):
             reached = demand.quantity.at(least)
             raise ValueError(
                 errors.message(
-                    f"The budget must leave at least {reached:,.0f} of the dense model's {total:,.0f} {demand.name}: the rest "
-                    "lies in kernels that are not pruned, and every set keeps a group.",
+                    f"The budget must leave at least {said(reached)} of the dense model's {said(total)} {demand.name}: the "
+                    "rest lies in kernels that are not pruned, and every set keeps a group.",
                     f"Pass {demand.name}={math.ceil(reached / total * 1000) / 1000:g} or more, or let more layers be pruned.",
-                    **{demand.name: f"{demand.limit:,.0f}"},
+                    **{demand.name: said(demand.limit)},
                 )
             )
+
+
+def said(amount):
+    """An amount in words: counts whole, milliseconds with three digits."""
+    return f"{amount:,.0f}" if amount >= 10 or amount == int(amount) else f"{amount:.3g}"
 
 
 def give_back(keep, scores, demands, barred=-1):

@@ -6,7 +6,7 @@ from tf_reweight import errors
 from tf_reweight.graph.counting import count_parameters, kernel_uses
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import Demand, check_reachable
-from tf_reweight.kernels.quantities import Linear
+from tf_reweight.kernels.quantities import Curve, Linear
 
 
 def demands_on(model, budget, pairs, members, targets, masks):
@@ -14,7 +14,7 @@ def demands_on(model, budget, pairs, members, targets, masks):
 
     Args:
         model: the model.
-        budget: a `Budget`.
+        budget: a `Budget`, calibrated where it limits what only files tell; see `filed`.
         pairs: list of `(target, structure)`: the kernels and what is removed of them, each kernel once.
         members: int64 `(scopes, groups)` for each pair: weights in each group, without those that are gone already.
         targets: mapping of names to all targets that are pruned, those of `pairs` among them; dense weights are theirs.
@@ -39,6 +39,9 @@ def demands_on(model, budget, pairs, members, targets, masks):
         total = float(sum(factors(name, target) * masks[target.name].size for target in targets.values()))
         extra = count_parameters(model) - pruned if name == "parameters" else 0
         quantities[name], totals[name] = Linear(costs, rest + extra), total + extra
+    for name in budget.of_files:
+        quantities[name] = Curve(quantities["weights"], *budget.calibration[name]["points"])
+        totals[name] = quantities[name].is_points[-1]
     return [Demand(name, quantities[name], limit) for name, limit in budget.limits(totals).items()]
 
 

@@ -9,6 +9,7 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph.walking import comes_back
+from tf_reweight.kernels import filed
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import remove
 from tf_reweight.kernels.nonzeros import check_within_reach
@@ -119,6 +120,8 @@ def regularize(
                 frozen=[f.name for f in frozen],
             )
         )
+    pairs = [(item.target, item.structure) for item in chosen]
+    budget = filed.calibrated(model, budget, "of_zeros", pairs)
     bound = []
     for item, kernel_price in zip(chosen, prices.of_kernels(price, chosen)):
         place = {"structure": item.structure.serialize(), "layout": item.target.layout.get_config()}
@@ -127,7 +130,7 @@ def regularize(
         else:
             bound.append(Budgeted(budget=budget, **place))
     if budget is not None:
-        check_within_reach(model, budget, [(item.target, item.structure) for item in chosen])
+        check_within_reach(model, budget, pairs)
     add_all(model, [(item.target, regularizer) for item, regularizer in zip(chosen, bound)])
     warn_of_own_calls([item.target for item in chosen])
     return Attached(tuple(Attachment(i.target, r) for i, r in zip(chosen, bound)), tuple(left_out + frozen))

@@ -13,7 +13,7 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
 from tf_reweight.checks import check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.kernels import allocation, unmet
+from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.grouping import CRITERIA
@@ -168,6 +168,8 @@ def prune(
         zero_again(model)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
+    last = {target.name: (target, structure) for target, structure, _ in chosen}
+    limit = filed.calibrated(model, limit, "of_zeros", list(last.values()))
     warn_of_own_calls([target for target, _, _ in chosen])
     before = [target.groups(structure) for target, structure, _ in chosen]
     kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, limit, scope, criterion), threshold)

@@ -1,0 +1,130 @@
+"""Budgets of bytes and milliseconds: what files have is predicted, measured, and met."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tf_reweight import budget as budgets
+from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.filecost import files, operations
+from tf_reweight.kernels.quantities import Curve, Linear, Product, Timed, interpolated
+from tf_reweight.penalties.attachment import attachments, regularize
+
+L = keras.layers
+
+
+def small(width=48):
+    keras.utils.set_random_seed(0)
+    hidden = [L.Dense(width, activation="relu"), L.Dense(width, activation="relu")]
+    return keras.Sequential([keras.Input((20,)), *hidden, L.Dense(4)])
+
+
+def open_ended():
+    return keras.Sequential([keras.Input((None, 3)), L.Conv1D(8, 3), L.Conv1D(2, 3)])
+
+
+def test_texts_name_a_precision_and_measurements_come_back():
+    budget = budgets.get("bytes=0.5, precision=float32")
+    assert budget == budgets.Budget(bytes=0.5, precision="float32") == budgets.Budget.parse("bytes=0.5,precision=float32")
+    assert budgets.get(budget.to_dict()) == eval(repr(budget), {"Budget": budgets.Budget}) == budget
+    known = budgets.Budget(bytes=0.5, calibration={"bytes": {"points": [[1.0], [2.0]]}})
+    assert known.is_calibrated and not budget.is_calibrated and budgets.get(known.to_dict()).calibration == known.calibration
+    assert budgets.Budget(latency_ms=2.5).amounts == {"latency_ms": 2.5}
+
+
+def test_a_text_in_the_place_of_numbers_is_explained():
+    with pytest.raises(TypeError, match=r"Budget.parse\('macs=0.5'\)"):
+        budgets.Budget("macs=0.5")
+    with pytest.raises(ValueError, match="Received: budget=Budget\\(accuracy_drop=0.01\\). Call compress"):
+        tfr.prune_groups(small(), budget="accuracy_drop=0.01")
+
+
+def test_curves_go_through_their_points_and_on():
+    found = interpolated([0.0, 1.0, 2.0, 4.0, 6.0], [1.0, 2.0, 4.0], [10.0, 20.0, 60.0])
+    assert np.allclose(found, [0.0, 10.0, 20.0, 60.0, 100.0])
+    assert interpolated(5.0, [3.0], [10.0]) == 12.0
+
+
+def test_what_one_group_changes_is_the_difference_of_two_amounts():
+    members, fixed = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 1.0]]), np.array([1.0, 0.0])
+    times = (([0.0, 54.0], [1.0, 4.0]), ([5.0, 15.0], [1.0, 3.0]))
+    timed = Timed((Product(3.0, 2, (0, 1)), Product(1.0, 5, (1,))), members, fixed, times)
+    curve = Curve(Linear(np.array([4.0, 2.0, 2.0, 1.0]), 1.0), [1.0, 5.0, 10.0], [3.0, 4.0, 9.0])
+    for quantity in (timed, curve):
+        for keep in (np.ones(4, bool), np.array([1, 0, 1, 0], bool)):
+            changes = quantity.changes(keep)
+            for group in range(4):
+                other = keep.copy()
+                other[group] = not other[group]
+                assert np.isclose(changes[group], abs(quantity.at(other) - quantity.at(keep)))
+    assert timed.at(np.ones(4, bool)) == 4.0 + 3.0
+
+
+@pytest.mark.parametrize("name", ["bytes", "zipped_bytes"])
+def test_files_without_channels_have_what_the_budget_says(name):
+    model = small()
+    dense = files.sizes(files.content_of(model, "float32"))
+    tfr.prune_groups(model, budget={name: 0.5, "precision": "float32"})
+    left = files.sizes(files.content_of(tfr.shrink(model), "float32"))
+    assert 0.97 < left[name] / dense[name] / 0.5 <= (1.0 if name == "bytes" else 1.02)
+
+
+def test_files_with_zeros_have_what_the_budget_says_and_the_penalty_knows_it(monkeypatch):
+    monkeypatch.setattr("tf_reweight.filecost.zeros._LEFT", (1.0, 0.3, 0.05))
+    model = small(64)
+    dense = files.sizes(files.content_of(model, "float32"))
+    regularize(model, "unstructured", budget="bytes=0.6,precision=float32")
+    penalty = attachments(model)[0].regularizer
+    assert penalty.budget.is_calibrated and type(penalty).from_config(penalty.get_config()).budget.is_calibrated
+    tfr.detach(model)
+    tfr.prune(model, "unstructured", budget=penalty.budget)
+    left = files.sizes(files.content_of(model, "float32"), packed=True)
+    assert 0.98 < left["bytes"] / dense["bytes"] / 0.6 <= 1.01
+
+
+def test_times_are_predicted_by_single_operations_and_fitted_to_files(monkeypatch):
+    """With a clock that counts bytes, which falls with channels whatever else the machine does."""
+    clock = lambda contents: [len(content) * 1e-3 for content in contents]  # noqa: E731
+    monkeypatch.setattr("tf_reweight.filecost.channels.times", clock)
+    monkeypatch.setattr(operations, "times", clock)
+    model = small()
+    dense = len(files.content_of(model, "float32"))
+    report = regularize_coupled(model, budget="latency_ms=0.6,precision=float32")
+    budget = report.penalties[0].budget
+    assert len(budget.calibration["latency_ms"]["operations"]) == 3
+    tfr.detach(model)
+    tfr.prune_groups(model, budget=budget)
+    assert 0.93 < len(files.content_of(tfr.shrink(model), "float32")) / dense / 0.6 <= 1.03
+
+
+def test_files_that_channels_do_not_make_faster_are_said(monkeypatch):
+    monkeypatch.setattr("tf_reweight.filecost.channels.times", lambda contents: [1.0] * len(contents))
+    monkeypatch.setattr(operations, "times", lambda contents: [len(content) * 1e-3 for content in contents])
+    with pytest.raises(ValueError, match="must have less latency_ms than the dense one"):
+        tfr.prune_groups(small(12), budget="latency_ms=0.8,precision=float32")
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: tfr.prune(small(), "filter", budget="latency_ms=0.5"), "make no file faster"),
+        (lambda: regularize(small(), "unstructured", budget="latency_ms=0.5"), "make no file faster"),
+        (lambda: tfr.prune_groups(small(), budget="bytes=0.5,precision=int9"), "Did you mean 'int8'"),
+        (lambda: tfr.prune_groups(open_ended(), budget="bytes=0.5"), "known sizes"),
+        (lambda: tfr.prune_groups(small(8), budget="bytes=100,precision=float32"), "at least .* of the dense model's .* bytes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_limited_is_refused_and_says_why(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_milliseconds_without_a_runtime_are_refused(monkeypatch):
+    find = importlib.util.find_spec
+    without = lambda name, *more: None if name == "ai_edge_litert" else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(ImportError, match="needs LiteRT"):
+        tfr.prune_groups(small(), budget="latency_ms=0.5")

@@ -1,0 +1,123 @@
+"""Files of a model without some of its channels, before it is trained: predicted, and corrected by files that were made."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.cost import Cost, kernel_uses
+from tf_reweight.coupling.pruning import prune_groups
+from tf_reweight.coupling.scores import group_norms
+from tf_reweight.data.models import copied
+from tf_reweight.filecost.files import check_can_measure, content_of, sizes, times
+from tf_reweight.filecost.operations import curves
+from tf_reweight.penalties.attachment import detach
+from tf_reweight.pruning.prune import release
+from tf_reweight.shrinking import shrink
+
+# A prediction that is no further off than this is good enough, of sizes and of times.
+_CLOSE = {"bytes": 0.005, "zipped_bytes": 0.02, "latency_ms": 0.05}
+_MOST_TRIES = 3
+
+
+def of_channels(model, budget, pairs=None):
+    """A `Budget` that knows what files of a model without some channels have.
+
+    Sizes are predicted by a model of the file: bytes of the weights in its precision, so many for each channel, and the rest,
+    which the dense file tells. Times are the sum of those of the single operations, timed on this machine in several sizes.
+    Both are fitted to executed files: the dense one, and that of a copy pruned at once to the budget, twice more where the
+    prediction was off.
+
+    Args:
+        model: a built Sequential or functional model; it stays as it is.
+        budget: a `Budget`.
+        pairs: of no use here.
+
+    Raises:
+        ValueError: for what cannot be measured, a budget out of reach, files that removing channels does not make faster.
+        ImportError: for milliseconds without LiteRT.
+    """
+    check_can_measure(model, budget)
+    dense = _plain(model)
+    coupled = groups(dense)
+    cost, content = Cost(coupled), content_of(dense, budget.stored_in)
+    measured = _measured(budget, content, content)
+    operations = {}
+    if budget.latency_ms is not None:
+        operations = {"operations": curves(list(kernel_uses(coupled.trace)), budget.stored_in)}
+    everything = np.ones(coupled.num_groups, bool)
+    found = dict.fromkeys(budget.of_files, operations)
+    budget = dataclasses.replace(budget, calibration={name: {**entry, "points": None} for name, entry in found.items()})
+    inner = {name: cost.inner(name, budget) for name in budget.of_files}
+    points = {name: {inner[name].at(everything): measured[name]} for name in budget.of_files}
+    for _ in range(_MOST_TRIES):
+        budget = _with(budget, points)
+        keep, small = _pruned(dense, budget)
+        if keep.all():
+            break
+        predicted = {name: quantity.at(keep) for name, quantity in cost.of_files(budget).items()}
+        measured = _measured(budget, content, content_of(small, budget.stored_in))
+        for name in budget.of_files:
+            points[name][inner[name].at(keep)] = measured[name]
+        budget = _with(budget, points)
+        if all(abs(predicted[name] / measured[name] - 1) <= _CLOSE[name] for name in budget.of_files):
+            break
+    return budget
+
+
+def _plain(model):
+    """A copy without penalties and masks."""
+    dense = copied(model)
+    detach(dense)
+    release(dense)
+    return dense
+
+
+def _measured(budget, dense, content):
+    """Mapping of what a budget limits of files to what one file has; times as ratios to the dense one in the same turns."""
+    found = sizes(content)
+    if budget.latency_ms is not None:
+        found["latency_ms"] = times([dense, content])[1]
+    return {name: float(found[name]) for name in budget.of_files}
+
+
+def _pruned(dense, budget):
+    """`(keep flags, small model)` of a copy that is pruned at once to a budget."""
+    copy = copied(dense)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is to be said of the model is said when it is pruned itself
+        prune_groups(copy, budget=budget)
+        keep = np.concatenate([group_norms(item) > 0 for item in groups(copy).sets])
+        return keep, shrink(copy)
+
+
+def _with(budget, points):
+    """A budget with the points measured so far, those that rise."""
+    entries = {}
+    for name in budget.of_files:
+        known = points[name]
+        if name == "latency_ms" and len(known) == 1:
+            known = {0.0: 0.0, **known}  # times of operations are scaled to that of the file
+        entries[name] = {**budget.calibration[name], "points": _rising(name, known)}
+    return dataclasses.replace(budget, calibration=entries)
+
+
+def _rising(name, points):
+    """`[inner amounts, what files have]`, rising both, the dense file last.
+
+    Raises:
+        ValueError: where a file without channels has no less than the dense one.
+    """
+    ordered = sorted(points.items())
+    last_at, last_is = ordered[-1]
+    kept = [(last_at, last_is)]
+    for at, has in reversed(ordered[:-1]):
+        if has < kept[-1][1] and at < kept[-1][0] * (1 - 1e-6):
+            kept.append((at, has))
+    if len(ordered) > 1 and len(kept) == 1:
+        fix = "Limit macs or parameters instead: what this file takes does not lie in its channels."
+        expected = f"A file with fewer channels must have less {name} than the dense one, and it has not here."
+        raise ValueError(errors.message(expected, fix, dense=last_is, pruned=ordered[0][1]))
+    return [list(axis) for axis in zip(*reversed(kept))]

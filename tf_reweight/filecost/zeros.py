@@ -1,0 +1,109 @@
+"""Files of a model with zeros inside its kernels: what they have for so many weights that are left."""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from tf_reweight import errors
+from tf_reweight.data.models import copied
+from tf_reweight.filecost.files import check_can_measure, content_of, sizes
+from tf_reweight.kernels.budgeted import Demand, choose
+from tf_reweight.kernels.quantities import Linear
+from tf_reweight.kernels.table import find
+from tf_reweight.penalties.attachment import detach
+
+# Parts of the weights that are left in the files that are made first.
+_LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
+# Files that are made then, each where the ones before say that the budget lies.
+_CLOSER = 2
+
+
+def of_zeros(model, budget, pairs):
+    """A `Budget` that knows what files of a model with zeros in some kernels have: packed where that makes them smaller.
+
+    Copies of the model with more and more zeros, by magnitude, are written; between them lie straight lines.
+
+    Args:
+        model: a built model; it stays as it is.
+        budget: a `Budget`.
+        pairs: list of `(target, structure)`.
+
+    Raises:
+        ValueError: for what cannot be measured, milliseconds, or a file that zeros do not make smaller.
+    """
+    if budget.latency_ms is not None:
+        fix = "Limit bytes or zipped_bytes here, or remove channels: regularize_coupled, prune_groups."
+        raise ValueError(errors.message("Zeros inside kernels make no file faster.", fix, budget=budget))
+    check_can_measure(model, budget)
+    files = _Files(model, budget.stored_in, pairs)
+    points = [files.point(left) for left in _LEFT]
+    for _ in range(_CLOSER):
+        budget = _with(budget, points)
+        points.append(files.point(_at_limit(budget) / files.num_weights))
+    return _with(budget, points)
+
+
+class _Files:
+    """Files of a copy of a model in which a part of the weights is left."""
+
+    def __init__(self, model, precision, pairs):
+        self._copy, self._precision = copied(model), precision
+        detach(self._copy)
+        by_name = {target.name: target for target in find(self._copy)[0]}
+        self._kernels = [(by_name[target.name], structure) for target, structure in pairs]
+        self._dense = [ops.convert_to_numpy(target.variable.value) for target, _ in self._kernels]
+        self._shapes = [np.shape(structure.num_members(target.standard_shape)) for target, structure in pairs]
+        groups = [target.groups(structure) for target, structure in self._kernels]
+        self._members = np.concatenate([np.ravel(item.members) for item in groups]).astype("float64")
+        self._scores = np.concatenate([np.ravel(item.by("lamp")) for item in groups])
+        best = [np.arange(item.members.size) == int(np.argmax(item.by("lamp"))) for item in groups]
+        self._spared = np.concatenate(best) | (self._members == 0)
+
+    @property
+    def num_weights(self):
+        return self._members.sum()
+
+    def point(self, left):
+        """`(weights that are not zero, sizes of the file)` with a part of the weights left, those of the best groups."""
+        least = self._members[self._spared].sum()
+        demand = Demand("weights", Linear(self._members), max(left * self.num_weights, least))
+        keep = choose(self._scores, [demand], self._spared).keep
+        parts = np.split(keep, np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1])
+        for (target, structure), dense, flags, shape in zip(self._kernels, self._dense, parts, self._shapes):
+            target.variable.assign(dense * target.own_mask(flags.reshape(shape), structure))
+        return float(self._members[keep].sum()), sizes(content_of(self._copy, self._precision), packed=True)
+
+
+def _with(budget, points):
+    entries = {}
+    for name in budget.of_files:
+        entries[name] = {"points": _rising(name, [(at, found[name]) for at, found in points], budget)}
+    return dataclasses.replace(budget, calibration=entries)
+
+
+def _at_limit(budget):
+    """The weights that may be left by what is known so far."""
+    curves = {name: budget.calibration[name]["points"] for name in budget.of_files}
+    left = []
+    for name, (at_points, is_points) in curves.items():
+        amount = budget.amounts[name]
+        left.append(float(np.interp(amount if amount > 1 else amount * is_points[-1], is_points, at_points)))
+    return min(left)
+
+
+def _rising(name, points, budget):
+    """`[weights, sizes]`, rising both, the dense file last.
+
+    Raises:
+        ValueError: where the dense file is no larger than the others.
+    """
+    kept = []
+    for weights, size in sorted(points, reverse=True, key=lambda point: point[0]):
+        if not kept or weights < kept[-1][0] and size < kept[-1][1]:
+            kept.append((weights, size))
+    if len(kept) == 1:
+        fix = "Limit zipped_bytes or sparsity, choose another precision, or remove channels (prune_groups)."
+        expected = f"Zeros must make the {budget.stored_in} file smaller, and {name} does not fall with them here."
+        raise ValueError(errors.message(expected, fix, budget=budget, dense=kept[0][1]))
+    return [[float(value) for value in axis] for axis in zip(*reversed(kept))]

@@ -1,0 +1,20 @@
+"""Budgets of what only files tell: they are measured by the room that exports and runs files, above those that prune."""
+
+import importlib
+
+_METER = "tf_reweight.filecost"
+
+
+def calibrated(model, budget, of, pairs=None):
+    """A `Budget` with what was measured of files of the model, where it limits what only files tell; else as it is.
+
+    Args:
+        model: the model.
+        budget: a `Budget` or None.
+        of: `"of_channels"` or `"of_zeros"`: what is going to be removed.
+        pairs: for zeros, list of `(target, structure)`.
+    """
+    if budget is None or budget.is_calibrated:
+        return budget
+    # By its name, since it stands above this one: it prunes copies of the model.
+    return getattr(importlib.import_module(_METER), of)(model, budget, pairs)
