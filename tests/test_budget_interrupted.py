@@ -78,6 +78,18 @@ def test_nothing_presses_on_after_an_interrupted_fit_was_pruned_or_freed(single,
 
 
 @pytest.mark.parametrize("single", [True, False])
+def test_a_plain_fit_after_an_interrupted_one_presses_no_more(single):
+    model, _ = interrupted(single)
+    normalization = model.layers[1]
+    assert normalization.momentum == 0.9 and normalization.get_config()["momentum"] == 0.99  # what is saved meanwhile
+    before = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+    fitted(model)  # the learning rate is zero
+    assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.trainable_weights))
+    assert normalization.momentum == normalization.get_config()["momentum"] == 0.99
+    assert not {"apply"} & set(vars(model.optimizer)) and "make_train_function" not in vars(model)
+
+
+@pytest.mark.parametrize("single", [True, False])
 @pytest.mark.parametrize("same", [True, False])
 def test_a_fit_after_an_interrupted_one_begins_anew(single, same):
     model, solver = interrupted(single, KeyboardInterrupt if same else MemoryError)

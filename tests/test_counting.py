@@ -45,6 +45,28 @@ def test_a_copy_that_lost_nothing_counts_the_same(build):
     assert (count_macs(same), count_parameters(same)) == (count_macs(model), count_parameters(model))
 
 
+@pytest.mark.parametrize("layer", [lambda: L.MultiHeadAttention(2, 4), lambda: L.GroupQueryAttention(4, 4, 2)])
+def test_attention_makes_keys_and_values_at_their_own_lengths(layer):
+    query, value, key = keras.Input((5, 8)), keras.Input((7, 6)), keras.Input((7, 4))
+    sizes = {"query": 5, "value": 7, "key": 7, "attention_output": 5}
+    model = keras.Model([query, value, key], layer()(query, value, key=key))
+    kernels = [weight for weight in model.weights if "kernel" in weight.name]
+    assert len(kernels) == 4
+    assert count_macs(model) == sum(sizes[kernel.path.split("/")[-2]] * int(np.prod(kernel.shape)) for kernel in kernels)
+    itself = layer()
+    alike = keras.Model(query, itself(query, query))
+    assert count_macs(alike) == sum(5 * int(np.prod(weight.shape)) for weight in itself.weights if "kernel" in weight.name)
+
+
+def test_tables_that_are_looked_up_multiply_nothing():
+    layers = [L.Embedding(50, 8), L.GlobalAveragePooling1D(), L.Dense(16), L.Dense(2)]
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), *layers])
+    report = prune(model, "unstructured", budget="macs=0.5")
+    left = {kernel.name.split("/")[0]: kernel.kept_weights for kernel in report.kernels}
+    assert left.pop(next(name for name in left if "embedding" in name)) == 400
+    assert sum(left.values()) == (128 + 32) // 2
+
+
 def alone(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 

@@ -603,3 +603,10 @@ def test_the_proximal_solver_refuses_what_it_cannot_solve():
         model.fit(*fit_data(model), verbose=0, callbacks=[CoupledProximal(macs=0.77)])
     for weight, value in zip(model.weights, before):
         np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+
+
+def test_what_a_budget_can_reach_beside_frozen_layers_is_said():
+    model = nets.randomize(nets.two_headed())
+    model.get_layer("box_conv").trainable = False
+    with pytest.warns(UserWarning, match="They count in the budget, which can reach macs from .* to "):
+        coupling.prune_groups(model, budget="macs=0.95")

@@ -118,7 +118,7 @@ def regularize_coupled(
     if budget is not None:
         _check_within_reach(coupled, budget, {id(regularizer.item) for _, regularizer in made})
     add_all(model, made)
-    warn_of_frozen(model)
+    warn_of_frozen(model, budget=budget)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
 
 

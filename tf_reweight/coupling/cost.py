@@ -115,6 +115,4 @@ def kernel_uses(trace):
     for step in trace.steps:
         if is_layer(step.operation):
             kernels = kernels_of(step.operation)
-            if kernels:
-                positions = positions_of(step.node)
-                yield from ((positions, kernel, step.node) for kernel in kernels)
+            yield from ((positions_of(step.node, kernel), kernel, step.node) for kernel in kernels)

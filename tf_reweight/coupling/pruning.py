@@ -100,7 +100,8 @@ def prune_groups(
         model: a built Sequential or functional model.
         sparsity: fraction of the removable groups to zero, in [0, 1); None asks the penalties.
         budget: instead, what may be left: a `Budget`, its mapping or text, such as `"macs=0.5"`; of weights, parameters,
-            multiply-accumulates or several. The ranking goes until it is met, and the best groups that still fit come back.
+            multiply-accumulates, bytes, milliseconds or several, of the whole model with its frozen layers. The ranking goes
+            until it is met, and the best groups that still fit come back.
         scope: `"model"`: one ranking over all sets, each norm relative to its set's; `"set"`: the fraction in each set.
         criterion: `"kernel+gamma+next"`, `"kernel"` or `"gamma"`: the weights whose norm ranks the groups; `"kernel_l1"`: the
             sum of the kernels' absolute values (Li et al., Pruning Filters for Efficient ConvNets, 2017); `"lamp"`: the square
@@ -151,7 +152,7 @@ def prune_groups(
     if criterion == TAYLOR and not given:
         fix = 'Pass a budget, or rank by criterion="lamp".'
         raise ValueError(errors.message('criterion="taylor" needs an amount.', fix, sparsity=sparsity, budget=budget))
-    warn_of_frozen(coupled.model, include_frozen)
+    warn_of_frozen(coupled.model, include_frozen, budget)
     zero_again(model)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
     reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, examples)
@@ -354,13 +355,25 @@ def removable(model, include_frozen=False):
     return coupled
 
 
-def warn_of_frozen(model, include_frozen=False):
-    """Warns of the sets that stay whole since they touch a layer with `trainable=False`."""
+def warn_of_frozen(model, include_frozen=False, budget=None):
+    """Warns of the sets that stay whole since they touch a layer with `trainable=False`, and of what that leaves a `Budget`."""
     held = [] if include_frozen else [item for item in groups(model).sets if item.frozen_layers]
     if held:
         names = ", ".join(item.name for item in held[:5])
         layers = list(dict.fromkeys(path for item in held for path in item.frozen_layers))
-        warnings.warn(f"The channels of {names} are left whole: {frozen_reason(layers)}.", stacklevel=3)
+        bounds = "" if budget is None else _bounds(removable(model), budget)
+        warnings.warn(f"The channels of {names} are left whole: {frozen_reason(layers)}.{bounds}", stacklevel=3)
+
+
+def _bounds(coupled, budget):
+    """A sentence on what a `Budget` can reach without frozen channels, which count all the same."""
+    cost = Cost(coupled)
+    quantities, everything = cost.quantities | cost.of_files(budget), np.ones(coupled.num_groups, bool)
+    least = np.concatenate([np.arange(item.num_groups) < 1 for item in coupled.sets])
+    limited = ["weights" if name == "sparsity" else name for name in budget.amounts]
+    found = [(name, quantities[name].at(least), quantities[name].at(everything)) for name in limited]
+    said = ", ".join(f"{name} from {low:,.4g} to {high:,.4g}" for name, low, high in found)
+    return f" They count in the budget, which can reach {said}."
 
 
 def zero_groups(model, coupled, keeps, rescued=None):

@@ -11,7 +11,7 @@ from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.single import SingleGroups
-from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
@@ -19,6 +19,7 @@ from tf_reweight.penalties.attachment import attach, attachments
 
 # Where a model holds the solver at work on it, so that the next one can end what an interrupted `fit` left behind.
 _HOLDER = "_tf_reweight_solver"
+_NEXT_FIT = "make_train_function"
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
 # There are so many looks before the deadline, if need be with fewer steps between.
@@ -58,8 +59,8 @@ class BudgetProximal(keras.callbacks.Callback):
             `marginal`, the score of the last group that has to go.
         met_at: training step at which the budget was met; None before.
 
-    After a `fit` that was interrupted, the next one with a BudgetProximal begins anew, and `prune`, `prune_groups` and `detach`
-    end the pressing; call one of them before a `fit` without it.
+    After a `fit` that was interrupted, the next one ends the pressing, and begins anew where it has a BudgetProximal; so do
+    `prune`, `prune_groups` and `detach`.
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without budget, a budget out of reach, an
@@ -105,9 +106,11 @@ class BudgetProximal(keras.callbacks.Callback):
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         choose(scores, self._groups.demands, self._groups.spared(scores))
-        self._slow = follow_closely(self.model)
+        self._slow = follow_closely_for_now(self.model)
         self._groups.open()
-        object.__setattr__(self.model, _HOLDER, self)  # past Keras, which would save it
+        # Past Keras, which would save them.
+        object.__setattr__(self.model, _HOLDER, self)
+        object.__setattr__(self.model, _NEXT_FIT, self._at_next_fit)
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -176,6 +179,16 @@ class BudgetProximal(keras.callbacks.Callback):
         follow_again(self._slow)
         self._slow = []
         vars(self.model).pop(_HOLDER, None)
+        vars(self.model).pop(_NEXT_FIT, None)
+
+    def _at_next_fit(self, force=False):
+        """Stands for the model's `make_train_function`: `fit` calls it first of all, and our own calls have `force`."""
+        if not force:
+            model = self.model
+            self._end()  # an interrupted `fit` left everything in place
+            drop_compiled_steps(model)
+            return model.make_train_function()
+        return type(self.model).make_train_function(self.model, force=True)
 
     @property
     def _deadline(self):

@@ -8,7 +8,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.export.conversion import convert
-from tf_reweight.export.edge_quantizer import check_installed
+from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.samples import input_specs
 from tf_reweight.graph.random_inputs import inputs
@@ -28,7 +28,7 @@ def check_can_measure(model, budget):
     """Raises where a `Budget` limits what cannot be measured here."""
     if budget.stored_in not in PRECISIONS:
         raise ValueError(errors.unknown("precision", budget.stored_in, PRECISIONS))
-    if TABLE[budget.stored_in].by_edge_quantizer:
+    if TABLE[budget.stored_in].by_quantizer:
         check_installed()
     if keras.backend.backend() != "tensorflow":
         fix = "Limit macs, parameters or weights, or load the model in a process with KERAS_BACKEND=tensorflow."

@@ -1,5 +1,7 @@
 """BatchNormalization layers, and how closely their moving statistics follow the weights."""
 
+import functools
+
 import keras
 
 from tf_reweight.graph.access import all_layers
@@ -29,7 +31,20 @@ def follow_closely(model):
     return slow
 
 
+def follow_closely_for_now(model):
+    """`follow_closely` until `follow_again`; a model that is saved or copied meanwhile has the momentum it had before."""
+    slow = follow_closely(model)
+    for layer, momentum in slow:
+        object.__setattr__(layer, "get_config", functools.partial(_config_before, layer, momentum))
+    return slow
+
+
 def follow_again(slow):
     """Gives layers back the momentum they had."""
     for layer, momentum in slow:
         layer.momentum = momentum
+        vars(layer).pop("get_config", None)
+
+
+def _config_before(layer, momentum):
+    return {**type(layer).get_config(layer), "momentum": momentum}

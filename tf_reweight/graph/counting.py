@@ -35,7 +35,7 @@ def kernel_uses(model):
         kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
         for node in group:
-            found += [(kernel, positions_of(node)) for kernel in kernels] if kernels else []
+            found += [(kernel, positions_of(node, kernel)) for kernel in kernels]
     return found
 
 

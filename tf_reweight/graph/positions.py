@@ -1,5 +1,6 @@
 """How often a layer uses its kernels for one example."""
 
+import inspect
 import math
 
 import keras
@@ -8,6 +9,7 @@ from tf_reweight.graph.access import has_channels_first
 
 _L = keras.layers
 _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
+_ATTENTION = (_L.MultiHeadAttention, _L.GroupQueryAttention)
 _RECURRENT = (_L.RNN, _L.Bidirectional)
 
 
@@ -16,17 +18,22 @@ def kernels_of(layer):
     return [weight for weight in layer.weights if len(weight.shape) > 1 and "kernel" in weight.name]
 
 
-def positions_of(node):
-    """How often each entry of the kernels of a layer is used at one call for one example, int; unknown sizes count as 1.
+def positions_of(node, kernel):
+    """How often each entry of a kernel of a layer is used at one call for one example, int; unknown sizes count as 1.
 
     Dense layers and convolutions use them once for each place of their output, transposed convolutions for each place of their
-    input, recurrent layers at each time step, whether they return it or not.
+    input, recurrent layers at each time step, whether they return it or not, attention's keys and values at each place of what
+    they are made of.
 
     Args:
         node: the call in Keras' graph.
+        kernel: one of `kernels_of(node.operation)`.
     """
     layer = node.operation.layer if isinstance(node.operation, _L.TimeDistributed) else node.operation
     inputs, outputs = node.input_tensors[0].shape, node.outputs[0].shape
+    if isinstance(layer, _ATTENTION):
+        read = _read_by(node, kernel.path.split("/")[-2]).shape
+        return _places(read, len(read) - 1)
     if isinstance(layer, _TRANSPOSED):
         return _places(inputs, _channels(layer, inputs))
     if isinstance(layer, _RECURRENT):
@@ -35,6 +42,14 @@ def positions_of(node):
     if isinstance(layer, _L.EinsumDense):
         return _size(outputs[1:]) // _made(layer)
     return _places(outputs, _channels(layer, outputs))
+
+
+def _read_by(node, projection):
+    """The input of an attention layer that one of its projections reads; the last reads what the queries are as many of."""
+    given = inspect.signature(node.operation.call).bind(*node.arguments.args, **node.arguments.kwargs).arguments
+    if projection == "key" and given.get("key") is not None:
+        return given["key"]
+    return given["value" if projection in ("key", "value") else "query"]
 
 
 def _channels(layer, shape):

@@ -1,5 +1,6 @@
 """What a budget demands of zeros inside kernels: weights, multiply-accumulates and parameters that are not zero."""
 
+import keras
 import numpy as np
 
 from tf_reweight import errors
@@ -30,7 +31,8 @@ def demands_on(model, budget, pairs, members, targets, masks):
     pruned = sum(mask.size for mask in masks.values())
 
     def factors(name, target):
-        return uses.get(id(target.variable), 1) if name == "macs" else 1
+        # What is looked up, as in an Embedding, is not multiplied.
+        return uses.get(id(target.variable), 0) if name == "macs" else 1
 
     quantities, totals = {}, {}
     for name in ("weights", "macs", "parameters"):
@@ -47,7 +49,9 @@ def demands_on(model, budget, pairs, members, targets, masks):
 
 def _check_known(uses, targets):
     """Raises for kernels that nobody knows how often a model of the user's own class calls."""
-    unknown = [name for name, target in targets.items() if id(target.variable) not in uses]
+    looked_up = [target for target in targets.values() if isinstance(target.layer, keras.layers.Embedding)]
+    known = {*uses, *(id(target.variable) for target in looked_up)}
+    unknown = [name for name, target in targets.items() if id(target.variable) not in known]
     if unknown:
         fix = "Limit `weights` or `parameters`, or build the model with keras.Model(inputs, outputs)."
         expected = "A budget of `macs` needs a Sequential or functional model, whose calls are known."
