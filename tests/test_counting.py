@@ -47,7 +47,7 @@ def test_a_copy_that_lost_nothing_counts_the_same(build):
 
 @pytest.mark.parametrize("layer", [lambda: L.MultiHeadAttention(2, 4), lambda: L.GroupQueryAttention(4, 4, 2)])
 def test_attention_makes_keys_and_values_at_their_own_lengths(layer):
-    query, value, key = keras.Input((5, 8)), keras.Input((7, 6)), keras.Input((7, 4))
+    query, value, key = keras.Input((5, 8)), keras.Input((7, 8)), keras.Input((7, 8))
     sizes = {"query": 5, "value": 7, "key": 7, "attention_output": 5}
     model = keras.Model([query, value, key], layer()(query, value, key=key))
     kernels = [weight for weight in model.weights if "kernel" in weight.name]

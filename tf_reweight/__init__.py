@@ -22,14 +22,14 @@ if typing.TYPE_CHECKING:  # what editors and type checkers read; at run time eve
     from tf_reweight.pruning.prune import keep_zeros, prune, release, sparsity
     from tf_reweight.quantization import quantize, strip_quantization
     from tf_reweight.shrinking import shrink
-    from tf_reweight.workflow import compress
+    from tf_reweight.workflow import compress, sweep
 
 __all__ = [
     "__version__", "baselines", "callbacks", "coupling", "data", "export", "graph", "kernels", "packing", "penalties",
     "pruning", "quantization", "regularizers", "reports", "shrinking", "structures", "tflite", "tfmot", "workflow", "Budget",
     "Masked", "attach", "compress", "detach", "export_tflite", "groups", "hold_groups", "inspect_tflite", "keep_zeros",
     "pack_tflite", "prune", "prune_groups", "quantize", "refresh_statistics", "regularize", "regularize_coupled", "release",
-    "shrink", "sparsity", "strip", "strip_quantization",
+    "shrink", "sparsity", "strip", "strip_quantization", "sweep",
 ]  # fmt: skip
 
 # `import tf_reweight` costs nothing and pulls in no plotting, data sets or tfmot, not even Keras.
@@ -56,6 +56,7 @@ _HOME = {
     "sparsity": "pruning.prune",
     "strip": "pruning.masked",
     "strip_quantization": "quantization",
+    "sweep": "workflow",
 }
 # Where modules are that stood at the top level until version 0.1; they go after the next one.
 _MOVED = {

@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from tf_reweight.cli import explaining, looking, phone
+from tf_reweight.cli import explaining, looking, phone, sweeping
 from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
 
 
@@ -356,6 +356,7 @@ def notes(command):
 COMMANDS = {
     "init": (_no_flags, _init),
     "compress": (_define_compress, _compress),
+    "sweep": (sweeping.definer(_define_compress), sweeping.runner(_overrides)),
     "report": (_no_flags, _report),
     "groups": (_no_flags, _groups),
     "shrink": (_define_shrink, _shrink),

@@ -17,6 +17,8 @@ tf-reweight: prune and quantize Keras models, ship checked .tflite files
                        [--structure NAME] [--budget macs=0.5] [--epochs N]
   tf-reweight compress --config FILE [--set key=value ...] [--data_dir DIR]
                        [--out DIR] [--dry_run] [--verify_arm]
+  tf-reweight sweep --model MODEL.keras --data DATA.py:FUNCTION
+                    --budgets macs=0.7 --budgets macs=0.4 [--epochs N]
   tf-reweight report MODEL.keras
   tf-reweight groups MODEL.keras
   tf-reweight shrink IN.keras OUT.keras [--multiple_of N]

@@ -10,6 +10,8 @@ RED, AMBER = "red", "amber"
 _AGREES, _DISAGREES = 0.95, 0.8
 # Parts of what was asked for that may be missing: rounding to whole channels.
 _SLACK = 0.02
+# What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
+_OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ def alarms_of(figures):
     Args:
         figures: a run's report, with its `summary`.
     """
-    checks = (_guessing, _refused, _worse, _disagreeing, _slower, _missed)
+    checks = (_guessing, _refused, _worse, _behind, _disagreeing, _slower, _missed, _over)
     found = [alarm for check in checks for alarm in check(figures)]
     return [dataclasses.asdict(alarm) for alarm in sorted(found, key=lambda alarm: alarm.level != RED)]
 
@@ -63,6 +65,19 @@ def _worse(figures):
         look = "Ask for less, retrain longer, or learn the rounding with `quantize`; see at which stage it was lost."
         seen = f"{metric['name']} went from {text_of(metric, before)} to {text_of(metric, after)}."
         yield Alarm(RED if grave else AMBER, seen, look)
+
+
+def _behind(figures):
+    """Whether the run is worse than pruning the dense model at once, without training, at the same size."""
+    metric, cut = head_of(figures), figures.get("one_shot")
+    if cut is None:
+        return
+    before, after = value_of(cut, "validation", metric), value_of(figures["stages"][-1], "validation", metric)
+    if is_worse(metric, before, after, figures["data"]["num_validation"]):
+        texts = f"{metric['name']} {text_of(metric, after)} to {text_of(metric, before)} on validation examples"
+        seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
+        look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."
+        yield Alarm(RED, seen, look)
 
 
 def _disagreeing(figures):
@@ -105,6 +120,20 @@ def _missed(figures):
         if freed < asked - _SLACK:
             look = "Lower shrink.multiple_of, raise the strength, or train longer before pruning."
             yield Alarm(AMBER, f"{freed:.0%} of the computing went, {asked:.0%} were asked for.", look)
+
+
+def _over(figures):
+    """Whether the file that is shipped has more bytes, or takes longer, than the budget says."""
+    budget, shipped = figures["config"].get("prune", {}).get("budget") or {}, figures["files"][-1]
+    kind = (f"dense_{shipped['precision']}.tflite",)
+    dense = next((file for file in figures["files"] if file["name"] in kind), None)
+    for name, (field, slack) in _OF_FILES.items():
+        amount = budget.get(name)
+        limit = amount if amount is None or amount > 1 else None if dense is None else amount * dense[field]
+        if limit is not None and shipped[field] > limit * (1 + slack):
+            seen = f"{shipped['name']} has {shipped[field]:,.6g} {name}, and {limit:,.6g} were asked for."
+            look = "Ask for a little less: what a file has is predicted before training, from files of the dense model."
+            yield Alarm(AMBER, seen, look)
 
 
 def _asked(prune):

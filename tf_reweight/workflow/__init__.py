@@ -17,15 +17,16 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import defaults, loading, own_stages
+from tf_reweight.workflow import defaults, loading, own_stages, search
+from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
+from tf_reweight.workflow.fronts import Front
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.result import Result
 from tf_reweight.workflow.run import Run
-from tf_reweight.workflow.stages import stages_of
 
-__all__ = ["Result", "accuracy", "compress", "environment", "plan"]
+__all__ = ["Result", "accuracy", "compress", "environment", "plan", "sweep"]
 __getattr__ = submodules(__name__)
 
 ConfigLike = str | os.PathLike | dict | Config
@@ -122,6 +123,63 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
     return (_compress_config if begins_with_config else _compress_model)(*args, **options)
 
 
+def sweep(
+    model: keras.Model,
+    train: typing.Any = None,
+    validation: typing.Any = None,
+    test: typing.Any = None,
+    *,
+    budgets: Sequence[Budget | dict[str, float] | str] = ("macs=0.75", "macs=0.5", "macs=0.25"),
+    structure: typing.Any = defaults.CHANNELS,
+    epochs: int | dict[str, int] | None = None,
+    config: ConfigLike | None = None,
+    callbacks: Callbacks = (),
+    out: str | os.PathLike | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    command: str | None = None,
+) -> Front:
+    """The front of a metric against size, computing and time: `compress` for several budgets, all from one dense model.
+
+    Every budget has a run folder of its own with its files and report; `sweep.json` and the page `sweep.html` hold all of them,
+    with the models for which no other is better in both, and the knee. The same call goes on with what was cut off.
+
+    Args:
+        model, train, validation, test, structure, epochs, config, callbacks, monitor, mode, overrides, console, command: as for
+            `compress`; `epochs` are those of each budget.
+        budgets: two or more, of any form that a `Budget` has.
+        out: folder of the sweep; default `runs/<name of the model>`.
+
+    Returns:
+        `workflow.fronts.Front`.
+
+    Raises:
+        ValueError: for fewer than two budgets, or one that is named twice; and what `compress` raises.
+
+    Example:
+        >>> front = tfr.sweep(model, (x, y), budgets=["macs=0.7", "macs=0.4", "macs=0.2"], epochs=10, out="runs/front")
+        >>> print(front)
+    """
+    wanted = sweeps.check(budgets)
+    run = _run_of_model(
+        model, (train, validation, test), structure, wanted[-1], epochs, config, callbacks, monitor, mode, overrides,
+        console or terminal(), command,
+    )  # fmt: skip
+    return sweeps.trace(run, wanted, out)
+
+
+def sweep_by_names(
+    budgets, structure=defaults.CHANNELS, epochs=None, config=None, overrides=(), monitor=None, out=None, console=None,
+    command=None,
+):  # fmt: skip
+    """`sweep` of a model and data that a configuration, or the overrides, name: the command line's."""
+    wanted = sweeps.check(budgets)
+    run = _run_by_names(structure, wanted[-1], epochs, config, overrides, monitor, console or terminal(), command)
+    return sweeps.trace(run, wanted, out)
+
+
 def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
     return _finished(Run(config, model, data, overrides, console or terminal(), command), out)
 
@@ -199,10 +257,9 @@ def _finished(run, out):
     run.open(out)
     for note in run.data.notes:
         say(run.console, f"[bold]data[/bold]: {note}")
-    for stage in stages_of(run.config):
-        run.do(stage)
-    run.export()
-    return Result(run.report(), run.last_model)
+    if "accuracy_drop" in (run.config.prune.budget or {}):
+        search.search(run)
+    return Result(run.finish(), run.last_model)
 
 
 def plan(

@@ -6,6 +6,7 @@ import typing
 import pydantic
 import yaml
 
+from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.workflow import methods, own_stages
 from tf_reweight.workflow.sections import (
@@ -87,6 +88,7 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
         methods.check(self.regularize, self.prune)
+        self._budget_of_the_file_that_is_shipped()
         coupled = self.regularize.coupled is not None
         if self.regularize.growth != 1 and self.steps.count("regularize") < 2:
             raise ValueError("regularize.growth needs `stages` in which `regularize` comes again: the first time nothing grows")
@@ -95,6 +97,14 @@ class Config(Section):
         if self.prune.threshold is not None and coupled:
             raise ValueError("prune.threshold is for single kernels; a coupled penalty knows what it freed")
         return self
+
+    def _budget_of_the_file_that_is_shipped(self):
+        """Bytes and milliseconds are those of the last file, where the budget names no precision."""
+        budget = budgets.get(self.prune.budget)
+        if budget is not None and budget.of_files and budget.precision is None:
+            quantized = self.quantize is not None
+            precision = self.quantize.precision if quantized else self.export.precisions[-1]
+            self.prune.budget = {**self.prune.budget, "precision": precision}
 
     def to_yaml(self):
         """The resolved configuration, every default written out."""

@@ -1,5 +1,6 @@
 """One run: its configuration, data, model and folder, and what all stages share."""
 
+import copy
 import pathlib
 import time
 
@@ -30,6 +31,7 @@ from tf_reweight.workflow.config import load
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, stage_figures
+from tf_reweight.workflow.one_shot import one_shot
 from tf_reweight.workflow.scoring import outputs_of
 from tf_reweight.workflow.stages import merged, stages_of
 from tf_reweight.workflow.trainer import CURVES, Trainer
@@ -68,7 +70,7 @@ class Run:
         _check_stages(self.config, self.model, self.data)
         self.trainer = Trainer(self.task, self.data, self.config, callbacks, console)
         self.folder = self.reached = self.stage = self._figures = None
-        self.files, self.shipped, self.latency, self.refused = [], None, None, []
+        self.files, self.shipped, self.latency, self.refused, self.searched = [], None, None, [], None
 
     @property
     def metric(self):
@@ -88,6 +90,30 @@ class Run:
         self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
         self.folder.write_json("environment.json", environment())
 
+    def branch(self, config, model, path):
+        """A run with the same data and task that begins with another model, in a folder of its own.
+
+        Args:
+            config: its `Config`.
+            model: the Keras model, which it may change.
+            path: the folder.
+        """
+        keras.utils.set_random_seed(config.seed)
+        other = copy.copy(self)
+        other.config, other.model = config, model
+        other.trainer = self.trainer.of(config)
+        other.folder = Folder(path, config.to_yaml(), None, parts_by_name(self.given))
+        other.reached = other.stage = other._figures = None
+        other.files, other.shipped, other.latency, other.refused, other.searched = [], None, None, [], None
+        return other
+
+    def finish(self):
+        """All stages, the files and the report; returns the report."""
+        for stage in stages_of(self.config):
+            self.do(stage)
+        self.export()
+        return self.report()
+
     def do(self, stage):
         """Runs a stage, or finds it done; measures the model after it and keeps both."""
         if self.folder.figures(stage.name) is not None:
@@ -95,7 +121,7 @@ class Run:
             say(self.console, f"[bold]{stage.name}[/bold]: done before, in {self.folder / stage.name}.keras")
             self.reached = stage.name
             return
-        self._catch_up()
+        self.catch_up()
         self.stage = stage
         started = time.monotonic()
         details = stage.apply(self)
@@ -108,7 +134,7 @@ class Run:
     def _measured(self):
         return stage_figures(self.model, self.data, self.scorer)
 
-    def _catch_up(self):
+    def catch_up(self):
         """Loads the model of the last stage that was found done."""
         if self.reached is not None:
             self.model = self.folder.load(self.reached)
@@ -132,7 +158,7 @@ class Run:
 
     def export(self):
         """Every precision, dense and pruned, written and executed."""
-        self._catch_up()
+        self.catch_up()
         self.files, self.latency = export_files(self)
         wish = (self.config.export.best_by, self.config.export.max_drop)
         self.shipped = best_file(self.files, self.metric, *wish, self.data.test.num_examples)
@@ -166,7 +192,9 @@ class Run:
             "latency": self.latency,
             "refused": self.refused,
         }
+        figures["search"] = self.searched
         figures["guess"] = self._guess()
+        figures["one_shot"] = one_shot(self, stages)
         figures["summary"] = summary(figures)
         figures["alarms"] = alarms_of(figures)
         self.folder.tidy()

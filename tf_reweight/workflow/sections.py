@@ -173,7 +173,7 @@ class Prune(Section):
     """What is removed: what the penalty freed, or a threshold, or a fraction of the weights (coupled: of the groups).
 
     `macs`, for coupled runs, is the fraction of the multiply-accumulates. `budget` says what may be left instead, such as
-    `{macs: 0.5}`; see `tf_reweight.Budget`.
+    `{macs: 0.5}`, or how much may be lost, `{accuracy_drop: 0.005}`; see `tf_reweight.Budget`.
     """
 
     threshold: float | None = pydantic.Field(None, ge=0)
@@ -194,6 +194,8 @@ class Prune(Section):
     def _one_amount(self):
         if sum(value is not None for value in (self.threshold, self.sparsity, self.macs, self.budget)) > 1:
             raise ValueError("pass one of `threshold`, `sparsity`, `macs` and `budget`")
+        if len(self.budget or {}) > 1 and "accuracy_drop" in self.budget:
+            raise ValueError("`budget.accuracy_drop` stands alone: the smallest model within it is looked for")
         return self
 
 

@@ -26,6 +26,10 @@ class Trainer:
         self.task, self.data, self.config, self.console = task, data, config, console
         self._callbacks = callbacks if callable(callbacks) else lambda stage: callbacks
 
+    def of(self, config):
+        """The same for another configuration."""
+        return Trainer(self.task, self.data, config, self._callbacks, self.console)
+
     def fit(self, model, stage, label, epochs, learning_rate, callbacks, folder, logs=None, teacher=None):
         """`model.fit` with a backup after each epoch, from which an interrupted run goes on.
 

@@ -1,0 +1,182 @@
+"""Looking for the smallest model within a drop, sweeping budgets, and the comparison with pruning at once."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tests import tasks
+from tf_reweight.cli import main
+from tf_reweight.reports.alarms import alarms_of
+from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow import fronts, search
+from tf_reweight.workflow.config import load
+
+EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
+SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
+pytestmark = pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+
+
+def data():
+    model, x, y = tasks.integer_labels()
+    return model, (x[:48], y[:48]), (x[48:], y[48:])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A search in which every model is good enough, and its folder."""
+    out = tmp_path_factory.mktemp("search") / "run"
+    keras.utils.set_random_seed(0)
+    how = {"budget": "accuracy_drop=1", "epochs": {"train": 1, "regularize": 2, "retrain": 2}, "config": SMALL, "out": out}
+    return tfr.compress(*data(), console=QUIET, **how), how
+
+
+def test_the_smallest_model_within_the_drop_is_shipped(found):
+    result, _ = found
+    tries = result["search"]["tries"]
+    assert all(attempt["good_enough"] for attempt in tries) and 1 <= len(tries) <= 6
+    assert [attempt["left"] for attempt in tries] == sorted((attempt["left"] for attempt in tries), reverse=True)
+    dense, *_, last = result["stages"]
+    assert last["num_macs"] <= tries[-1]["macs"] < dense["num_macs"]
+    assert result["files"][-1]["num_bytes"] < result["files"][0]["num_bytes"]
+    assert json.loads((result.best_file.parent / "search.json").read_text()) == result["search"]
+
+
+def test_a_search_goes_on_where_it_was(found, monkeypatch):
+    result, how = found
+    monkeypatch.setattr("tf_reweight.workflow.trainer.Trainer.fit", None)  # nothing is trained again
+    keras.utils.set_random_seed(0)
+    again = tfr.compress(*data(), console=QUIET, **how)
+    assert again["search"] == result["search"]
+
+
+def test_tries_cost_at_most_three_runs():
+    for every, retrain in ((10, 10), (8, 5), (1, 1), (3, 0)):
+        config = load({"regularize": {"rounds": 1, "every": every}, "retrain": {"epochs": retrain}})
+        half = search._config_of(load(config.model_dump(mode="json")), {"weights": 0.5})
+        one = half.regularize.epochs + half.retrain.epochs
+        assert search._tries(config) * one <= 3 * (every + retrain) and half.train.epochs == 0
+
+
+def test_the_path_halves_until_it_misses_and_then_comes_closer():
+    class Run:
+        config = load({"regularize": {"method": "deadline"}, "prune": {"sparsity": 0.5}})
+
+    path, seen = search._Path(Run(), {"num_weights": 1000}, 9), []
+    while (fraction := path.next()) is not None:
+        seen.append(fraction)
+        path.tell(fraction, fraction >= 0.2)
+    assert seen[:3] == [0.5, 0.25, 0.125] and 0.2 <= min(f for f in seen if f >= 0.2) < 0.2 * 1.08
+    assert path.budget(0.25) == {"weights": 250}
+
+
+@pytest.mark.parametrize(
+    "mode, reached, good", [("max", 0.895, True), ("max", 0.88, False), ("min", 0.905, True), ("min", 0.95, False)]
+)
+def test_a_drop_is_absolute_in_the_direction_that_is_worse(mode, reached, good):
+    assert search.within({"mode": mode}, 0.9, reached, 0.01) is good
+
+
+def test_a_drop_without_a_metric_or_beside_another_amount_is_refused(tmp_path):
+    model, x, y = tasks.regression()
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="needs a metric"):
+        tfr.compress(model, (x, y), budget="accuracy_drop=0.01", config=SMALL, epochs=3, out=tmp_path / "a", console=QUIET)
+    model, train, validation = data()
+    both = "accuracy_drop=0.01,macs=0.5"
+    with pytest.raises(ValueError, match="stands alone"):
+        tfr.compress(model, train, validation, budget=both, config=SMALL, out=tmp_path / "b", console=QUIET)
+
+
+def test_a_drop_that_nothing_keeps_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_reweight.workflow.search.within", lambda *given: False)
+    monkeypatch.setattr("tf_reweight.workflow.search._tries", lambda config: 1)
+    epochs = {"train": 1, "regularize": 1, "retrain": 0}
+    with pytest.raises(ValueError, match="that a smaller model can keep"):
+        tfr.compress(*data(), budget="accuracy_drop=0.01", epochs=epochs, config=SMALL, out=tmp_path / "run", console=QUIET)
+
+
+def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path):
+    epochs = {"train": 1, "regularize": 1, "retrain": 1}
+    front = tfr.sweep(
+        *data(), budgets=["macs=0.7", "macs=0.4"], epochs=epochs, config=SMALL, out=tmp_path / "front", console=QUIET
+    )
+    assert [point["name"] for point in front.points] == ["dense", "macs_0.7", "macs_0.4"]
+    macs = [point["num_macs"] for point in front.points]
+    assert macs[1] <= 0.7 * macs[0] and macs[2] <= 0.4 * macs[0]
+    page = (tmp_path / "front" / "sweep.html").read_text()
+    for point in front.points:
+        assert (tmp_path / "front" / point["file"]).is_file() and point["file"] in page
+    assert json.loads((tmp_path / "front" / "sweep.json").read_text()) == front.to_dict()
+    assert "macs_0.4" in str(front) and page.count("<circle") == 9
+
+
+def points(*pairs):
+    return [{"validation": v, "num_macs": m, "num_bytes": m, "latency_ms": m} for v, m in pairs]
+
+
+def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out():
+    found = fronts.marked(points((0.9, 100), (0.88, 50), (0.6, 40), (0.87, 60), (0.5, 10)), "max")
+    assert [bool(point["best_by"]) for point in found] == [True, True, True, False, True]
+    assert [bool(point["knee_by"]) for point in found] == [False, True, False, False, False]
+    lower = fronts.marked(points((0.1, 100), (0.12, 50), (0.5, 10), (0.2, 60)), "min")
+    assert [bool(point["best_by"]) for point in lower] == [True, True, True, False]
+    assert not any(point["knee_by"] for point in fronts.marked(points((0.9, 100), (0.8, 50)), "max"))
+
+
+@pytest.mark.parametrize(
+    "budgets, words",
+    [
+        (["macs=0.5"], "two budgets"),
+        ("macs=0.5", "two budgets"),
+        (["macs=0.5", "macs=0.5"], "each once"),
+        (["macs=0.5", "accuracy_drop=0.1"], "over sizes"),
+    ],
+)
+def test_bad_sweeps_are_refused(budgets, words):
+    with pytest.raises(ValueError, match=words):
+        tfr.sweep(*data(), budgets=budgets)
+
+
+def test_the_command_line_says_what_a_sweep_needs(capsys):
+    assert main.console(["sweep", "--model", "m.keras"]) == 1
+    assert "`sweep` needs --config, or --model and --data" in capsys.readouterr().err
+
+
+def report(**changes):
+    stage = {"validation": {"accuracy": 0.7}, "num_macs": 50}
+    file = {"name": "shrunk_int8.tflite", "precision": "int8", "num_bytes": 700, "latency_ms": 1.0, "latency_low_ms": 1.0}
+    file |= {"latency_high_ms": 1.0, "gzip_bytes": 500, "test": {"accuracy": 0.7}}
+    return {
+        "data": {"num_validation": 1000, "num_test": 1000}, "config": {"prune": {}}, "stages": [{"num_macs": 100}, stage],
+        "files": [{**file, "name": "dense_int8.tflite", "num_bytes": 1000}, file], **changes,
+    }  # fmt: skip
+
+
+def test_a_run_behind_pruning_at_once_is_an_alarm():
+    behind = alarms_of(report(one_shot={"validation": {"accuracy": 0.8}, "num_macs": 50}))
+    assert [alarm["level"] for alarm in behind] == ["red"] and "70.00% to 80.00%" in behind[0]["seen"]
+    for value in (0.69, 0.71):  # better, or no measurable difference
+        assert not alarms_of(report(one_shot={"validation": {"accuracy": value}, "num_macs": 50}))
+
+
+@pytest.mark.parametrize(
+    "budget, seen", [({"bytes": 0.5}, "700 bytes, and 500"), ({"bytes": 600}, "600"), ({"bytes": 0.7}, None)]
+)
+def test_a_file_over_its_budget_is_an_alarm(budget, seen):
+    found = [alarm["seen"] for alarm in alarms_of(report(config={"prune": {"budget": budget}}))]
+    assert len(found) == (seen is not None) and all(seen in text for text in found)
+
+
+def test_the_record_says_what_pruning_at_once_gives(found):
+    figures = found[0]["one_shot"]
+    assert figures["num_macs"] == found[0]["stages"][-1]["num_macs"] and np.isfinite(figures["validation"]["accuracy"])
+
+
+def test_bytes_are_those_of_the_file_that_is_shipped():
+    sections = {"regularize": {"method": "deadline", "coupled": {}}, "prune": {"budget": {"bytes": 0.5}}}
+    config = load({**sections, "export": {"precisions": ["float32"]}})
+    assert config.prune.budget == {"bytes": 0.5, "precision": "float32"}
+    assert load(config.model_dump(mode="json")).prune.budget == config.prune.budget

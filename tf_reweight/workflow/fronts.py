@@ -1,0 +1,168 @@
+"""The front: what a model loses for what it saves, over several budgets from one dense model, with all files."""
+
+import dataclasses
+
+from tf_reweight import budget as budgets
+from tf_reweight import errors
+from tf_reweight.data.models import copied
+from tf_reweight.records import Report
+from tf_reweight.reports import front as pages
+from tf_reweight.reports.metrics import text_of, value_of
+from tf_reweight.workflow.config import load
+from tf_reweight.workflow.stages import stages_of
+
+# What a model may cost, by the names that points have for it.
+AXES = ("num_macs", "num_bytes", "latency_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Front(Report):
+    """What `sweep` found.
+
+    Attributes:
+        metric: the one that decides: `name`, `mode`, `proportion`.
+        points: one dict per model, the dense one first: `name`, `validation` and `test` of the metric, `num_macs`, `num_bytes`
+            and `latency_ms` of its file, `folder`, `file`; `best_by`: the costs for which no other point is better in both;
+            `knee_by`: those for which it is the point furthest from the line between the ends.
+    """
+
+    metric: dict
+    points: tuple[dict, ...]
+
+    def to_dict(self):
+        return {"metric": self.metric, "points": list(self.points)}
+
+    def to_tables(self):
+        from rich.table import Table
+
+        table = Table(title=f"{self.metric['name']} against what a model costs; * no other is better, K the knee")
+        for heading in ("budget", "validation", "test", "MACs", "bytes", "ms"):
+            table.add_column(heading, justify="left" if heading == "budget" else "right")
+        for point in self.points:
+            costs = [_marked(point, axis, form) for axis, form in zip(AXES, ("{:,}", "{:,}", "{:.3f}"))]
+            figures = [text_of(self.metric, point[split]) for split in ("validation", "test")]
+            table.add_row(point["name"], *figures, *costs)
+        return [table]
+
+
+def _marked(point, axis, form):
+    marks = ("*" if axis in point["best_by"] else "") + ("K" if axis in point["knee_by"] else "")
+    return f"{form.format(point[axis])}{' ' + marks if marks else ''}"
+
+
+def trace(run, wanted, out):
+    """Runs every budget from one dense model, and writes `sweep.json` and `sweep.html` into the folder.
+
+    Args:
+        run: a `Run`; its own budget is of no use.
+        wanted: budgets of any form.
+        out: folder, or None for `runs/<name>`.
+    """
+    wanted = check(wanted)
+    run.open(out)
+    dense, *_ = stages_of(run.config)
+    run.do(dense)
+    run.catch_up()
+    points = []
+    for budget in wanted:
+        name = name_of(budget)
+        point = run.branch(_config_of(run.config, budget, name), copied(run.model), run.folder / name)
+        report = point.finish()
+        points += [_point("dense", report, 0, point)] if not points else []
+        points.append(_point(name, report, -1, point))
+    found = Front(run.metric, tuple(marked(points, run.metric["mode"])))
+    run.folder.write_json("sweep.json", found.to_dict())
+    run.folder.write_text("sweep.html", pages.render(found.to_dict(), AXES))
+    run.folder.tidy()
+    for table in found.to_tables():
+        run.console.print(table)
+    return found
+
+
+def check(wanted):
+    """The budgets, read; raises for fewer than two, or one that comes twice."""
+    found = [budgets.get(budget) for budget in ([wanted] if isinstance(wanted, str) else wanted)]
+    if len(found) < 2 or None in found or len(set(map(name_of, found))) < len(found):
+        fix = 'For example budgets=["macs=0.75", "macs=0.5", "macs=0.25"].'
+        raise ValueError(errors.message("A sweep needs two budgets or more, each once.", fix, budgets=list(map(str, found))))
+    if any(budget.accuracy_drop is not None for budget in found):
+        fix = "Limit what a model has; `compress` looks for an accuracy."
+        raise ValueError(errors.message("A sweep goes over sizes.", fix, budgets=list(map(str, found))))
+    return found
+
+
+def name_of(budget):
+    """A budget as the name of a folder."""
+    return "_".join(f"{name}_{amount:g}" for name, amount in budget.amounts.items())
+
+
+def _config_of(config, budget, name):
+    values = config.model_dump(mode="json")
+    values["name"] = f"{config.name}_{name}"
+    values["train"]["epochs"] = 0
+    values["prune"] = {**values["prune"], "budget": budget.to_dict(), "sparsity": None, "macs": None, "threshold": None}
+    return load(values)
+
+
+def _point(name, report, position, run):
+    """One model and the file to ship; the dense one's is of the same precision where there is one."""
+    shipped, stages = report["files"][-1], report["stages"]
+    same = [file for file in report["files"] if file["name"].startswith("dense") and file["precision"] == shipped["precision"]]
+    file = shipped if position else (same or report["files"])[0]
+    return {
+        "name": name,
+        "validation": value_of(stages[position], "validation", run.metric),
+        "test": value_of(file, "test", run.metric),
+        "num_macs": stages[position]["num_macs"],
+        "num_bytes": file["num_bytes"],
+        "latency_ms": file["latency_ms"],
+        "folder": run.folder.path.name,
+        "file": f"{run.folder.path.name}/{file['name']}",
+    }
+
+
+def marked(points, mode):
+    """The points with `best_by` and `knee_by`, lists of costs.
+
+    Args:
+        points: dicts with `validation` and every cost.
+        mode: `"max"` or `"min"`: which way the metric is better.
+    """
+    marks = {axis: _front(points, axis, mode) for axis in AXES}
+    knees = {axis: _knee([points[i] for i in front], axis, mode) for axis, front in marks.items()}
+    return [
+        {
+            **point,
+            "best_by": [axis for axis in AXES if i in marks[axis]],
+            "knee_by": [axis for axis in AXES if knees[axis] is point],
+        }
+        for i, point in enumerate(points)
+    ]
+
+
+def _gain(point, mode):
+    return point["validation"] if mode == "max" else -point["validation"]
+
+
+def _front(points, axis, mode):
+    """Places of the points that no other is as good as in both, and better in one."""
+
+    def beaten(one):
+        for other in points:
+            as_good = _gain(other, mode) >= _gain(one, mode) and other[axis] <= one[axis]
+            if as_good and (_gain(other, mode) > _gain(one, mode) or other[axis] < one[axis]):
+                return True
+        return False
+
+    return [i for i, point in enumerate(points) if not beaten(point)]
+
+
+def _knee(front, axis, mode):
+    """The point of a front furthest above the line between its ends, both scales brought to one; None for fewer than three."""
+    front = sorted(front, key=lambda point: point[axis])
+    if len(front) < 3:
+        return None
+    (low, worst), (high, best) = ((point[axis], _gain(point, mode)) for point in (front[0], front[-1]))
+    heights = [(_gain(p, mode) - worst) / (best - worst) - (p[axis] - low) / (high - low) for p in front]
+    top = max(range(len(front)), key=heights.__getitem__)
+    return front[top] if heights[top] > 0 else None

@@ -1,0 +1,52 @@
+"""What pruning the dense model at once, without any training, gives at the size that a run reached: no run may be behind it."""
+
+import warnings
+
+from tf_reweight import coupling, structures
+from tf_reweight.pruning.prune import prune
+from tf_reweight.workflow import methods
+
+# Unlabelled training examples for statistics of BatchNormalization after the cut.
+_EXAMPLES = 256
+
+
+def one_shot(run, stages):
+    """Figures of the dense model pruned at once to what a run has left, on validation examples; None where nothing went.
+
+    Args:
+        run: the `Run`, its stages done.
+        stages: the figures of its stages.
+
+    Returns:
+        Dict with `validation` (every metric), `num_macs` or `num_nonzero` of what is left, and `criterion`; or None, also for
+        runs of several rules, which no single cut can follow, and for those that prune at once themselves.
+    """
+    settings = run.config.regularize
+    if not methods.get(settings.method).trains or settings.coupled is None and len(settings.rules) > 1:
+        return None
+    cut = _cut_channels if settings.coupled is not None else _cut_zeros
+    dense = run.folder.load("dense")
+    examples = run.data.inputs(dense, "train", min(_EXAMPLES, run.config.export.representative))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the cut has to say was said of the run itself
+        how = cut(dense, run, stages, examples)
+    return None if how is None else {"validation": run.scorer.of_model(dense, run.data.validation), **how}
+
+
+def _cut_channels(dense, run, stages, examples):
+    left, whole = stages[-1]["num_macs"], stages[0]["num_macs"]
+    if left >= whole:
+        return None
+    coupling.prune_groups(dense, budget={"macs": left}, minimum=0, data=examples)
+    return {"num_macs": left, "criterion": "lamp"}
+
+
+def _cut_zeros(dense, run, stages, examples):
+    (rule,) = run.config.regularize.rules
+    structure = structures.get(rule.structure)
+    left, whole = stages[-1]["num_nonzero"], stages[0]["num_weights"]
+    if left >= whole or stages[-1]["num_weights"] < whole:
+        return None
+    how = {} if structure.decides else {"sparsity": 1.0 - left / whole, "criterion": "lamp"}
+    prune(dense, structure, layers=rule.layers, data=examples, **how)
+    return {"num_nonzero": left, "criterion": "lamp"}
