@@ -11,11 +11,13 @@ from keras import ops
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
 from tf_reweight.checks import check_fraction
+from tf_reweight.coupling import reconstruction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import can_listen, reactions
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
+from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import Demand, choose, met
@@ -41,12 +43,14 @@ class PrunedSet:
 class GroupPruneReport(Report):
     """What `prune_groups` did: one entry per coupled set, and the channels that could not be touched with the reasons.
 
-    `notes` says in sentences where nothing went, or less than asked for, and what to try next.
+    `notes` says in sentences where nothing went, or less than asked for, and what to try next. `reconstructed` has the squared
+    errors of the layers that were fitted anew; see `coupling.reconstruction.Reconstruction`.
     """
 
     sets: tuple[PrunedSet, ...]
     frozen: tuple[FrozenChannels, ...]
     notes: tuple[str, ...] = ()
+    reconstructed: tuple[dict, ...] = ()
 
     @property
     def kept_groups(self):
@@ -67,6 +71,7 @@ class GroupPruneReport(Report):
             "sets": [dataclasses.asdict(item) for item in self.sets],
             "frozen": [dataclasses.asdict(item) for item in self.frozen],
             "notes": list(self.notes),
+            "reconstructed": list(self.reconstructed),
         }
 
     def __str__(self):
@@ -89,6 +94,7 @@ def prune_groups(
     macs: float | None = None,
     multiple_of: int = 1,
     data: typing.Any = None,
+    reconstruct: bool = False,
     include_frozen: bool = False,
 ) -> GroupPruneReport:
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
@@ -118,9 +124,12 @@ def prune_groups(
             sets stay whole, and a warning and the report say so.
         data: examples of any kind, alone or as `(x, y)`, for `"taylor"` and for `refresh_statistics` after the cut; see
             there. None leaves the statistics of BatchNormalization to the training that follows.
+        reconstruct: whether what is left of each kernel that lost inputs is fitted anew, by least squares on 256 examples of
+            `data`, whose labels are not looked at, so that layers give what they gave before; see
+            `coupling.reconstruction`. For a model that is not trained any more.
 
-    Its momentum becomes 0.9 where it was higher, since statistics that belong to the dense model have to be left behind in few
-    steps; set `layer.momentum` for another.
+    BatchNormalization's momentum becomes 0.9 where it was higher, since statistics that belong to the dense model have to be
+    left behind in few steps; set `layer.momentum` for another.
 
     Returns:
         `GroupPruneReport`.
@@ -147,6 +156,9 @@ def prune_groups(
         raise ValueError(errors.unknown("scope", scope, ("model", "set")))
     coupled = removable(model, include_frozen)
     examples = batch_statistics.given(model, data)
+    if reconstruct and examples is None:
+        fix = "Pass some hundred inputs as data; labels are not needed."
+        raise ValueError(errors.message("`reconstruct` needs examples.", fix, data=data))
     criterion = _default_criterion(model, budget, examples) if criterion is None else criterion
     check_criterion(criterion, RANKINGS)
     if criterion == TAYLOR and not given:
@@ -165,11 +177,13 @@ def prune_groups(
         scores, keeps = _freed(model, floors)
     keeps, rescued = floors(keeps, scores)
     unfreed = None if given or not all(keep.all() for keep in keeps) else _unfreed(model, coupled, scores)
+    dense = copied(model) if reconstruct else None
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
+    rebuilt = () if dense is None else reconstruction.reconstruct(model, dense, examples).layers
     follow_closely(model)
     batch_statistics.refresh(model, examples)
-    return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]))
+    return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]), reconstructed=rebuilt)
 
 
 def _default_criterion(model, budget, examples):

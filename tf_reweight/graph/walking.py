@@ -97,6 +97,12 @@ def nodes_of(model):
                 yield from nodes_of(node.operation) if is_graph(node.operation) else (node,)
 
 
+def calls_in_order(model):
+    """The calls of a model in an order in which they can run; a nested model is one call."""
+    levels = graph_of(model)._nodes_by_depth
+    return [node for depth in sorted(levels, reverse=True) for node in levels[depth] if not node.is_input]
+
+
 def graphs_of(model):
     """The graphs of a model and of the models nested in it, the outer first, each once."""
     found, waiting = {}, [graph_of(model)]

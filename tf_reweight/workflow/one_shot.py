@@ -6,7 +6,7 @@ from tf_reweight import coupling, structures
 from tf_reweight.pruning.prune import prune
 from tf_reweight.workflow import methods
 
-# Unlabelled training examples for statistics of BatchNormalization after the cut.
+# Unlabelled training examples for statistics of BatchNormalization and least squares after the cut.
 _EXAMPLES = 256
 
 
@@ -37,8 +37,8 @@ def _cut_channels(dense, run, stages, examples):
     left, whole = stages[-1]["num_macs"], stages[0]["num_macs"]
     if left >= whole:
         return None
-    coupling.prune_groups(dense, budget={"macs": left}, minimum=0, data=examples)
-    return {"num_macs": left, "criterion": "lamp"}
+    coupling.prune_groups(dense, budget={"macs": left}, minimum=0, data=examples, reconstruct=True)
+    return {"num_macs": left, "criterion": "lamp", "reconstructed": True}
 
 
 def _cut_zeros(dense, run, stages, examples):
