@@ -123,10 +123,11 @@ def _missed(figures):
 
 
 def _over(figures):
-    """Whether the file that is shipped has more bytes, or takes longer, than the budget says."""
-    budget, shipped = figures["config"].get("prune", {}).get("budget") or {}, figures["files"][-1]
-    kind = (f"dense_{shipped['precision']}.tflite",)
-    dense = next((file for file in figures["files"] if file["name"] in kind), None)
+    """Whether the file that a budget is about has more bytes, or takes longer, than it says."""
+    budget = figures["config"].get("prune", {}).get("budget") or {}
+    same = [file for file in figures["files"] if file["precision"] == budget.get("precision")]
+    dense = next((file for file in same if file["name"].startswith("dense_")), None)
+    shipped = next((file for file in reversed(same) if file is not dense), None) or shipped_of(figures)
     for name, (field, slack) in _OF_FILES.items():
         amount = budget.get(name)
         limit = amount if amount is None or amount > 1 else None if dense is None else amount * dense[field]

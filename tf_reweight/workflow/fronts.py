@@ -7,6 +7,7 @@ from tf_reweight import errors
 from tf_reweight.data.models import copied
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
+from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import text_of, value_of
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.stages import stages_of
@@ -106,7 +107,7 @@ def _config_of(config, budget, name):
 
 def _point(name, report, position, run):
     """One model and the file to ship; the dense one's is of the same precision where there is one."""
-    shipped, stages = report["files"][-1], report["stages"]
+    shipped, stages = shipped_of(report), report["stages"]
     same = [file for file in report["files"] if file["name"].startswith("dense") and file["precision"] == shipped["precision"]]
     file = shipped if position else (same or report["files"])[0]
     return {
