@@ -10,7 +10,7 @@ import pytest
 from tf_reweight.cli import main
 from tf_reweight.export import export_tflite
 from tf_reweight.packing import equivalence
-from tf_reweight.tflite import apart, compiled, flatbuffer, operations
+from tf_reweight.tflite import acceleration, apart, compiled, flatbuffer, operations
 from tf_reweight.tflite.acceleration import accelerate
 from tf_reweight.tflite.comparing import VerificationError, differences
 from tf_reweight.tflite.delegation import delegation, from_dict
@@ -93,6 +93,29 @@ def test_compiled_model_computes_what_the_interpreter_does(kind, precision):
     inputs = inputs_of(content)
     for first, second in zip(runner(inputs), runner.call_compiled(inputs), strict=True):
         assert np.array_equal(first, second)
+
+
+def test_what_litert_does_not_take_in_float_stays_as_it_is(monkeypatch):
+    content, real = file_of("softmax", "int8"), flatbuffer.write
+
+    def broken(model):
+        """An operation that LiteRT does not know."""
+        model.operatorCodes[0].version = 99
+        return real(model)
+
+    monkeypatch.setattr(flatbuffer, "write", broken)
+    made = accelerate(content)
+    assert made.content is content and made.in_float == () and not made.whole
+    assert [item.remedy for item in delegation(content).outside] == [""]
+
+
+def test_sparse_weights_are_not_read_through_a_conversion():
+    model = flatbuffer.parse(file_of("depthwise", "dynamic_int8"))
+    graph = Graph(model)
+    position = graph.names.index("DEPTHWISE_CONV_2D")
+    assert acceleration._is_candidate(graph, position)
+    graph.tensors[graph.input(position, 1)].sparsity = flatbuffer.schema().SparsityParametersT()
+    assert not acceleration._is_candidate(graph, position)
 
 
 def test_operations_in_a_row_share_floats():

@@ -59,7 +59,11 @@ def accelerate(content, shapes=None):
     while chosen:
         made, origins = _Rewriter(model, chosen).finish()
         made = attach(made, attached_files(content))
-        still, _ = outside_of(Runner(made, shapes=shapes))
+        try:
+            still, _ = outside_of(Runner(made, shapes=shapes))
+        except ValueError:
+            # LiteRT has no float kernel of one of them with these options.
+            break
         refused = {origins[position] for position in still} & chosen
         if not refused:
             positions = tuple(sorted(chosen))
@@ -69,6 +73,9 @@ def accelerate(content, shapes=None):
 
 
 def _is_candidate(graph, position):
+    if any(graph.tensors[index].sparsity is not None or graph.tensors[index].isVariable for index in graph.ends(position)):
+        # Sparse values must be unfolded before they are dequantized, and a state stays what it is between two runs.
+        return False
     return _reads_rounded_weights(graph, position) or _computes_in_integers(graph, position)
 
 
