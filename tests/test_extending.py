@@ -14,12 +14,12 @@ from tf_reweight import penalties, quantization, structures
 from tf_reweight.coupling.analysis import table as channels
 from tf_reweight.kernels import table as kernels
 from tf_reweight.reports.progress import QUIET
-from tf_reweight.workflow import methods, own_stages, stages
+from tf_reweight.workflow import methods, own_stages, stages, trainers
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "extending.md"
 TABLES = (
     structures._BY_NAME, penalties.functions._BY_NAME, methods._BY_NAME, stages._STAGES, own_stages.OWN,
-    quantization.rules._LAYERS, channels._RULES,
+    trainers._BY_NAME, quantization.rules._LAYERS, channels._RULES,
 )  # fmt: skip
 L = keras.layers
 
@@ -66,7 +66,7 @@ def project(tmp_path_factory):
 
 
 def test_each_kind_costs_one_file_and_one_row():
-    assert [kind for kind, _ in DIFFS] == ["structure", "penalty", "baseline", "stage", "quantized"]
+    assert [kind for kind, _ in DIFFS] == ["structure", "penalty", "baseline", "stage", "trainer", "quantized"]
     for _, diff in DIFFS:
         files = added_files(diff)
         assert len(files) == 2 and files.pop("my_project/__init__.py").count("register(") == 1
@@ -149,6 +149,37 @@ def test_a_stage_of_ones_own(tmp_path):
             tfr.workflow.config.load({**config, **wrong})
 
 
+@pytest.mark.parametrize("returned", ["figures", "model"])
+def test_a_stage_that_returns_something_else_is_named(returned, tmp_path):
+    wrong = {"figures": lambda model, context: {}, "model": lambda model, context: model}[returned]
+    stages.register("halfway", stages.Stage("halfway", wrong, keeps_zeros=True))
+    with pytest.raises(TypeError, match="'halfway' must return a model and a dict of figures"):
+        tfr.compress({**RUN, "stages": ["train", "halfway"]}, out=tmp_path / "run", console=QUIET)
+
+
+def test_a_trainer_of_ones_own(project, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(project.adversary.Attacked, "train_step", _seen(project.adversary.Attacked.train_step, seen))
+    config = {**RUN, "trainer": {"name": "adversarial", "radius": 0.05}, "retrain": {"epochs": 1}}
+    figures = tfr.compress(config, out=tmp_path / "run", console=QUIET)
+    # The stage that it names trains with it and keeps its zeros, the others train plainly.
+    assert seen and set(seen) == {0.05}
+    stages_seen = {record["stage"]: record for record in figures["curves"]}
+    assert stages_seen["retrained"]["num_weights"] == stages_seen["dense"]["num_weights"]
+    assert figures["stages"][-1]["num_nonzero"] == figures["stages"][-2]["num_nonzero"] < figures["num_weights"]
+    for wrong, words in ({"trainer": "adversary"}, "Did you mean 'adversarial'"), ({"distill": {}}, "leave one of them out"):
+        with pytest.raises(ValueError, match=words):
+            tfr.workflow.config.load({**config, **wrong})
+
+
+def _seen(step, seen):
+    def recorded(self, data):
+        seen.append(self.radius)
+        return step(self, data)
+
+    return recorded
+
+
 def test_a_quantizable_layer_of_ones_own(project, tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = project.turn.Turn(name="turn")(L.Conv2D(4, 3, activation="relu", name="conv")(inputs))
@@ -180,5 +211,7 @@ def test_what_cannot_be_registered_is_refused(register, base):
         stages.register("prune", stages.Stage("mine", print, True))
     with pytest.raises(ValueError, match="must be new"):
         stages.register("mine", stages.Stage("pruned", print, True))
+    with pytest.raises(TypeError, match="function of a model and a context"):
+        stages.register("mine", stages.Stage("mine", lambda run: {}, True))
     with pytest.raises(TypeError, match="pydantic model"):
         stages.register("mine", stages.Stage("mine", print, True), dict)

@@ -1,12 +1,16 @@
 """Baselines by one key of a configuration: the same rules, stages and report, and refused where they cannot work."""
 
+import dataclasses
+import inspect
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight import workflow
+from tf_reweight import coupling, workflow
+from tf_reweight.penalties.proximal import Proximal
 from tf_reweight.reports.progress import QUIET
 from tf_reweight.workflow import config, methods
 
@@ -47,7 +51,8 @@ def small_net():
 
 
 def settings_of(method, structure, amount):
-    rules = [{"structure": structure, "strength": 1e-3, "layers": "conv"}]
+    strength = {"strength": 1e-3} if methods.get(method).penalises else {}
+    rules = [{"structure": structure, "layers": "conv", **strength}]
     return config.load({"regularize": {"method": method, "rules": rules, "rounds": 2, "every": 2}, "prune": amount})
 
 
@@ -87,6 +92,42 @@ def test_config_round_trip(name):
     assert config.load(resolved.model_dump(mode="json")) == resolved
 
 
+def test_keys_that_stood_beside_the_method_mean_the_same():
+    old = {"penalty": {"name": "log_sum", "epsilon": "1e-1"}, "epsilon": [0.5, 0.05], "restart": False}
+    old |= {"growth": 1, "solver": "proximal", "step": "1e-1"}
+    assert config.load({"regularize": old}) == config.load(
+        {"regularize": {"method": {"name": "reweighted", **old, "step": 0.1}}}
+    )
+    overrides = ["regularize.solver=proximal", "regularize.step=1e-1"]
+    assert methods.get(config.load({}, overrides).regularize.method).step == 0.1
+    # An override of the method takes the old one's settings along.
+    assert config.load({"regularize": old}, ["regularize.method=lasso"]).regularize.method["solver"] == "gradient"
+
+
+WRAPPED = {
+    "reweighted": (Proximal, coupling.CoupledProximal, tfr.regularize, tfr.regularize_coupled),
+    "lasso": (Proximal, coupling.CoupledProximal),
+    "admm": (tfr.baselines.ADMM,),
+    "gradual": (tfr.baselines.GradualMagnitude,),
+    "clipping": (tfr.baselines.Clipping,),
+    "deadline": (tfr.callbacks.BudgetProximal,),
+    "one_shot": (coupling.prune_groups,),
+}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_one_name_has_one_default(name):
+    """What a configuration does not say means what it means to the functions that the method calls."""
+    empty = inspect.Parameter.empty
+    known = {field.name: field.default for field in dataclasses.fields(methods.get(name))}
+    known |= {key: default for key, default in methods.get(name).of_rule.items() if key != "strength"}
+    found = [inspect.signature(function).parameters for function in WRAPPED[name]]
+    shared = {(key, parameters[key].default) for parameters in found for key in known if key in parameters}
+    # None leaves it to the function, so that all functions must agree.
+    assert all(known[key] in (None, default) for key, default in shared if default is not empty)
+    assert len({key for key, _ in shared}) == len(shared) and (shared or name == "one_shot")
+
+
 def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
     """Nothing but the method differs: the same stages, files and figures, and kernels with the same fields."""
     tiny = {
@@ -95,7 +136,8 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         "export": {"precisions": ["float32"], "latency_runs": 2, "representative": 16, "verify": 16, "pack": False},
     }  # fmt: skip
     ours = workflow.compress(tiny, out=tmp_path / "ours", console=QUIET)
-    baseline = workflow.compress(tiny, out=tmp_path / "baseline", overrides=["regularize.method=gradual"], console=QUIET)
+    without = ["regularize.method=gradual", "regularize.rules.0.strength=null"]
+    baseline = workflow.compress(tiny, out=tmp_path / "baseline", overrides=without, console=QUIET)
     assert ours.keys() == baseline.keys()
     assert [stage["name"] for stage in ours["stages"]] == [stage["name"] for stage in baseline["stages"]]
     assert [file["name"] for file in ours["files"]] == [file["name"] for file in baseline["files"]]
@@ -118,8 +160,19 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": "clipping"}, {"sparsity": 0.5}, "Leave prune.sparsity out"),
         ({"method": "admm", "rules": [{"structure": "pattern"}]}, {"sparsity": 0.5}, "for the structure to say"),
         ({"method": "gradual", "rules": [{}, {"structure": "filter"}]}, {"sparsity": 0.5}, "takes one rule"),
-        ({"method": "gradual", "coupled": {}}, {"sparsity": 0.5}, "takes one rule"),
-        ({"method": "gradual", "growth": 2.0}, {"sparsity": 0.5}, "no strength to grow"),
+        ({"method": "gradual", "coupled": {}}, {"sparsity": 0.5}, "takes single kernels"),
+        ({"method": "gradual", "growth": 2.0}, {"sparsity": 0.5}, "Leave out regularize.growth"),
+        ({"method": {"name": "gradual", "growth": 2.0}}, {"sparsity": 0.5}, "Valid: schedule"),
+        ({"method": "gradual", "rules": [{"strength": 1e-3}]}, {"sparsity": 0.5}, "Leave out regularize.rules.0.strength"),
+        ({"method": "lasso", "penalty": "arctan"}, {}, "Leave out regularize.penalty"),
+        ({"method": "lasso", "coupled": {"relative": False}}, {}, "Leave out regularize.coupled.relative"),
+        ({"method": "deadline", "coupled": {"strength": 1.0}}, {"sparsity": 0.5}, "Leave out regularize.coupled.strength"),
+        ({"method": "deadline", "coupled": {}}, {"macs": 0.5}, "must be told how much"),
+        ({"method": "clipping"}, {"budget": "weights=0.5"}, "Leave out prune.budget"),
+        ({"step": 0.1}, {}, "`step` belongs to the proximal solver"),
+        ({"solver": "proximl"}, {}, "Did you mean 'proximal'"),
+        ({"method": {"name": "reweighted", "restart": "no"}}, {}, "`restart` must be a bool"),
+        ({"method": {"name": "reweighted", "step": 1, "solver": "proximal"}, "step": 2}, {}, "said once"),
         ({"method": {"name": "gradual", "schedule": {"name": "linear"}}}, {}, "Valid: constant"),
         ({"method": {"name": "clipping", "threshold": -1}}, {}, "`threshold` must be"),
     ],

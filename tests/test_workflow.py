@@ -13,6 +13,7 @@ import tf_reweight as tfr
 from tf_reweight import export, workflow
 from tf_reweight.cli import main
 from tf_reweight.reports.progress import QUIET, EpochLines
+from tf_reweight.workflow.distillation import Distilled
 from tf_reweight.workflow.run import Run
 
 TINY = {
@@ -262,9 +263,9 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
 
 def test_a_model_has_nothing_to_learn_from_itself():
     """The distillation loss is a divergence: zero between equal models, positive between others, never negative."""
-    run = Run({**TINY, "distill": {"weight": 0.5}}, None, None, (), QUIET, None)
+    run, trainer = Run(TINY, None, None, (), QUIET, None), Distilled(0.5, 3.0)
     x = run.data.train.x[:64]
-    same = run.trainer._taught(run.model, run.model)
+    same = trainer.taught(run.model, run.model)
     losses = [float(loss.compute_loss(run.model(x), run.model(x))) for loss in same.distillation_losses]
     other = keras.models.clone_model(run.model)
     further = [float(loss.compute_loss(other(x), run.model(x))) for loss in same.distillation_losses]
@@ -272,8 +273,8 @@ def test_a_model_has_nothing_to_learn_from_itself():
 
 
 def test_the_weight_of_distillation_is_the_teachers():
-    run = Run({**TINY, "distill": {"weight": 0.3}}, None, None, (), QUIET, None)
-    taught = run.trainer._taught(run.model, keras.models.clone_model(run.model))
+    run = Run(TINY, None, None, (), QUIET, None)
+    taught = Distilled(0.3, 3.0).taught(run.model, keras.models.clone_model(run.model))
     assert taught.student_loss_weight == pytest.approx(0.7)  # Keras takes the rest for the teacher
     assert taught.student is run.model and run.model.trainable and not taught.teacher.trainable
 
@@ -316,7 +317,7 @@ def test_the_proximal_solver_and_a_rule_for_epsilon(tmp_path):
     config = {**TINY, "regularize": {**rules, "epsilon": [0.5, 0.05]}, "export": {**TINY["export"], "precisions": ["float32"]}}
     config["prune"] = {"sparsity": 0.5}  # so few steps free nothing
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
-    assert figures["config"]["regularize"]["epsilon"] == {"name": "annealed", "first": 0.5, "last": 0.05}
+    assert figures["config"]["regularize"]["method"]["epsilon"] == {"name": "annealed", "first": 0.5, "last": 0.05}
     assert figures["norms"][-1]["num_groups"] == 24 + 32 + 64
 
 

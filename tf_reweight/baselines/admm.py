@@ -12,6 +12,9 @@ from tf_reweight.kernels.selection import Selected, select
 from tf_reweight.penalties.attachment import add_all, attachments
 from tf_reweight.penalties.base import KernelPenalty
 
+# The coefficient, raised over the updates: a small one first, which lets the loss choose what Z is to be.
+RHO = (1e-4, 1e-2)
+
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
 class AdmmPenalty(KernelPenalty):
@@ -102,7 +105,7 @@ class ADMM(keras.callbacks.Callback):
         >>> tfr.prune(model, sparsity=0.5, scope="layer")
     """
 
-    def __init__(self, structure, sparsity, rho=1e-4, every=1, layers=None, scope="layer"):
+    def __init__(self, structure, sparsity, rho=RHO, every=1, layers=None, scope="layer"):
         super().__init__()
         self.structure = structures.get(structure)
         projection.check_amount(self.structure, sparsity)

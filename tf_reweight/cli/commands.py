@@ -118,7 +118,7 @@ def _plan_tables(figures):
         table.add_row(
             kernel["name"],
             kernel["structure"],
-            f"{kernel['strength']:g}",
+            "-" if kernel["strength"] is None else f"{kernel['strength']:g}",
             f"{kernel['num_groups']:,}",
             f"{kernel['num_weights']:,}",
         )

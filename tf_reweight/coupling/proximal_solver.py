@@ -18,7 +18,7 @@ from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
 from tf_reweight.penalties.projections import kept
-from tf_reweight.penalties.proximal import Silent
+from tf_reweight.penalties.proximal import STEP, Silent
 
 # Training steps between two looks at what is zero.
 _LOOK_EVERY = 10
@@ -60,7 +60,7 @@ class CoupledProximal(keras.callbacks.Callback):
         >>> prune_groups(model, macs=0.5)
     """
 
-    def __init__(self, step=5e-3, macs=None):
+    def __init__(self, step=STEP, macs=None):
         super().__init__()
         check_number("step", step, minimum=0.0, exclusive=True)
         if macs is not None:

@@ -16,6 +16,10 @@ from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.soft_threshold import SoftThreshold
 
 
+# What the soft thresholds multiply a strength by, where nobody says: those of single kernels and of coupled groups alike.
+STEP = 5e-3
+
+
 class Silent(Holder):
     """A penalty that keeps its weights and adds nothing to the loss, while a proximal step stands in for it.
 
@@ -70,7 +74,7 @@ class Proximal(keras.callbacks.Callback):
         >>> tfr.prune(model)
     """
 
-    def __init__(self, step=0.1):
+    def __init__(self, step=STEP):
         super().__init__()
         check_number("step", step, minimum=0.0, exclusive=True)
         self.step = float(step)

@@ -25,6 +25,7 @@ class Curves(keras.callbacks.Callback):
         path: a file of JSON lines that records are added to, so that an interrupted training goes on with what it had; None
             keeps them in memory.
         log_dir: also write them there, for TensorBoard; None does not.
+        model: whose weights are counted, where `fit` has it inside another model; None for the one that is fitted.
 
     Attributes:
         history: one dict per epoch, in order: `stage`, `epoch` (counted from 1), the metrics by Keras' names, `learning_rate`
@@ -36,10 +37,10 @@ class Curves(keras.callbacks.Callback):
         >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10), Curves("regularized", "curves.jsonl", "logs")])
     """
 
-    def __init__(self, stage="fit", path=None, log_dir=None):
+    def __init__(self, stage="fit", path=None, log_dir=None, model=None):
         super().__init__()
         check_tensorboard(log_dir)
-        self.stage, self.log_dir = stage, log_dir
+        self.stage, self.log_dir, self._counted = stage, log_dir, model
         self.path = None if path is None else pathlib.Path(path)
         self._kept, self._writer, self._learning_rate = [], None, None
 
@@ -57,7 +58,7 @@ class Curves(keras.callbacks.Callback):
             self._learning_rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch, logs=None):
-        model = self.model.student if isinstance(self.model, keras.distillation.Distiller) else self.model
+        model = self.model if self._counted is None else self._counted
         record = {"stage": self.stage, "epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
         counts = sparsity(model).values()
         num_weights = sum(size for _, size in counts)

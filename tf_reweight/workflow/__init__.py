@@ -17,7 +17,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import defaults, loading, own_stages, search
+from tf_reweight.workflow import defaults, loading, methods, own_stages, search
 from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
@@ -294,7 +294,8 @@ def _planned(run):
 
 def _kernel_plan(run):
     kernels, left_out = [], {}
-    for rule in run.config.regularize.rules:
+    settings = run.config.regularize
+    for rule, strength in zip(settings.rules, methods.get(settings.method).strengths(settings)):
         selected, skipped = select(run.model, rule.structure, rule.layers)
         left_out.update({item.name: item.reason for item in skipped})
         for item in selected:
@@ -303,7 +304,7 @@ def _kernel_plan(run):
                 {
                     "name": item.target.name,
                     "structure": item.structure.name,
-                    "strength": rule.strength,
+                    "strength": strength,
                     "num_groups": int(np.prod(item.structure.group_shape(shape))),
                     "num_weights": int(np.prod(shape)),
                 }
@@ -312,12 +313,13 @@ def _kernel_plan(run):
 
 
 def _coupled_plan(run):
-    coupled = coupling.groups(run.model)
+    coupled, settings = coupling.groups(run.model), run.config.regularize
+    (strength,) = methods.get(settings.method).strengths(settings)
     kernels = [
         {
             "name": item.name,
             "structure": "coupled",
-            "strength": run.config.regularize.coupled.strength,
+            "strength": strength,
             "num_groups": item.num_groups,
             "num_weights": item.num_groups * item.weights_per_group,
         }

@@ -8,9 +8,10 @@ import yaml
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
-from tf_reweight.workflow import methods, own_stages
+from tf_reweight.workflow import methods, own_stages, trainers
 from tf_reweight.workflow.sections import (
     Cluster, Data, Distill, Export, Model, Prune, Quantize, Regularize, Retrain, Section, Shrink, Task, Train, number_or_text,
+    serialized,
 )  # fmt: skip
 
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
@@ -24,8 +25,9 @@ class Config(Section):
     """A whole run: train, regularize, prune, retrain, then shrink, cluster and quantize if asked for, export, report.
 
     `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
-    faster; a stage may come again, and then works with the same settings, but for `regularize.growth`. Stages of your own
-    (`stages.register`) have sections by their names beside the others; `own` holds them.
+    faster; a stage may come again, and then works with the same settings, but for the method's `growth`. Stages of your own
+    (`stages.register`) have sections by their names beside the others; `own` holds them. `trainer` names how they train, where
+    a trainer of your own (`trainers.register`) does.
     """
 
     name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -38,6 +40,7 @@ class Config(Section):
     regularize: Regularize = pydantic.Field(default_factory=Regularize)
     prune: Prune = pydantic.Field(default_factory=Prune)
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
+    trainer: typing.Any = "plain"
     distill: Distill | None = None
     shrink: Shrink | None = None
     cluster: Cluster | None = None
@@ -62,6 +65,17 @@ class Config(Section):
             if step not in STEPS and step not in own_stages.OWN:
                 raise ValueError(errors.unknown("stage", step, (*STEPS, *own_stages.OWN)))
         return value
+
+    @pydantic.field_validator("trainer")
+    @classmethod
+    def _known_trainer(cls, value):
+        return serialized(trainers.get, value)
+
+    @pydantic.model_validator(mode="after")
+    def _one_trainer(self):
+        if self.distill is not None and self.trainer != "plain":
+            raise ValueError("`distill` and `trainer` both say how the stages train: leave one of them out")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _stages_follow_each_other(self):
@@ -90,8 +104,10 @@ class Config(Section):
         methods.check(self.regularize, self.prune)
         self._budget_of_the_file_that_is_shipped()
         coupled = self.regularize.coupled is not None
-        if self.regularize.growth != 1 and self.steps.count("regularize") < 2:
-            raise ValueError("regularize.growth needs `stages` in which `regularize` comes again: the first time nothing grows")
+        if methods.get(self.regularize.method).growth != 1 and self.steps.count("regularize") < 2:
+            raise ValueError(
+                "regularize.method.growth needs `stages` in which `regularize` comes again: the first time nothing grows"
+            )
         if self.prune.macs is not None and not coupled:
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
         if self.prune.threshold is not None and coupled:
@@ -153,7 +169,8 @@ def load(source, overrides=()):
     # Overrides act on the resolved configuration, so that they reach into defaults the file does not spell out.
     values = config.model_dump(mode="json")
     for override in overrides:
-        values = _overridden(values, override)
+        path, value = methods.override(*_parsed(override))
+        values = _with(values, path, value)
     return _validated(values, "--set")
 
 
@@ -164,7 +181,7 @@ def read(source, overrides=()):
     else:
         values = dict(source) if isinstance(source, dict) else _read(pathlib.Path(source))
     for override in overrides:
-        values = _overridden(values, override)
+        values = _with(values, *_parsed(override))
     return values
 
 
@@ -194,7 +211,8 @@ def _read(path):
     return values
 
 
-def _overridden(values, override):
+def _parsed(override):
+    """`(path, value)` of a `"section.key=value"` string."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(errors.message("`--set` takes key=value.", "For example --set train.epochs=3.", set=override))
@@ -202,7 +220,7 @@ def _overridden(values, override):
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(errors.message("`--set` takes a YAML value.", f"The parser says: {error}", set=override)) from None
-    return _with(values, key.split("."), number_or_text(value))
+    return key.split("."), number_or_text(value)
 
 
 def _with(node, path, value):
@@ -243,4 +261,5 @@ def _siblings(location):
             continue
         annotation = section.model_fields[part].annotation
         section = next(iter(typing.get_args(annotation)), annotation)
-    return [".".join([*prefix, name]) for name in section.model_fields]
+    own = [f"method.{name}" for method in methods.names() for name in methods.fields(method)] if section is Regularize else []
+    return [".".join([*prefix, name]) for name in (*section.model_fields, *own)]

@@ -17,7 +17,7 @@ _MACS, _WEIGHTS, _GROUPS = 0.5, 0.8, 0.5
 _MULTIPLES = (8, 4, 2, 1)
 # More than a budget asks for must be within reach, or each layer would be left with what it cannot lose.
 _ROOM = 0.1
-_PRESSED = 10  # epochs in which groups are drawn to zero, half of them before the deadline
+_PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
@@ -57,7 +57,10 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
 def _method(structure):
     """How zeros are found: towards the budget by a deadline, where groups go one by one."""
     decides = structure != CHANNELS and structures.get(structure).decides
-    return {"name": "one_shot" if decides else "deadline"}
+    if decides:
+        return {"name": "one_shot"}
+    # The whole stage draws them to zero here, and `retrain` recovers: later than where one `fit` does both.
+    return {"name": "deadline", "until": _UNTIL}
 
 
 def _name_of(model):

@@ -45,6 +45,11 @@ def losses_of(loss, names, outputs):
     return flat if len(flat) == len(names) else [None] * len(names)
 
 
+def are_probabilities(outputs):
+    """Whether outputs `(batch, classes)` add up to one."""
+    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))
+
+
 def check_labels(task, scorer, feed, argument):
     """Raises where the labels of a `Feed` cannot be those of a task.
 

@@ -105,9 +105,9 @@ def _classifier(model, splits, outputs):
     single, classes = not keras.tree.is_nested(outputs), class_numbers(y)
     if dataset is not None:
         _check_classifier(model, dataset, outputs if single else None)
-        return tasks.classifier(are_probabilities(outputs))
+        return tasks.classifier(labels.are_probabilities(outputs))
     if single and outputs.ndim == 2 and outputs.shape[1] > 1 and classes is not None:
-        return tasks.classifier(are_probabilities(outputs))
+        return tasks.classifier(labels.are_probabilities(outputs))
     raise ValueError(
         errors.message(
             "The model must be compiled, or the loss named.",
@@ -115,11 +115,6 @@ def _classifier(model, splits, outputs):
             model=model.name,
         )
     )
-
-
-def are_probabilities(outputs):
-    """Whether outputs `(batch, classes)` add up to one."""
-    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))
 
 
 def _in_range(data, wanted, model):

@@ -6,7 +6,6 @@ import time
 
 import keras
 
-from tf_reweight import errors
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data import models
 from tf_reweight.export.litert_quantizer import check_installed
@@ -25,16 +24,16 @@ from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
-from tf_reweight.workflow import guessing, loading, scoring
+from tf_reweight.workflow import guessing, loading, scoring, trainers
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
+from tf_reweight.workflow.context import Context
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.measures import environment, stage_figures
 from tf_reweight.workflow.one_shot import one_shot
-from tf_reweight.workflow.scoring import outputs_of
 from tf_reweight.workflow.stages import merged, stages_of
-from tf_reweight.workflow.trainer import CURVES, Trainer
+from tf_reweight.workflow.trainer import CURVES
 
 
 class Run:
@@ -47,7 +46,8 @@ class Run:
         overrides: `"section.key=value"` strings.
         console: a rich console.
         command: what the user typed, or None.
-        callbacks: the user's; see `trainer.Trainer`.
+        callbacks: the user's: callbacks that every stage's `fit` is given, the same objects each time, or a function
+            `name of the stage -> callbacks` that makes them.
     """
 
     def __init__(self, config, model, data, overrides, console, command, callbacks=()):
@@ -67,8 +67,9 @@ class Run:
         # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.
         if not self.config.train.epochs and trained and self.num_classes is not None:
             check_better_than_chance(self.model, self.data.dataset)
-        _check_stages(self.config, self.model, self.data)
-        self.trainer = Trainer(self.task, self.data, self.config, callbacks, console)
+        _check_stages(self.config, self.model)
+        trainers.of(self.config).check(self.model, self.task, self.scorer)
+        self._callbacks = callbacks if callable(callbacks) else lambda stage: callbacks
         self.folder = self.reached = self.stage = self._figures = None
         self.files, self.shipped, self.latency, self.refused, self.searched = [], None, None, [], None
 
@@ -101,7 +102,6 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         other = copy.copy(self)
         other.config, other.model = config, model
-        other.trainer = self.trainer.of(config)
         other.folder = Folder(path, config.to_yaml(), None, parts_by_name(self.given))
         other.reached = other.stage = other._figures = None
         other.files, other.shipped, other.latency, other.refused, other.searched = [], None, None, [], None
@@ -124,7 +124,7 @@ class Run:
         self.catch_up()
         self.stage = stage
         started = time.monotonic()
-        details = stage.apply(self)
+        self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
@@ -140,21 +140,9 @@ class Run:
             self.model = self.folder.load(self.reached)
             self.reached = None
 
-    def teacher(self):
-        """The dense model, when the configuration asks for distillation; else None."""
-        return self.folder.load("dense") if self.config.distill is not None else None
-
-    def fit(self, label, epochs, learning_rate, callbacks, teacher=None):
-        """Trains the model of the run in the stage that it is in; see `trainer.Trainer.fit`."""
-        name = self.stage.name
-        return self.trainer.fit(
-            self.model, name, label, epochs, learning_rate, callbacks, self.folder, self.logs, teacher
-        )  # fmt: skip
-
-    @property
-    def logs(self):
-        """Where the stage writes for TensorBoard; None where the configuration does not ask for it."""
-        return self.folder / "logs" / self.stage.name if self.config.regularize.tensorboard else None
+    def context(self, stage):
+        """What a stage has to work with besides the model."""
+        return Context(self.config, self.data, self.task, self.folder, self.console, self._callbacks, stage)
 
     def export(self):
         """Every precision, dense and pruned, written and executed."""
@@ -223,7 +211,7 @@ class Run:
         return self.model if shrunk is None else self.folder.load(names[shrunk - 1])
 
 
-def _check_stages(config, model, data):
+def _check_stages(config, model):
     """Raises when a stage that comes after hours of training could not work with this model."""
     if config.regularize.coupled is not None:
         removable(model)
@@ -239,14 +227,3 @@ def _check_stages(config, model, data):
     wanted = config.export
     if wanted.mixed_bytes is not None or any(TABLE[precision].by_quantizer for precision in wanted.precisions):
         check_installed()
-    if config.distill is not None and not _gives_logits(model, data):
-        fix = "End it with a Dense layer without softmax, or leave `distill` out."
-        raise ValueError(errors.message("Distillation needs a model that gives logits.", fix, model=model.name))
-
-
-def _gives_logits(model, data):
-    """Whether a model has one output of several numbers that are no probabilities."""
-    outputs = keras.tree.flatten(outputs_of(model, data.train.first()[0]))
-    if len(outputs) != 1 or outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
-        return False
-    return not loading.are_probabilities(outputs[0])

@@ -5,13 +5,14 @@ import typing
 import pydantic
 
 from tf_reweight import budget as budgets
-from tf_reweight import extras, penalties, structures
+from tf_reweight import extras, structures
+from tf_reweight.checks import is_sequence
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import value_range as ranges
 from tf_reweight.export.precisions import PRECISIONS
+from tf_reweight.penalties import prices
 from tf_reweight.reports.choosing import WISHES
-from tf_reweight.penalties import epsilons, prices
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.workflow import methods
 
@@ -85,102 +86,87 @@ class Train(Section):
 
 
 class Rule(Section):
-    """One structure on some layers; several rules on one kernel add up."""
+    """One structure on some layers; several rules on one kernel add up.
+
+    `strength` and `price` belong to methods with a penalty, which have defaults for them.
+    """
 
     structure: typing.Any = "unstructured"
-    strength: float = pydantic.Field(1e-5, ge=0)
+    strength: float | None = pydantic.Field(None, ge=0)
     layers: str | list[str] | None = None
-    price: typing.Any = 1.0
+    price: typing.Any = None
 
     @pydantic.field_validator("structure")
     @classmethod
     def _known_structure(cls, value):
-        return _serialized(structures.get, value)
+        return serialized(structures.get, value)
 
     @pydantic.field_validator("price")
     @classmethod
     def _known_price(cls, value):
         value = number_or_text(value)
-        prices.check(value)
+        if value is not None:
+            prices.check(value)
         return value
 
 
 class Coupled(Section):
-    """Channels that go together over the whole graph; what the penalty frees, `shrink` removes."""
+    """Channels that go together over the whole graph; what the penalty frees, `shrink` removes.
 
-    strength: float = pydantic.Field(1e-3, ge=0)
-    criterion: typing.Literal[CRITERIA] = CRITERIA[0]
-    price: typing.Literal[SET_PRICES] = "equal"
-    relative: bool = False
+    All keys belong to methods with a penalty, which have defaults for them; `criterion` to `one_shot` as well.
+    """
+
+    strength: float | None = pydantic.Field(None, ge=0)
+    criterion: typing.Literal[CRITERIA] | None = None
+    price: typing.Literal[SET_PRICES] | None = None
+    relative: bool | None = None
 
 
 class Regularize(Section):
-    """Training with the penalty: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
+    """Training that finds the zeros: `rounds` rounds of `every` epochs; on single kernels (`rules`), or `coupled`.
 
-    `method` is reweighting or a baseline of `methods`, which takes as many epochs and the structure and layers of one rule.
-    `epsilon` is a rule of `epsilons` in place of the penalty's own; `step` belongs to the proximal solver. `growth` multiplies
-    the strengths each time the stage comes again.
+    `method` is a name of `methods`, or a mapping with the `name` and the method's own settings, such as
+    `{name: reweighted, penalty: log_sum, solver: proximal}`. A key that the method has no use for is an error. `tensorboard`
+    writes the curves of every stage.
     """
 
     method: typing.Any = "reweighted"
     rules: list[Rule] = pydantic.Field(default_factory=lambda: [Rule()], min_length=1)
     coupled: Coupled | None = None
-    penalty: typing.Any = "log_sum"
-    growth: float = pydantic.Field(1.0, ge=1)
     rounds: int = pydantic.Field(5, ge=1)
     every: int = pydantic.Field(5, ge=1)
     learning_rate: float = pydantic.Field(1e-3, gt=0)
-    restart: bool = True
-    epsilon: typing.Any = None
-    solver: typing.Literal["gradient", "proximal"] = "gradient"
-    step: float = pydantic.Field(0.1, gt=0)
     tensorboard: bool = False
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keys_of_the_method(cls, values):
+        return methods.gathered(values) if isinstance(values, dict) else values
 
     @pydantic.field_validator("method")
     @classmethod
     def _known_method(cls, value):
-        return _serialized(methods.get, value)
-
-    @pydantic.field_validator("penalty")
-    @classmethod
-    def _known_penalty(cls, value):
-        return _serialized(penalties.get, value)
-
-    @pydantic.field_validator("epsilon")
-    @classmethod
-    def _known_epsilon(cls, value):
-        return None if value is None else _serialized(epsilons.get, value)
-
-    @pydantic.model_validator(mode="after")
-    def _relative_to_what_is_renewed(self):
-        if self.coupled is not None and self.coupled.relative and not penalties.get(self.penalty).reweighted:
-            raise ValueError("`coupled.relative` needs a penalty whose weights are renewed, such as log_sum")
-        return self
+        value = serialized(methods.get, _numbers(value))
+        return {"name": value} if isinstance(value, str) else value
 
     @property
     def epochs(self):
         return self.rounds * self.every
-
-    def grown(self, times):
-        """A copy with the strengths of a stage that came `times` times before."""
-        copy = self.model_copy(deep=True)
-        for penalized in (*copy.rules, *([copy.coupled] if copy.coupled is not None else [])):
-            penalized.strength *= self.growth**times
-        return copy
 
 
 class Prune(Section):
     """What is removed: what the penalty freed, or a threshold, or a fraction of the weights (coupled: of the groups).
 
     `macs`, for coupled runs, is the fraction of the multiply-accumulates. `budget` says what may be left instead, such as
-    `{macs: 0.5}`, or how much may be lost, `{accuracy_drop: 0.005}`; see `tf_reweight.Budget`.
+    `{macs: 0.5}`, or how much may be lost, `{accuracy_drop: 0.005}`; see `tf_reweight.Budget`. `scope` says where a fraction
+    has to hold, `model` where it does not.
     """
 
     threshold: float | None = pydantic.Field(None, ge=0)
     sparsity: float | None = pydantic.Field(None, ge=0, lt=1)
     macs: float | None = pydantic.Field(None, ge=0, lt=1)
     budget: typing.Any = None
-    scope: typing.Literal["model", "layer", "scope"] = "model"
+    scope: typing.Literal["model", "layer", "scope"] | None = None
 
     @pydantic.field_validator("budget")
     @classmethod
@@ -289,12 +275,19 @@ class Export(Section):
     max_drop: float | None = pydantic.Field(None, ge=0)
 
 
-def _serialized(get, value):
+def serialized(get, value):
     """What `get` makes of a value, as a config; pydantic names the key of a `ValueError`, and of no other."""
     try:
         return get(value).serialize()
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def _numbers(value):
+    """A method's own mapping with the numbers in it that YAML reads as text; see `number_or_text`."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if is_sequence(value) else number_or_text(value)
 
 
 def number_or_text(value):

@@ -1,10 +1,14 @@
-"""The stages between a model and its files, each a function that changes the run's model and returns figures of its own."""
+"""The stages between a model and its files, each a function `(model, context) -> (model, figures)`."""
 
 import collections
 import dataclasses
+import inspect
 import typing
 
+import keras
+
 from tf_reweight import coupling, errors, quantization, shrinking
+from tf_reweight.checks import is_sequence
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.pruning.prune import keep_zeros, prune, release
 from tf_reweight.reports.curves import NormSummaries
@@ -17,15 +21,36 @@ class Stage:
 
     Attributes:
         name: what the model is after it; its file is `<name>.keras`.
-        apply: function `run -> dict`; sets `run.model`.
+        apply: function `(model, context) -> (model, figures)`: what it is given and what it returns may be the same model,
+            changed in place. The `context.Context` has configuration, data and folder, and fits; the figures are a dict.
         keeps_zeros: whether the zeros of this stage's model count as pruned.
+        step: the name of its section in a configuration.
         times_before: how often it came before in the run.
     """
 
     name: str
     apply: typing.Callable
     keeps_zeros: bool
+    step: str = ""
     times_before: int = 0
+
+    def __call__(self, model, context):
+        """Runs it.
+
+        Raises:
+            TypeError: where it does not return a model and a dict of figures.
+        """
+        returned = self.apply(model, context)
+        if _is_model_with_figures(returned):
+            return returned
+        fix = "End it with `return model, {}`; see docs/extending.md."
+        expected = f"The stage {self.name!r} must return a model and a dict of figures."
+        raise TypeError(errors.message(expected, fix, returned=returned))
+
+
+def _is_model_with_figures(returned):
+    pair = is_sequence(returned) and len(returned) == 2
+    return pair and isinstance(returned[0], keras.Model) and isinstance(returned[1], dict)
 
 
 def stages_of(config):
@@ -34,7 +59,7 @@ def stages_of(config):
     for step in config.steps:
         stage, times = _STAGES[step], before[step]
         name = f"{stage.name}_{times + 1}" if times else stage.name
-        stages.append(dataclasses.replace(stage, name=name, times_before=times))
+        stages.append(dataclasses.replace(stage, name=name, step=step, times_before=times))
         before[step] += 1
     return stages
 
@@ -44,12 +69,12 @@ def register(step, stage, settings=None):
 
     Args:
         step: the name in configurations.
-        stage: a `Stage`; its `apply` takes the `Run`, sets `run.model`, and returns figures of its own.
+        stage: a `Stage`, whose `apply` takes a model and a `context.Context` and returns a model and figures of its own.
         settings: a pydantic model of its section, whose defaults are taken where there is none; or None. `apply` finds it as
-            `run.config.own[step]`.
+            `context.config.own[step]`.
 
     Raises:
-        TypeError: for another kind of stage or settings.
+        TypeError: for another kind of stage or settings, or a function that does not take a model and a context.
         ValueError: for a name that a stage has already.
 
     Example:
@@ -58,12 +83,24 @@ def register(step, stage, settings=None):
     """
     if not isinstance(stage, Stage):
         raise TypeError(errors.message("`stage` must be a Stage.", "See docs/extending.md.", stage=stage))
+    _check_apply(stage.apply)
     taken = {known.name: step for step, known in _STAGES.items()}
     if step in _STAGES and step not in own_stages.OWN or taken.get(stage.name, step) != step:
         fix = "Choose another name, in configurations and for its file."
         raise ValueError(errors.message("The names of a stage must be new.", fix, step=step, name=stage.name))
     own_stages.add(step, settings)
     _STAGES[step] = stage
+
+
+def _check_apply(apply):
+    """Raises unless a function takes two arguments: stages were functions of a run once."""
+    try:
+        inspect.signature(apply).bind(None, None)
+    except TypeError:
+        fix = "Write `def stage(model, context): ...; return model, {}`; what was run.config is context.config now."
+        raise TypeError(errors.message("A stage must be a function of a model and a context.", fix, apply=apply)) from None
+    except ValueError:
+        return  # written in C: its signature is not known
 
 
 def merged(details):
@@ -101,87 +138,83 @@ def _smaller(entries, again):
     return whole
 
 
-def _train(run):
-    settings = run.config.train
+def _train(model, context):
+    settings = context.config.train
     if settings.epochs:
-        run.fit("train", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
-    return {}
+        context.fit(model, "train", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
+    return model, {}
 
 
-def _regularize(run):
-    settings, amount = run.config.regularize.grown(run.stage.times_before), run.config.prune
+def _regularize(model, context):
+    settings, amount = context.config.regularize, context.config.prune
     method = methods.get(settings.method)
-    release(run.model)  # pruned before: what is zero may come back until it is pruned again
-    if settings.coupled is not None:
-        left_out = method.couple(run.model, settings, amount)
-    else:
-        left_out = method.put(run.model, settings, amount)
-    steps = run.data.train.num_batches * settings.epochs
+    settings = method.grown(settings, context.stage.times_before)
+    release(model)  # pruned before: what is zero may come back until it is pruned again
+    put = method.put if settings.coupled is None else method.couple
+    left_out = put(model, settings, amount)
+    steps = context.data.train.num_batches * settings.epochs
     callbacks, curves = method.callbacks(settings, amount, steps), []
     if method.trains:
-        spread = [NormSummaries(settings.every, run.logs)] if run.logs else []
-        curves = run.fit("regularize", settings.epochs, settings.learning_rate, [*callbacks, *spread])
+        spread = [NormSummaries(settings.every, context.logs)] if context.logs else []
+        curves = context.fit(model, "regularize", settings.epochs, settings.learning_rate, [*callbacks, *spread])
     fields = ("epoch", "counts", "living_groups", "num_groups", "negligible")
     norms = [{name: record[name] for name in fields} for record in curves if record["epoch"] % settings.every == 0]
-    return {**method.figures(callbacks), "norms": norms, "left_out": left_out}
+    return model, {**method.figures(callbacks), "norms": norms, "left_out": left_out}
 
 
-def _prune(run):
-    settings = run.config.prune
-    regularize = run.config.regularize
+def _prune(model, context):
+    settings, regularize = context.config.prune, context.config.regularize
     method = methods.get(regularize.method)
     if regularize.coupled is not None:
         # Rounded here and not by `shrink` alone, so that what is kept for the hardware's sake is retrained with the rest.
-        multiple_of = 1 if run.config.shrink is None else run.config.shrink.multiple_of
-        report = coupling.prune_groups(run.model, **method.grouping(regularize, settings), multiple_of=multiple_of)
-        return {"sets": report.to_dict()["sets"]}
-    pruned = prune(run.model, **method.pruning(settings))
-    return {"kernels": pruned.to_dict()["kernels"]}
+        multiple_of = 1 if context.config.shrink is None else context.config.shrink.multiple_of
+        report = coupling.prune_groups(model, **method.grouping(regularize, settings), multiple_of=multiple_of)
+        return model, {"sets": report.to_dict()["sets"]}
+    return model, {"kernels": prune(model, **method.pruning(settings)).to_dict()["kernels"]}
 
 
-def _retrain(run):
-    settings = run.config.retrain
-    if run.config.regularize.coupled is not None:
-        coupling.hold_groups(run.model)
-    keep_zeros(run.model)
+def _retrain(model, context):
+    settings = context.config.retrain
+    if context.config.regularize.coupled is not None:
+        coupling.hold_groups(model)
+    keep_zeros(model)
     if settings.epochs:
-        run.fit("retrain", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)], run.teacher())
-    return {}
+        context.fit(model, "retrain", settings.epochs, settings.learning_rate, [CosineDecay(settings.learning_rate)])
+    return model, {}
 
 
-def _shrink(run):
-    settings = run.config.shrink
-    batch = run.data.inputs(run.model, "validation", 16)
-    run.model, report = shrinking.shrink(run.model, settings.multiple_of, inputs=batch, return_report=True)
-    return {"shrunk": report.to_dict()}
+def _shrink(model, context):
+    batch = context.data.inputs(model, "validation", 16)
+    small, report = shrinking.shrink(model, context.config.shrink.multiple_of, inputs=batch, return_report=True)
+    return small, {"shrunk": report.to_dict()}
 
 
-def _quantize(run):
-    settings = run.config.quantize
+def _quantize(model, context):
+    config, settings = context.config, context.config.quantize
     bits = (settings.weight_bits, settings.activation_bits)
-    run.model, report = quantization.quantize(run.model, *bits, return_report=True)
-    quantization.calibrate(run.model, run.data.inputs(run.model, "train", run.config.export.representative))
-    if "cluster" in run.config.steps[: run.config.steps.index("quantize")]:
-        quantization.keep_clusters(run.model, run.config.cluster.clusters, run.config.cluster.per_channel)
-    keep_zeros(run.model)
+    model, report = quantization.quantize(model, *bits, return_report=True)
+    quantization.calibrate(model, context.data.inputs(model, "train", config.export.representative))
+    if "cluster" in config.steps[: config.steps.index("quantize")]:
+        quantization.keep_clusters(model, config.cluster.clusters, config.cluster.per_channel)
+    keep_zeros(model)
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
-    run.fit("quantize", settings.epochs, settings.learning_rate, callbacks, run.teacher())
-    return {"quantized": report.to_dict()}
+    context.fit(model, "quantize", settings.epochs, settings.learning_rate, callbacks)
+    return model, {"quantized": report.to_dict()}
 
 
-def _cluster(run):
-    settings = run.config.cluster
+def _cluster(model, context):
+    settings = context.config.cluster
     callbacks = [CosineDecay(settings.learning_rate)]
-    if quantization.is_quantized(run.model):
+    if quantization.is_quantized(model):
         callbacks.append(quantization.FreezeRanges(0))
     else:
         # Folding BatchNormalization later would multiply the values of each channel by a number of its own.
-        run.model, _ = quantization.simplify(run.model)
-    report = quantization.cluster(run.model, settings.clusters, per_channel=settings.per_channel)
-    keep_zeros(run.model)
+        model, _ = quantization.simplify(model)
+    report = quantization.cluster(model, settings.clusters, per_channel=settings.per_channel)
+    keep_zeros(model)
     if settings.epochs:
-        run.fit("cluster", settings.epochs, settings.learning_rate, callbacks, run.teacher())
-    return {"clustered": report.to_dict()}
+        context.fit(model, "cluster", settings.epochs, settings.learning_rate, callbacks)
+    return model, {"clustered": report.to_dict()}
 
 
 # By the name of their section in a configuration.

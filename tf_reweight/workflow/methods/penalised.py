@@ -1,0 +1,153 @@
+"""Methods with a penalty in the loss: reweighting, and the static lasso that it is compared with."""
+
+import abc
+import dataclasses
+import typing
+
+from tf_reweight import coupling, errors, penalties
+from tf_reweight.checks import check_flag, check_number
+from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.penalties import epsilons
+from tf_reweight.penalties.attachment import regularize
+from tf_reweight.penalties.proximal import Proximal
+from tf_reweight.penalties.reweighting import Reweighting
+from tf_reweight.workflow.methods.base import Method, said
+
+_SOLVERS = ("gradient", "proximal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalised(Method):
+    """A penalty that presses on the groups while the model trains.
+
+    Args:
+        growth: factor on the strengths each time the stage comes again, >= 1.
+        restart: whether the learning rate falls along a cosine anew in each round.
+        solver: `"gradient"`, the penalty in the loss, or `"proximal"`, a soft threshold after each optimizer step.
+        step: factor on the strength in the proximal solver, > 0; None takes the solver's default. Nothing for gradients.
+    """
+
+    growth: float = 1.0
+    restart: bool = True
+    solver: str = "gradient"
+    step: float | None = None
+
+    penalises = couples = True
+    of_rule = {"strength": 1e-5, "price": 1.0}
+    of_coupled = {"strength": 1e-3, "criterion": CRITERIA[0], "price": "equal"}
+
+    def __post_init__(self):
+        check_number("growth", self.growth, minimum=1.0, fix="1 leaves the strength as it is.")
+        check_flag("restart", self.restart)
+        if self.solver not in _SOLVERS:
+            raise ValueError(errors.unknown("solver", self.solver, _SOLVERS))
+        if self.step is None:
+            return
+        check_number("step", self.step, exclusive=True)
+        if self.solver != "proximal":
+            fix = "Leave it out, or set solver: proximal."
+            raise ValueError(errors.message("`step` belongs to the proximal solver.", fix, step=self.step, solver=self.solver))
+
+    @abc.abstractmethod
+    def applied_penalty(self):
+        """The penalty, an object or its name or config."""
+
+    @abc.abstractmethod
+    def reweighting(self, settings):
+        """The callback that renews the penalty's weights and restarts the learning rate."""
+
+    def put(self, model, settings, amount):
+        left_out = {}
+        for rule in settings.rules:
+            how = said(rule, self.of_rule)
+            attached = regularize(
+                model, rule.structure, how["strength"], self.applied_penalty(), layers=rule.layers, price=how["price"]
+            )  # fmt: skip
+            left_out.update({item.name: item.reason for item in attached.left_out})
+        return left_out
+
+    def couple(self, model, settings, amount):
+        attached = coupling.regularize_coupled(model, penalty=self.applied_penalty(), **said(settings.coupled, self.of_coupled))
+        return {item.name: item.reason for item in attached.left_out}
+
+    def callbacks(self, settings, amount, steps):
+        reweighting = self.reweighting(settings)
+        if self.solver == "gradient":
+            return [reweighting]
+        step = {} if self.step is None else {"step": self.step}
+        if settings.coupled is None:
+            return [reweighting, Proximal(**step)]
+        return [reweighting, coupling.CoupledProximal(macs=amount.macs, **step)]
+
+    def figures(self, callbacks):
+        return {"rounds": callbacks[0].history}
+
+    def grouping(self, settings, amount):
+        how = Method.grouping(self, settings, amount)
+        if amount.budget is not None:
+            return how
+        return how | {"criterion": said(settings.coupled, self.of_coupled)["criterion"]}
+
+    def strengths(self, settings):
+        if settings.coupled is not None:
+            return [said(settings.coupled, self.of_coupled)["strength"]]
+        return [said(rule, self.of_rule)["strength"] for rule in settings.rules]
+
+    def grown(self, settings, times):
+        copy = settings.model_copy(deep=True)
+        sections = copy.rules if copy.coupled is None else [copy.coupled]
+        for section, strength in zip(sections, self.strengths(copy)):
+            section.strength = strength * self.growth**times
+        return copy
+
+    def learning_rate(self, settings):
+        """Where the learning rate begins in each round; None where it is not touched."""
+        return settings.learning_rate if self.restart else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweighted(Penalised):
+    """Penalty weights that follow the norms, by gradient or proximal steps.
+
+    Args:
+        penalty: a name or config of `penalties`.
+        epsilon: a rule of `penalties.epsilons` in place of the penalty's own, such as `[first, last]`; None keeps that.
+    """
+
+    penalty: str | dict = "log_sum"
+    epsilon: typing.Any = None
+
+    name = "reweighted"
+    of_coupled = {**Penalised.of_coupled, "relative": False}
+
+    def __post_init__(self):
+        Penalised.__post_init__(self)
+        object.__setattr__(self, "penalty", penalties.get(self.penalty).serialize())
+        if self.epsilon is not None:
+            object.__setattr__(self, "epsilon", epsilons.get(self.epsilon).serialize())
+
+    def check(self, settings, amount):
+        relative = settings.coupled is not None and settings.coupled.relative
+        if relative and not penalties.get(self.penalty).reweighted:
+            fix = "Choose one such as log_sum, or leave `relative` out."
+            expected = "`coupled.relative` needs a penalty whose weights are renewed."
+            raise ValueError(errors.message(expected, fix, penalty=self.penalty))
+
+    def applied_penalty(self):
+        return self.penalty
+
+    def reweighting(self, settings):
+        return Reweighting(settings.every, settings.rounds, epsilon=self.epsilon, learning_rate=self.learning_rate(settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lasso(Penalised):
+    """The static L1 penalty or group lasso: the same training with weights that never move."""
+
+    name = "lasso"
+
+    def applied_penalty(self):
+        return penalties.Lasso()
+
+    def reweighting(self, settings):
+        return Reweighting(settings.every, settings.rounds, learning_rate=self.learning_rate(settings))

@@ -1,0 +1,186 @@
+"""Methods without a strength: ADMM, gradual and one-shot magnitude pruning, clipping, and proximal steps towards a budget."""
+
+import dataclasses
+
+from tf_reweight import baselines, coupling, errors
+from tf_reweight.baselines import schedules
+from tf_reweight.baselines.admm import RHO
+from tf_reweight.checks import is_sequence
+from tf_reweight.deadline.solver import BudgetProximal
+from tf_reweight.kernels.selection import select
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.penalties.attachment import regularize
+from tf_reweight.workflow.methods.base import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Admm(Method):
+    """`baselines.ADMM` towards `prune.sparsity`.
+
+    Args:
+        rho: its coefficient, or `(first, last)`.
+        every: epochs between updates of Z and U.
+    """
+
+    rho: float | tuple[float, float] = RHO
+    every: int = 1
+
+    name = "admm"
+    needs_sparsity = True
+    of_prune = ("sparsity", "scope")
+
+    def __post_init__(self):
+        object.__setattr__(self, "rho", tuple(self.rho) if is_sequence(self.rho) else self.rho)
+        baselines.ADMM("unstructured", 0.5, self.rho, self.every)  # checks both
+
+    def check(self, settings, amount):
+        if self.every >= settings.epochs:
+            fix = "Lower method.every, or raise rounds or every."
+            expected = f"ADMM has to update before the {settings.epochs} epochs are over."
+            raise ValueError(errors.message(expected, fix, every=self.every))
+
+    def put(self, model, settings, amount):
+        (rule,) = settings.rules
+        self._callback(rule, amount).attach(model)
+        return {item.name: item.reason for item in select(model, rule.structure, rule.layers)[1]}
+
+    def callbacks(self, settings, amount, steps):
+        (rule,) = settings.rules
+        return [self._callback(rule, amount), CosineDecay(settings.learning_rate)]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def _callback(self, rule, amount):
+        scope = amount.scope or "model"
+        return baselines.ADMM(rule.structure, amount.sparsity, self.rho, self.every, rule.layers, scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradual(Method):
+    """`baselines.GradualMagnitude`: a little more goes every few steps.
+
+    Args:
+        schedule: config of a `baselines.schedules` entry, with tfmot's arguments; None goes from 0 to `prune.sparsity` over the
+            whole training.
+    """
+
+    schedule: dict | None = None
+
+    name = "gradual"
+    of_prune = ("sparsity", "scope")
+
+    def __post_init__(self):
+        if self.schedule is not None:
+            object.__setattr__(self, "schedule", schedules.get(self.schedule).serialize())
+
+    @property
+    def needs_sparsity(self):
+        return self.schedule is None
+
+    def callbacks(self, settings, amount, steps):
+        schedule = self.schedule
+        if schedule is None:
+            # A structure that decides itself has its own sparsity, and is reached whole at any above it.
+            final = 0.999 if amount.sparsity is None else amount.sparsity
+            last = max(1, steps - 1)  # masks are chosen before a step: after the last one nothing would be
+            schedule = baselines.PolynomialDecay(0.0, final, 0, last, frequency=max(1, steps // 50))
+        (rule,) = settings.rules
+        gradual = baselines.GradualMagnitude(schedule, rule.structure, rule.layers, amount.scope or "model")
+        return [gradual, CosineDecay(settings.learning_rate)]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return {"threshold": 0.0}  # the zeros are there
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping(Method):
+    """`baselines.Clipping`: what is at or below `threshold` after a batch becomes zero, and may grow back with the next."""
+
+    threshold: float = 1e-3
+
+    name = "clipping"
+    of_prune = ()
+
+    def __post_init__(self):
+        baselines.Clipping(self.threshold)  # checks it
+
+    def callbacks(self, settings, amount, steps):
+        (rule,) = settings.rules
+        return [baselines.Clipping(self.threshold, rule.structure, rule.layers), CosineDecay(settings.learning_rate)]
+
+    def pruning(self, amount):
+        return {"threshold": 0.0}  # the zeros are there
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShot(Method):
+    """Magnitude pruning of the dense model, without any training before it."""
+
+    name = "one_shot"
+    needs_sparsity = couples = True
+    trains = False
+    # Which of the rankings of `prune_groups` counts; that chooses one where nobody says.
+    of_coupled = {"criterion": None}
+    of_prune = ("sparsity", "budget", "macs", "scope")
+
+    def callbacks(self, settings, amount, steps):
+        return []
+
+    def grouping(self, settings, amount):
+        return Method.grouping(self, settings, amount) | {"criterion": settings.coupled.criterion}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadline(Method):
+    """`callbacks.BudgetProximal` towards `prune.budget`: no strength, and the budget is met by a deadline.
+
+    The learning rate stays as it is, since what is left has to recover: in the rest of this stage and in `retrain`.
+
+    Args:
+        until: the deadline, as a fraction of the steps of this stage; None takes the solver's default.
+        criterion: what groups are ranked by; None takes the solver's default.
+        multiple_of: for channels that go together: those that stay are a multiple of it.
+    """
+
+    until: float | None = None
+    criterion: str | None = None
+    multiple_of: int = 1
+
+    name = "deadline"
+    couples = needs_sparsity = True
+    of_prune = ("sparsity", "budget")
+
+    def __post_init__(self):
+        self._solver()  # checks them
+
+    def put(self, model, settings, amount):
+        (rule,) = settings.rules
+        attached = regularize(model, rule.structure, budget=_budget_of(amount), layers=rule.layers)
+        return {item.name: item.reason for item in attached.left_out}
+
+    def couple(self, model, settings, amount):
+        attached = coupling.regularize_coupled(model, budget=_budget_of(amount))
+        return {item.name: item.reason for item in attached.left_out}
+
+    def callbacks(self, settings, amount, steps):
+        return [self._solver(max(1, steps // settings.epochs))]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return {}  # the zeros are there, and the penalties know the budget
+
+    def grouping(self, settings, amount):
+        return {}
+
+    def _solver(self, steps=None):
+        return BudgetProximal(until=self.until, criterion=self.criterion, multiple_of=self.multiple_of, steps=steps)
+
+
+def _budget_of(amount):
+    return {"sparsity": amount.sparsity} if amount.budget is None else amount.budget
