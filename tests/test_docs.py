@@ -48,7 +48,7 @@ def test_every_configuration_is_named():
 def test_keys_are_those_of_the_schema():
     found = {key.path: key for group in keys.groups() for key in group.keys}
     assert found["train.epochs"].kind == "whole number >= 0" and found["train.epochs"].default == "10"
-    assert found["regularize.solver"].kind == "gradient | proximal"
+    assert found["export.best_by"].kind.startswith("size | ") and found["regularize.method.growth"].default == "1.0"
     assert {"regularize.rules.structure", "export.precisions", "seed"} <= set(found)
     listed = keys.listing()
     assert max(map(len, listed.splitlines())) <= 80 and all(f"  {path.split('.')[-1]} " in listed for path in found)

@@ -9,7 +9,7 @@ import typing
 import annotated_types
 import pydantic
 
-from tf_reweight.checks import is_number
+from tf_reweight.workflow import methods
 from tf_reweight.workflow.config import Config
 
 _RANGES = {annotated_types.Ge: ("ge", ">="), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "<="),
@@ -43,7 +43,7 @@ def groups():
             top.append(_key(name, field))
         else:
             found += _groups(name, section)
-    return [Group("", inspect.getdoc(Config), tuple(top)), *found]
+    return [Group("", inspect.getdoc(Config), tuple(top)), *found, *map(_method, methods.names())]
 
 
 def listing():
@@ -67,6 +67,14 @@ def _groups(path, section):
     return [Group(path, inspect.getdoc(section), tuple(own)), *inside]
 
 
+def _method(name):
+    """The settings that a method of `regularize` has of its own."""
+    method = methods.get(name)
+    own = [(field.name, _words(field.type), getattr(method, field.name)) for field in dataclasses.fields(method)]
+    keys = tuple(Key(f"regularize.method.{key}", kind, _plain(value)) for key, kind, value in own)
+    return Group(f"regularize.method, name: {name}", inspect.getdoc(type(method)).partition("\n")[0], keys)
+
+
 def _section(annotation):
     """The section that a key holds, alone, in a list or optional; None where it holds a value."""
     for part in (annotation, *typing.get_args(annotation)):
@@ -86,7 +94,12 @@ def _default(field):
     value = field.get_default(call_default_factory=True)
     if isinstance(value, pydantic.BaseModel) or value and isinstance(value, list) and isinstance(value[0], pydantic.BaseModel):
         return "as below"
-    return str(value) if value not in (None, True, False) or is_number(value) else str(value).lower()
+    return _plain(value)
+
+
+def _plain(value):
+    """A value as YAML has it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _words(annotation):
