@@ -6,7 +6,7 @@ import tempfile
 import keras
 
 from tf_reweight import errors
-from tf_reweight.export import converter, joins
+from tf_reweight.export import converter, joins, scales
 from tf_reweight.export.litert_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
@@ -74,7 +74,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
-            return _named(_converted(folder, settings, representative, apart))
+            return _named(scales.widened(_converted(folder, settings, representative, apart)))
         except converter.ConverterDied as error:
             raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.

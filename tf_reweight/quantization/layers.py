@@ -12,7 +12,8 @@ from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 from tf_reweight.quantization.links import Links
 
-# Until a range was observed, and for tensors that are all zero, the range has this width: it must only not be empty.
+# A tensor that was never seen outside so narrow a range is all zero, and has a range of width 1: in the scale of its own range
+# a bias behind it would not fit into the 32 bits that a file has for it.
 _SMALLEST_RANGE = 1e-6
 
 
@@ -78,7 +79,8 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
         if self.calibrating:
             return inputs
         minimum, maximum, is_float = self._range(place or 0)
-        rounded = round_activation(inputs, minimum, ops.maximum(maximum, minimum + _SMALLEST_RANGE), self.bits)
+        maximum = ops.where(maximum - minimum > _SMALLEST_RANGE, maximum, minimum + 1.0)
+        rounded = round_activation(inputs, minimum, maximum, self.bits)
         return ops.where(ops.logical_and(ops.max(self.observed) > 0, ops.logical_not(is_float)), rounded, inputs)
 
     def _range(self, place):

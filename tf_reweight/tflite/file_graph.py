@@ -58,6 +58,12 @@ class Graph:
         quantization = self.tensors[index].quantization
         return self.dtype(index) in ("INT8", "UINT8") and quantization is not None and _length(quantization.scale) > 0
 
+    def scale(self, index):
+        """The scale of a tensor that has one for all its 8-bit integers; None for others."""
+        if not self.is_quantized(index) or _length(self.tensors[index].quantization.scale) != 1:
+            return None
+        return float(self.tensors[index].quantization.scale[0])
+
     def has_open_size(self, index):
         """Whether the file leaves a size of a tensor open."""
         signature = self.tensors[index].shapeSignature

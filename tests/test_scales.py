@@ -1,0 +1,87 @@
+"""Integer files of nets in which something is always zero: LiteRT's process has to survive them, and they have to be right."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tf_reweight.export import scales
+from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.file_graph import Graph
+
+L = keras.layers
+
+
+def dead(layer):
+    """A layer whose units are all below zero, so that its activation gives zeros alone."""
+    layer.bias_initializer = keras.initializers.Constant(-100.0)
+    return layer
+
+
+def dense():
+    x = keras.Input((6,))
+    return x, L.Dense(3)(dead(L.Dense(4, activation="relu"))(x))
+
+
+def convolutions():
+    x = keras.Input((6, 6, 3))
+    h = dead(L.Conv2D(4, 3, activation="relu"))(L.Conv2D(4, 1)(x))
+    h = L.MaxPooling2D()(dead(L.DepthwiseConv2D(3, padding="same", activation="relu"))(h))
+    return x, L.Dense(3)(L.Flatten()(L.Conv2D(5, 1)(h)))
+
+
+def added():
+    x = keras.Input((6, 6, 3))
+    return x, L.Conv2D(3, 1)(L.Add()([L.Conv2D(4, 1)(x), L.ReLU()(dead(L.Conv2D(4, 1))(x))]))
+
+
+def gated():
+    x = keras.Input((6,))
+    return x, L.Dense(3)(L.Multiply()([L.Dense(4)(x), dead(L.Dense(4, activation="relu"))(x)]))
+
+
+def averaged():
+    x = keras.Input((6, 6, 3))
+    return x, L.Dense(3)(L.GlobalAveragePooling2D()(dead(L.Conv2D(4, 1, activation="relu"))(x)))
+
+
+def net(parts):
+    model = keras.Model(*parts())
+    for layer in model.layers:
+        if getattr(layer, "bias", None) is not None and not float(layer.bias[0]):
+            layer.bias.assign(np.linspace(-1, 1, layer.bias.shape[0]))
+    x = np.random.default_rng(0).normal(size=(16, *model.input_shape[1:])).astype("float32")
+    return model, x
+
+
+@pytest.mark.parametrize("parts", [dense, convolutions, added, gated, averaged])
+@pytest.mark.parametrize("trained", [False, True], ids=["after training", "in training"])
+def test_what_is_always_zero_ends_no_process(parts, trained, tmp_path):
+    model, x = net(parts)
+    source = tfr.quantize(model) if trained else model
+    if trained:
+        tfr.quantization.calibrate(source, x)
+    tfr.export_tflite(source, tmp_path / "a.tflite", "int8", None if trained else x, verify_data=x)
+    made = Runner(tmp_path / "a.tflite")([x])[0]
+    np.testing.assert_allclose(made, model(x), atol=0.05 * np.abs(model(x)).max())
+
+
+def test_files_with_scales_that_kernels_take_keep_their_bytes(tmp_path):
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), L.Dense(4, activation="relu"), L.Dense(3)])
+    tfr.export_tflite(model, tmp_path / "a.tflite", "int8", x)
+    content = (tmp_path / "a.tflite").read_bytes()
+    assert scales.widened(content) is content
+
+
+def test_a_bias_behind_zeros_is_the_same_number_in_the_wider_scale(tmp_path):
+    model, x = net(dense)
+    tfr.export_tflite(model, tmp_path / "a.tflite", "int8", x)
+    graph = Graph(flatbuffer.read((tmp_path / "a.tflite").read_bytes()))
+    last = max(i for i, name in enumerate(graph.names) if name == "FULLY_CONNECTED")
+    bias = graph.tensors[graph.input(last, 2)]
+    real = flatbuffer.raw(graph.model, bias) * bias.quantization.scale
+    np.testing.assert_allclose(real, model.layers[-1].bias, atol=1e-3)
+    kernel = graph.tensors[graph.input(last, 1)].quantization.scale
+    np.testing.assert_allclose(bias.quantization.scale, graph.scale(graph.input(last, 0)) * kernel, rtol=1e-5)
