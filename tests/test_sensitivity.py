@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from rich.console import Console
 
@@ -134,3 +135,38 @@ def test_a_model_that_is_no_classifier_is_refused(data):
     model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
     with pytest.raises(ValueError, match="classifier.*Received: output_shape="):
         sensitivity(model, data)
+
+
+def regression():
+    """The first kernel makes the output, the second nothing."""
+    x = keras.Input((4,))
+    big = L.Dense(1, use_bias=False, kernel_initializer="ones", name="big")(x)
+    small = L.Dense(1, use_bias=False, kernel_initializer="zeros", name="small")(x)
+    model = keras.Model(x, {"y": L.Add(name="y")([big, small])})
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    return model, x, {"y": x.sum(1, keepdims=True)}
+
+
+def test_any_metric_of_a_compiled_model_can_be_watched():
+    model, x, y = regression()
+    model.compile("sgd", {"y": "mse"}, metrics={"y": ["mae"]})
+    report = sensitivity(model, (x, y), sparsities=(0.5,), monitor="mae")
+    big, small = report.kernels
+    assert report.metric == "mae" and report.baseline == pytest.approx(0.0, abs=1e-6)
+    assert big.accuracies == (pytest.approx(float(np.abs(x[:, :2].sum(1)).mean()), rel=1e-4),) or big.accuracies[0] > 0.5
+    assert small.accuracies == (pytest.approx(0.0, abs=1e-6),)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    again = sensitivity(model, batches, sparsities=(0.5,), monitor="mae")
+    assert again.kernels[0].accuracies == pytest.approx(big.accuracies)
+    assert "Mae with one kernel pruned" in again.to_tables()[0].title
+
+
+def test_what_cannot_be_watched_is_refused_before_any_work():
+    model, x, y = regression()
+    with pytest.raises(ValueError, match="needs a compiled model"):
+        sensitivity(model, (x, y), monitor="mae")
+    model.compile("sgd", {"y": "mse"})
+    with pytest.raises(TypeError, match="Received: data='generator'"):
+        sensitivity(model, ((x, y) for _ in range(2)), monitor="loss")
+    with pytest.raises(ValueError, match="mae"):
+        sensitivity(model, (x, y), monitor="mae")

@@ -237,20 +237,29 @@ def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp
     assert result["config"]["train"]["class_weight"] == {"0": 1.0, "1": 2.0, "2": 1.0}
 
 
+def small_backbone():
+    image = keras.Input((32, 32, 3))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, strides=2)(image)))
+    return keras.Model(image, L.Conv2D(12, 3, strides=2, activation="relu")(L.Conv2D(12, 3, activation="relu")(x)))
+
+
 EXAMPLES = {
     "segmentation": {"num": 64, "width": 4},
     "tabular": {"num": 256, "width": 16},
     "detector": {"num": 128, "width": 8},
     "text": {"num": 64, "width": 16},
+    "transfer": {"num": 64, "num_frozen": 3},
 }
 
 
+@pytest.mark.filterwarnings("ignore:The channels of .* are left whole")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run_in_their_smallest_form(name, tmp_path):
     keras.utils.set_random_seed(0)
     run = code.function(str(ROOT / "examples" / f"{name}.py:main"), "the example")
     precision = "dynamic_int8" if name == "tabular" else "int8"
-    result = run(**EXAMPLES[name], epochs=2, out=tmp_path / "run", config={"export": {**EXPORT, "precisions": [precision]}})
+    given = {**EXAMPLES[name], "backbone": small_backbone()} if name == "transfer" else EXAMPLES[name]
+    result = run(**given, epochs=2, out=tmp_path / "run", config={"export": {**EXPORT, "precisions": [precision]}})
     assert result.best_file.is_file() and result.model.count_params() < result["stages"][0]["num_parameters"]
 
 

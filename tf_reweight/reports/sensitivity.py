@@ -1,5 +1,6 @@
 """How much each kernel suffers when it alone is pruned: where a model has weights to spare."""
 
+import collections.abc
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,7 @@ from rich.table import Table
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take, take_labelled
+from tf_reweight.graph.checking import check_model
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
@@ -18,6 +20,8 @@ from tf_reweight.structures import get as get_structure
 _BATCH = 512
 # Of a generator no more examples are read than this; it may have no end.
 _MOST = 10_000
+# What is measured where no metric is asked for.
+_ACCURACY = "accuracy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,7 @@ class KernelSensitivity:
         name: the kernel.
         num_weights: its weights.
         sparsities: what was really removed at each point; whole groups only, so at most what was asked for.
-        accuracies: the model's accuracy at each point, nothing retrained.
+        accuracies: the model's accuracy, or the metric that was asked for, at each point, nothing retrained.
     """
 
     name: str
@@ -39,59 +43,70 @@ class KernelSensitivity:
 
 @dataclasses.dataclass(frozen=True)
 class SensitivityReport(Report):
-    """What `sensitivity` found: the accuracy as it was, one entry per kernel, and what was left out with its reason."""
+    """What `sensitivity` found: the metric as it was, one entry per kernel, and what was left out with its reason."""
 
     structure: str
     baseline: float
     sparsities: tuple[float, ...]
     kernels: tuple[KernelSensitivity, ...]
     left_out: tuple[LeftOut, ...]
+    metric: str = _ACCURACY
 
     def to_tables(self):
         """One rich table: a row per kernel, a column per sparsity."""
-        table = Table(title=f"Accuracy with one kernel pruned ({self.structure}); dense {self.baseline:.2%}")
+        title = f"{self.metric} with one kernel pruned ({self.structure}); dense {self._shown(self.baseline)}"
+        table = Table(title=title[0].upper() + title[1:])
         table.add_column("kernel")
         table.add_column("weights", justify="right")
         for sparsity in self.sparsities:
             table.add_column(f"{sparsity:.0%}", justify="right")
         for kernel in self.kernels:
-            table.add_row(kernel.name, f"{kernel.num_weights:,}", *[f"{value:.2%}" for value in kernel.accuracies])
+            table.add_row(kernel.name, f"{kernel.num_weights:,}", *map(self._shown, kernel.accuracies))
         return [table]
+
+    def _shown(self, value):
+        return f"{value:.2%}" if self.metric == _ACCURACY else f"{value:.4g}"
 
     def plot(self, path):
         """Writes the curves to a picture; the suffix of `path` says which kind (`.svg`, `.png`, `.pdf`)."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-        axes = figure.subplots()
+        axes, percent = figure.subplots(), 100 if self.metric == _ACCURACY else 1
         for kernel in self.kernels:
             shares = np.array([0.0, *kernel.sparsities]) * 100
-            axes.plot(shares, np.array([self.baseline, *kernel.accuracies]) * 100, marker="o", markersize=3, label=kernel.name)
+            values = np.array([self.baseline, *kernel.accuracies]) * percent
+            axes.plot(shares, values, marker="o", markersize=3, label=kernel.name)
         axes.set_xlabel(f"removed from this kernel alone ({self.structure}), %")
-        axes.set_ylabel("top-1 accuracy, %")
+        axes.set_ylabel("top-1 accuracy, %" if self.metric == _ACCURACY else self.metric)
         axes.legend(frameon=False, fontsize=8)
         figure.savefig(path)
 
 
-def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.9), *, layers=None):
-    """Prunes one kernel at a time, measures the accuracy, and puts the weights back exactly.
+def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.9), *, layers=None, monitor=None):
+    """Prunes one kernel at a time, measures the accuracy or a metric, and puts the weights back exactly.
 
     Nothing is retrained, so the figures are a lower bound and say which kernels to treat with care, not what accuracy a
     pruned model will have. Use held-out examples that are not the test set.
 
     Args:
-        model: a built classifier with one output `(batch, classes)`; it need not be compiled.
+        model: a built classifier with one output `(batch, classes)`; it need not be compiled. With `monitor` any compiled
+            model.
         data: pair `(x, y)` with integer labels, where `x` is of any kind that `data.examples.take` knows; or batches of such
-            pairs: a `tf.data.Dataset`, a generator or a PyDataset.
+            pairs: a `tf.data.Dataset`, a generator or a PyDataset. With `monitor` what the model's `evaluate` takes again and
+            again: a pair of inputs and targets, a `tf.data.Dataset` or a PyDataset.
         structure: name, config or `Structure`; not those that decide themselves how much is kept (n of m, patterns).
         sparsities: fractions of the kernel's weights removed, each in [0, 1).
         layers: which layers; see `kernels.selectors`.
+        monitor: name of a metric of `model.evaluate`, such as `"mae"` or `"loss"`, instead of the top-1 accuracy.
 
     Returns:
         `SensitivityReport`.
 
     Raises:
-        ValueError: for sparsities out of range, labels that do not fit, a structure without a sparsity.
+        TypeError: for a generator where `monitor` is given, which could be read once only.
+        ValueError: for sparsities out of range, labels that do not fit, a structure without a sparsity, a metric that the
+            model does not have, or a model that is not compiled.
 
     Example:
         >>> report = sensitivity(model, data.validation, "filter")
@@ -99,14 +114,39 @@ def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.
     """
     structure = get_structure(structure)
     sparsities = _checked_sparsities(structure, sparsities)
-    x, y = _checked_data(model, data)
+    measure = _accuracy_on(model, data) if monitor is None else _metric_on(model, data, monitor)
     selected, left_out = select(model, structure, layers)
-    baseline = _accuracy(model, x, y)
-    kernels = tuple(_examine(model, x, y, item, sparsities) for item in selected)
-    return SensitivityReport(structure.name, baseline, sparsities, kernels, tuple(left_out))
+    baseline = measure()
+    kernels = tuple(_examine(measure, item, sparsities) for item in selected)
+    return SensitivityReport(structure.name, baseline, sparsities, kernels, tuple(left_out), monitor or _ACCURACY)
 
 
-def _examine(model, x, y, item, sparsities):
+def _accuracy_on(model, data):
+    x, y = _checked_data(model, data)
+    return lambda: _accuracy(model, x, y)
+
+
+def _metric_on(model, data, monitor):
+    """A function that evaluates the model and returns one of its metrics."""
+    check_model(model)
+    if not model.compiled:
+        fix = "Call model.compile(loss=..., metrics=[...]) first, or leave `monitor` out for a classifier."
+        raise ValueError(errors.message("`monitor` needs a compiled model.", fix, model=model.name, monitor=monitor))
+    if isinstance(data, collections.abc.Iterator):
+        fix = "Pass arrays, a tf.data.Dataset or a PyDataset."
+        raise TypeError(errors.message("`data` must be read once per measurement.", fix, data=type(data).__name__))
+    given = tuple(data) if is_sequence(data) and len(data) == 2 else (data,)
+
+    def measure():
+        found = model.evaluate(*given, verbose=0, return_dict=True)
+        if monitor not in found:
+            raise ValueError(errors.unknown("metric of the model", monitor, tuple(found)))
+        return float(found[monitor])
+
+    return measure
+
+
+def _examine(measure, item, sparsities):
     """One kernel at every sparsity; its weights are the same bits afterwards, also after an error."""
     variable = item.target.variable
     dense = np.array(ops.convert_to_numpy(variable.value))
@@ -119,7 +159,7 @@ def _examine(model, x, y, item, sparsities):
             mask = item.target.own_mask(keep, item.structure)
             variable.assign(np.where(mask, dense, np.zeros_like(dense)))
             removed.append(1.0 - float(mask.mean()))
-            accuracies.append(_accuracy(model, x, y))
+            accuracies.append(measure())
     finally:
         variable.assign(dense)
     return KernelSensitivity(item.target.name, int(dense.size), tuple(removed), tuple(accuracies))
