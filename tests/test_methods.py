@@ -151,6 +151,7 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
     "regularize, amount, words",
     [
         ({"method": "adm"}, {}, "Did you mean 'admm'"),
+        ({"method": {"name": ["admm"]}, "step": 1}, {}, "expected a known method"),
         ({"method": {"name": "admm", "roh": 1}}, {}, "Did you mean 'rho'"),
         ({"method": {"name": "admm", "rho": 0}}, {"sparsity": 0.5}, "`rho` must be"),
         ({"method": {"name": "admm", "every": 9}, "rounds": 3, "every": 3}, {"sparsity": 0.5}, "before the 9 epochs"),

@@ -32,7 +32,7 @@ def build(kind, base, by_name, identifier):
         )
     fields = dict(identifier)
     name = fields.pop("name")
-    if name not in by_name:
+    if name not in tuple(by_name):  # what is no name may have no hash
         raise ValueError(errors.unknown(kind, name, by_name))
     cls = by_name[name]
     valid = [field.name for field in dataclasses.fields(cls)]

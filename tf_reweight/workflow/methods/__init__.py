@@ -54,8 +54,10 @@ def gathered(values):
     beside = {key: value for key, value in values.items() if key in _BESIDE and value is not None}
     method = values.get("method", Reweighted.name)
     method = {"name": method} if isinstance(method, str) else method
-    if not beside or not isinstance(method, dict) or method.get("name") not in _BY_NAME:
-        return {key: value for key, value in values.items() if key not in _BESIDE or value is not None}
+    rest = {key: value for key, value in values.items() if key not in _BESIDE}
+    # What is no method is refused afterwards; its name need not even have a hash.
+    if not beside or not isinstance(method, dict) or method.get("name") not in names():
+        return rest
     twice = [key for key in beside if key in method]
     if twice:
         expected = f"`{twice[0]}` must be said once, in `method`."
@@ -63,7 +65,7 @@ def gathered(values):
     unread = [key for key in beside if key not in fields(method["name"])]
     if unread:
         raise ValueError(_unread(method["name"], {f"regularize.{key}": beside[key] for key in unread}))
-    return {key: value for key, value in values.items() if key not in _BESIDE} | {"method": {**method, **beside}}
+    return rest | {"method": {**method, **beside}}
 
 
 def override(path, value):
