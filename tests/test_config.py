@@ -21,6 +21,31 @@ def test_resolved_yaml_reads_back_equal(path):
     assert config.load(yaml.safe_load(resolved.to_yaml())) == resolved
 
 
+def test_a_key_that_comes_twice_is_an_error_and_not_the_last_of_the_two(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("train: {epochs: 1}\nseed: 2\ntrain: {epochs: 9}\n")
+    with pytest.raises(ValueError, match="the key 'train' comes twice") as caught:
+        config.load(path)
+    assert "line 3" in str(caught.value) and "Received: config=" in str(caught.value)
+    with pytest.raises(ValueError, match="'epochs' comes twice"):
+        config.load({}, ["train={epochs: 1, epochs: 2}"])
+    path.write_text("train: &base {epochs: 1, learning_rate: 0.1}\nretrain: {<<: *base, epochs: 3}\n")
+    assert config.load(path).retrain.model_dump() == {"epochs": 3, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("text", ["x: " + "[" * 3000, "x: {" * 3000])
+def test_yaml_that_is_nested_too_deep_says_which_file(tmp_path, text):
+    path = tmp_path / "deep.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="must be readable YAML.*deep.yaml"):
+        config.load(path)
+
+
+def test_a_digit_that_is_no_number_is_no_place_in_a_list():
+    with pytest.raises(ValueError, match="rules"):
+        config.load({}, ["regularize.rules.²=1"])
+
+
 def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
     resolved = config.load(
         {"name": "a"}, ["train.epochs=3", "regularize.rules.0.strength=1e-3", "data.name=mnist", "export.precisions=[int8]"]
@@ -40,6 +65,16 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"train": {"epochs": -1}}, "greater than or equal to 0"),
         ({"train": {"epochs": "many"}}, "`train.epochs`"),
         ({"train": {"learning_rate": 0}}, "greater than 0"),
+        ({"train": {"learning_rate": float("inf")}}, "finite number"),
+        ({"regularize": {"coupled": {"strength": float("inf")}}}, "finite number"),
+        ({"train": {"class_weight": {0: float("nan")}}}, "finite number"),
+        ({"train": {"class_weight": {0: -1.0}}}, "at least 0"),
+        ({"seed": 2**32}, "less than 4294967296"),
+        ({"name": ".."}, "pattern"),
+        ({"name": "x" * 300}, "at most 200"),
+        ({"prune": {"budget": {"bytes": 10, "precision": "int7"}}}, "'int8'"),
+        ({"prune": {"budget": {"bytes": 10, "precision": ["int8"]}}}, "`precision` must be a name"),
+        ({"prune": {"budget": {"bytes": 0.5, "calibration": {"bytes": 3}}}}, "Leave it out"),
         ({"regularize": {"rules": []}}, "at least 1 item"),
         ({"regularize": {"rules": [{"structure": "filtr"}]}}, "Did you mean 'filter'"),
         ({"regularize": {"penalty": {"name": "log_sum", "epsilon": -1}}}, "`epsilon` must be a number > 0"),

@@ -35,6 +35,36 @@ def check(folder, name, *words):
     return main.console(["check", str(folder / name), *words])
 
 
+@pytest.mark.parametrize("shift", [100, -50, np.nan, 0.5])
+def test_labels_that_are_no_classes_are_an_error_and_no_agreement(made, shift):
+    model, stored = keras.saving.load_model(made / "model.keras"), np.load(made / "data.npz")
+    data = (stored["x_test"], stored["y_test"] + shift)
+    with pytest.raises(ValueError, match=r"Labels must be whole numbers in 0\.\.2\. Received: labels="):
+        export.check_file(made / "whole.tflite", agrees_with=model, data=data)
+
+
+def test_labels_that_the_loss_ignores_are_none_of_the_classes(made):
+    model, stored = keras.saving.load_model(made / "model.keras"), np.load(made / "data.npz")
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=255))
+    labels = np.where(np.arange(64) < 8, 255, stored["y_test"])
+    assert export.check_file(made / "whole.tflite", agrees_with=model, data=(stored["x_test"], labels), max_drop=0.1).passed
+
+
+def test_what_the_system_says_of_a_path_has_the_form_of_our_errors(made, capsys):
+    for command in ("check", "inspect"):
+        assert main.console([command, "x" * 300]) in (1, 2)
+        assert "the system says: File name too long. Received: file='xxx" in capsys.readouterr().err
+
+
+def test_shapes_and_threads_that_cannot_be_are_errors_of_every_command(made, capsys):
+    path = str(made / "whole.tflite")
+    for words in (["inspect", path, "--shape", "a"], ["inspect", path, "--shape", "1,7"]):
+        assert main.console(words) == 1
+        assert "error: `shape" in capsys.readouterr().err
+    assert main.console(["benchmark", path, "--threads", "99999999999"]) == 1
+    assert "`num_threads` must be an int in 1..1024." in capsys.readouterr().err
+
+
 def test_a_file_that_is_all_that_was_asked_for(made, capsys):
     words = ["--max_bytes", "100000", "--max_ms", "1000", "--fully_accelerated", "--json"]
     words += ["--agrees_with", str(made / "model.keras"), "--data", str(made / "data.npz"), "--max_drop", "0.1"]

@@ -79,11 +79,20 @@ class Budget:
                 received = {"sparsity": self.sparsity, "weights": self.weights}
                 raise ValueError(errors.message("`sparsity` and `weights` limit the same.", fix, **received))
             _check_sparsity(self.sparsity)
+        self._check_beside()
         for name, amount in self.amounts.items():
             if not isinstance(amount, numbers.Real) or isinstance(amount, bool) or not 0 < amount < math.inf:
                 raise ValueError(errors.message(f"`{name}` must be a number > 0.", _FIX, **{name: amount}))
             if amount > 1 and amount != int(amount) and name not in _MEASURED:
                 raise ValueError(errors.message(f"`{name}` counts {name}, a whole number above 1.", _FIX, **{name: amount}))
+
+    def _check_beside(self):
+        if self.precision is not None and not isinstance(self.precision, str):
+            raise TypeError(errors.message("`precision` must be a name.", "For example int8.", precision=self.precision))
+        known = self.calibration is None or isinstance(self.calibration, dict)
+        if not known or not all(isinstance(entry, dict) for entry in (self.calibration or {}).values()):
+            expected = "`calibration` must be what was measured of files, by their quantities."
+            raise TypeError(errors.message(expected, "Leave it out: it is measured.", calibration=self.calibration))
 
     @staticmethod
     def parse(text):

@@ -6,6 +6,16 @@ import pathlib
 from absl import flags
 
 
+def told(error):
+    """What an error says; what the system itself says of a file, in the form of our own errors."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    from tf_reweight import errors
+
+    expected = f"The file must be one that can be read and written; the system says: {error.strerror}."
+    return errors.message(expected, "Check its path and its permissions.", file=str(error.filename or "not named"))
+
+
 def show(values, figures, tables):
     if values.json:
         print(json.dumps(figures, indent=1, default=str))

@@ -67,7 +67,8 @@ def _compress(values, positional):
         how = {"out": values.out, "overrides": overrides, "console": progress, "command": _command(values)}
         figures = workflow.compress(values.config, **how)
     else:
-        how = {"structure": values.structure or "channels", "budget": values.budget, "epochs": values.epochs}
+        structure = "channels" if values.structure is None else values.structure
+        how = {"structure": structure, "budget": values.budget, "epochs": values.epochs}
         how |= {"config": values.config, "overrides": overrides, "monitor": values.monitor}
         if values.dry_run:
             return _shown(values, workflow.plan_by_names(**how))

@@ -4,21 +4,24 @@ import sys
 
 from absl import flags
 
-from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
+from tf_reweight.cli.arguments import define_shape, one, shapes_of, show, told
 
 
 def inspect(values, positional):
     """What is in a file, and where its operations run."""
     from tf_reweight.export import inspect_tflite
     from tf_reweight.tflite import apart, operations
+    from tf_reweight.tflite import shapes as input_shapes
     from tf_reweight.tflite.execution import read_file
 
-    path = one(positional, "FILE.tflite")
+    path, shapes = one(positional, "FILE.tflite"), shapes_of(values.shape)
     summary = inspect_tflite(path)
     figures = {**summary.to_dict(), "foreign": list(operations.foreign(summary.ops)), "delegation": None, "not_loaded": ""}
     tables = summary.to_tables()
     try:
-        found = apart.delegation(read_file(path), shapes_of(values.shape))
+        found = apart.delegation(read_file(path), shapes)
+    except input_shapes.Unfit:
+        raise
     except ValueError as error:
         # Everything else about the file is known all the same.
         figures["not_loaded"] = str(error)
@@ -58,7 +61,7 @@ def check(values, positional):
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if values.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return 2
     show(values, found.to_dict(), found.to_tables())
     return 0 if found.passed else 1

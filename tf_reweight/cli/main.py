@@ -6,6 +6,7 @@ import sys
 
 from absl import flags
 
+from tf_reweight.cli.arguments import told
 from tf_reweight.cli.commands import COMMANDS, notes
 from tf_reweight.cli.quiet import quiet
 
@@ -89,7 +90,7 @@ def _guarded(run, values, positional):
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if values.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return 1
 
 

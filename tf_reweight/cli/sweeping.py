@@ -31,8 +31,9 @@ def runner(overrides_of):
             expected = "`sweep` needs --config, or --model and --data, and --budgets; it has no --budget and no --dry_run."
             received = {"model": values.model, "data": values.data, "budget": values.budget, "arguments": positional}
             raise ValueError(errors.message(expected, fix, **received))
+        structure = workflow.defaults.CHANNELS if values.structure is None else values.structure
         front = workflow.sweep_by_names(
-            values.budgets or _BUDGETS, values.structure or workflow.defaults.CHANNELS, values.epochs, values.config,
+            values.budgets or _BUDGETS, structure, values.epochs, values.config,
             [*values.set, *overrides_of(values)], values.monitor, values.out, terminal(stderr=values.json),
         )  # fmt: skip
         if values.json:

@@ -160,7 +160,9 @@ def _agrees(runner, model, data, max_drop):
     names = identifiers([spec.name for spec in input_specs(model, given.arrays)])
     inputs = dict(zip(_matched(names, runner.inputs, "inputs"), given.arrays))
     outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
-    drops = [_drop(a, b, given.labels if len(expected) == 1 else None) for a, b in zip(expected, outputs)]
+    labels = given.labels if len(expected) == 1 else None
+    _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
+    drops = [_drop(a, b, labels) for a, b in zip(expected, outputs)]
     drop, said = max(drops, key=lambda item: item[0])
     found = f"{said}, on {len(given.arrays[0])} examples"
     return Requirement("agrees with its model", f"a loss of at most {max_drop:g}", found, bool(drop <= max_drop))
@@ -172,6 +174,17 @@ def _matched(names, ends, what):
         fix = "Pass the model that the file was made of."
         raise ValueError(errors.message(f"File and model must have as many {what}.", fix, file=list(ends), model=names))
     return names if set(names) == set(ends) else list(ends)
+
+
+def _check_labels(labels, outputs, ignored):
+    """Raises ValueError for labels that are none of the model's classes: no file loses accuracy on them."""
+    if labels is None or not is_classes(outputs) or np.shape(labels) != outputs.shape[:-1]:
+        return
+    labels, num = np.asarray(labels), outputs.shape[-1]
+    strange = labels[~np.isin(labels, [*range(num), *([] if ignored is None else [ignored])])]
+    if strange.size:
+        fix = "Number the classes from 0, or name the class that the model's loss ignores as its `ignore_class`."
+        raise ValueError(errors.message(f"Labels must be whole numbers in 0..{num - 1}.", fix, labels=strange[:5].tolist()))
 
 
 def _drop(expected, given, labels):

@@ -256,7 +256,7 @@ def _bits(dtype):
 
 
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(errors.unknown("precision", precision, PRECISIONS))
     if keras.backend.backend() != "tensorflow":
         fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."

@@ -9,8 +9,11 @@ import tempfile
 
 import numpy as np
 
-from tf_reweight.tflite import compiled, litert
+from tf_reweight.tflite import compiled, litert, shapes as input_shapes
 from tf_reweight.tflite.delegation import from_dict
+
+# As the traceback of another process names it.
+_UNFIT = f"{input_shapes.Unfit.__module__}.{input_shapes.Unfit.__qualname__}"
 
 
 def run(content, inputs):
@@ -63,6 +66,7 @@ def delegation(content, shapes=None):
     """`delegation.delegation` of a file's bytes.
 
     Raises:
+        shapes.Unfit: for shapes that the file does not take.
         ValueError: when LiteRT refuses the file, with its words, or dies of it.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -73,6 +77,9 @@ def delegation(content, shapes=None):
         try:
             _run([sys.executable, "-m", "tf_reweight.tflite.delegation", name])
         except RuntimeError as error:
+            kind, _, said = str(error).partition(": ")
+            if kind == _UNFIT:
+                raise input_shapes.Unfit(said) from error
             raise ValueError(str(error).removeprefix("ValueError: ")) from error
         return from_dict(json.loads((folder / "delegation.json").read_text()))
 

@@ -19,6 +19,9 @@ from tf_reweight.records import Report
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.processor import processor_name
 
+# No machine has more; LiteRT dies of numbers that its integers do not hold.
+MOST_THREADS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Latencies(Report):
@@ -81,8 +84,9 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None):
     paths = [pathlib.Path(path) for path in paths]
     if not paths:
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
-    for name, value, least in (("num_runs", num_runs, 1), ("num_threads", num_threads, 1), ("warmup", warmup, 0)):
-        check_integer(name, value, least, fix="Count runs or threads.")
+    for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):
+        check_integer(name, value, least, fix="Count runs.")
+    check_integer("num_threads", num_threads, 1, MOST_THREADS, fix="Count the processor's large cores.")
     runners = [_prepared(path, num_threads, shapes) for path in paths]
     for _ in range(warmup):
         for runner in runners:
@@ -125,7 +129,7 @@ def _saved(path):
         found = Latencies(**{**values, "rows": tuple(values["rows"])})
         # Whatever is shown of it must be there.
         found.to_tables(), found.measurement["id"], found.measurement["date"]
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         expected = "The file must be what tf-reweight benchmark --json printed."
         raise ValueError(errors.message(expected, "Measure again.", file=str(path))) from error
     return found

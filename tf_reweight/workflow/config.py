@@ -8,7 +8,7 @@ import yaml
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
-from tf_reweight.workflow import methods, own_stages, trainers
+from tf_reweight.workflow import methods, own_stages, strict_yaml, trainers
 from tf_reweight.workflow.sections import (
     Cluster, Data, Distill, Export, Model, Prune, Quantize, Regularize, Retrain, Section, Shrink, Task, Train, number_or_text,
     serialized,
@@ -30,8 +30,8 @@ class Config(Section):
     a trainer of your own (`trainers.register`) does.
     """
 
-    name: str = pydantic.Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
-    seed: int = pydantic.Field(0, ge=0)
+    name: str = pydantic.Field("run", pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=200)
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
     stages: list[str] | None = None
     data: Data = pydantic.Field(default_factory=Data)
     model: Model = pydantic.Field(default_factory=Model)
@@ -201,8 +201,8 @@ def _read(path):
             )
         )
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = strict_yaml.load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             errors.message("`config` must be readable YAML.", f"The parser says: {error}", config=str(path))
         ) from None
@@ -217,8 +217,8 @@ def _parsed(override):
     if not separator or not key:
         raise ValueError(errors.message("`--set` takes key=value.", "For example --set train.epochs=3.", set=override))
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = strict_yaml.load(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(errors.message("`--set` takes a YAML value.", f"The parser says: {error}", set=override)) from None
     return key.split("."), number_or_text(value)
 
@@ -228,7 +228,7 @@ def _with(node, path, value):
     if not path:
         return value
     head, rest = path[0], path[1:]
-    if isinstance(node, list) and head.isdigit() and int(head) < len(node):
+    if isinstance(node, list) and head.isdecimal() and int(head) < len(node):
         return [_with(item, rest, value) if i == int(head) else item for i, item in enumerate(node)]
     node = dict(node) if isinstance(node, dict) else {}
     node[head] = _with(node.get(head), rest, value)

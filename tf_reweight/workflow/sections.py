@@ -5,7 +5,7 @@ import typing
 import pydantic
 
 from tf_reweight import budget as budgets
-from tf_reweight import extras, structures
+from tf_reweight import errors, extras, structures
 from tf_reweight.checks import is_sequence
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
@@ -18,7 +18,7 @@ from tf_reweight.workflow import methods
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -83,6 +83,13 @@ class Train(Section):
     steps: int | None = pydantic.Field(None, ge=1)
     class_weight: dict[int, float] | None = None
     learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+    @pydantic.field_validator("class_weight")
+    @classmethod
+    def _no_negative_weights(cls, value):
+        if value and (min(value.values()) < 0 or not any(value.values())):
+            raise ValueError("weights of classes are at least 0, and one of them above")
+        return value
 
 
 class Rule(Section):
@@ -172,9 +179,12 @@ class Prune(Section):
     @classmethod
     def _known_budget(cls, value):
         try:
-            return None if value is None else budgets.get(value).to_dict()
+            budget = budgets.get(value)
         except TypeError as error:
             raise ValueError(str(error)) from None
+        if budget is not None and budget.stored_in not in PRECISIONS:
+            raise ValueError(errors.unknown("precision", budget.stored_in, PRECISIONS))
+        return None if budget is None else budget.to_dict()
 
     @pydantic.model_validator(mode="after")
     def _one_amount(self):
