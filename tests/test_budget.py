@@ -448,3 +448,14 @@ def test_channels_that_stay_are_a_multiple():
     model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[BudgetProximal("macs=0.4", until=0.6, multiple_of=8)])
     report = tfr.prune_groups(model)
     assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense
+
+
+def test_a_multiple_that_no_budget_leaves_is_refused_before_training():
+    model, (x, y) = net(32), task()
+    before = [weight.numpy() for weight in model.trainable_weights]
+    model.compile("adam", "mse")
+    callback = BudgetProximal("sparsity=0.9", until=0.6, multiple_of=32)
+    with pytest.raises(ValueError, match="where channels stay a multiple of 32"):
+        model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[callback])
+    for was, now in zip(before, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(was, now)

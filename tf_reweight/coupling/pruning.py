@@ -20,7 +20,7 @@ from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
-from tf_reweight.kernels.budgeted import Demand, choose, met
+from tf_reweight.kernels.budgeted import Demand, choose, met, said
 from tf_reweight.kernels.held import hold_all, zero_again
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
@@ -265,9 +265,12 @@ def within(floors, scores, demands, scope="model"):
     """
     keeps = _least_removed(floors, scores, scope, lambda keeps: met(demands, np.concatenate(keeps)))
     if not met(demands, np.concatenate(keeps)):
-        fix = "Raise the budget, or lower `multiple_of`."
-        limits = {demand.name: demand.limit for demand in demands}
-        raise ValueError(errors.message("The budget cannot be met so.", fix, multiple_of=floors.multiple_of, **limits))
+        flat, everything = np.concatenate(keeps), np.ones(floors.coupled.num_groups, bool)
+        least = [f"{said(item.quantity.at(flat))} of {said(item.quantity.at(everything))} {item.name}" for item in demands]
+        expected = f"The budget must leave at least {', '.join(least)}, where channels stay a multiple of {floors.multiple_of}."
+        fix = "Raise the budget, or lower `multiple_of` (in a configuration, of regularize.method and of shrink)."
+        limits = {item.name: said(item.limit) for item in demands}
+        raise ValueError(errors.message(expected, fix, multiple_of=floors.multiple_of, **limits))
     return keeps
 
 
@@ -305,21 +308,30 @@ def split(sets, row):
     return np.split(row, np.cumsum([item.num_groups for item in sets])[:-1])
 
 
-def most_macs(model, multiple_of=1):
-    """The fraction of the multiply-accumulates that `prune_groups` can remove at most, in [0, 1).
+def least_left(model, multiple_of=1):
+    """What `prune_groups` leaves at least, and what there is, of each quantity that a `Budget` limits without files.
 
     Args:
         model: a built Sequential or functional model.
         multiple_of: the channels kept are a multiple of this.
 
+    Returns:
+        Dict of `(least, all)` by the names `"macs"`, `"weights"`, `"parameters"`.
+
     Raises:
         TypeError, ValueError: for a model where nothing can be removed.
     """
     coupled = removable(model)
-    cost = Cost(coupled)
     scores = ranking(coupled.sets, CRITERIA[0])
     keeps, _ = Floors(coupled, 1, multiple_of)(_ranked(scores, 0.999, "model"), scores)
-    return 1.0 - cost.macs(keeps) / cost.macs()
+    least, everything = np.concatenate(keeps), np.ones(coupled.num_groups, bool)
+    return {name: (amount.at(least), amount.at(everything)) for name, amount in Cost(coupled).quantities.items()}
+
+
+def most_macs(model, multiple_of=1):
+    """The fraction of the multiply-accumulates that `prune_groups` can remove at most, in [0, 1); see `least_left`."""
+    least, everything = least_left(model, multiple_of)["macs"]
+    return 1.0 - least / everything
 
 
 def _freed(model, floors):

@@ -102,6 +102,11 @@ class CoupledGroups:
         """After so many training steps."""
         self._apply(ops.convert_to_tensor(float(steps), "float32"))
 
+    def check_reachable(self, scores):
+        """Raises where the budget cannot be met, with the multiples that are to stay."""
+        choose(scores, self.demands, self.spared(scores))
+        self.last(scores)
+
     def last(self, scores):
         """Keep flags `(groups,)` at the deadline."""
         if self._floors.multiple_of == 1:

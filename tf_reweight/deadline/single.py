@@ -78,6 +78,10 @@ class SingleGroups:
     def step(self, steps):
         """After so many training steps: the optimizer has applied the thresholds itself."""
 
+    def check_reachable(self, scores):
+        """Raises where the budget cannot be met."""
+        choose(scores, self.demands, self.spared(scores))
+
     def last(self, scores):
         """Keep flags `(groups,)` at the deadline."""
         return choose(scores, self.demands, self.spared(scores), exact=True).keep

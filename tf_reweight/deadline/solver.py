@@ -105,7 +105,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
-        choose(scores, self._groups.demands, self._groups.spared(scores))
+        self._groups.check_reachable(scores)
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()
         # Past Keras, which would save them.

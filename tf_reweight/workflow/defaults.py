@@ -5,7 +5,7 @@ import re
 from tf_reweight import budget as budgets
 from tf_reweight import errors, structures
 from tf_reweight.checks import is_integer
-from tf_reweight.coupling.pruning import most_macs
+from tf_reweight.coupling.pruning import least_left
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import methods
@@ -17,6 +17,10 @@ _MACS, _WEIGHTS, _GROUPS = 0.5, 0.8, 0.5
 _MULTIPLES = (8, 4, 2, 1)
 # More than a budget asks for must be within reach, or each layer would be left with what it cannot lose.
 _ROOM = 0.1
+# What a file has is known only once it is written. Until then it goes by what fills it or takes its time, of which this many
+# times less must be within reach: a file has fixed costs besides.
+_FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms": "macs"}
+_FIXED_COSTS = 10
 _PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
@@ -81,32 +85,43 @@ def _amounts(model, made, structure, budget, said):
         return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
     shrink = _section(made, "shrink")
     multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else _MULTIPLES
-    most = {multiple: _most(model, multiple) for multiple in multiples}
-    left = _left(budget)
-    fitting = [multiple for multiple, macs in most.items() if macs > 1.0 - left + _ROOM]
+    asked = budgets.Budget(macs=_MACS) if budget is None else budget
+    least = {multiple: _least_left(model, multiple) for multiple in multiples}
+    fitting = [multiple for multiple, left in least.items() if _within_reach(asked, left)]
     multiple = fitting[0] if fitting else multiples[-1]
     if budget is None:
         # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
-        left = left if fitting else round(1.0 - most[multiple] / 2, 3)
-        budget = budgets.Budget(macs=left)
+        reached, everything = least[multiple]["macs"]
+        budget = asked if fitting else budgets.Budget(macs=round((1.0 + reached / everything) / 2, 3))
     method = made["regularize"].get("method")
     if "regularize" not in said and method["name"] == "deadline":
         method["multiple_of"] = multiple
     return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
 
 
-def _most(model, multiple_of):
-    """`most_macs`, whose error names what can be done without channels."""
+def _least_left(model, multiple_of):
+    """`least_left`, whose error names what can be done without channels."""
     try:
-        return most_macs(model, multiple_of)
+        return least_left(model, multiple_of)
     except (TypeError, ValueError) as error:
         raise type(error)(f'{error} Or pass structure="unstructured" (--structure), which needs no channels.') from None
 
 
-def _left(budget):
-    """The fraction of the computing that stays; 1 where a budget does not say it as a fraction: `prune_groups` looks at it."""
-    left = _MACS if budget is None else budget.macs
-    return 1.0 if left is None or left > 1 else left
+def _within_reach(budget, least):
+    """Whether a budget leaves clearly more than what has to stay, by `least_left`."""
+    return all(_leaves_room(name, amount, least) for name, amount in budget.amounts.items())
+
+
+def _leaves_room(name, amount, least):
+    if name == "accuracy_drop":
+        name, amount = "macs", 1.0  # the search begins with little and ends where no more can go
+    elif name == "sparsity":
+        name, amount = "weights", 1.0 - amount
+    elif name == "latency_ms" and amount > 1:
+        return False  # nothing tells yet how many milliseconds the dense model takes
+    reached, everything = least[_FILLED_BY.get(name, name)]
+    left = amount if amount <= 1 else amount / everything
+    return reached / everything < (left / _FIXED_COSTS if name in _FILLED_BY else left - _ROOM)
 
 
 def _default_of(structure):
