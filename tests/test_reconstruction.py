@@ -71,3 +71,30 @@ def test_without_examples_nothing_can_be_fitted():
     model = next(nets())
     with pytest.raises(ValueError, match="`reconstruct` needs examples"):
         tfr.prune_groups(model, budget="macs=0.5", reconstruct=True)
+
+
+def one_hidden():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e18, 1e25, 1e37])
+def test_examples_of_absurd_size_leave_finite_kernels_and_no_larger_error(scale):
+    model, x = one_hidden(), np.random.default_rng(0).random((64, 6)).astype("float32") * np.float32(scale)
+    report = tfr.prune_groups(model, sparsity=0.5, data=x, reconstruct=True)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert all(np.isfinite(entry["after"]) and entry["after"] <= entry["before"] for entry in report.reconstructed)
+
+
+@pytest.mark.parametrize("reconstruct", [np.ones((4, 6)), [], {}, 1, None])
+def test_examples_in_place_of_the_flag_are_an_error_that_says_where_they_belong(reconstruct):
+    model = one_hidden()
+    with pytest.raises(TypeError, match="(?s)`reconstruct` must be a bool.*the examples as `data`"):
+        tfr.prune_groups(model, sparsity=0.5, reconstruct=reconstruct)
+
+
+@pytest.mark.parametrize("words", [{"scope": np.ones(2)}, {"scope": []}, {"criterion": {}}, {"criterion": np.ones(2)}])
+def test_names_that_are_no_text_are_unknown_ones(words):
+    for more in ({}, {"structure": "neuron"}):
+        with pytest.raises(ValueError, match="Expected a known (scope|criterion). Received: "):
+            (tfr.prune if more else tfr.prune_groups)(one_hidden(), sparsity=0.5, **words, **more)

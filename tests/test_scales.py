@@ -13,6 +13,30 @@ from tf_reweight.tflite.file_graph import Graph
 L = keras.layers
 
 
+def test_values_without_an_end_are_told_and_take_no_process_along(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.ops.log(keras.ops.relu(L.Dense(8)(inputs)))
+    model = keras.Model(inputs, L.Dense(3)(keras.ops.exp(hidden)))
+    x = np.random.default_rng(0).random((16, 6), "float32")
+    with pytest.raises(ValueError, match="Values between layers must be finite on the examples.*Received: infinite="):
+        tfr.export_tflite(model, tmp_path / "log.tflite", "int8", x)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", [["int8"], np.zeros(2), {}, None])
+def test_a_precision_that_is_no_name_is_an_unknown_one(tmp_path, precision):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
+    with pytest.raises(ValueError, match="Expected a known precision. Received: precision="):
+        tfr.export_tflite(model, tmp_path / "a.tflite", precision)
+
+
+def test_examples_too_large_for_the_type_of_the_input_are_not_finite(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
+    with pytest.raises(ValueError, match="must be finite in float32.*Received: example=3"):
+        tfr.export_tflite(model, tmp_path / "a.tflite", "int8", np.where(np.arange(8)[:, None] == 3, 1e39, np.ones((8, 6))))
+
+
 def dead(layer):
     """A layer whose units are all below zero, so that its activation gives zeros alone."""
     layer.bias_initializer = keras.initializers.Constant(-100.0)

@@ -57,6 +57,12 @@ def check_sparsity(sparsity):
     check_fraction("sparsity", sparsity, "weights removed")
 
 
+def check_name(kind, name, options):
+    """Raises ValueError unless `name` is one of `options`; what is no text is none of them, arrays and lists included."""
+    if not isinstance(name, str) or name not in options:
+        raise ValueError(errors.unknown(kind, name, options))
+
+
 def check_flag(name, value, fix="Pass True or False."):
     """Raises TypeError unless `value` is a bool."""
     if not isinstance(value, bool):

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import check_sparsity
+from tf_reweight.checks import check_name, check_sparsity
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.grouping import Groups
 
@@ -59,5 +59,4 @@ def check_amount(structure, sparsity):
 
 def check_scope(scope):
     """Raises unless `scope` is one that `allocation.by_sparsity` knows."""
-    if scope not in ("model", "layer", "scope"):
-        raise ValueError(errors.unknown("scope", scope, ("model", "layer", "scope")))
+    check_name("scope", scope, allocation.SCOPES)

@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight.checks import check_fraction
+from tf_reweight.checks import check_flag, check_fraction, check_name
 from tf_reweight.coupling import reconstruction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
@@ -152,8 +152,8 @@ def prune_groups(
         if name in given:
             check_fraction(name, given[name], of)
     budget = filed.calibrated(model, budgets.get(budget), "of_channels")
-    if scope not in ("model", "set"):
-        raise ValueError(errors.unknown("scope", scope, ("model", "set")))
+    check_name("scope", scope, ("model", "set"))
+    check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
     coupled = removable(model, include_frozen)
     examples = batch_statistics.given(model, data)
     if reconstruct and examples is None:

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
+from tf_reweight.checks import check_name
 from tf_reweight.kernels.budgeted import lamp
 
 # Before a BatchNorm a filter's own norm is free: scale it and nothing changes. Gamma and the next layer's inputs are not,
@@ -17,8 +17,7 @@ RANKINGS = (*CRITERIA, _L1, LAMP, TAYLOR)
 
 def check_criterion(criterion, known=CRITERIA):
     """Raises unless `criterion` is one of those known."""
-    if criterion not in known:
-        raise ValueError(errors.unknown("criterion", criterion, known))
+    check_name("criterion", criterion, known)
 
 
 def counted_slices(item, criterion):

@@ -269,12 +269,13 @@ def _checked(array, spec, argument):
         raise ValueError(
             errors.message(f"`{argument}` must hold numbers that fit {spec.dtype}.", "Convert it.", dtype=str(array.dtype))
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-        raise ValueError(
-            errors.message(f"`{argument}` must be finite (no NaN, no infinity).", "Remove or fill it.", example=bad)
-        )
-    return array.astype(spec.dtype)
+    with np.errstate(over="ignore"):  # what is too large for the input's type is told below
+        made = array.astype(spec.dtype)
+    if array.dtype.kind == "f" and not np.isfinite(made).all():
+        bad = int(np.flatnonzero(~np.isfinite(made.reshape(len(array), -1)).all(axis=1))[0])
+        expected = f"`{argument}` must be finite in {spec.dtype} (no NaN, no infinity)."
+        raise ValueError(errors.message(expected, "Remove or fill it.", example=bad))
+    return made
 
 
 def _batches(examples, argument):

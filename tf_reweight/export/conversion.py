@@ -16,6 +16,10 @@ from tf_reweight.quantization.ranges import exporting
 from tf_reweight.tflite import flatbuffer
 
 
+class _Endless(ValueError):
+    """A model whose values are infinite on the examples."""
+
+
 def output_names(model, num_outputs):
     """The names of the outputs in the file's signature."""
     # A Sequential knows its output only as that of its last layer.
@@ -75,6 +79,8 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
             return _named(scales.widened(_converted(folder, settings, representative, apart)))
+        except _Endless as error:
+            raise ValueError(str(error)) from error
         except converter.ConverterDied as error:
             raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.
@@ -90,8 +96,15 @@ def _converted(folder, settings, representative, apart):
         return joins.unmarked(content)
     calibrated, hidden = joins.hide(content)
     (folder / converter.CALIBRATED).write_bytes(calibrated)
-    quantized = (converter.convert_apart if apart else converter.quantize)(folder, settings, representative)
-    return joins.restored(quantized, hidden)
+    endless = scales.endless(calibrated)
+    try:
+        # The converter may die of ranges without an end.
+        quantize = converter.convert_apart if apart or endless else converter.quantize
+        return joins.restored(quantize(folder, settings, representative), hidden)
+    except converter.ConverterDied as error:
+        if not endless:
+            raise
+        raise _Endless(_without_end(error, endless)) from error
 
 
 def _named(content):
@@ -109,6 +122,15 @@ def _explain(error, precision):
         f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
         "Replace that operation; lengths of sequences must be known when the model is built.",
         precision=precision,
+    )
+
+
+def _without_end(error, endless):
+    return errors.message(
+        f"Values between layers must be finite on the examples; the converter's process died of {error}.",
+        "Bound them before a logarithm or a division, as log(maximum(x, 1e-6)), scale the inputs, or choose a precision with "
+        'activations in floats, such as "dynamic_int8".',
+        infinite=list(endless[:5]),
     )
 
 

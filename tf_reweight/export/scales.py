@@ -27,6 +27,17 @@ _SAME = {
 }  # fmt: skip
 
 
+def endless(content):
+    """Names of the tensors of a calibrated file that were infinite on some example, so that they have no range."""
+    found = []
+    for tensor in Graph(flatbuffer.read(content)).tensors:
+        known = tensor.quantization
+        ends = [] if known is None else [end for end in (known.min, known.max) if end is not None]
+        if ends and not np.isfinite(np.concatenate(ends)).all():
+            found.append(tensor.name.decode(errors="replace"))
+    return tuple(found)
+
+
 def widened(content):
     """The same file where every kernel takes the scales; else with larger ones for the tensors of zeros.
 

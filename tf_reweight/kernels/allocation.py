@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from tf_reweight import errors
-from tf_reweight.checks import check_sparsity
+from tf_reweight.checks import check_name, check_sparsity
+
+# Where a fraction has to hold.
+SCOPES = ("model", "layer", "scope")
 
 
 def by_threshold(scores, thresholds):
@@ -37,6 +39,7 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
         ValueError: for a sparsity outside [0, 1) or an unknown scope.
     """
     check_sparsity(sparsity)
+    check_name("scope", scope, SCOPES)
     if scope == "model":
         sizes = [score.size for score in scores]
         flat = np.concatenate([np.ravel(score) for score in scores])
@@ -45,9 +48,7 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
         return [flags.reshape(score.shape) for flags, score in zip(keep, scores)]
     if scope == "layer":
         return [by_sparsity([s], [n], sparsity)[0] for s, n in zip(scores, num_members)]
-    if scope == "scope":
-        return [np.stack([_rank(row, n, sparsity) for row, n in zip(s, m)]) for s, m in zip(scores, num_members)]
-    raise ValueError(errors.unknown("scope", scope, ("model", "layer", "scope")))
+    return [np.stack([_rank(row, n, sparsity) for row, n in zip(s, m)]) for s, m in zip(scores, num_members)]
 
 
 def keep_at_least(keep, scores, num_members, minimum=1):

@@ -11,7 +11,7 @@ from keras import ops
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight.checks import check_number, check_sparsity, is_number, listed
+from tf_reweight.checks import check_name, check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
@@ -290,14 +290,15 @@ def _any(*amounts):
 def _check_amount(sparsity, threshold, budget, scope, criterion):
     given = {"sparsity": sparsity, "threshold": threshold, "budget": budget}
     given = {name: amount for name, amount in given.items() if amount is not None}
+    check_name("scope", scope, allocation.SCOPES)
     if len(given) > 1:
         expected = "Pass one of `sparsity`, `threshold` and `budget`, not both."
         raise ValueError(errors.message(expected, "Drop the others.", **given))
     if budget is not None and scope != "model":
         fix = "Leave `scope` out, or pass a sparsity."
         raise ValueError(errors.message("A budget holds over the whole model.", fix, scope=scope))
-    if criterion is not None and criterion not in CRITERIA:
-        raise ValueError(errors.unknown("criterion", criterion, CRITERIA))
+    if criterion is not None:
+        check_name("criterion", criterion, CRITERIA)
     if sparsity is not None:
         check_sparsity(sparsity)
     if threshold is not None:
