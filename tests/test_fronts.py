@@ -60,16 +60,28 @@ def test_tries_cost_at_most_three_runs():
         assert search._tries(config) * one <= 3 * (every + retrain) and half.train.epochs == 0
 
 
-def test_the_path_halves_until_it_misses_and_then_comes_closer():
-    class Run:
-        config = load({"regularize": {"method": "deadline"}, "prune": {"sparsity": 0.5}})
+class Run:
+    """What a path of tries looks at."""
 
+    config = load({"regularize": {"method": "deadline"}, "prune": {"sparsity": 0.5}})
+
+
+def test_the_path_halves_until_it_misses_and_then_comes_closer():
     path, seen = search._Path(Run(), {"num_weights": 1000}, 9), []
     while (fraction := path.next()) is not None:
         seen.append(fraction)
-        path.tell(fraction, fraction >= 0.2)
+        path.tell(fraction, fraction, fraction >= 0.2)
     assert seen[:3] == [0.5, 0.25, 0.125] and 0.2 <= min(f for f in seen if f >= 0.2) < 0.2 * 1.08
     assert path.budget(0.25) == {"weights": 250}
+
+
+def test_budgets_that_leave_the_same_model_are_not_tried_again():
+    """Multiples of channels leave 0.73 of all whatever is asked between 0.73 and 0.99."""
+    path, seen = search._Path(Run(), {"num_weights": 1000}, 9), []
+    while len(seen) < 9 and (fraction := path.next()) is not None:
+        seen.append(fraction)
+        path.tell(fraction, 0.73 if fraction >= 0.73 else fraction, False)
+    assert len(seen) < 9 and all(later > 1.03 * earlier for earlier, later in zip(seen, seen[1:]))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,15 @@ def test_what_is_wrong_is_told_the_worst_first():
     assert seen(refused)[0][0] == "red" and "a.tflite was not kept" in seen(refused)[0][1]
 
 
+def test_better_than_guessing_and_not_measurably_so_is_said_as_such():
+    figures = regression_run()
+    figures["metrics"] = [{"name": "hits", "mode": "max", "proportion": True}]
+    few = {**figures, "guess": {"hits": 0.85}}
+    said = "The dense model is not measurably better than one constant answer on 40 examples: hits 90.00% to 85.00%."
+    assert seen(few) == [("red", said)]
+    assert seen({**figures, "guess": {"hits": 0.5}}) == []
+
+
 def test_the_page_shows_every_metric_and_the_alarms():
     text = page.render(regression_run(after=0.7))
     for words in (

@@ -52,7 +52,8 @@ def _guessing(figures):
         if not better or not is_measurable(metric, constant, value, num):
             look = "Train longer, and check labels, the range of the inputs and the learning rate."
             texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, constant)}"
-            yield Alarm(RED, f"{name} is no better than one constant answer: {texts}.", look)
+            judged, on = ("not measurably better", f" on {num} examples") if better else ("no better", "")
+            yield Alarm(RED, f"{name} is {judged} than one constant answer{on}: {texts}.", look)
             return
 
 

@@ -53,7 +53,7 @@ def search(run):
         last = attempt.folder.figures(stages_of(config)[-1].name)
         reached = value_of(last, "validation", run.metric)
         good = within(run.metric, wanted, reached, drop)
-        path.tell(min(fraction, path.left(last)), good)
+        path.tell(fraction, path.left(last), good)
         tried.append({"left": fraction, **config.prune.budget, "validation": reached, "good_enough": good})
         said = f"{fraction:.3g} of {path.name} left, validation {text_of(run.metric, reached)}"
         say(run.console, f"[bold]search[/bold]: {said}, {'good enough' if good else 'too far behind'}")
@@ -112,9 +112,13 @@ class _Path:
         """What a stage has left, as a fraction."""
         return figures["num_macs" if self.name == "macs" else "num_nonzero"] / self._total
 
-    def tell(self, fraction, good):
-        """What came of it."""
-        self._met, self._missed = (fraction, self._missed) if good else (self._met, fraction)
+    def tell(self, fraction, left, good):
+        """What came of it, with less left than was asked for where channels stay multiples."""
+        if good:
+            self._met = min(fraction, left)
+        else:
+            # What was asked for, and not the less that was left: the same model would come of all budgets between.
+            self._missed = fraction
 
 
 def _tries(config):
