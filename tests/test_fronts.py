@@ -143,12 +143,14 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
     [
         (["macs=0.5"], "two budgets"),
         ("macs=0.5", "two budgets"),
+        (None, "two budgets"),
+        (0.5, "must be a Budget"),
         (["macs=0.5", "macs=0.5"], "each once"),
         (["macs=0.5", "accuracy_drop=0.1"], "over sizes"),
     ],
 )
 def test_bad_sweeps_are_refused(budgets, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         tfr.sweep(*data(), budgets=budgets)
 
 

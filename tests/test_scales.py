@@ -31,6 +31,23 @@ def test_a_precision_that_is_no_name_is_an_unknown_one(tmp_path, precision):
         tfr.export_tflite(model, tmp_path / "a.tflite", precision)
 
 
+@pytest.mark.parametrize("path", [None, 7, b"a.tflite", [], "a\0.tflite", "y" * 300 + ".tflite"])
+def test_paths_that_cannot_be_are_told_before_any_work(path):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
+    with pytest.raises((TypeError, ValueError), match="(?s)`path` must be .*Received: path="):
+        tfr.export_tflite(model, path, "float32")
+    told = "(?s)(must be a path|must exist).*Received: |File name too long"
+    with pytest.raises((TypeError, ValueError, OSError), match=told):
+        tfr.inspect_tflite(path)
+
+
+@pytest.mark.parametrize("flag", ["yes", [], np.nan, 2, None])
+def test_integer_ends_are_asked_for_by_a_flag(tmp_path, flag):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
+    with pytest.raises(TypeError, match="`quantized_io` must be a bool"):
+        tfr.export_tflite(model, tmp_path / "a.tflite", "int8", np.ones((4, 6)), quantized_io=flag)
+
+
 def test_examples_too_large_for_the_type_of_the_input_are_not_finite(tmp_path):
     model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
     with pytest.raises(ValueError, match="must be finite in float32.*Received: example=3"):

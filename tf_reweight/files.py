@@ -6,6 +6,10 @@ import pathlib
 from tf_reweight import errors
 
 
+# Bytes of a file's name: 255, but for what a name has beside it while the file is written.
+_LONGEST = 240
+
+
 def write_whole(path, content):
     """Writes all of a file or nothing, also when the disk is full half-way."""
     temporary = path.with_name(f".{path.name}.partial")
@@ -22,9 +26,20 @@ def write_whole(path, content):
         temporary.unlink(missing_ok=True)
 
 
+def as_path(name, value):
+    """A path as a `pathlib.Path`; raises TypeError for what is none."""
+    try:
+        return pathlib.Path(value)
+    except TypeError:
+        raise TypeError(errors.message(f"`{name}` must be a path.", "Pass a str or a Path.", **{name: value})) from None
+
+
 def checked_path(path):
     """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
-    path = pathlib.Path(path).expanduser()
+    path = as_path("path", path).expanduser()
+    if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST:
+        fix = "Choose another."
+        raise ValueError(errors.message("The name of `path` must be one that file systems take.", fix, path=str(path)))
     if path.suffix != ".tflite":
         raise ValueError(errors.message("`path` must end in .tflite.", "Phones' tools go by it.", path=str(path)))
     if not path.parent.is_dir():

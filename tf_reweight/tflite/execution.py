@@ -1,11 +1,11 @@
 """Running a `.tflite` in LiteRT, fed and read in real numbers."""
 
 import functools
-import pathlib
 
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
 
@@ -186,7 +186,7 @@ def read_file(path):
         FileNotFoundError: when there is no such file.
         ValueError: when it is not in the TFLite format, or over 2 GiB; the latter is found before it is read.
     """
-    path = pathlib.Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(errors.message("The .tflite file must exist.", "Check the path.", file=str(path)))
     flatbuffer.check_size(path.stat().st_size, path)

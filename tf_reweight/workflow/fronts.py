@@ -4,6 +4,7 @@ import dataclasses
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.checks import listed
 from tf_reweight.data.models import copied
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
@@ -82,7 +83,7 @@ def trace(run, wanted, out):
 
 def check(wanted):
     """The budgets, read; raises for fewer than two, or one that comes twice."""
-    found = [budgets.get(budget) for budget in ([wanted] if isinstance(wanted, str) else wanted)]
+    found = [budgets.get(budget) for budget in listed(wanted)]
     if len(found) < 2 or None in found or len(set(map(name_of, found))) < len(found):
         fix = 'For example budgets=["macs=0.75", "macs=0.5", "macs=0.25"].'
         raise ValueError(errors.message("A sweep needs two budgets or more, each once.", fix, budgets=list(map(str, found))))
