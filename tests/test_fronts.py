@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Only .* training steps come befo
 
 
 def data():
+    keras.utils.clear_session()  # the same names each time, whichever test comes first
     model, x, y = tasks.integer_labels()
     return model, (x[:48], y[:48]), (x[48:], y[48:])
 
