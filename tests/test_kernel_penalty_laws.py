@@ -243,6 +243,7 @@ def test_curves_and_summaries_record_it(kind, data):
 
 
 UNSTRUCTURED = [{"structure": "unstructured", "strength": 1e-3}]
+WITHOUT_PENALTY = [{"structure": "unstructured"}]
 # What a configuration says of each kind. The others are on the model that `compress` is given.
 SECTIONS = {
     "reweighted": {"rules": [{"structure": "filter", "strength": 1e-3}]},
@@ -252,7 +253,7 @@ SECTIONS = {
     "combined": {"rules": [{"structure": "filter"}, {"structure": "unstructured", "strength": 1e-4}], "penalty": "arctan"},
     "coupled": {"coupled": {"strength": 1e-3}},
     "relative": {"coupled": {"strength": 1e-3, "relative": True}},
-    "admm": {"rules": UNSTRUCTURED, "method": "admm"},
+    "admm": {"rules": WITHOUT_PENALTY, "method": "admm"},
 }
 
 
@@ -263,7 +264,7 @@ SAVED = [kind for kind in KINDS if kind != "silent"]  # which stands on a kernel
 def test_the_stages_of_compress_leave_it_behind(kind, data, tmp_path, monkeypatch):
     """All that `compress` does but the files, which no longer have penalties."""
     monkeypatch.setattr(keras.Model, "compile", functools.partialmethod(keras.Model.compile, run_eagerly=True))
-    taken_off_by = SECTIONS["coupled"] if kind in COUPLED else {"rules": UNSTRUCTURED, "method": "one_shot"}
+    taken_off_by = SECTIONS["coupled"] if kind in COUPLED else {"rules": WITHOUT_PENALTY, "method": "one_shot"}
     section = SECTIONS.get(kind, taken_off_by)
     settings = {
         "train": {"epochs": 1, "batch_size": 16},

@@ -98,7 +98,7 @@ def test_files_compute_layer_objects_in_integers(build, tmp_path):
     model = net(build)
     qat, report = tfr.quantize(model, return_report=True)
     tfr.quantization.calibrate(qat, examples())
-    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=examples())
+    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=examples(), accelerated=False)
     assert not report.left_out and not record.float_ops
 
 
