@@ -115,6 +115,6 @@ def test_layers_train_become_files_and_are_named_where_they_stay_float(name, tmp
     assert any((old != new).any() for old, new in zip(before, qat.get_weights()))
 
     tfr.quantization.calibrate(qat, given)
-    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=given)
+    record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=given, accelerated=False)
     assert record.verification.relative_error < 0.05
     assert bool(record.float_ops) == bool(floats), record.float_ops

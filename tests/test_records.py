@@ -12,8 +12,11 @@ from rich.table import Table
 
 import tf_reweight as tfr
 from tf_reweight import export
+from tf_reweight.coupling.reconstruction import reconstruct
+from tf_reweight.data import labelled
 from tf_reweight.records import Report, printed, tables_of
 from tf_reweight.tflite import phone_log
+from tf_reweight.workflow.fronts import Front
 
 L = keras.layers
 
@@ -58,6 +61,19 @@ def phone_run(tmp_path):
     return phone_log.read_log(tmp_path / "cpu.log")
 
 
+def reconstructed(tmp_path):
+    dense = net()
+    model = keras.models.clone_model(dense)
+    model.set_weights(dense.get_weights())
+    tfr.prune_groups(model, 0.5)
+    return reconstruct(model, dense, labelled.read(model, X))
+
+
+def front(tmp_path):
+    point = {"name": "macs_0.5", "validation": 0.9, "test": 0.8, "num_macs": 10, "num_bytes": 20, "latency_ms": 0.1}
+    return Front({"name": "accuracy", "mode": "max", "proportion": True}, ({**point, "best_by": [], "knee_by": []},))
+
+
 # One for each heir of `Report`: how it is had, and a word of its text.
 REPORTS = {
     "Attached": (lambda tmp_path: tfr.regularize(net(), "filter"), "conv"),
@@ -65,6 +81,8 @@ REPORTS = {
     "CoupledSets": (lambda tmp_path: tfr.groups(net()), "conv"),
     "PruneReport": (lambda tmp_path: tfr.prune(net(), "filter", sparsity=0.5), "conv/kernel"),
     "GroupPruneReport": (lambda tmp_path: tfr.prune_groups(net(), 0.5), "conv"),
+    "Reconstruction": (reconstructed, "top"),
+    "Front": (front, "macs_0.5"),
     "ShrinkReport": (lambda tmp_path: tfr.shrink(pruned(), return_report=True)[1], "conv"),
     "QuantizationReport": (lambda tmp_path: tfr.quantize(net(), return_report=True)[1], "conv"),
     "ClusterReport": (lambda tmp_path: tfr.quantization.cluster(net(), 4), "conv"),

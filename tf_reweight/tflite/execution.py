@@ -74,13 +74,17 @@ class Runner:
             run: `compiled.run`, or `apart.compiled_run` for a process of its own.
 
         Raises:
-            compiled.Unavailable: where this LiteRT has none, or it names the inputs otherwise.
+            compiled.Unavailable: where this LiteRT has none, it names the inputs otherwise, or an input is passed through.
             RuntimeError: for a file that it does not load or run.
         """
         return self.decoded(self.compiled_raw(self.encoded(arrays), run), output_names)
 
     def compiled_raw(self, raw, run=compiled.run):
         """Raw outputs `(num, 1, ...)` of `CompiledModel` from raw inputs, both in the order of the file."""
+        indices = {detail["index"] for detail in self.input_details}
+        through = [name for name, detail in self.outputs.items() if detail["index"] in indices]
+        if through:
+            raise compiled.Unavailable(f"CompiledModel writes nothing for an output that is an input: {', '.join(through)}")
         made = run(self.content, dict(zip(self._in_order(self.inputs, self.input_details), raw)))
         return [made[name] for name in self._in_order(self.outputs, self._interpreter.get_output_details())]
 
