@@ -123,8 +123,8 @@ def export_tflite(
             looks at the values, and takes outputs `(batch, n)` of like scale for a classifier's.
         accelerated: whether operations that XNNPACK, LiteRT's delegate for CPUs, has in float alone compute in float, such as
             the softmax of an int8 file; see `tflite.acceleration`. Each costs about 100 bytes. None does so where XNNPACK runs
-            all of the file then, with outputs as close to the model's, but leaves ReLUs in integers; True wherever an operation
-            gets inside; False leaves the file as it was converted.
+            all of the file then, with outputs as close to the model's, but leaves ReLU and its like in integers; True wherever an
+            operation gets inside; False leaves the file as it was converted.
 
     Returns:
         `ExportRecord`.
@@ -172,8 +172,8 @@ def export_tflite(
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **known)
 
 
-# Integers compute these exactly, and chips for integers alone want them so.
-_CLAMPS = {"RELU", "RELU6", "RELU_N1_TO_1"}
+# Activations with kernels for integers, which models are trained for and chips for integers alone want.
+_ACTIVATIONS = {"HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1"}
 
 
 def _chosen(content, accelerated, check):
@@ -185,7 +185,7 @@ def _chosen(content, accelerated, check):
         check: function from bytes to a `Verification`.
     """
     made = None if accelerated is False else _accelerated(content)
-    if made is None or not made.in_float or not (accelerated or made.whole and not _CLAMPS & set(made.in_float)):
+    if made is None or not made.in_float or not (accelerated or made.whole and not _ACTIVATIONS & set(made.in_float)):
         return content, check(content)
     if accelerated:
         return made.content, check(made.content)
