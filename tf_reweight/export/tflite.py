@@ -123,8 +123,8 @@ def export_tflite(
             looks at the values, and takes outputs `(batch, n)` of like scale for a classifier's.
         accelerated: whether operations that XNNPACK, LiteRT's delegate for CPUs, has in float alone compute in float, such as
             the softmax of an int8 file; see `tflite.acceleration`. Each costs about 100 bytes. None does so where XNNPACK runs
-            all of the file then, with outputs as close to the model's, but leaves ReLU and its like in integers; True wherever an
-            operation gets inside; False leaves the file as it was converted.
+            all of the file then, with outputs as close to the model's, but leaves ReLU and its like in integers; True wherever
+            an operation gets inside; False leaves the file as it was converted.
 
     Returns:
         `ExportRecord`.
