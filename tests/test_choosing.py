@@ -9,7 +9,9 @@ ERROR = {"name": "mae", "mode": "min", "proportion": False}
 
 
 def file(name, value, num_bytes, latency_ms, metric=ACCURACY):
-    return {"name": name, "num_bytes": num_bytes, "latency_ms": latency_ms, "test": {metric["name"]: value}}
+    figures = {"name": name, "num_bytes": num_bytes, "latency_ms": latency_ms}
+    # Test examples say the contrary: they must not be asked.
+    return {**figures, "validation": {metric["name"]: value}, "test": {metric["name"]: 1.0 - value}}
 
 
 FILES = [
@@ -39,6 +41,9 @@ def test_a_drop_that_chance_explains_is_none():
 
 def test_lower_is_better_where_it_is():
     files = [file("a_float32.tflite", 2.0, 9, 1.0, ERROR), file("a_int8.tflite", 2.1, 3, 1.0, ERROR)]
+    assert best_file(files, ERROR, "size") == "a_float32.tflite"
+    near = [files[0], file("a_int8.tflite", 2.03, 3, 1.0, ERROR)]
+    assert best_file(near, ERROR, "size") == "a_int8.tflite", "a difference of any size is no loss"
     assert best_file(files, ERROR, "size", 0.1) == "a_int8.tflite"
     assert best_file(files, ERROR, "size", 0.01) == "a_float32.tflite"
     assert best_file(files, ERROR, "accuracy", 0.1) == "a_float32.tflite"

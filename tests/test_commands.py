@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
+from tf_reweight import data
 from tf_reweight.cli import main, starting
+from tf_reweight.data import code
+from tf_reweight.workflow.held_out import held_out
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -155,3 +158,32 @@ def test_noise_of_native_code_is_left_out_and_nothing_else(tmp_path):
 def test_the_package_is_a_command():
     done = subprocess.run([sys.executable, "-m", "tf_reweight", "--version"], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == f"tf-reweight {tfr.__version__}\n" and done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def own_classes(tmp_path_factory):
+    """A folder with a model that has a layer of the user's own, and the Python file that it comes from."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.py").write_text(
+        "import keras\nclass Twice(keras.layers.Layer):\n    def call(self, x):\n        return 2.0 * x\n"
+    )
+    twice = code.imported(str(folder / "own.py")).Twice
+    keras.Sequential([keras.Input((8,)), twice(), keras.layers.Dense(4), keras.layers.Dense(2)]).save(folder / "own.keras")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["report", "groups", "shrink"])
+def test_commands_load_models_with_classes_of_ones_own(command, own_classes, tmp_path, capsys):
+    words = [command, str(own_classes / "own.keras"), *([str(tmp_path / "a.keras")] if command == "shrink" else [])]
+    assert main.console(words) != 0 and "--import FILE.py" in capsys.readouterr().err
+    assert main.console([*words, "--import", str(own_classes / "own.py")]) == 0, capsys.readouterr().err
+
+
+def test_data_of_a_last_word_are_test_examples_in_the_range_of_the_model():
+    plain = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    scaled = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 16), keras.layers.Flatten()])
+    digits = data.load("digits")
+    for model, top in ((plain, 1.0), (scaled, 16.0)):
+        (x, y), (choosing, _) = held_out(model, "digits", final=True), held_out(model, "digits")
+        assert x.max() == top == choosing.max() and len(x) == len(digits.test[0]) != len(choosing)
+        np.testing.assert_array_equal(y, digits.test[1])

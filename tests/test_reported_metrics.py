@@ -101,6 +101,19 @@ def test_what_is_wrong_is_told_the_worst_first():
     assert seen(refused)[0][0] == "red" and "a.tflite was not kept" in seen(refused)[0][1]
 
 
+def test_a_file_that_loses_against_another_of_the_run_is_named():
+    figures = regression_run()
+    for dense in figures["files"][:-1]:
+        dense["validation"] = {"mae": 0.1}  # dense files are not what the others are compared with
+    another = {**figures["files"][-1], "name": "shrunk_float32.tflite", "validation": {"mae": 0.42}}
+    figures["files"][-1]["validation"] = {"mae": 1.7}
+    figures["files"].insert(-1, another)
+    said = "loses against the most accurate of the run's files: mae 1.7 to 0.42 on validation examples."
+    assert seen(figures) == [("amber", f"shrunk_int8.tflite {said}")]
+    figures["files"][-1]["validation"] = {"mae": 0.425}
+    assert seen(figures) == []
+
+
 def test_better_than_guessing_and_not_measurably_so_is_said_as_such():
     figures = regression_run()
     figures["metrics"] = [{"name": "hits", "mode": "max", "proportion": True}]

@@ -87,6 +87,13 @@ def averaged():
     return x, L.Dense(3)(L.GlobalAveragePooling2D()(dead(L.Conv2D(4, 1, activation="relu"))(x)))
 
 
+def called_twice():
+    """One layer behind zeros of two scales: its operations have one bias in the file until the scales change."""
+    x = keras.Input((6,))
+    last = L.Dense(3)
+    return x, L.Concatenate()([last(dead(L.Dense(4, activation="relu"))(x)), last(dead(L.Dense(4, activation="relu"))(x))])
+
+
 def net(parts):
     model = keras.Model(*parts())
     for layer in model.layers:
@@ -96,7 +103,7 @@ def net(parts):
     return model, x
 
 
-@pytest.mark.parametrize("parts", [dense, convolutions, added, gated, averaged])
+@pytest.mark.parametrize("parts", [dense, convolutions, added, gated, averaged, called_twice])
 @pytest.mark.parametrize("trained", [False, True], ids=["after training", "in training"])
 def test_what_is_always_zero_ends_no_process(parts, trained, tmp_path):
     model, x = net(parts)

@@ -11,6 +11,7 @@ from absl import flags
 
 from tf_reweight.cli import explaining, looking, phone, sweeping
 from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
+from tf_reweight.cli.model_argument import define_import, loaded, one_model
 
 
 def _define_compress(values):
@@ -21,8 +22,7 @@ def _define_compress(values):
         "data", None, "FILE.py:FUNCTION, which returns train, validation and test; or a data set's name, an .npz, a folder",
         flag_values=values,
     )
-    custom = "Python file with layers, losses and metrics of the model; may be repeated"
-    flags.DEFINE_multi_string("import", [], custom, flag_values=values)
+    define_import(values)
     flags.DEFINE_string("structure", None, "channels (default), unstructured, filter, block, ...", flag_values=values)
     flags.DEFINE_string("budget", None, "what may be left, as macs=0.5 or weights=0.2", flag_values=values)
     flags.DEFINE_integer("epochs", None, "epochs of all stages together", lower_bound=0, flag_values=values)
@@ -127,19 +127,17 @@ def _plan_tables(figures):
 
 
 def _report(values, positional):
-    from tf_reweight.data import models
     from tf_reweight.reports.tables import model_report, model_tables
 
-    figures = model_report(models.load(str(one(positional, "MODEL.keras"))))
+    figures = model_report(one_model(values, positional))
     show(values, figures, model_tables(figures))
     return 0
 
 
 def _groups(values, positional):
     from tf_reweight import coupling
-    from tf_reweight.data import models
 
-    coupled = coupling.groups(models.load(str(one(positional, "MODEL.keras"))))
+    coupled = coupling.groups(one_model(values, positional))
     if values.json:
         print(json.dumps(coupled.to_dict(), indent=1))
     else:
@@ -148,20 +146,20 @@ def _groups(values, positional):
 
 
 def _define_shrink(values):
+    define_import(values)
     flags.DEFINE_integer("multiple_of", 1, "keep channel counts at multiples of this", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("find_groups", False, "make grouped convolutions of block-diagonal kernels", flag_values=values)
 
 
 def _shrink(values, positional):
     from tf_reweight import errors, shrinking
-    from tf_reweight.data import models
 
     if len(positional) != 2 or not positional[1].endswith(".keras"):
         fix = "For example: tf-reweight shrink pruned.keras small.keras."
         raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
     target = pathlib.Path(positional[1])
     _check_folder(target)
-    model = models.load(positional[0])
+    model = loaded(values, positional[0])
     small, report = shrinking.shrink(model, values.multiple_of, find_groups=values.find_groups, return_report=True)
     _save_whole(small, target)
     print(json.dumps(report.to_dict(), indent=1) if values.json else report)
@@ -208,13 +206,13 @@ def _pack(values, positional):
 def _define_arm(values):
     define_shape(values)
     _define_verify_arm(values)
+    define_import(values)
     fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
     flags.DEFINE_string("fix", None, fix, flag_values=values)
 
 
 def _fix_for_arm(values, positional):
     from tf_reweight import errors
-    from tf_reweight.data import models
     from tf_reweight.export import make_arm_eligible
 
     source, target = one(positional, "MODEL.keras"), pathlib.Path(values.fix)
@@ -222,7 +220,7 @@ def _fix_for_arm(values, positional):
         fix = "For example: tf-reweight arm model.keras --fix eligible.keras; --verify_arm is for .tflite files."
         raise ValueError(errors.message("`--fix` takes OUT.keras alone.", fix, fix=values.fix, verify_arm=values.verify_arm))
     _check_folder(target)
-    made, report = make_arm_eligible(models.load(str(source)))
+    made, report = make_arm_eligible(loaded(values, source))
     _save_whole(made, target)
     print(json.dumps(report.to_dict(), indent=1) if values.json else report)
     return 0
@@ -358,8 +356,8 @@ COMMANDS = {
     "init": (_no_flags, _init),
     "compress": (_define_compress, _compress),
     "sweep": (sweeping.definer(_define_compress), sweeping.runner(_overrides)),
-    "report": (_no_flags, _report),
-    "groups": (_no_flags, _groups),
+    "report": (define_import, _report),
+    "groups": (define_import, _groups),
     "shrink": (_define_shrink, _shrink),
     "inspect": (define_shape, looking.inspect),
     "check": (looking.define_check, looking.check),

@@ -5,6 +5,7 @@ import sys
 from absl import flags
 
 from tf_reweight.cli.arguments import define_shape, one, shapes_of, show, told
+from tf_reweight.cli.model_argument import define_import, loaded
 
 
 def inspect(values, positional):
@@ -50,6 +51,8 @@ def define_check(values):
     flags.DEFINE_bool("fully_accelerated", False, "XNNPACK must run every operation", flag_values=values)
     flags.DEFINE_string("agrees_with", None, "MODEL.keras whose outputs it must have on --data", flag_values=values)
     flags.DEFINE_string("data", None, "as of compress; the test split counts, else the validation split", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
+    define_import(values)
     drop = "largest loss of accuracy against the model; without labels, share of other classes, or relative error"
     flags.DEFINE_float("max_drop", 0.02, drop, lower_bound=0.0, flag_values=values)
 
@@ -68,23 +71,20 @@ def check(values, positional):
 
 
 def _checked(values, positional):
-    from tf_reweight.data import models
     from tf_reweight.export import check_file
 
     path = one(positional, "FILE.tflite")
-    model = None if values.agrees_with is None else models.load(values.agrees_with)
+    model = None if values.agrees_with is None else loaded(values, values.agrees_with)
     return check_file(
         path, max_bytes=values.max_bytes, max_ms=values.max_ms, fully_accelerated=values.fully_accelerated, agrees_with=model,
-        data=None if values.data is None else _held_out(values.data), max_drop=values.max_drop, num_threads=values.threads,
-        shapes=shapes_of(values.shape),
+        data=_data(values, model), max_drop=values.max_drop, num_threads=values.threads, shapes=shapes_of(values.shape),
     )  # fmt: skip
 
 
-def _held_out(name):
-    """The test split of a data set's name, an .npz, a folder or FILE.py:FUNCTION; the validation split without one."""
-    from tf_reweight import data
-    from tf_reweight.data import code
+def _data(values, model):
+    """What file and model are compared on; None where nothing is asked, or no model is there to ask it of."""
+    if values.data is None or model is None:
+        return values.data
+    from tf_reweight.workflow.held_out import held_out
 
-    if not code.is_code(name):
-        return data.load(name).test
-    return next(part for part in reversed(code.splits(name)) if part is not None)
+    return held_out(model, values.data, values.data_dir, final=True)

@@ -103,7 +103,10 @@ def _read(path, custom_objects):
             return keras.saving.load_model(path, custom_objects=custom_objects)
     except Exception as error:  # Keras raises whatever its parts raise: zip, JSON, shape and type errors alike.
         lines = [line for line in str(error).splitlines() if line.strip()]
-        fix = "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first."
+        fix = (
+            "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first; commands "
+            "import them by --import FILE.py."
+        )
         expected = (
             f"The model file must load with keras.saving.load_model; it says: {(lines or [type(error).__name__])[0][:300]}"
         )

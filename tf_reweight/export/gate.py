@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer, is_number
+from tf_reweight.checks import check_integer, check_number
 from tf_reweight.data.labelled import read
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
@@ -111,9 +111,9 @@ def check_file(
 def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop):
     if max_bytes is not None:
         check_integer("max_bytes", max_bytes, 1, fix="It counts bytes.")
-    for name, value, least in (("max_ms", max_ms, math.ulp(0.0)), ("max_drop", max_drop, 0.0)):
-        if value is not None and not (is_number(value) and least <= value < math.inf):
-            raise ValueError(errors.message(f"`{name}` must be a number of at least 0.", "Choose another.", **{name: value}))
+    if max_ms is not None:
+        check_number("max_ms", max_ms, exclusive=True, fix="It counts milliseconds.")
+    check_number("max_drop", max_drop, fix="For example 0.01.")
     if (agrees_with is None) != (data is None):
         expected = "`agrees_with` and `data` belong together: the file and the model are compared on the data."
         raise ValueError(errors.message(expected, "Pass both, or neither.", agrees_with=agrees_with, data=type(data).__name__))

@@ -5,6 +5,8 @@ about 1e-8. XNNPACK takes quotients of scales up to 2 ** 8 and, for sums, down t
 memory twice (LiteRT 2.3), which ends the process. A zero is a zero in every scale, so a wider one changes nothing.
 """
 
+import copy
+
 import numpy as np
 
 from tf_reweight.tflite import flatbuffer
@@ -107,7 +109,12 @@ def _scale_biases(graph, changed, before, scales):
         source, bias = graph.input(position, 0), graph.input(position, 2)
         if name not in _KERNELS or source not in changed or bias < 0:
             continue
-        tensor, factor = graph.tensors[bias], scales[source] / before[source]
-        values = np.round(flatbuffer.raw(graph.model, tensor) / factor)
-        graph.model.buffers[tensor.buffer].data = values.astype(flatbuffer.raw(graph.model, tensor).dtype).view("uint8")
+        # A tensor of its own: operations of one layer, or biases of the same numbers, share theirs.
+        tensor, factor = copy.deepcopy(graph.tensors[bias]), scales[source] / before[source]
+        stored = flatbuffer.raw(graph.model, tensor)
         tensor.quantization.scale = np.asarray(tensor.quantization.scale * factor, "float32")
+        tensor.buffer = len(graph.model.buffers)
+        graph.model.buffers.append(flatbuffer.schema().BufferT())
+        graph.model.buffers[-1].data = np.round(stored / factor).astype(stored.dtype).view("uint8")
+        graph.operators[position].inputs = [*graph.slots(position)[:2], len(graph.tensors), *graph.slots(position)[3:]]
+        graph.tensors.append(tensor)

@@ -34,6 +34,8 @@ from tf_reweight.tflite.sizes import sizes_of
 SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
+# Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
+_TRAINED = ("HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +174,6 @@ def export_tflite(
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **known)
 
 
-# Activations with kernels for integers, which models are trained for and chips for integers alone want.
-_ACTIVATIONS = {"HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1"}
-
-
 def _chosen(content, accelerated, check):
     """`(bytes, verification)`: the file as it was converted, or rewritten so that the delegate runs more of it.
 
@@ -184,8 +182,8 @@ def _chosen(content, accelerated, check):
         accelerated: as for `export_tflite`.
         check: function from bytes to a `Verification`.
     """
-    made = None if accelerated is False else _accelerated(content)
-    if made is None or not made.in_float or not (accelerated or made.whole and not _ACTIVATIONS & set(made.in_float)):
+    made = None if accelerated is False else _accelerated(content, () if accelerated else _TRAINED)
+    if made is None or not made.in_float or not (accelerated or made.whole):
         return content, check(content)
     if accelerated:
         return made.content, check(made.content)
@@ -200,10 +198,10 @@ def _chosen(content, accelerated, check):
     return (made.content, fast) if _costs_nothing(fast, plain) else (content, plain)
 
 
-def _accelerated(content):
+def _accelerated(content, spared):
     """`accelerate`; None for a file that LiteRT does not load with its delegate, of which `check` says why."""
     try:
-        return accelerate(content)
+        return accelerate(content, spared=spared)
     except ValueError:
         return None
 

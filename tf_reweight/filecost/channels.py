@@ -13,6 +13,7 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.data.models import copied
 from tf_reweight.filecost.files import check_can_measure, content_of, sizes, times
 from tf_reweight.filecost.operations import curves
+from tf_reweight.filecost.points import rising
 from tf_reweight.penalties.attachment import detach
 from tf_reweight.pruning.prune import release
 from tf_reweight.shrinking import shrink
@@ -100,24 +101,19 @@ def _with(budget, points):
         known = points[name]
         if name == "latency_ms" and len(known) == 1:
             known = {0.0: 0.0, **known}  # times of operations are scaled to that of the file
-        entries[name] = {**budget.calibration[name], "points": _rising(name, known)}
+        entries[name] = {**budget.calibration[name], "points": _curve(name, known)}
     return dataclasses.replace(budget, calibration=entries)
 
 
-def _rising(name, points):
-    """`[inner amounts, what files have]`, rising both, the dense file last.
+def _curve(name, points):
+    """The `points.rising` of one quantity.
 
     Raises:
         ValueError: where a file without channels has no less than the dense one.
     """
-    ordered = sorted(points.items())
-    last_at, last_is = ordered[-1]
-    kept = [(last_at, last_is)]
-    for at, has in reversed(ordered[:-1]):
-        if has < kept[-1][1] and at < kept[-1][0] * (1 - 1e-6):
-            kept.append((at, has))
-    if len(ordered) > 1 and len(kept) == 1:
+    found = rising(points.items())
+    if len(points) > 1 and len(found[0]) == 1:
         fix = "Limit macs or parameters instead: what this file takes does not lie in its channels."
         expected = f"A file with fewer channels must have less {name} than the dense one, and it has not here."
-        raise ValueError(errors.message(expected, fix, dense=last_is, pruned=ordered[0][1]))
-    return [list(axis) for axis in zip(*reversed(kept))]
+        raise ValueError(errors.message(expected, fix, dense=found[1][-1], pruned=points[min(points)]))
+    return found

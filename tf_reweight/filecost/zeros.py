@@ -8,6 +8,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.data.models import copied
 from tf_reweight.filecost.files import check_can_measure, content_of, sizes
+from tf_reweight.filecost.points import rising
 from tf_reweight.kernels.budgeted import Demand, choose
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.kernels.table import find
@@ -78,7 +79,7 @@ class _Files:
 def _with(budget, points):
     entries = {}
     for name in budget.of_files:
-        entries[name] = {"points": _rising(name, [(at, found[name]) for at, found in points], budget)}
+        entries[name] = {"points": _curve(name, [(at, found[name]) for at, found in points], budget)}
     return dataclasses.replace(budget, calibration=entries)
 
 
@@ -92,18 +93,15 @@ def _at_limit(budget):
     return min(left)
 
 
-def _rising(name, points, budget):
-    """`[weights, sizes]`, rising both, the dense file last.
+def _curve(name, points, budget):
+    """The `points.rising` of one quantity.
 
     Raises:
         ValueError: where the dense file is no larger than the others.
     """
-    kept = []
-    for weights, size in sorted(points, reverse=True, key=lambda point: point[0]):
-        if not kept or weights < kept[-1][0] and size < kept[-1][1]:
-            kept.append((weights, size))
-    if len(kept) == 1:
+    found = rising(points)
+    if len(found[0]) == 1:
         fix = "Limit zipped_bytes or sparsity, choose another precision, or remove channels (prune_groups)."
         expected = f"Zeros must make the {budget.stored_in} file smaller, and {name} does not fall with them here."
-        raise ValueError(errors.message(expected, fix, budget=budget, dense=kept[0][1]))
-    return [[float(value) for value in axis] for axis in zip(*reversed(kept))]
+        raise ValueError(errors.message(expected, fix, budget=budget, dense=found[1][-1]))
+    return found

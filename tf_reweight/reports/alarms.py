@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_reweight.reports.choosing import shipped_of
+from tf_reweight.reports.choosing import best_of, loses, own_of, shipped_of, values_of
 from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, text_of, value_of
 
 RED, AMBER = "red", "amber"
@@ -29,7 +29,7 @@ def alarms_of(figures):
     Args:
         figures: a run's report, with its `summary`.
     """
-    checks = (_guessing, _refused, _worse, _behind, _disagreeing, _slower, _missed, _over)
+    checks = (_guessing, _refused, _worse, _behind, _rounded, _disagreeing, _slower, _missed, _over)
     found = [alarm for check in checks for alarm in check(figures)]
     return [dataclasses.asdict(alarm) for alarm in sorted(found, key=lambda alarm: alarm.level != RED)]
 
@@ -79,6 +79,20 @@ def _behind(figures):
         seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
         look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."
         yield Alarm(RED, seen, look)
+
+
+def _rounded(figures):
+    """Which of the run's own files lose against the most accurate of them."""
+    metric, own = head_of(figures), own_of(figures["files"])
+    values = values_of(own, metric)
+    if values is None:
+        return
+    best = best_of(values, metric)
+    for name, value in values.items():
+        if loses(metric, best, value, None, figures["data"]["num_validation"]):
+            texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, best)} on validation examples"
+            look = "Learn the rounding with `quantize`, or see what loses it: tf-reweight explain."
+            yield Alarm(AMBER, f"{name} loses against the most accurate of the run's files: {texts}.", look)
 
 
 def _disagreeing(figures):

@@ -36,12 +36,13 @@ class Accelerated:
     whole: bool
 
 
-def accelerate(content, shapes=None):
+def accelerate(content, shapes=None, spared=()):
     """Computes in float what XNNPACK does not run in integers, where it does run it in float.
 
     Args:
         content: the bytes of a `.tflite`.
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
+        spared: names of operations that stay in integers all the same.
 
     Returns:
         `Accelerated`.
@@ -55,7 +56,8 @@ def accelerate(content, shapes=None):
     outside, _ = outside_of(Runner(content, shapes=shapes))
     model = flatbuffer.parse(content)
     graph = Graph(model)
-    chosen = {position for position in outside if _is_candidate(graph, position)} if len(model.subgraphs) == 1 else set()
+    chosen = {position for position in outside if graph.names[position] not in spared and _is_candidate(graph, position)}
+    chosen = chosen if len(model.subgraphs) == 1 else set()
     while chosen:
         made, origins = _Rewriter(model, chosen).finish()
         made = attach(made, attached_files(content))

@@ -1,5 +1,6 @@
 """Layers and models that are pruned while they train, and plain models out of them."""
 
+import abc
 import contextlib
 import warnings
 
@@ -9,8 +10,9 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_integer, is_sequence, listed
 from tf_reweight.graph.access import all_layers
+from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.checking import check_model
-from tf_reweight.graph.copying import Copied, assign_like, carry_state, own_weights
+from tf_reweight.graph.copying import Copied, assign_like, carry_state
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.selection import select
@@ -22,12 +24,12 @@ from tf_reweight.tfmot.wrapper import PruneLowMagnitude
 _DENSE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
-class PruningPolicy:
+class PruningPolicy(abc.ABC):
     """Which layers of a model are pruned; derive from it and pass an object as `pruning_policy`."""
 
+    @abc.abstractmethod
     def allow_pruning(self, layer):
         """Whether a layer may be pruned."""
-        raise NotImplementedError
 
     def ensure_model_supports_pruning(self, model):
         """Raises ValueError where the policy does not suit the model; here it suits all."""

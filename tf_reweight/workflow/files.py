@@ -96,14 +96,17 @@ def _executed(run, path, model, held_out, figures):
     """A file's figures, with every metric as executed, and how each output agrees with its model."""
     arrays = run.scorer.arrays(held_out)
     execute = execution(path, model, arrays, figures["precision"])
-    measured = run.scorer.of_outputs(execute, run.data.test)
+    # Which file is shipped is decided on validation examples; where there are no others, they stand for test examples too.
+    deciding = run.scorer.of_outputs(execute, run.data.validation)
+    measured = run.scorer.of_outputs(execute, run.data.test) if run.data.has_test else deciding
     outputs = agreements(run.task, run.scorer, keras_outputs(model, arrays), execute(arrays))
+    figures = {**figures, **split_figures("validation", deciding), **split_figures("test", measured)}
     head = measured.get(run.metric["name"])
     said = "" if head is None else f": {text_of(run.metric, head)}"
     say(run.console, f"[bold]export[/bold]: {path.name}, {figures['num_bytes']:,} bytes, executed{said}")
     if not figures["fully_accelerated"]:
         say(run.console, f"[bold]export[/bold]: {path.name}, {figures['delegation']['summary']}")
-    return {**figures, "path": str(path), "name": path.name, **split_figures("test", measured), "outputs": outputs}
+    return {**figures, "path": str(path), "name": path.name, "outputs": outputs}
 
 
 def _mixed(run, path, model, held_out, checks):

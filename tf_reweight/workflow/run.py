@@ -149,7 +149,7 @@ class Run:
         self.catch_up()
         self.files, self.latency = export_files(self)
         wish = (self.config.export.best_by, self.config.export.max_drop)
-        self.shipped = best_file(self.files, self.metric, *wish, self.data.test.num_examples)
+        self.shipped = best_file(self.files, self.metric, *wish, self.data.validation.num_examples)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
