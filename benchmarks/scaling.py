@@ -1,9 +1,9 @@
 """How time and memory of each function grow with a model: with its width, with its depth, with what it stores.
 
-Each case is a process of its own with a time cap: it makes a model, calls one function on it, and says how long the call took and
-by how much the peak of the process rose meanwhile. The slope is that of time over size between neighbouring sizes, both as
-logarithms: 1 is linear. Size is the number of weights where a net becomes wider, and the number of layers where it becomes deeper.
-A call of less than 0.2 s has no slope: it is all overhead.
+Each case is a process of its own with a time cap: it makes a model, calls one function on it, and says how long the call took
+and by how much the peak of the process rose meanwhile. The slope is that of time over size between neighbouring sizes, both as
+logarithms: 1 is linear. Size is the number of weights where a net becomes wider, and the number of convolutions where it
+becomes deeper. A call of less than 0.2 s has no slope: it is all overhead.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --functions shrink prune --nets dense --output scaling.json
@@ -18,9 +18,13 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 
-FIELDS = ("net", "function", "size", "seconds", "slope", "megabytes", "kept")
+import keras
+import numpy as np
+
 # Width of both hidden layers; 0.1 to 53 million weights.
 WIDTHS = (256, 512, 1024, 2048, 4096, 5120)
 DEPTHS = (50, 100, 200, 400, 800)
@@ -31,8 +35,6 @@ _CHANNELS = 8
 
 def dense(width):
     """Two hidden Dense layers, with biases."""
-    import keras
-
     hidden = [keras.layers.Dense(width, activation="relu", name=f"hidden_{i}") for i in range(2)]
     return keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10, name="head")])
 
@@ -44,15 +46,11 @@ def chain(depth):
 
 def residual(depth):
     """The same with an addition around each block."""
-    import keras
-
     return _of_blocks(depth, lambda x, number: keras.layers.Add(name=f"add_{number}")([x, _block(x, number)]))
 
 
 def concatenated(depth):
     """Blocks of two branches that are concatenated, each reading all of the one before."""
-    import keras
-
     def block(x, number):
         branches = [_block(x, f"{number}_{side}", _CHANNELS // 2) for side in "ab"]
         return keras.layers.Concatenate(name=f"join_{number}")(branches)
@@ -62,8 +60,6 @@ def concatenated(depth):
 
 def nested(depth):
     """Models inside models, each with a block and the next one."""
-    import keras
-
     inner = None
     for number in range(depth):
         inputs = keras.Input((8, 8, _CHANNELS))
@@ -76,8 +72,6 @@ def nested(depth):
 
 def _of_blocks(depth, block, layers=1):
     """A net of so many convolutions, `layers` of them in each block."""
-    import keras
-
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(_CHANNELS, 3, padding="same", name="stem")(inputs)
     for number in range(depth // layers):
@@ -86,15 +80,16 @@ def _of_blocks(depth, block, layers=1):
 
 
 def _block(x, number, channels=_CHANNELS):
-    import keras
-
-    x = keras.layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"conv_{number}")(x)
-    return keras.layers.ReLU(name=f"relu_{number}")(keras.layers.BatchNormalization(name=f"norm_{number}")(x))
+    # Small weights: what goes around a block by an addition must not grow beyond the range of floats in 800 of them.
+    small = keras.initializers.VarianceScaling(1e-4)
+    convolution = keras.layers.Conv2D(
+        channels, 3, padding="same", use_bias=False, kernel_initializer=small, name=f"conv_{number}"
+    )  # fmt: skip
+    norm = keras.layers.BatchNormalization(beta_initializer="ones", name=f"norm_{number}")
+    return keras.layers.ReLU(name=f"relu_{number}")(norm(convolution(x)))
 
 
 def _head(x):
-    import keras
-
     return keras.layers.Dense(10, name="head")(keras.layers.GlobalAveragePooling2D(name="pool")(x))
 
 
@@ -115,23 +110,21 @@ class Case:
 
     def examples(self, count=8):
         """`(x, y)`: random inputs and classes."""
-        import numpy as np
-
         rng = np.random.default_rng(0)
         x = rng.normal(size=(count, *self.model.input_shape[1:])).astype("float32")
         return x, rng.integers(0, 10, count)
 
     def half_dead(self):
-        """Zeroes what makes every other channel, but not its bias: dead channels then leave constants."""
-        import numpy as np
-
-        for layer in self.model.layers[:-1]:
-            if hasattr(layer, "kernel"):
-                kernel = np.array(layer.kernel)
-                kernel[..., ::2] = 0.0
-                layer.kernel.assign(kernel)
-                if layer.use_bias:
-                    layer.bias.assign(np.linspace(0.1, 1.0, kernel.shape[-1]))
+        """Zeroes every other channel, but no bias: where a Dense layer has one, dead channels leave constants."""
+        for variable in self.model.trainable_variables:
+            if variable.path.startswith("head"):
+                continue
+            values = np.array(variable)
+            if variable.name == "bias":
+                values[:] = np.linspace(0.1, 1.0, len(values))
+            else:
+                values[..., ::2] = 0.0
+            variable.assign(values)
 
     def fit(self):
         """Two training steps, traced and run."""
@@ -141,8 +134,6 @@ class Case:
 
 
 def _loss():
-    import keras
-
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -197,17 +188,14 @@ def functions():
 
 
 NAMES = (
-    "fit", "groups", "regularize", "fit with penalty", "regularize_coupled", "attach", "fit with coupled", "has_bypass", "prune",
-    "prune filters", "prune_groups", "shrink", "strip", "quantize", "cluster", "compare", "export float32", "export int8", "pack",
+    "fit", "groups", "regularize", "fit with penalty", "regularize_coupled", "attach", "fit with coupled", "has_bypass",
+    "prune", "prune filters", "prune_groups", "shrink", "strip", "quantize", "cluster", "compare", "export float32",
+    "export int8", "pack",
 )  # fmt: skip
 
 
 def measured(net, function, size, folder):
     """One case, in this process: `{"seconds", "bytes", "weights"}`."""
-    import warnings
-
-    import keras
-
     # Keras itself follows a graph by recursion: without this, no model of that depth can be made.
     sys.setrecursionlimit(20_000)
     keras.utils.set_random_seed(0)
@@ -229,8 +217,6 @@ def _peak():
 
 def run(net, function, size, cap):
     """One case in a process of its own; `seconds` is None where it did not end in time, with the reason in `failed`."""
-    import tempfile
-
     command = [sys.executable, __file__, "--child", net, function, str(size)]
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -1,5 +1,6 @@
 """Branches that no longer depend on the model's input: what they still add is a constant, and their layers can go."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -73,8 +74,8 @@ class ConstantTensors:
     def plan(self):
         """`CutPlan`; empty where nothing with weights would fall away."""
         steps = self.trace.steps
-        nodes = [id(step.node) for step in steps]
-        found = [(step, fixed, cut) for step, fixed, cut in self.found if nodes.count(id(step.node)) == 1]
+        calls = collections.Counter(id(step.node) for step in steps)
+        found = [(step, fixed, cut) for step, fixed, cut in self.found if calls[id(step.node)] == 1]
         ignored = {id(step): {id(signal) for signal in fixed} for step, fixed, _ in found}
         needed, kept = {id(signal) for signal in self.trace.outputs}, []
         for step in reversed(steps):

@@ -1,6 +1,7 @@
 """Which groups can go without changing what the model computes, by proof from the weights and not by sampling."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -55,6 +56,7 @@ class _Examiner:
         self.mixed = self.labels.mixed()
         self.known = {}
         self.roots = {}
+        self.places = {}
         self.zeros = {}
         self.alive = set()
         self.folds = {}
@@ -68,10 +70,8 @@ class _Examiner:
         values = [item for item, symbol in zip(
             keras.tree.flatten((args, kwargs)), keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
         ) if isinstance(symbol, keras.KerasTensor)]  # fmt: skip
-        ranges = {}
-        for signal, value in zip(step.inputs, values):
-            ranges[id(signal)] = (signal, value)
-        self.tensors.observe(step, ranges)
+        ranges = {id(signal): _Range(signal, value) for signal, value in zip(step.inputs, values)}
+        self.tensors.observe(step, {key: (given.signal, given.value) for key, given in ranges.items()})
         for read in step.reads:
             self._examine(read, ranges)
         for signal in step.outputs:
@@ -92,10 +92,12 @@ class _Examiner:
         known |= roots & _everywhere([(self._roots(entry.labels), self._zero_roots(entry)) for entry in step.makers])
         if step.product:
             for source, _, constant in inputs:
-                known |= {root for root in constant & roots - known if self._bounds(root, *ranges[id(source)])[2] == 0}
+                given = ranges[id(source)]
+                known |= {root for root in constant & roots - known if self._bounds(root, given)[2] == 0}
         return known
 
     def _examine(self, read, ranges):
+        rows = _Rows(read.entry.variable)
         for root in self._roots(read.entry.labels) - self.alive - self._zero_roots(read.entry):
             if read.source is None:
                 ok = bool(read.zero_if) and root in _everywhere(
@@ -104,41 +106,43 @@ class _Examiner:
             elif root in self.mixed or root not in self.known.get(id(read.source), ()):
                 ok = False
             else:
-                ok = self._is_constant_removable(read, root, ranges)
+                ok = self._is_constant_removable(read, root, ranges[id(read.source)], rows)
             if not ok:
                 self.alive.add(root)
 
-    def _is_constant_removable(self, read, root, ranges):
-        signal, value = ranges[id(read.source)]
-        low, high, largest = self._bounds(root, signal, value)
+    def _is_constant_removable(self, read, root, given, rows):
+        low, high, largest = self._bounds(root, given)
         if largest == 0:
             return True
-        if not read.foldable or signal.varying_axis is None:
+        if not read.foldable or given.signal.varying_axis is None:
             self.kept[root] = f"{read.entry.name} reads a constant that cannot be folded into its bias exactly"
             return False
         if not is_uniform(low, high):
             self.kept[root] = f"{read.entry.name} reads a constant that varies over positions (a border of zeros)"
             return False
-        delta = _contribution(read, self._places(read.entry.labels, root), low)
+        delta = rows.contribution(self._places(read.entry.labels, root), low)
         previous = self.folds.setdefault((id(read.layer), root), delta)
         if not np.allclose(previous, delta, rtol=1e-5, atol=1e-7):
             self.kept[root] = f"{read.layer.name} is shared and reads different constants"
             return False
         return True
 
-    def _bounds(self, root, signal, value):
+    def _bounds(self, root, given):
         """Smallest and largest value of each channel of a root, `(channels,)`, and the largest magnitude of all."""
-        value = np.asarray(ops.convert_to_numpy(value), "float64")
-        axis = signal.varying_axis
-        if axis is not None:
-            value = np.take(value, self._places(signal.labels, root), axis=axis + 1)
-            value = np.moveaxis(value, axis + 1, 0).reshape(value.shape[axis + 1], -1)
-        else:
-            value = value.reshape(1, -1)
-        return value.min(axis=1), value.max(axis=1), float(np.abs(value).max(initial=0.0))
+        low, high = given.bounds
+        if given.signal.varying_axis is not None:
+            places = self._places(given.signal.labels, root)
+            low, high = low[places], high[places]
+        return low, high, float(max(np.abs(low).max(initial=0.0), np.abs(high).max(initial=0.0)))
 
     def _places(self, labels, root):
-        return np.flatnonzero(self.labels.roots(labels).ravel() == root)
+        """Where a root stands among labels; all roots of an array are looked up together, once."""
+        if id(labels) not in self.places:
+            roots = self.labels.roots(labels).ravel()
+            order = np.argsort(roots, kind="stable")
+            starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
+            self.places[id(labels)] = dict(zip(roots[order][starts].tolist(), np.split(order, starts[1:])))
+        return self.places[id(labels)][root]
 
     def _roots(self, labels):
         """The candidates among labels; arrays of the trace live as long as it does, so their ids are keys."""
@@ -162,8 +166,33 @@ def _everywhere(pairs):
     return held - set().union(*(some - good for some, good in pairs))
 
 
-def _contribution(read, places, constants):
-    """What constant input channels add to each output of a dense or convolution kernel, float64 `(out,)`."""
-    kernel = np.asarray(ops.convert_to_numpy(ops.cast(read.entry.variable.value, "float32")), "float64")
-    kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)  # over the spatial axes; (in, out)
-    return constants @ kernel[places]
+class _Range:
+    """The values of one tensor that a step reads; what is asked of every channel is computed once for all."""
+
+    def __init__(self, signal, value):
+        self.signal, self.value = signal, value
+
+    @functools.cached_property
+    def bounds(self):
+        """Smallest and largest value of each channel, float64 `(channels,)`; one number each where labels do not vary."""
+        value = np.asarray(ops.convert_to_numpy(self.value), "float64")
+        axis = self.signal.varying_axis
+        rows = value.reshape(1, -1) if axis is None else np.moveaxis(value, axis + 1, 0).reshape(value.shape[axis + 1], -1)
+        return rows.min(axis=1), rows.max(axis=1)
+
+
+class _Rows:
+    """A dense or convolution kernel as what each input channel adds to each output; cast once, however many are asked for."""
+
+    def __init__(self, variable):
+        self.variable = variable
+
+    @functools.cached_property
+    def matrix(self):
+        """Float64 `(in, out)`: the kernel summed over its spatial axes."""
+        kernel = np.asarray(ops.convert_to_numpy(ops.cast(self.variable.value, "float32")), "float64")
+        return kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)
+
+    def contribution(self, places, constants):
+        """What constant input channels at these places add to each output, float64 `(out,)`."""
+        return constants @ self.matrix[places]

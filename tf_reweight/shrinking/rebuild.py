@@ -44,11 +44,20 @@ class Rebuilder:
         self.compacted = {}
         self._compact = {}
         self._calls = {}
+        self._shapes = {}
+        for step in trace.steps:
+            if is_layer(step.operation):
+                self._shapes.setdefault(id(step.operation), []).append(_input_shape(step.node))
         self.made = {}
 
     def alive(self, labels):
         """True where a label stays."""
-        return ~np.isin(self.trace.labels.roots(labels), self.dead)
+        roots = self.trace.labels.roots(labels)
+        if not len(self.dead):
+            return np.ones(roots.shape, bool)
+        # Those that go are sorted: a search takes no longer in a deep model, where there are many.
+        places = np.minimum(np.searchsorted(self.dead, roots), len(self.dead) - 1)
+        return self.dead[places] != roots
 
     def model(self, model, tensors=None, path=""):
         """A copy of a model; `tensors` gives the shapes of a nested one's inputs, which may have become smaller."""
@@ -106,8 +115,7 @@ class Rebuilder:
         config = self._config(operation)
         kernel = getattr(operation, "kernel", None)
         if isinstance(kernel, keras.Variable) and (kernel.trainable or self.include_frozen):
-            shapes = [_input_shape(step.node) for step in self.trace.steps if step.operation is operation]
-            smaller = compact(operation, self._cut(kernel), shapes, self.find_groups)
+            smaller = compact(operation, self._cut(kernel), self._shapes[id(operation)], self.find_groups)
             if smaller is not None:
                 config |= smaller.config()
                 self._compact[id(operation)] = smaller

@@ -163,7 +163,7 @@ def shrink(
             done.append(ShrunkSet(item.name, 0, item.num_groups, ("its branch added a constant and is removed whole",)))
             continue
         kept, notes = _revive(item, dead, multiple_of)
-        stayed = sorted({reason for root, reason in verdict.kept.items() if root in set(item.labels.tolist())})
+        stayed = sorted({verdict.kept[root] for root in item.labels.tolist() if root in verdict.kept})
         done.append(ShrunkSet(item.name, kept, item.num_groups, tuple(notes + stayed)))
     folds = {key: delta for key, delta in verdict.folds.items() if key[1] in dead}
     rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups, include_frozen)
@@ -201,7 +201,7 @@ def _spare_frozen(coupled, dead, branches):
 
 def _revive(item, dead, multiple_of):
     """Takes back the best dead groups of a set, so that one stays and the counts are multiples; changes `dead`."""
-    gone = np.isin(item.labels, list(dead))
+    gone = np.array([root in dead for root in item.labels.tolist()], bool)
     kept, notes = int((~gone).sum()), []
     wanted = item.rounded_up(max(1, kept), multiple_of)
     if not kept:
