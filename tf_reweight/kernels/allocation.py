@@ -41,14 +41,10 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
     check_sparsity(sparsity)
     check_name("scope", scope, SCOPES)
     if scope == "model":
-        sizes = [score.size for score in scores]
-        flat = np.concatenate([np.ravel(score) for score in scores])
-        members = np.concatenate([np.ravel(count) for count in num_members])
-        keep = np.split(_rank(flat, members, sparsity), np.cumsum(sizes)[:-1])
-        return [flags.reshape(score.shape) for flags, score in zip(keep, scores)]
+        return _ranked(scores, num_members, sparsity)
     if scope == "layer":
-        return [by_sparsity([s], [n], sparsity)[0] for s, n in zip(scores, num_members)]
-    return [np.stack([_rank(row, n, sparsity) for row, n in zip(s, m)]) for s, m in zip(scores, num_members)]
+        return [_ranked([s], [n], sparsity)[0] for s, n in zip(scores, num_members)]
+    return [np.stack([_ranked([row], [n], sparsity)[0] for row, n in zip(s, m)]) for s, m in zip(scores, num_members)]
 
 
 def keep_at_least(keep, scores, num_members, minimum=1):
@@ -68,12 +64,40 @@ def keep_at_least(keep, scores, num_members, minimum=1):
     return keep, missing
 
 
-def _rank(scores, members, sparsity):
-    """Keep flags for one ranking; ties are broken by position, so counts are exact."""
-    order = np.argsort(scores, kind="stable")
-    gone = np.cumsum(members[order])
-    budget = sparsity * members.sum()
-    keep = np.ones(scores.shape, bool)
+def _ranked(scores, members, sparsity):
+    """Keep flags for one ranking over arrays of scores; ties are broken by position, so counts are exact."""
     # 1e-6 of one weight absorbs the rounding of sparsity * size.
-    keep[order[gone <= budget + 1e-6]] = False
-    return keep
+    most = sparsity * sum(count.sum() for count in members) + 1e-6
+    sizes_of_groups = {int(size) for count in members if count.size for size in (count.min(), count.max())}
+    if len(sizes_of_groups) == 1 and 0 not in sizes_of_groups:
+        keep = _without_lowest(scores, int(most // sizes_of_groups.pop()))
+        if keep is not None:
+            return keep
+    flat, sizes = np.concatenate([np.ravel(score) for score in scores]), [score.size for score in scores]
+    order = np.argsort(flat, kind="stable")
+    flags = np.ones(flat.shape, bool)
+    flags[order[np.cumsum(np.concatenate([np.ravel(count) for count in members])[order]) <= most]] = False
+    return [part.reshape(score.shape) for part, score in zip(np.split(flags, np.cumsum(sizes)[:-1]), scores)]
+
+
+def _without_lowest(scores, count):
+    """Keep flags without the `count` lowest scores, of equal ones the first: what sorting gives, in a fraction of its memory.
+
+    None where not all of these are numbers.
+    """
+    if not count:
+        return [np.ones(score.shape, bool) for score in scores]
+    flat = np.concatenate([np.ravel(score) for score in scores])
+    flat.partition(count - 1)
+    limit = flat[count - 1]
+    ties = count - int((flat < limit).sum())
+    if np.isnan(limit):
+        return None
+    del flat
+    keeps = []
+    for score in scores:
+        keep, equal = score >= limit, np.flatnonzero(score == limit)[:ties]
+        keep.flat[equal] = False
+        keeps.append(keep | np.isnan(score))
+        ties -= len(equal)
+    return keeps

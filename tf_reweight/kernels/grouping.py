@@ -37,6 +37,8 @@ class Groups:
     @property
     def scores(self):
         """Root mean square of each group's weights, float64 `(scopes, groups)`: what a `sparsity` ranks by."""
+        if self.members.max(initial=0) <= 1:
+            return self.norms
         return self.norms / np.sqrt(np.maximum(self.members, 1))
 
     @property

@@ -172,7 +172,7 @@ def prune(
     limit = filed.calibrated(model, limit, "of_zeros", list(last.values()))
     warn_of_own_calls([target for target, _, _ in chosen])
     before = [target.groups(structure) for target, structure, _ in chosen]
-    kernels = _prune_chosen(model, chosen, _Amount(model, sparsity, limit, scope, criterion), threshold)
+    kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion), threshold)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
@@ -192,16 +192,17 @@ def _unmet(report, groups, chosen, strength, sparsity, threshold, budget, scope)
     """
     if budget is not None or all(structure.decides for _, structure, _ in chosen):
         return
-    norms = np.concatenate([item.norms[item.members > 0] for item in groups])
     nothing = all(kernel.kept_weights == kernel.num_weights for kernel in report.kernels)
-    sizes = [item.members[item.members > 0] for item in groups]
-    total = sum(int(size.sum()) for size in sizes)
     if sparsity is not None and not nothing:
         # Each ranking stops at the last group that fits: one over the model, or one in each kernel.
-        largest = [size.max() for size in sizes]
+        largest, total = [item.members.max() for item in groups], sum(int(item.members.sum()) for item in groups)
         spared = (max(largest) if scope == "model" else sum(largest)) / total
         yield unmet.falls_short(sparsity, report.sparsity, spared, "whole groups go, and each kernel keeps its best")
-    elif sparsity:
+        return
+    norms = np.concatenate([item.norms[item.members > 0] for item in groups])
+    sizes = [item.members[item.members > 0] for item in groups]
+    total = sum(int(size.sum()) for size in sizes)
+    if sparsity:
         yield unmet.below_one_group(sparsity, min(size.min() / (total if scope == "model" else size.sum()) for size in sizes))
     elif nothing and threshold is not None:
         yield unmet.above_threshold(norms, threshold)
@@ -325,11 +326,14 @@ def _magnitude_chosen(model, structure, layers, amount_given, budget):
     return chosen, list(left_out.values())
 
 
-def _prune_chosen(model, chosen, amount, threshold):
+def _prune_chosen(model, chosen, before, amount, threshold):
     """Decides all masks first, then applies them, so that an error leaves the model as it was.
 
     Several structures on one kernel cut one after the other, each what the ones before it left. An amount is for the last
     on each kernel that has one to set; those before it remove what is negligible.
+
+    Args:
+        before: the `Groups` of each of `chosen`.
     """
     masks = {target.name: np.ones(target.standard_shape, bool) for target, _, _ in chosen}
     free = {target.name: i for i, (target, structure, _) in enumerate(chosen) if not structure.decides}
@@ -341,7 +345,10 @@ def _prune_chosen(model, chosen, amount, threshold):
             entries[i] = _cut(target, structure, masks, limit)
     if budgeted:
         targets = {target.name: target for target, _, _ in chosen}
-        for i, keep in zip(budgeted, amount.keeps([chosen[i][:2] for i in budgeted], targets, masks)):
+        pairs = [chosen[i][:2] for i in budgeted]
+        # What nothing was cut from yet has the groups it had.
+        groups = [before[i] if masks[t.name].all() else t.groups(s, masks[t.name]) for i, (t, s) in zip(budgeted, pairs)]
+        for i, keep in zip(budgeted, amount.keeps(pairs, groups, targets, masks)):
             entries[i] = _cut(*chosen[i][:2], masks, None, keep)
     targets = {target.name: target for target, _, _ in chosen}.values()
     hold_all(model, [(target.variable, target.in_own_order(masks[target.name])) for target in targets])
@@ -362,9 +369,8 @@ class _Amount:
     def given(self):
         return _any(self.sparsity, self.budget)
 
-    def keeps(self, pairs, targets, masks):
-        """Keep flags for each `(target, structure)`, what went before included: zeros of the masks are gone already."""
-        groups = [target.groups(structure, masks[target.name]) for target, structure in pairs]
+    def keeps(self, pairs, groups, targets, masks):
+        """Keep flags for each `(target, structure)`, by its `Groups` after what went before: zeros of the masks are gone."""
         scores = [item.by(self._criterion(item.structure)) for item in groups]
         members = [item.members for item in groups]
         if self.sparsity is not None:

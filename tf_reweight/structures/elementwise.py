@@ -1,7 +1,9 @@
 """Structures whose groups are single weights: unstructured sparsity and n of m."""
 
 import dataclasses
+import math
 
+import numpy as np
 from keras import ops
 
 from tf_reweight import errors
@@ -32,6 +34,10 @@ class Unstructured(Structure):
     def group_norms(self, kernel):
         # |w| directly: a third of the cost of the square root, and the penalty of every step is computed from it.
         return ops.reshape(ops.abs(kernel), (1, -1))
+
+    def num_members(self, shape):
+        # One number in the place of an array as large as the kernel.
+        return np.broadcast_to(np.int64(1), (1, math.prod(shape)))
 
 
 # Names of axes of `(*spatial, in, out)`.
