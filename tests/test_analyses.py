@@ -54,6 +54,15 @@ def test_values_and_runs_of_a_model_change_nothing(make, runs):
     assert len(runs) == 1 and again is first
 
 
+def test_penalties_and_masks_change_nothing(runs):
+    model = chain(3)
+    tfr.regularize_coupled(model, 1e-3)
+    tfr.attach(model)
+    tfr.prune_groups(model, sparsity=0.5)
+    tfr.coupling.groups(model)
+    assert len(runs) == 1
+
+
 class Halved(L.Layer):
     def call(self, inputs):
         return inputs / 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tf_reweight import shrinking
-from tf_reweight.kernels import allocation
+from tf_reweight.kernels import allocation, table
 from tf_reweight.shrinking import dead
 
 L = keras.layers
@@ -75,3 +75,17 @@ def test_ranking_single_weights_takes_a_copy_and_no_sorting():
         tracemalloc.stop()
     # Float64 scores once more, and flags; sorting takes 41 bytes for each.
     assert peak < 16 * 200_000
+
+
+def test_finding_kernels_asks_no_nested_model_for_all_of_its_weights(monkeypatch):
+    """Each level would give those of all below it, once for each of them."""
+    inner = None
+    for number in range(6):
+        inputs = keras.Input((4,))
+        x = L.Dense(4, name=f"dense_{number}")(inputs)
+        inner = keras.Model(inputs, x if inner is None else inner(x), name=f"level_{number}")
+    asked, weights = [], L.Layer.weights.fget
+    monkeypatch.setattr(L.Layer, "weights", property(lambda self: asked.append(self) or weights(self)))
+    found, _ = table.walk(inner)
+    assert [target.name.split("/")[-2] for target in found] == [f"dense_{number}" for number in range(5, -1, -1)]
+    assert not any(isinstance(layer, keras.Model) for layer in asked)

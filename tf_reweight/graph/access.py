@@ -10,6 +10,13 @@ def all_layers(model):
     return list(model._flatten_layers(include_self=False))
 
 
+def unshared_variables(layer):
+    """The weights of a layer that none of the layers inside it has; those are asked only where it has any of its own."""
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    inside = {id(variable) for child in layer._layers for variable in child.weights} if own else ()
+    return [variable for variable in own if id(variable) not in inside]
+
+
 def functional_of(model):
     """The functional model behind a Sequential one, which may not be built yet (None); any other model itself."""
     return model._functional if isinstance(model, keras.Sequential) else model

@@ -7,6 +7,8 @@ from tf_reweight.graph.walking import graph_of, nodes_of
 _HOLDER = "_tf_reweight_analyses"
 # What a run leaves behind on layers.
 _TRACES_OF_RUNS = ("_called", "_dropout_mask", "_recurrent_dropout_mask")
+# What acts on weights during training alone says nothing about a graph.
+_OF_TRAINING = ("_regularizer", "_constraint")
 
 
 class _Analyses:
@@ -20,7 +22,8 @@ def analysed(model, analyse, verdict_of):
     """What `analyse(model)` says, from before where the model has not changed since.
 
     A model has changed when it has other calls, or when a layer or operation inside it (penalties aside) has another object as
-    any of its attributes: another kernel, activation, flag. Values of weights do not count, so `analyse` must not read them.
+    any of its attributes: another kernel, activation, flag. Values of weights, regularizers and constraints do not count, so
+    `analyse` must not read them.
 
     Args:
         model: a Sequential or functional model.
@@ -41,10 +44,14 @@ def analysed(model, analyse, verdict_of):
     return answer
 
 
+def _counts(name):
+    return name not in _TRACES_OF_RUNS and not name.endswith(_OF_TRAINING)
+
+
 def _parts(model, verdict_of):
     graph = graph_of(model)
     nodes = list(nodes_of(model))
     layers = [part for part in parts_of(model) if part is not model and part is not graph]
     holders = {id(part): part for part in (*layers, *(node.operation for node in nodes))}.values()
-    inside = [value for holder in holders for name, value in vars(holder).items() if name not in _TRACES_OF_RUNS]
+    inside = [value for holder in holders for name, value in vars(holder).items() if _counts(name)]
     return [graph, *nodes, *graph.inputs, *graph.outputs, *(verdict_of(node.operation) for node in nodes), *inside]

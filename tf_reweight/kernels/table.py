@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.access import calls_of, functional_of, has_lora, operation_of, quantization_of
+from tf_reweight.graph.access import calls_of, functional_of, has_lora, operation_of, quantization_of, unshared_variables
 from tf_reweight.graph.checking import check_model, sublayers
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
@@ -257,9 +257,7 @@ def _walk(layer, path, context, found, left_out, seen):
         if rows and rows[0].owner is not _self:
             seen.add(id(rows[0].owner(child)))
             continue
-        children = sublayers(child)
-        own = [v for v in child.weights if not any(v is w for c in children for w in c.weights)]
-        if not rows and "reason" not in below and any(len(v.shape) >= 2 for v in own):
+        if not rows and "reason" not in below and any(len(v.shape) >= 2 for v in unshared_variables(child)):
             left_out.append(
                 LeftOut(name, f"{type(child).__name__} has no row in the table of kernels; see kernels.table.register")
             )
