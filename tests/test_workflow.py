@@ -13,8 +13,6 @@ import tf_reweight as tfr
 from tf_reweight import export, workflow
 from tf_reweight.cli import main
 from tf_reweight.reports.progress import QUIET, EpochLines
-from tf_reweight.workflow.distillation import Distilled
-from tf_reweight.workflow.run import Run
 
 TINY = {
     "name": "tiny",
@@ -261,30 +259,10 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
             tfr.workflow.config.load({**TINY, "quantize": wrong})
 
 
-def test_a_model_has_nothing_to_learn_from_itself():
-    """The distillation loss is a divergence: zero between equal models, positive between others, never negative."""
-    run, trainer = Run(TINY, None, None, (), QUIET, None), Distilled(0.5, 3.0)
-    x = run.data.train.x[:64]
-    same = trainer.taught(run.model, run.model)
-    losses = [float(loss.compute_loss(run.model(x), run.model(x))) for loss in same.distillation_losses]
-    other = keras.models.clone_model(run.model)
-    further = [float(loss.compute_loss(other(x), run.model(x))) for loss in same.distillation_losses]
-    assert abs(losses[0]) < 1e-6 < 1e-4 < further[0]
-
-
-def test_the_weight_of_distillation_is_the_teachers():
-    run = Run(TINY, None, None, (), QUIET, None)
-    taught = Distilled(0.3, 3.0).taught(run.model, keras.models.clone_model(run.model))
-    assert taught.student_loss_weight == pytest.approx(0.7)  # Keras takes the rest for the teacher
-    assert taught.student is run.model and run.model.trainable and not taught.teacher.trainable
-
-
 @pytest.mark.filterwarnings("ignore:The zeros of .* are held now:UserWarning")  # a subclassed model; see test_zeros_stay
 @pytest.mark.filterwarnings("ignore:The penalties on .* act now:UserWarning")
 def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
     """A stage at the end of a run must not fail after hours: its needs are looked at when the run is made."""
-    ends = keras.layers.Dense(10, activation="softmax")
-    softmax = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(8), ends])
 
     @keras.saving.register_keras_serializable(package="test_workflow")
     class Hidden(keras.Model):
@@ -299,7 +277,6 @@ def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
     hidden(np.zeros((1, 8, 8, 1), "float32"))
     single = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     for model, wish, kind, words in (
-        (softmax, {"distill": {}}, ValueError, "needs a model that gives logits"),
         (hidden, {"shrink": {}}, TypeError, "must have a graph"),
         (hidden, {"quantize": {}}, TypeError, "must have a graph"),
         (single, {"regularize": {"coupled": {}}}, ValueError, "channels that can be removed"),

@@ -43,6 +43,11 @@ def measures_by_itself(model):
     return any(not is_keras_own(getattr(type(model), name, keras.Model.test_step)) for name in _MEASURING)
 
 
+def trains_by_itself(model):
+    """Whether the class of a model takes its training steps, or computes what they lower, in its own way."""
+    return measures_by_itself(model) or not is_keras_own(type(model).train_step)
+
+
 def steps_taken(model):
     """Optimizer steps that a compiled model has behind it; 0 for one that is not compiled."""
     optimizer = model.optimizer if model.compiled else None

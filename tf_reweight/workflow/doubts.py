@@ -3,30 +3,21 @@
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.reports.metrics import is_slower
 
-# Standard errors above guessing that an accuracy must have.
-_MARGIN = 2.0
 
-
-def with_doubts(files, num_classes=None, num_examples=0):
+def with_doubts(files):
     """The files' figures, each with the sentences that its own check gave and those that a comparison of all files gives.
 
     Args:
-        files: dicts with `name`, `precision`, `num_bytes`, `test_accuracy`, `latency_ms`, `latency_low_ms`, `latency_high_ms`
-            and `doubts`; the dense float32 file first.
-        num_classes: of the data; None where they are no classes, or their accuracy is not the only figure.
-        num_examples: that `test_accuracy` was measured on.
+        files: dicts with `name`, `precision`, `num_bytes`, `latency_ms`, `latency_low_ms`, `latency_high_ms` and `doubts`; the
+            dense float32 file first.
 
     Returns:
         List of new dicts whose `doubts` are lists of sentences.
     """
-    return [{**file, "doubts": [*file["doubts"], *_found(file, files, num_classes, num_examples)]} for file in files]
+    return [{**file, "doubts": [*file["doubts"], *_found(file, files)]} for file in files]
 
 
-def _found(file, files, num_classes, num_examples):
-    if num_classes and "test_accuracy" in file:
-        chance, share = 1.0 / num_classes, file["test_accuracy"]
-        if share <= chance + _MARGIN * (chance * (1.0 - chance) / num_examples) ** 0.5:
-            yield f"Its accuracy, {share:.1%} on {num_examples} examples, is that of guessing among {num_classes}."
+def _found(file, files):
     dense = files[0]
     if file is not dense and is_slower(file, dense):
         yield f"It is slower than {dense['name']}: {file['latency_ms']:.3f} ms to {dense['latency_ms']:.3f} ms here."

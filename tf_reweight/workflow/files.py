@@ -43,7 +43,7 @@ def export_files(run):
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
     how = {name: value for name, value in timed.to_dict().items() if name != "rows"}
     files = [{**file, **_times(row)} for file, row in zip(files, timed.rows)]
-    files = with_doubts(files, run.num_classes, run.data.test.num_examples)
+    files = with_doubts(files)
     for file in files:
         for doubt in file["doubts"]:
             say(run.console, f"[bold]export[/bold]: {file['name']}, worth a look: {doubt}")

@@ -9,17 +9,23 @@ from tf_reweight.checks import is_sequence
 SPARSE = ("sparse_categorical_crossentropy",)
 ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence")
 BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
-_LIKE_OUTPUT = (
+OVERLAP = ("dice",)
+QUANTITIES = (
     "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "huber",
-    "log_cosh", "poisson", "dice",
+    "log_cosh", "poisson",
 )  # fmt: skip
 _ALIASES = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "mape": "mean_absolute_percentage_error",
             "bce": "binary_crossentropy", "kld": "kl_divergence", "logcosh": "log_cosh"}  # fmt: skip
 
 
+def is_chosen_by_shape(loss):
+    """Whether it is the cross-entropy that Keras chooses by the shapes of labels and outputs."""
+    return str(loss).lower() in ("crossentropy", "ce")
+
+
 def loss_name(loss):
     """The name of one of Keras' losses, however it is given: a name, an object, a function; None for a user's own."""
-    if loss is None or str(loss).lower() in ("crossentropy", "ce"):  # which Keras chooses by the shapes
+    if loss is None or is_chosen_by_shape(loss):
         return None
     loss = keras.losses.get(loss)
     if not loss.__module__.startswith("keras."):
@@ -110,7 +116,7 @@ def _check(loss, label, output, what, argument):
             expected = f"Labels of {what} in `{argument}` must be one-hot, not integers."
             raise ValueError(errors.message(expected, fix, **received))
         _check_shape(shape, (wanted,), received, what, argument)
-    if loss in BINARY + _LIKE_OUTPUT:
+    if loss in BINARY + QUANTITIES + OVERLAP:
         allowed = (wanted, wanted[:-1]) if wanted[-1:] == (1,) else (wanted,)
         allowed = (*allowed, (1,)) if wanted == () else allowed
         _check_shape(shape, allowed, received, what, argument)
