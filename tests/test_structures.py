@@ -48,6 +48,34 @@ def test_squared_norms_add_up_to_the_kernels(structure, shape):
 
 
 @cases
+def test_what_is_broadcast_is_what_is_repeated(structure, shape):
+    """A kernel times one factor for each group, and the proximal step with it, in place of arrays of the kernel's size."""
+    kernel, rng = random_kernel(shape), np.random.default_rng(1)
+    norms = numpy_of(structure.group_norms(kernel))
+    factors = rng.random(norms.shape).astype("float32")
+    np.testing.assert_array_equal(
+        numpy_of(structure.scaled(kernel, factors)), kernel * numpy_of(structure.expand(factors, shape))
+    )
+    thresholds = (norms * rng.choice([0.0, 0.5, 1.0, 1.5], norms.shape)).astype("float32")
+    shrunk = numpy_of(structure.shrunk(ops.convert_to_tensor(kernel), thresholds))
+    expected = kernel * numpy_of(structure.expand(structure.shrinkage(norms, thresholds), shape))
+    np.testing.assert_allclose(shrunk, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(shrunk == 0, expected == 0)
+
+
+@cases
+def test_the_gradient_of_squared_norms_is_that_of_automatic_differentiation(structure, shape):
+    import tensorflow as tf
+
+    kernel = tf.Variable(random_kernel(shape))
+    slope = tf.constant(np.random.default_rng(1).normal(size=structure.group_shape(shape)).astype("float32"))
+    with tf.GradientTape(persistent=True) as tape:
+        own = tf.reduce_sum(slope * structure.squared_norms(kernel))
+        plain = tf.reduce_sum(slope * tf.reduce_sum(tf.square(structure.partition(kernel)), axis=-1))
+    np.testing.assert_array_equal(numpy_of(tape.gradient(own, kernel)), numpy_of(tape.gradient(plain, kernel)))
+
+
+@cases
 def test_norms_agree_with_the_materialised_view(structure, shape):
     kernel = random_kernel(shape)
     view = numpy_of(structure.partition(kernel))

@@ -30,6 +30,5 @@ class SoftThreshold(keras.constraints.Constraint):
         if self.inner is not None:
             weight = self.inner(weight)
         standard = self.layout.to_standard(ops.cast(weight, "float32"))
-        factors = self.structure.shrinkage(self.structure.group_norms(standard), self.thresholds.value)
-        factors = self.structure.expand(factors, self.layout.standard_shape)
-        return weight * ops.cast(self.layout.from_standard(factors), weight.dtype)
+        shrunk = self.structure.shrunk(standard, self.thresholds.value)
+        return ops.cast(self.layout.from_standard(shrunk), weight.dtype)

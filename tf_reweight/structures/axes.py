@@ -5,6 +5,7 @@ import dataclasses
 from keras import ops
 
 from tf_reweight.structures.base import Structure, num_rows
+from tf_reweight.structures.one_pass import sum_of_squares
 
 
 class _Outputs(Structure):
@@ -20,7 +21,10 @@ class _Outputs(Structure):
         return ops.reshape(ops.transpose(parts[0]), tuple(shape))
 
     def squared_norms(self, kernel):
-        return ops.sum(ops.square(kernel), axis=tuple(range(len(kernel.shape) - 1)))[None]
+        return sum_of_squares(kernel, tuple(range(len(kernel.shape) - 1)))[None]
+
+    def scaled(self, kernel, factors):
+        return kernel * factors[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,10 @@ class Channel(Structure):
 
     def squared_norms(self, kernel):
         rank = len(kernel.shape)
-        return ops.sum(ops.square(kernel), axis=(*range(rank - 2), rank - 1))[None]
+        return sum_of_squares(kernel, (*range(rank - 2), rank - 1))[None]
+
+    def scaled(self, kernel, factors):
+        return kernel * ops.reshape(factors, (-1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +93,10 @@ class Column(Structure):
         return ops.reshape(parts, tuple(shape))
 
     def squared_norms(self, kernel):
-        return ops.reshape(ops.sum(ops.square(kernel), axis=-1), (1, -1))
+        return ops.reshape(sum_of_squares(kernel, (len(kernel.shape) - 1,)), (1, -1))
+
+    def scaled(self, kernel, factors):
+        return kernel * ops.reshape(factors, (*kernel.shape[:-1], 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +116,10 @@ class Kernel(Structure):
         return ops.reshape(ops.transpose(parts[0]), tuple(shape))
 
     def squared_norms(self, kernel):
-        spatial = tuple(range(len(kernel.shape) - 2))
-        return ops.reshape(ops.sum(ops.square(kernel), axis=spatial), (1, -1))
+        return ops.reshape(sum_of_squares(kernel, tuple(range(len(kernel.shape) - 2))), (1, -1))
+
+    def scaled(self, kernel, factors):
+        return kernel * ops.reshape(factors, kernel.shape[-2:])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,6 +90,14 @@ class Structure(abc.ABC):
         alive = norms > thresholds
         return ops.where(alive, 1.0 - thresholds / ops.where(alive, norms, 1.0), 0.0)
 
+    def shrunk(self, kernel, thresholds):
+        """A kernel after the proximal step of `shrinkage`; override where it can be had in fewer passes."""
+        return self.scaled(kernel, self.shrinkage(self.group_norms(kernel), thresholds))
+
+    def scaled(self, kernel, factors):
+        """A kernel times one factor for each group `(scopes, groups)`; override where that is broadcast and not repeated."""
+        return kernel * self.expand(factors, kernel.shape)
+
     # What follows.
 
     def group_norms(self, kernel):

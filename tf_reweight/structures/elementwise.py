@@ -35,6 +35,11 @@ class Unstructured(Structure):
         # |w| directly: a third of the cost of the square root, and the penalty of every step is computed from it.
         return ops.reshape(ops.abs(kernel), (1, -1))
 
+    def shrunk(self, kernel, thresholds):
+        # What is above its threshold loses it, and the rest itself: no quotients are needed.
+        thresholds = ops.reshape(thresholds, kernel.shape)
+        return kernel - ops.maximum(ops.minimum(kernel, thresholds), -thresholds)
+
     def num_members(self, shape):
         # One number in the place of an array as large as the kernel.
         return np.broadcast_to(np.int64(1), (1, math.prod(shape)))

@@ -12,6 +12,7 @@ from tf_reweight.coupling.analysis.table import rule_of
 from tf_reweight.coupling.analysis.trace import Trace
 from tf_reweight.graph.analyses import analysed
 from tf_reweight.records import Report
+from tf_reweight.structures.one_pass import sum_of_squares
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Slice:
         """Sum of squares of each group's slice, float32 `(num_groups,)`, differentiable."""
         values = ops.cast(self.variable.value if values is None else values, "float32")
         others = tuple(axis for axis in range(len(values.shape)) if axis != self.axis)
-        squares = ops.sum(ops.square(values), axis=others)
+        squares = sum_of_squares(values, others)
         # One segment more gathers what belongs to no group.
         segments = np.where(self.group_of < 0, num_groups, self.group_of).astype("int32")
         return ops.segment_sum(squares, segments, num_segments=num_groups + 1)[:num_groups]
