@@ -29,17 +29,21 @@ import keras
 import numpy as np
 
 import tf_reweight as tfr
-from tf_reweight import baselines
+from tf_reweight import baselines, coupling
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.penalties import proximal
 
 L = keras.layers
 MEASURES = ("step", "update", "memory")
 UPDATED = ("unstructured", "filter", "column", "kernel", {"name": "block", "shape": [4, 4]}, "n_of_m", "pattern")
-VARIANTS = ("plain", "penalty", "penalty filter", "mask", "proximal", "admm", "gradual")
+# Keras' own L2 is what a penalty costs at least that acts by its gradient: one more array is added to that of the loss.
+VARIANTS = (
+    "plain", "keras l2", "penalty", "penalty filter", "coupled", "mask", "proximal", "proximal filter", "coupled proximal",
+    "admm", "gradual",
+)  # fmt: skip
 _FIELDS = (
     ("net", "<5"),
-    ("variant", "<15"),
+    ("variant", "<17"),
     ("ms / step", ">10"),
     ("ratio", ">7"),
     ("quartiles", ">15"),
@@ -124,9 +128,15 @@ def prepared(model, variant):
     """Puts a variant on a model and returns the callbacks it needs."""
     if variant == "mask":
         tfr.prune(model, sparsity=0.9, structure="unstructured")
-    elif variant in ("penalty", "penalty filter", "proximal"):
-        tfr.regularize(model, "filter" if variant == "penalty filter" else "unstructured", 1e-6)
-        return [proximal.Proximal()] if variant == "proximal" else []
+    elif variant == "keras l2":
+        for target in tfr.kernels.table.find(model)[0]:
+            target.variable.regularizer = keras.regularizers.L2(1e-6)
+    elif variant.startswith("coupled"):
+        tfr.regularize_coupled(model, 1e-6)
+        return [coupling.CoupledProximal()] if variant == "coupled proximal" else []
+    elif variant.startswith(("penalty", "proximal")):
+        tfr.regularize(model, "filter" if variant.endswith("filter") else "unstructured", 1e-6)
+        return [proximal.Proximal()] if variant.startswith("proximal") else []
     elif variant == "admm":
         baselines.ADMM("unstructured", 0.9).attach(model)
     elif variant == "gradual":
