@@ -12,6 +12,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.checks import check_flag, check_name, is_number
 from tf_reweight.export import samples, verification
+from tf_reweight.export.backend import check_backend
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
@@ -260,9 +261,7 @@ def _bits(dtype):
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
     check_name("precision", precision, PRECISIONS)
     check_flag("quantized_io", quantized_io)
-    if keras.backend.backend() != "tensorflow":
-        fix = "Save the model, and load it in a process with KERAS_BACKEND=tensorflow to export."
-        raise ValueError(errors.message("Only the TensorFlow backend can export.", fix, backend=keras.backend.backend()))
+    check_backend("`export_tflite`")
     check_model(model)
     flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)
     if TABLE[precision].by_quantizer:

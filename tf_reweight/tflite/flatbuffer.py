@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight import errors, extras
 
 WEIGHT_TYPES = ("FLOAT32", "FLOAT16", "INT8", "UINT8", "INT16", "INT4")
 _NUMPY = {
@@ -20,7 +20,11 @@ LIMIT = 2**31
 
 def schema():
     """The generated schema module; imported late, since it is large."""
-    from ai_edge_litert import schema_py_generated
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ModuleNotFoundError:
+        extras.check_files("Reading a .tflite")
+        raise
 
     return schema_py_generated
 

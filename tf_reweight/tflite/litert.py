@@ -8,7 +8,6 @@ import pathlib
 import sys
 
 import numpy as np
-from ai_edge_litert import interpreter as litert
 
 # How every file is run that is checked: name to whether LiteRT's default delegate, XNNPACK, is on.
 RUNS = {"with": True, "without": False}
@@ -24,6 +23,8 @@ def load(content, delegate, num_threads=1, shapes=None):
         shapes: function from an interpreter to one shape per input in the file's order, for sizes that a file leaves open. They
             are set before tensors are allocated: few networks take the single pixel that an open size is otherwise.
     """
+    from ai_edge_litert import interpreter as litert  # here: training on another backend needs none
+
     resolvers = litert.OpResolverType
     made = litert.Interpreter(
         model_content=content,
