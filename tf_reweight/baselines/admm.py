@@ -7,6 +7,7 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
 from tf_reweight.checks import EPOCHS, check_integer, check_number, is_sequence
+from tf_reweight.graph.distribution import as_numpy, beside_all
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
 from tf_reweight.penalties.attachment import add_all, attachments
@@ -44,7 +45,7 @@ class AdmmPenalty(KernelPenalty):
     @property
     def strength(self):
         """The coefficient as it is now, float > 0."""
-        return float(self.rho.value)
+        return float(as_numpy(self.rho))
 
     @property
     def negligible(self):
@@ -171,11 +172,11 @@ class ADMM(keras.callbacks.Callback):
             for item, kernel, total, mask in zip(carried, kernels, sums, self._masks(carried, sums)):
                 z = np.where(mask, total, 0)
                 # U is the multiplier divided by rho: it shrinks when rho grows.
-                ratio = float(item.regularizer.rho.value) / rho
+                ratio = item.regularizer.strength / rho
                 item.regularizer.z.assign(z)
                 item.regularizer.u.assign((total - z) * ratio)
                 item.regularizer.rho.assign(rho)
-        rho = float(carried[0].regularizer.rho.value)
+        rho = carried[0].regularizer.strength
         self.history.append({"epoch": epoch, "rho": rho, "distance": distance})
 
     def _put(self, model):
@@ -189,7 +190,8 @@ class ADMM(keras.callbacks.Callback):
                     frozen=[item.target.name for item in selected],
                 )
             )
-        pairs = [(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout)) for item in chosen]
+        with beside_all(model):
+            pairs = [(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout)) for item in chosen]
         add_all(model, pairs)
 
     def _start(self, carried):
@@ -214,7 +216,7 @@ class ADMM(keras.callbacks.Callback):
 
 
 def _values(variable):
-    return np.asarray(ops.convert_to_numpy(variable.value), "float32")
+    return np.asarray(as_numpy(variable), "float32")
 
 
 def _checked_rho(rho):

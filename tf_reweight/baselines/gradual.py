@@ -4,9 +4,9 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight.baselines import projection, schedules
+from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import Mask, mask_of
 from tf_reweight.kernels.selection import select
@@ -53,8 +53,9 @@ class GradualMagnitude(keras.callbacks.Callback):
             variable = item.target.variable
             if mask_of(variable) is None:
                 # A fit that was cut off and goes on: its masks were not saved, but its zeros were.
-                kept = np.ones(variable.shape, bool) if started is None else ops.convert_to_numpy(variable.value) != 0
-                variable.constraint = Mask(kept, variable.constraint)
+                kept = np.ones(variable.shape, bool) if started is None else as_numpy(variable) != 0
+                with beside(variable):
+                    variable.constraint = Mask(kept, variable.constraint)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
@@ -70,7 +71,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
         variables = [item.target.variable for item in self._selected]
-        kernels = [ops.convert_to_numpy(variable.value) for variable in variables]
+        kernels = [as_numpy(variable) for variable in variables]
         chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope)
         kept = 0
         for variable, kernel, mask in zip(variables, kernels, chosen):
@@ -82,7 +83,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         self.history.append({"step": step, "sparsity": 1.0 - kept / sum(kernel.size for kernel in kernels)})
 
     def _step(self):
-        return int(self.model.optimizer.iterations.value)
+        return int(as_numpy(self.model.optimizer.iterations))
 
     def _warn_when_too_late(self):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")

@@ -28,6 +28,7 @@ def _define_compress(values):
     flags.DEFINE_integer("epochs", None, "epochs of all stages together", lower_bound=0, flag_values=values)
     flags.DEFINE_string("monitor", None, "the metric that decides and heads the report", flag_values=values)
     flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
+    flags.DEFINE_string("distribute", None, "mirrored: a copy of the model on each device", flag_values=values)
     flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
     _define_verify_arm(values)
@@ -38,7 +39,7 @@ def _define_verify_arm(values):
 
 
 # Flags of `compress` that stand for keys of a configuration.
-_KEYS = {"model": "model.name", "data": "data.name", "data_dir": "data.data_dir"}
+_KEYS = {"model": "model.name", "data": "data.name", "data_dir": "data.data_dir", "distribute": "distribute"}
 # Flags that ask for the defaults of a model of one's own.
 _OF_A_MODEL = ("model", "structure", "budget", "epochs", "monitor")
 
@@ -100,7 +101,7 @@ def _command(values):
     for flag in ("import", "set"):
         for item in values[flag].value:
             parts += [f"--{flag}", item]
-    for flag in ("data_dir", "out"):
+    for flag in ("data_dir", "distribute", "out"):
         parts += [f"--{flag}", values[flag].value] if values[flag].value else []
     parts += ["--verify_arm"] if values.verify_arm else []
     return shlex.join(parts)

@@ -14,6 +14,7 @@ from tf_reweight.coupling.budgeted import CoupledBudgeted
 from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import demands_of, removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
 from tf_reweight.kernels.table import LeftOut, find
@@ -103,10 +104,11 @@ def regularize_coupled(
         if item.frozen_layers:
             left_out.append(LeftOut(item.name, f"{', '.join(item.frozen_layers[:3])}: trainable=False"))
             continue
-        if budget is None:
-            regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
-        else:
-            regularizer = CoupledBudgeted(item.num_groups, budget, criterion, position)
+        with beside(target.variable):
+            if budget is None:
+                regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
+            else:
+                regularizer = CoupledBudgeted(item.num_groups, budget, criterion, position)
         made.append((target, regularizer.join(item, target.variable)))
     left_out += [LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
     if not made:

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.graph.distribution import sum_over_replicas
 from tf_reweight.graph.optimizers import innermost
 
 # How much of the average a new batch replaces, once there are enough.
@@ -52,7 +53,8 @@ class Gates:
             found = [(part, gradients.get(id(part.variable))) for part in parts]
             slopes = [_slopes(part, gradient, penalty.num_groups) for part, gradient in found if gradient is not None]
             if slopes:
-                _average(penalty, ops.square(sum(slopes)))
+                # Each replica has a part of the batch, and gradients of that alone.
+                _average(penalty, ops.square(sum_over_replicas(sum(slopes))))
 
 
 def _average(penalty, squares):

@@ -11,6 +11,7 @@ from tf_reweight.checks import check_flag
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.graph.attributes import models_with
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.penalties.renewed import Renewed
@@ -55,7 +56,7 @@ class Coupled(Renewed):
     @property
     def negligible(self):
         """Norm below which `prune_groups` removes a group of this set."""
-        return super().negligible * (float(self.scale) if self.relative else 1.0)
+        return super().negligible * (float(as_numpy(self.scale)) if self.relative else 1.0)
 
     def bind(self, layout):
         """Itself: it belongs to a set already."""

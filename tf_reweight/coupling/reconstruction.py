@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.graph.access import has_channels_first
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import calls_in_order, graph_of
 from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.records import Report
@@ -164,7 +165,7 @@ def _flat(kernel):
 
 
 def _values(variable):
-    return np.array(ops.convert_to_numpy(variable.value), "float64")
+    return np.array(as_numpy(variable), "float64")
 
 
 def _bias(layer):

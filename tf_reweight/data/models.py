@@ -11,6 +11,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, is_integer
 from tf_reweight.graph.compiled import parts_by_name
+from tf_reweight.graph.distribution import as_numpy
 
 L = keras.layers
 
@@ -135,7 +136,7 @@ def copied(model):
             expected = f"The model must be one that Keras saves and loads again; it says: {said}"
             raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=model.name)) from error
     for weight, own in zip(copy.weights, model.weights):
-        if not np.array_equal(keras.ops.convert_to_numpy(weight.value), keras.ops.convert_to_numpy(own.value), equal_nan=True):
+        if not np.array_equal(as_numpy(weight), as_numpy(own), equal_nan=True):
             fix = "A layer of its class does not save all of its weights, or its `build` differs."
             raise ValueError(errors.message("The model must come back from its file with its weights.", fix, weight=own.path))
     return copy

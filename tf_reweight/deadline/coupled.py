@@ -9,6 +9,7 @@ from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import Gates, can_listen
 from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, within, zero_groups
 from tf_reweight.coupling.scores import group_norms
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 
@@ -80,7 +81,7 @@ class CoupledGroups:
                 scores.append(np.full(item.num_groups, np.inf))
             else:
                 # What is zero already has no slope, whatever the average remembers.
-                scores.append(np.where(of_set > 0, ops.convert_to_numpy(penalty.saliency.value) / price, 0.0))
+                scores.append(np.where(of_set > 0, as_numpy(penalty.saliency) / price, 0.0))
         return np.concatenate(scores)
 
     def spared(self, scores):
@@ -133,4 +134,4 @@ class CoupledGroups:
         """Batches whose gradients tell how the loss reacts; 0 where groups are ranked by their norms."""
         if self._gates is None:
             return 0
-        return max(int(penalty.batches) for penalty in self._penalties if penalty is not None)
+        return max(int(as_numpy(penalty.batches)) for penalty in self._penalties if penalty is not None)

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.kernels.constraints import insert, remove
@@ -45,7 +46,8 @@ class SingleGroups:
         """Before the training step is traced."""
         for (target, penalty), shape in zip(self._pairs, self._shapes):
             remove(target.variable, SoftThreshold)  # of a `fit` that was interrupted
-            constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
+            with beside(target.variable):
+                constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
             insert(target.variable, constraint)
             self._constraints.append(constraint)
 

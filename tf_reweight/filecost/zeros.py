@@ -3,12 +3,12 @@
 import dataclasses
 
 import numpy as np
-from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.data.models import copied
 from tf_reweight.filecost.files import check_can_measure, content_of, sizes
 from tf_reweight.filecost.points import rising
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import Demand, choose
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.kernels.table import find
@@ -53,7 +53,7 @@ class _Files:
         detach(self._copy)
         by_name = {target.name: target for target in find(self._copy)[0]}
         self._kernels = [(by_name[target.name], structure) for target, structure in pairs]
-        self._dense = [ops.convert_to_numpy(target.variable.value) for target, _ in self._kernels]
+        self._dense = [as_numpy(target.variable) for target, _ in self._kernels]
         self._shapes = [np.shape(structure.num_members(target.standard_shape)) for target, structure in pairs]
         groups = [target.groups(structure) for target, structure in self._kernels]
         self._members = np.concatenate([np.ravel(item.members) for item in groups]).astype("float64")

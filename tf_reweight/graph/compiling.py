@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.compiled import can_compile_again, compile_by_itself, compiled_with, compiles_by_itself
+from tf_reweight.graph.distribution import beside_all
 from tf_reweight.graph.keras_classes import is_keras_own
 
 # What a class of the user's own may change about training. A copy that is not of this class would lose it.
@@ -42,19 +43,20 @@ def compile_like(made, model):
         _compile_by_the_class(made, model)
         return
     given = compiled_with(model)
-    made.compile(
-        optimizer=fresh_optimizer(model.optimizer),
-        loss=given["loss"],
-        loss_weights=given["loss_weights"],
-        metrics=given["metrics"],
-        weighted_metrics=given["weighted_metrics"],
-        run_eagerly=model.run_eagerly,
-        steps_per_execution=given["steps_per_execution"],
-        jit_compile=given["jit_compile"],
-        auto_scale_loss=False,
-    )
-    # Keras wraps an optimizer for float16 by itself; this one is wrapped already where the old one was.
-    made.optimizer.build(made.trainable_variables)
+    with beside_all(made):
+        made.compile(
+            optimizer=fresh_optimizer(model.optimizer),
+            loss=given["loss"],
+            loss_weights=given["loss_weights"],
+            metrics=given["metrics"],
+            weighted_metrics=given["weighted_metrics"],
+            run_eagerly=model.run_eagerly,
+            steps_per_execution=given["steps_per_execution"],
+            jit_compile=given["jit_compile"],
+            # Keras wraps an optimizer for float16 by itself; this one is wrapped already where the old one was.
+            auto_scale_loss=False,
+        )
+        made.optimizer.build(made.trainable_variables)
 
 
 def fresh_optimizer(optimizer, learning_rate=None):

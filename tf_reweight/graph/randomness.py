@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.graph.access import all_layers, default_generator, seed_generators
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import is_graph, walk
 
 
@@ -15,7 +16,7 @@ def fixed_draws(model):
     """Within it every generator of a model begins at the same state, so that a copy draws the same; then all is as before."""
     generators = [generator for layer in (model, *all_layers(model)) for generator in seed_generators(layer)]
     generators += [generator for generator in (default_generator(),) if generator is not None]
-    before = [ops.convert_to_numpy(generator.state.value).copy() for generator in generators]
+    before = [as_numpy(generator.state).copy() for generator in generators]
     for generator, state in zip(generators, before):
         generator.state.assign(np.zeros_like(state))
     try:
@@ -64,9 +65,9 @@ def named(layers):
 def _moved(model, inputs):
     """Names of the layers of a model without a graph whose generators a call has moved."""
     layers = [layer for layer in (model, *all_layers(model)) if seed_generators(layer)]
-    before = [[ops.convert_to_numpy(g.state.value).copy() for g in seed_generators(layer)] for layer in layers]
+    before = [[as_numpy(g.state).copy() for g in seed_generators(layer)] for layer in layers]
     model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
-    after = [[ops.convert_to_numpy(g.state.value) for g in seed_generators(layer)] for layer in layers]
+    after = [[as_numpy(g.state) for g in seed_generators(layer)] for layer in layers]
     return [layer.name for layer, old, new in zip(layers, before, after) if not all(map(np.array_equal, old, new))]
 
 

@@ -5,6 +5,7 @@ import keras
 from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
+from tf_reweight.graph.distribution import beside_all
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 
 
@@ -12,8 +13,9 @@ def rebuild(model, visit, *, new_input=input_like, prepare=list, path="", like=N
     """A new model of what `visit` makes of each call; the given one is unchanged.
 
     Carried over are the name, the structures of inputs and outputs, the names of outputs, inputs that nobody reads or that are
-    passed through, the class with its training (see `compiling.class_like`) and whether the model is trainable. A Sequential
-    model stays one where its layers still follow one another. The new model is not compiled, see `compiling.compile_like`.
+    passed through, the class with its training (see `compiling.class_like`), the strategy (`tf.distribute`) and whether the
+    model is trainable. A Sequential model stays one where its layers still follow one another. The new model is not compiled,
+    see `compiling.compile_like`.
 
     Args:
         model: a built Sequential or functional model.
@@ -29,10 +31,11 @@ def rebuild(model, visit, *, new_input=input_like, prepare=list, path="", like=N
     Example:
         >>> rebuild(model, Replacements())
     """
-    inputs = [new_input(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
-    outputs = walk(model, prepare(inputs), visit, path)
-    layers = _in_sequence(inputs, outputs) if like is None and isinstance(model, keras.Sequential) else None
-    made = functional(like or model, inputs, outputs) if layers is None else sequential_like(model, [inputs[0], *layers])
+    with beside_all(model):
+        inputs = [new_input(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
+        outputs = walk(model, prepare(inputs), visit, path)
+        layers = _in_sequence(inputs, outputs) if like is None and isinstance(model, keras.Sequential) else None
+        made = functional(like or model, inputs, outputs) if layers is None else sequential_like(model, [inputs[0], *layers])
     copy_trainable(made, like or model)
     return made
 

@@ -7,9 +7,10 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.graph.additions import Addition
+from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import applying_optimizer, average_of
 from tf_reweight.graph.saveable import Saveable
-from tf_reweight.kernels.compiled_step import value_before_step
+from tf_reweight.kernels.compiled_step import before_step, value_before_step
 
 
 class Mask(keras.constraints.Constraint):
@@ -43,7 +44,7 @@ class Mask(keras.constraints.Constraint):
 
     def as_numpy(self):
         """The mask as a bool array."""
-        return ops.convert_to_numpy(self.mask.value)
+        return as_numpy(self.mask)
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -74,7 +75,7 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
         """Takes up the `Mask` of one weight, for the files."""
         self.masks[_key(variable)] = mask
 
-    def bind(self, variable, value=lambda variable: ops.convert_to_numpy(variable.value)):
+    def bind(self, variable, value=as_numpy):
         """Gives a weight a `Mask` of its own, from the file or else from its zeros; returns it.
 
         Args:
@@ -91,7 +92,8 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
                     stacklevel=3,
                 )
             kept = np.ones(tuple(variable.shape), bool) if before is None else np.asarray(before) != 0
-        variable.constraint = Mask(kept, self.inner)
+        with before_step(), beside(variable):
+            variable.constraint = Mask(kept, self.inner)
         self.put(variable, variable.constraint)
         return variable.constraint
 
@@ -145,7 +147,8 @@ def hold(variable, mask):
     if hasattr(inner, "drop"):
         # Values that weights share are not to be drawn towards those that are held at zero above.
         inner.drop(mask)
-    variable.constraint = Mask(mask, inner)
+    with beside(variable):
+        variable.constraint = Mask(mask, inner)
     variable.assign(variable.constraint(variable.value))
 
 

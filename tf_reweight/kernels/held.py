@@ -4,10 +4,10 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight.graph.access import attention_constraint, set_attention_constraint
 from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import innermost
 from tf_reweight.graph.walking import comes_back
@@ -39,7 +39,7 @@ def zero_again(model):
     for variable in model.weights:
         mask = mask_of(variable)
         if mask is not None:
-            values, kept = ops.convert_to_numpy(variable.value), mask.as_numpy()
+            values, kept = as_numpy(variable), mask.as_numpy()
             if values[~kept].any():
                 variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
                 revived.append(variable.path)

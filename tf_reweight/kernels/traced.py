@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from tf_reweight.graph.attributes import models_sharing
+from tf_reweight.graph.distribution import copies_of
 from tf_reweight.graph.memory import objects_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 
@@ -53,7 +54,8 @@ def _assigning(variables):
 
     # Graphs outlive their functions: only what can still be called counts.
     graphs = {id(item.graph): item.graph for item in objects_of(ConcreteFunction)}.values()
-    handles = {id(handle) for handle in (getattr(v.value, "handle", None) for v in variables) if handle is not None}
+    copies = [copy for variable in variables for copy in copies_of(variable)]
+    handles = {id(handle) for handle in (getattr(copy, "handle", None) for copy in copies) if handle is not None}
     captured = [(graph, [(id(outer), inner) for outer, inner in graph.captures]) for graph in graphs]
     while True:  # a function inside another captures what stands for the variable there
         more = {id(inner) for _, pairs in captured for outer, inner in pairs if outer in handles} - handles

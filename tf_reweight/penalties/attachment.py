@@ -8,6 +8,7 @@ import keras
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -125,10 +126,11 @@ def regularize(
     bound = []
     for item, kernel_price in zip(chosen, prices.of_kernels(price, chosen)):
         place = {"structure": item.structure.serialize(), "layout": item.target.layout.get_config()}
-        if budget is None:
-            bound.append(Reweighted(**{**template.get_config(), "price": kernel_price, **place}))
-        else:
-            bound.append(Budgeted(budget=budget, **place))
+        with beside(item.target.variable):
+            if budget is None:
+                bound.append(Reweighted(**{**template.get_config(), "price": kernel_price, **place}))
+            else:
+                bound.append(Budgeted(budget=budget, **place))
     if budget is not None:
         check_within_reach(model, budget, pairs)
     add_all(model, [(item.target, regularizer) for item, regularizer in zip(chosen, bound)])
@@ -197,7 +199,8 @@ def attach(model: keras.Model) -> int:
         owners[id(target.regularizer)] = target
         if not parts or (_is_bound(target.regularizer) and not shared):
             continue
-        bound = bind(target.regularizer, target.layout)
+        with beside(target.variable):
+            bound = bind(target.regularizer, target.layout)
         for part in bound.parts():
             reason = part.misfit(target.standard_shape)
             if reason is not None:
@@ -254,7 +257,8 @@ def add(target, regularizer):
     settle(target)
     existing = target.regularizer
     if existing is not None:
-        existing = bind(existing, target.layout) if not _is_bound(existing) else existing
+        with beside(target.variable):
+            existing = bind(existing, target.layout) if not _is_bound(existing) else existing
         regularizer = Combined([existing, regularizer])
     put(target, regularizer)
 

@@ -7,6 +7,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
@@ -91,7 +92,8 @@ class Proximal(keras.callbacks.Callback):
         for target, penalty in chosen:
             target.variable.regularizer = replaced(target.regularizer, Silent)
             factor = self.step * penalty.strength / calls
-            constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
+            with beside(target.variable):
+                constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
             insert(target.variable, constraint)
             self._placed.append((constraint, penalty, factor))
         self._slow = follow_closely(self.model)
@@ -108,7 +110,7 @@ class Proximal(keras.callbacks.Callback):
             changed = False
             for constraint, penalty, factor in self._placed:
                 thresholds = factor * _weights(penalty)
-                changed |= not np.array_equal(thresholds, ops.convert_to_numpy(constraint.thresholds.value))
+                changed |= not np.array_equal(thresholds, as_numpy(constraint.thresholds))
                 constraint.thresholds.assign(thresholds)
             if changed:
                 renew_step(self.model)
@@ -166,4 +168,4 @@ def _misfit(penalty, on_kernel):
 
 
 def _weights(penalty):
-    return ops.convert_to_numpy(penalty.penalty_weights.value)
+    return as_numpy(penalty.penalty_weights)

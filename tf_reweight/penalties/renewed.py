@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import errors, penalties
 from tf_reweight.checks import check_number
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.penalties.base import KernelPenalty
 
@@ -38,7 +39,8 @@ class Renewed(KernelPenalty):
     @property
     def negligible(self):
         """Norm below which pruning removes a group: a tenth of the epsilon last used."""
-        return float(self.penalty.negligible(float(self.epsilon) if self.bound and self.penalty.reweighted else None))
+        last = float(as_numpy(self.epsilon)) if self.bound and self.penalty.reweighted else None
+        return float(self.penalty.negligible(last))
 
     def compared_norms(self, kernel):
         """Group norms as epsilon sees them: raised to the penalty's power."""

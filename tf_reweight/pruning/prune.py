@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
 from tf_reweight.checks import check_name, check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -220,7 +220,7 @@ def keep_zeros(model: keras.Model) -> int:
     Returns:
         The number of kernels that have zeros and are held.
     """
-    masks = [(target.variable, ops.convert_to_numpy(target.variable.value) != 0) for target in find(model)[0]]
+    masks = [(target.variable, as_numpy(target.variable) != 0) for target in find(model)[0]]
     masks = [(variable, mask) for variable, mask in masks if not mask.all()]
     hold_all(model, masks)
     return len(masks)
@@ -244,7 +244,7 @@ def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
     """
     counts = {}
     for target in find(model)[0]:
-        kernel = ops.convert_to_numpy(target.variable.value)
+        kernel = as_numpy(target.variable)
         counts[target.name] = (int((kernel == 0).sum()), int(kernel.size))
     return counts
 

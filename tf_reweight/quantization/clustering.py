@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import extras
 from tf_reweight.checks import check_flag, check_integer
+from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
 from tf_reweight.kernels.selection import select
@@ -170,7 +171,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
     for item in selected:
-        kernel = ops.convert_to_numpy(item.target.variable.value).astype("float32")
+        kernel = as_numpy(item.target.variable).astype("float32")
         channels = _channels(kernel, item.target.layout, per_channel)
         values = [centroids(row[row != 0], num_clusters - bool((row == 0).any())) for row in channels]
         moved = _hold(item.target, kernel, values)
@@ -198,7 +199,7 @@ def keep_clusters(model, max_values=256, per_channel=False):
     check_flag("per_channel", per_channel)
     count = 0
     for target in find(model)[0]:
-        kernel = ops.convert_to_numpy(target.variable.value).astype("float32")
+        kernel = as_numpy(target.variable).astype("float32")
         channels = _channels(kernel, target.layout, per_channel)
         if all(len(np.unique(row)) <= min(max_values, row.size // 2) for row in channels):
             _hold(target, kernel, [np.unique(row[row != 0]) for row in channels])
@@ -241,7 +242,8 @@ def _hold(target, kernel, values):
     num = max(1, max(map(len, values)))
     # Channels with fewer values than others repeat their last one, which changes nothing; a pruned one has none to repeat.
     rows = [np.pad(row, (0, num - len(row)), mode="edge") if len(row) else np.zeros(num) for row in values]
-    variable.constraint = Shared(kernel, np.stack(rows), target.layout, inner)
+    with beside(variable):
+        variable.constraint = Shared(kernel, np.stack(rows), target.layout, inner)
     moved = variable.constraint.numpy()
     variable.assign(moved)
     return moved

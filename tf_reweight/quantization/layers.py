@@ -7,6 +7,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction
 from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.distribution import of_all_replicas
 from tf_reweight.graph.emulation import Emulation
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
@@ -117,8 +118,10 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
         here = ops.one_hot(place, self.places, dtype="float32")
         # The mean of the first batches becomes the moving average as soon as that is slower.
         rate = here * ops.maximum(1.0 / (self.observed + 1.0), 1.0 - self.momentum) * (1.0 - self.frozen)
-        self.minimum.assign(self.minimum + rate * (ops.minimum(ops.min(values), 0.0) - self.minimum))
-        self.maximum.assign(self.maximum + rate * (ops.maximum(ops.max(values), 0.0) - self.maximum))
+        # Of the whole batch, of which each replica has a part.
+        minimum, maximum = ops.unstack(of_all_replicas(ops.stack([ops.min(values), ops.max(values)])), axis=1)
+        self.minimum.assign(self.minimum + rate * (ops.minimum(ops.min(minimum), 0.0) - self.minimum))
+        self.maximum.assign(self.maximum + rate * (ops.maximum(ops.max(maximum), 0.0) - self.maximum))
         self.observed.assign(self.observed + here * (1.0 - self.frozen))
 
     def as_float(self):

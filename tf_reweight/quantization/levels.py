@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, structures
+from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
 from tf_reweight.penalties import attachment
@@ -84,7 +85,8 @@ def regularize_levels(model, bits=4, strength=1e-5, penalty=None, *, layers=None
         if not rules.has_kernel(layer):
             left_out.append(LeftOut(item.target.name, f"{type(layer).__name__} has no rule for integers"))
             continue
-        regularizer = ToLevels(bits, rules.channel_axes(layer), strength, penalty).bind(item.target.layout)
+        with beside(item.target.variable):
+            regularizer = ToLevels(bits, rules.channel_axes(layer), strength, penalty).bind(item.target.layout)
         added.append(attachment.Attachment(item.target, regularizer))
     if not added:
         fix = "Choose other layers."

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.table import find
 
 # Larger kernels are drawn in cells, each showing its largest weight.
@@ -25,7 +26,7 @@ def kernels(model, most=24):
     """
     found = find(model)[0]
     shown = sorted(found, key=lambda target: -np.prod(target.layout.shape))[:most]
-    return [_picture(target.name, np.asarray(target.variable.value, "float32")) for target in found if target in shown]
+    return [_picture(target.name, as_numpy(target.variable).astype("float32")) for target in found if target in shown]
 
 
 def _picture(name, kernel):

@@ -4,13 +4,13 @@ import collections.abc
 import dataclasses
 
 import numpy as np
-from keras import ops
 from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take, take_labelled
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
@@ -149,7 +149,7 @@ def _metric_on(model, data, monitor):
 def _examine(measure, item, sparsities):
     """One kernel at every sparsity; its weights are the same bits afterwards, also after an error."""
     variable = item.target.variable
-    dense = np.array(ops.convert_to_numpy(variable.value))
+    dense = np.array(as_numpy(variable))
     groups = item.target.groups(item.structure)
     removed, accuracies = [], []
     try:

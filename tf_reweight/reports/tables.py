@@ -1,12 +1,12 @@
 """What a model or a run looks like: figures as plain dictionaries, and the same figures as tables."""
 
 import numpy as np
-from keras import ops
 from rich import box
 from rich.table import Table
 
 from tf_reweight import structures
 from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.table import find
 from tf_reweight.reports import metrics
 from tf_reweight.reports.choosing import shipped_of
@@ -25,7 +25,7 @@ def model_report(model):
     found, left_out = find(model)
     kernels = []
     for target in found:
-        values = ops.convert_to_numpy(target.variable.value)
+        values = as_numpy(target.variable)
         kernels.append(
             {
                 "name": target.name,

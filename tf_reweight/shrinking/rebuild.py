@@ -4,12 +4,12 @@ import functools
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, without_penalties
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.state import carry_state
@@ -148,7 +148,7 @@ class Rebuilder:
 
     def _cut(self, variable):
         """The values of a variable that stay, as an array."""
-        values = ops.convert_to_numpy(variable.value) if variable.dtype != "bfloat16" else np.asarray(variable.value)
+        values = as_numpy(variable)
         for axis in range(len(variable.shape)):
             entry = self.trace.axes.get((id(variable), axis))
             if entry is not None:
@@ -180,7 +180,7 @@ class Rebuilder:
         made = copy if holder is layer else copy.layer
         outputs = self.trace.axes[id(holder.kernel), len(holder.kernel.shape) - 1].labels
         delta = np.compress(self.alive(outputs), self.folds[id(holder)])
-        made.bias.assign(ops.convert_to_numpy(made.bias.value) + delta.astype("float32"))
+        made.bias.assign(as_numpy(made.bias) + delta.astype("float32"))
 
 
 class ShrinkError(ValueError):

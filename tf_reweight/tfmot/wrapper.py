@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight.baselines import schedules
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.pruning.masked import Masked
 
 
@@ -45,7 +46,7 @@ class PruneLowMagnitude(Masked):
     @property
     def last_step(self):
         """The step whose masks it has; -1 before the first."""
-        return int(self.pruning_step.value)
+        return int(as_numpy(self.pruning_step))
 
     @property
     def reached(self):
@@ -55,7 +56,7 @@ class PruneLowMagnitude(Masked):
     @property
     def mask_sparsity(self):
         """The fraction of weights that the masks remove."""
-        masks = [keras.ops.convert_to_numpy(mask.value) for mask in self.masks]
+        masks = [as_numpy(mask) for mask in self.masks]
         return 1.0 - sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks)
 
     def get_config(self):

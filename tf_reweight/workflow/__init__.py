@@ -17,7 +17,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import defaults, loading, methods, own_stages, search
+from tf_reweight.workflow import defaults, loading, methods, own_stages, search, strategies
 from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
@@ -257,9 +257,13 @@ def _finished(run, out):
     run.open(out)
     for note in run.data.notes:
         say(run.console, f"[bold]data[/bold]: {note}")
-    if "accuracy_drop" in (run.config.prune.budget or {}):
-        search.search(run)
-    return Result(run.finish(), run.last_model)
+    note = strategies.note_of(run.config)
+    if note is not None:
+        say(run.console, f"[bold]distribute[/bold]: {note}")
+    with run.scope():
+        if "accuracy_drop" in (run.config.prune.budget or {}):
+            search.search(run)
+        return Result(run.finish(), run.last_model)
 
 
 def plan(

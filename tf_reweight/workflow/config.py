@@ -8,7 +8,7 @@ import yaml
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
-from tf_reweight.workflow import methods, own_stages, strict_yaml, trainers
+from tf_reweight.workflow import methods, own_stages, strategies, strict_yaml, trainers
 from tf_reweight.workflow.sections import (
     Cluster, Data, Distill, Export, Model, Prune, Quantize, Regularize, Retrain, Section, Shrink, Task, Train, number_or_text,
     serialized,
@@ -27,7 +27,8 @@ class Config(Section):
     `stages` names them in another order: `[train, regularize, prune, shrink, retrain]` retrains the small model, which is
     faster; a stage may come again, and then works with the same settings, but for the method's `growth`. Stages of your own
     (`stages.register`) have sections by their names beside the others; `own` holds them. `trainer` names how they train, where
-    a trainer of your own (`trainers.register`) does.
+    a trainer of your own (`trainers.register`) does. `distribute: mirrored` trains with a copy of the model on each device;
+    without it a run stays on the devices, or under the strategy, of the model it was given.
     """
 
     name: str = pydantic.Field("run", pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=200)
@@ -41,6 +42,7 @@ class Config(Section):
     prune: Prune = pydantic.Field(default_factory=Prune)
     retrain: Retrain = pydantic.Field(default_factory=Retrain)
     trainer: typing.Any = "plain"
+    distribute: typing.Any = None
     distill: Distill | None = None
     shrink: Shrink | None = None
     cluster: Cluster | None = None
@@ -70,6 +72,11 @@ class Config(Section):
     @classmethod
     def _known_trainer(cls, value):
         return serialized(trainers.get, value)
+
+    @pydantic.field_validator("distribute")
+    @classmethod
+    def _known_strategy(cls, value):
+        return None if value is None else serialized(strategies.get, value)
 
     @pydantic.model_validator(mode="after")
     def _one_trainer(self):

@@ -62,6 +62,11 @@ def trace(run, wanted, out):
     """
     wanted = check(wanted)
     run.open(out)
+    with run.scope():
+        return _traced(run, wanted)
+
+
+def _traced(run, wanted):
     dense, *_ = stages_of(run.config)
     run.do(dense)
     run.catch_up()

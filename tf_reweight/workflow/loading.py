@@ -10,6 +10,7 @@ from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, feeds, models, value_range
 from tf_reweight.data.splits import class_numbers
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
@@ -147,7 +148,7 @@ def fingerprint(model, splits):
     """What tells the user's model and data from others: a run goes on only with the same."""
     digest = hashlib.sha256()
     for weight in model.weights:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value)).tobytes())
+        digest.update(np.ascontiguousarray(as_numpy(weight)).tobytes())
     counts = {split: feed.num_examples for split, feed in splits.feeds.items()}
     return {"model": model.name, "weights": digest.hexdigest(), **counts}
 

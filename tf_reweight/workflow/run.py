@@ -8,6 +8,7 @@ import keras
 
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data import models
+from tf_reweight.export.backend import check_backend
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.graph.checking import check_model
@@ -24,7 +25,7 @@ from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
-from tf_reweight.workflow import guessing, loading, scoring, trainers
+from tf_reweight.workflow import guessing, loading, scoring, strategies, trainers
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
@@ -53,6 +54,14 @@ class Run:
     def __init__(self, config, model, data, overrides, console, command, callbacks=()):
         self.config = load(config, overrides)
         self.console, self.command = console, command
+        self.scope = strategies.scope_of(self.config, model)
+        self._callbacks = callbacks if callable(callbacks) else lambda stage: callbacks
+        with self.scope():
+            self._begin(model, data)
+        self.folder = self.reached = self.stage = self._figures = None
+        self.files, self.shipped, self.latency, self.refused, self.searched = [], None, None, [], None
+
+    def _begin(self, model, data):
         keras.utils.set_random_seed(self.config.seed)
         data = loading.data_of(self.config) if data is None else data
         trained = model is not None or self.config.model.name not in models.names()
@@ -69,9 +78,6 @@ class Run:
             check_better_than_chance(self.model, self.data.dataset)
         _check_stages(self.config, self.model)
         trainers.of(self.config).check(self.model, self.task, self.scorer)
-        self._callbacks = callbacks if callable(callbacks) else lambda stage: callbacks
-        self.folder = self.reached = self.stage = self._figures = None
-        self.files, self.shipped, self.latency, self.refused, self.searched = [], None, None, [], None
 
     @property
     def metric(self):
@@ -86,6 +92,7 @@ class Run:
 
     def open(self, out):
         """Makes the run folder, or finds the same run in it."""
+        check_backend("`compress`")
         path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
         mark = loading.fingerprint(self.given, self.data) if self._is_own else None
         self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
@@ -202,7 +209,8 @@ class Run:
 
     def last_model(self):
         """The model after the last stage."""
-        return self.model if self.reached is None else self.folder.load(self.reached)
+        with self.scope():
+            return self.model if self.reached is None else self.folder.load(self.reached)
 
     def _pictured(self):
         """The model whose kernels the page shows: as pruned, before what was pruned is gone from the pictures."""
