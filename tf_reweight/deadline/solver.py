@@ -142,6 +142,7 @@ class BudgetProximal(keras.callbacks.Callback):
         now = self._epoch * self._steps + batch + 1
         passed, self._done = now - self._done, now
         if self._pressing:
+            self._sync()
             self._groups.step(passed)
 
     def on_train_end(self, logs=None):
@@ -231,8 +232,7 @@ class BudgetProximal(keras.callbacks.Callback):
         groups = self._groups
         if not groups.ready:
             return
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
+        self._sync()
         norms = groups.norms()
         scores = groups.scores(norms)
         chosen = choose(scores, groups.demands, groups.spared(scores))
@@ -244,8 +244,7 @@ class BudgetProximal(keras.callbacks.Callback):
 
     def _finish(self, now):
         groups = self._groups
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        self._sync()
         norms = groups.norms()
         scores = groups.scores(norms)
         keep = groups.last(scores)
@@ -267,6 +266,10 @@ class BudgetProximal(keras.callbacks.Callback):
                 "marginal": marginal,
             }
         )
+
+    def _sync(self):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
 
     def _renew_step(self):
         drop_compiled_steps(self.model)

@@ -243,7 +243,7 @@ def _filled(copy, layer, kernel, bias):
 def _given(copy, kernel, bias):
     """Gives a built layer the kernel and the bias of another; where that has none, and the layer one, it is zero."""
     for variable in copy.weights[1:]:
-        variable.assign(ops.zeros_like(variable))
+        variable.assign(ops.zeros(variable.shape, variable.dtype))
     for variable, old in zip(copy.weights, [kernel] if bias is None else [kernel, bias]):
         assign_like(variable, old, old.value)
     return copy
