@@ -117,7 +117,7 @@ class Coupled(Renewed):
         Args:
             spare_largest: whether the largest group loses half of its norm at most, so that the set cannot become empty.
         """
-        norms = self.norms(self.anchor.variable.value)
+        norms, amounts = self.norms(self.anchor.variable.value), ops.convert_to_tensor(amounts, "float32")
         if spare_largest:
             amounts = ops.where(norms < ops.max(norms), amounts, ops.minimum(amounts, norms / 2))
         alive = norms > amounts

@@ -10,6 +10,8 @@ def set_part(layer, attribute, part):
     """Sets a layer's attribute to another part, a layer or any object; the part before it is tracked no more."""
     with unlocked(layer):
         forget_sublayer(layer, getattr(layer, attribute, None))
+        if attribute in vars(layer).get("_modules", ()):
+            delattr(layer, attribute)  # on torch a module takes the place of another, and nothing else does
         setattr(layer, attribute, part)
 
 

@@ -3,6 +3,7 @@
 import types
 
 import keras
+from keras import ops
 
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.access import is_layer, operation_of
@@ -107,7 +108,8 @@ def input_like(tensor, shape=None, dtype=None):
 
 def assign_like(variable, old, value):
     """Gives a variable of a copy its value, and whether it is trained as `old` is: weights may be frozen one by one."""
-    variable.assign(value)
+    # On JAX two models would share an array, and each deletes those it is done with.
+    variable.assign(ops.copy(value) if keras.backend.backend() == "jax" else value)
     if variable.trainable != old.trainable:
         variable.trainable = old.trainable
 

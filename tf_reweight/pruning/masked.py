@@ -7,7 +7,7 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_model
-from tf_reweight.graph.copying import Copied, own_weights
+from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels import allocation
@@ -167,4 +167,4 @@ class _Unmasked(Copied):
         super().fill()
         masked = self.wrapper.masked_kernels()
         for variable, old in zip(self.copy.weights, own_weights(self.operation)):
-            variable.assign(masked.get(id(old), old.value))
+            assign_like(variable, old, masked.get(id(old), old.value))

@@ -94,13 +94,13 @@ class Shared(keras.constraints.Constraint):
         """The index of each weight's nearest value, counted through all channels."""
         values = self.values.value
         # One search in all channels: that of channel c takes place between c and c + 1.
-        first = np.arange(self.channels, dtype="float32")[:, None]
+        rows, first = ops.convert_to_tensor(rows), ops.arange(self.channels, dtype="float32")[:, None]
         low, width = values[:, :1], ops.maximum(values[:, -1:] - values[:, :1], 1e-30)
         borders = first + 0.9 * ((values[:, 1:] + values[:, :-1]) / 2 - low) / width
         places = first + ops.clip(0.9 * (rows - low) / width, 0.0, 0.95)
         found = ops.searchsorted(ops.reshape(borders, (-1,)), ops.reshape(places, (-1,)))
         # There is one border less than values in every channel.
-        return ops.reshape(found, rows.shape) + np.arange(self.channels, dtype="int32")[:, None]
+        return ops.reshape(found, rows.shape) + ops.arange(self.channels, dtype="int32")[:, None]
 
     def _means(self, rows, clusters):
         """Values `(channels, num)`: the mean of each cluster's weights, and where it has none the value as it was."""

@@ -6,7 +6,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction
-from tf_reweight.graph.copying import Copied
+from tf_reweight.graph.copying import Copied, assign_like
 from tf_reweight.graph.distribution import of_all_replicas
 from tf_reweight.graph.emulation import Emulation
 from tf_reweight.kernels.table import walk
@@ -197,7 +197,7 @@ class _Rounded(Copied):
         super().fill()
         values = self.wrapper.rounded_kernels()
         for variable, old in zip(self.copy.weights, self.operation.weights):
-            variable.assign(values.get(id(old), old.value))
+            assign_like(variable, old, values.get(id(old), old.value))
 
 
 def unchanged(inputs, *args, **kwargs):
