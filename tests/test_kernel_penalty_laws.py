@@ -274,11 +274,11 @@ def test_the_stages_of_compress_leave_it_behind(kind, data, tmp_path, monkeypatc
     }
     model = net() if kind in SECTIONS else penalised(kind)
     run = Run(settings, model, tfr.data.Dataset("mine", data, data, data, 3, ("a", "b", "c")), (), QUIET, None)
-    run.open(tmp_path / "run")
-    for stage in stages_of(run.config):
-        run.do(stage)
-        carried = attachments(run.model)
-        assert bool(carried) == (stage.name in ("dense", "regularized") and (stage.name != "dense" or kind not in SECTIONS))
+    with run.open(tmp_path / "run"):
+        for stage in stages_of(run.config):
+            run.do(stage)
+            carried = attachments(run.model)
+            assert bool(carried) == (stage.name in ("dense", "regularized") and (stage.name != "dense" or kind not in SECTIONS))
     check_plain(keras.saving.load_model(tmp_path / "run" / "retrained.keras", compile=False))
     entries = run.folder.figures("pruned")["details"]["sets" if kind in COUPLED else "kernels"]
     assert any(entry["kept_groups"] < entry["num_groups"] for entry in entries)

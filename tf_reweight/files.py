@@ -1,29 +1,122 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and stay so when the machine goes down."""
 
+import contextlib
+import errno
 import os
 import pathlib
+import re
 
 from tf_reweight import errors
 
 
 # Bytes of a file's name: 255, but for what a name has beside it while the file is written.
 _LONGEST = 240
+# What libraries in C say of the system where they raise errors of other kinds, such as h5py.
+_ERRNO = re.compile(r"errno = (\d+)|No space left on device|File too large|Disk quota exceeded")
+PARTIAL = ".*.partial*"
+
+
+class NotWritten(OSError):
+    """A file could not be written: the disk is full, or the system does not allow it. Nothing of it was left behind."""
+
+
+@contextlib.contextmanager
+def whole(path, suffix=""):
+    """A path beside `path` to write to, which takes its place when all is written and lies on the disk.
+
+    Args:
+        path: a `pathlib.Path`.
+        suffix: of the name that is written to, for writers that go by it.
+
+    Raises:
+        NotWritten: when the disk is full half-way; what was at `path` is there as before.
+    """
+    temporary = path.with_name(f".{path.name}.partial{suffix}")
+    try:
+        with _said(path):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path, content):
-    """Writes all of a file or nothing, also when the disk is full half-way."""
-    temporary = path.with_name(f".{path.name}.partial")
+    """Writes all bytes of a file or nothing, also when the disk is full half-way."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path, text):
+    """Writes a text file, whole or not at all."""
+    write_whole(path, text.encode("utf-8"))
+
+
+def append_line(path, text):
+    """Adds a line to a text file; a line that an earlier process left half-written stays alone."""
+    with _said(path), open(path, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        broken = size and file.read(1) != b"\n"
+        file.write((b"\n" if broken else b"") + text.encode("utf-8") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(path):
+    """Makes a folder and those above it; nothing where it is there."""
+    with _said(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_partial(folder):
+    """Removes what a process that was killed has left half-written."""
+    for path in folder.glob(PARTIAL):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _said(path):
+    """Within it, what the system refuses is raised as `NotWritten` with the path."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
+    except NotWritten:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        expected = f"The file must be writable; the system says: {reason}."
+        fix = "Nothing was left behind: make room, or choose another place, and do the same again."
+        raise NotWritten(errors.message(expected, fix, path=str(path))) from error
+
+
+def _reason(error):
+    """What the system says in an error or in those it came of; None where it says nothing."""
+    seen = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.strerror or os.strerror(error.errno)
+        found = _ERRNO.search(str(error))
+        if found is not None:
+            return os.strerror(int(found[1])) if found[1] else found[0]
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _sync(path):
+    """Waits until a file, or the names in a folder, lie on the disk; some file systems cannot say so of folders."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     except OSError as error:
-        expected = f"The file must be writable; the system says: {error.strerror or error}."
-        raise OSError(errors.message(expected, "Nothing was left behind.", path=str(path))) from error
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def as_path(name, value):
@@ -47,10 +140,3 @@ def checked_path(path):
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise OSError(errors.message("`path` must be a file in a writable folder.", "Choose another.", path=str(path)))
     return path
-
-
-def write_text(path, text):
-    """Writes a text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -2,13 +2,19 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 
 from absl import flags
 
 from tf_reweight.cli.arguments import told
 from tf_reweight.cli.commands import COMMANDS, notes
 from tf_reweight.cli.quiet import quiet
+from tf_reweight.files import NotWritten
+
+# What goes on where it was cut off.
+_RESUMED = tuple(COMMANDS[name][1] for name in ("compress", "sweep"))
 
 _USAGE = """\
 tf-reweight: prune and quantize Keras models, ship checked .tflite files
@@ -47,7 +53,11 @@ configuration, `tf-reweight --version` says which version this is.
 
 
 def console(argv=None):
-    """Entry point of the `tf-reweight` script; returns the exit status: 0, 1 for an error it explains, 2 for wrong usage."""
+    """Entry point of the `tf-reweight` script; returns the exit status.
+
+    0; 1 for an error it explains; 2 for wrong usage, and where the disk takes no more; 130 and 143 when it was ended by SIGINT
+    or SIGTERM.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_USAGE)
@@ -80,13 +90,39 @@ def console(argv=None):
     return _guarded(run, values, positional)
 
 
+@contextlib.contextmanager
+def _ended_by_signals():
+    """Within it, SIGTERM ends the command as Ctrl-C does, so that what it has begun to write is removed."""
+
+    def end(number, frame):
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _guarded(run, values, positional):
     """Runs a command with TensorFlow quiet; errors we explain are printed as their text alone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        with contextlib.nullcontext() if values.debug else quiet():
+        with _ended_by_signals(), contextlib.nullcontext() if values.debug else quiet():
             return run(values, positional)
+    except KeyboardInterrupt as error:
+        goes_on = ": the same command goes on from here" if run in _RESUMED else ""
+        print(f"\nended{goes_on}.", file=sys.stderr)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+    except NotWritten as error:
+        if values.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if values.debug:
             raise

@@ -68,6 +68,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
         self._budget, self._spared, self._steps, self._slow = None, [], 0, []
+        self._held = None
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -85,6 +86,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._budget = None if self.macs is None else _Budget(coupled, items, self.macs)
         self._spared = [not has_bypass(coupled, [item.regularizer.item]) for item in items]
         self._items, self._peak, self._steps, self.met_at = items, 0.0, 0, None
+        self._held = None
         for item in items:
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
         self._apply = compiled(self._shrink)
@@ -125,13 +127,25 @@ class CoupledProximal(keras.callbacks.Callback):
             return
         self.met_at = self._steps
         # What a penalty sees as zero is also kept from coming back: a constant (beta) may still reach the next layer.
-        holding = [(p, np.where(_alive(p), 0.0, np.inf).astype("float32")) for p in (item.regularizer for item in self._items)]
+        self._hold([np.where(_alive(item.regularizer), 0.0, np.inf).astype("float32") for item in self._items])
+
+    def _hold(self, amounts):
+        self._held = amounts
+        holding = [(item.regularizer, of_set) for item, of_set in zip(self._items, amounts)]
 
         def hold(fraction):
-            for penalty, amounts in holding:
-                penalty.soft_threshold(amounts)
+            for penalty, of_set in holding:
+                penalty.soft_threshold(of_set)
 
         self._apply = compiled(hold)
+
+    def checkpoint_state(self):
+        """What a training that is cut off and goes on needs to know besides numbers; see `workflow.checkpoint`."""
+        return self._held
+
+    def continue_from(self, state):
+        """Holds what was held before the training was cut off."""
+        self._hold(state)
 
     def _renew_step(self):
         drop_compiled_steps(self.model)

@@ -99,6 +99,16 @@ class CoupledGroups:
         for variable, of_set in zip(self._amounts, split(self._sets, amounts)):
             variable.assign(of_set.astype("float32"))
 
+    def amounts(self):
+        """What is pressed with now, and the groups that are gone, as a list of arrays; see `press_on`."""
+        return [*(ops.convert_to_numpy(variable.value) for variable in self._amounts), self._gone]
+
+    def press_on(self, amounts):
+        """Presses with what `amounts` gave."""
+        *amounts, self._gone = amounts
+        for variable, amount in zip(self._amounts, amounts):
+            variable.assign(amount)
+
     def step(self, steps):
         """After so many training steps."""
         self._apply(ops.convert_to_tensor(float(steps), "float32"))

@@ -77,6 +77,15 @@ class SingleGroups:
             constraint.thresholds.assign(part.reshape(shape).astype("float32"))
         renew_step(self.model)
 
+    def amounts(self):
+        """What is pressed with now, as a list of arrays; see `press_on`."""
+        return [ops.convert_to_numpy(constraint.thresholds.value) for constraint in self._constraints]
+
+    def press_on(self, amounts):
+        """Presses with what `amounts` gave."""
+        for constraint, amount in zip(self._constraints, amounts):
+            constraint.thresholds.assign(amount)
+
     def step(self, steps):
         """After so many training steps: the optimizer has applied the thresholds itself."""
 

@@ -162,6 +162,18 @@ class BudgetProximal(keras.callbacks.Callback):
         self._end()
         drop_compiled_steps(self.model)
 
+    def checkpoint_state(self):
+        """What a training that goes on needs to know besides numbers and histories; see `workflow.checkpoint`."""
+        return self._groups.amounts()
+
+    def continue_from(self, state):
+        """Presses on as before the training was cut off."""
+        if self.met_at is None:
+            self._groups.press_on(state)
+        else:
+            self._groups.close()
+        self._renew_step()
+
     def _end_earlier(self):
         """Ends what is still at work on the model, from a `fit` that was interrupted."""
         earlier = vars(self.model).get(_HOLDER)

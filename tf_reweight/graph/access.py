@@ -95,6 +95,11 @@ def schedule_of(optimizer):
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
+def begin_at_epoch(model, epoch):
+    """Lets the `fit` that is beginning go on at an epoch, counted from 0."""
+    model._initial_epoch = epoch
+
+
 def begin_at_first_epoch(model):
     """Lets the next `fit` begin at its own first epoch: a resumed one leaves the epoch it began with on the model."""
     model._initial_epoch = None

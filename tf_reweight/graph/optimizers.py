@@ -27,3 +27,9 @@ def innermost(optimizer):
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def build_optimizer(model):
+    """Makes the variables of a model's optimizer where its first step has not made them yet."""
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)

@@ -1,10 +1,14 @@
 """What a layer knows besides its weights, carried over to a copy of it."""
 
+import io
 import tempfile
 
 import keras
+from keras import ops
+from keras.src.random.seed_generator import global_seed_generator
+from keras.src.saving import saving_lib
 
-from tf_reweight.graph.access import seed_generators
+from tf_reweight.graph.access import all_layers, default_generator, seed_generators
 from tf_reweight.graph.additions import additions_of
 
 # Words that were given are in their configs, those that they learned are not.
@@ -36,3 +40,48 @@ def _carry_vocabulary(copy, layer):
     with tempfile.TemporaryDirectory() as folder:
         layer.save_assets(folder)
         copy.load_assets(folder)
+
+
+def saved_state(model):
+    """What Keras saves of a model in training, its optimizer included: the bytes of a weights file."""
+    content = io.BytesIO()
+    store = saving_lib.H5IOStore(content, mode="w")
+    try:
+        saving_lib._save_state(model, store, None, "", set())
+    finally:
+        store.close()
+    return content.getvalue()
+
+
+def load_state(model, content):
+    """Reads it back."""
+    store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
+    try:
+        saving_lib._load_state(model, store, None, "", visited_saveables=set())
+    finally:
+        store.close()
+
+
+def draws(model):
+    """The states of all random generators of a model, and of Keras' own, in order, as lists of numbers."""
+    return [ops.convert_to_numpy(generator.state.value).tolist() for generator in _generators(model)]
+
+
+def set_draws(model, states):
+    """Sets them to what `draws` gave."""
+    if len(_generators(model)) < len(states):
+        global_seed_generator()  # Keras makes its own when something first draws from it
+    for generator, state in zip(_generators(model), states):
+        generator.state.assign(state)
+
+
+def seed_draws(model, seed):
+    """Lets every random generator of a model begin where a seed says, whatever it drew before."""
+    for place, generator in enumerate(_generators(model)):
+        generator.state.assign([seed, place << 16])
+
+
+def _generators(model):
+    own = [generator for layer in (model, *all_layers(model)) for generator in seed_generators(layer)]
+    unique = list({id(generator): generator for generator in own}.values())
+    return unique + [generator for generator in (default_generator(),) if generator is not None]

@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import EPOCHS, check_integer
+from tf_reweight.files import append_line
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.pruning.prune import sparsity
 
@@ -66,8 +67,7 @@ class Curves(keras.callbacks.Callback):
         record |= {"num_nonzero": num_weights - sum(zeros for zeros, _ in counts), **_penalty_figures(model)}
         self._kept.append(record)
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_line(self.path, json.dumps(record))
         if self._writer is not None:
             _write_scalars(self._writer, record)
 
@@ -83,12 +83,12 @@ def read_curves(path):
         List of dicts, in the order of stages and epochs; empty without a file.
     """
     path, records = pathlib.Path(path), {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+            records[record["stage"], record["epoch"]] = record
+        except (ValueError, KeyError, TypeError):
             continue  # written half when the machine went down; its epoch was trained again
-        records[record["stage"], record["epoch"]] = record
     return list(records.values())
 
 

@@ -254,13 +254,12 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
 
 def _finished(run, out):
     """Runs all stages."""
-    run.open(out)
-    for note in run.data.notes:
-        say(run.console, f"[bold]data[/bold]: {note}")
-    note = strategies.note_of(run.config)
-    if note is not None:
-        say(run.console, f"[bold]distribute[/bold]: {note}")
-    with run.scope():
+    with run.open(out), run.scope():
+        for note in run.data.notes:
+            say(run.console, f"[bold]data[/bold]: {note}")
+        note = strategies.note_of(run.config)
+        if note is not None:
+            say(run.console, f"[bold]distribute[/bold]: {note}")
         if "accuracy_drop" in (run.config.prune.budget or {}):
             search.search(run)
         return Result(run.finish(), run.last_model)

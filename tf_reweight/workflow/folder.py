@@ -1,15 +1,19 @@
 """The run folder: which stages are done, their models, and files that are written whole or not at all."""
 
+import fnmatch
 import json
-import os
 import pathlib
-import shutil
 
 import keras
 import numpy as np
 
-from tf_reweight import errors
-from tf_reweight.files import write_text
+from tf_reweight import errors, files
+from tf_reweight.workflow import differences
+from tf_reweight.workflow.lock import LOCK
+
+_CONFIG, _GIVEN, _STATE = "config.yaml", "given.json", "state.json"
+_EXPECTED = "The run folder must be new, empty, or hold this very run."
+_FIX = "Say the same as before to go on with it, choose another folder with --out (out=), or delete this one."
 
 
 class Folder:
@@ -27,37 +31,48 @@ class Folder:
 
     def __init__(self, path, resolved, given=None, custom_objects=None):
         self.path, self._custom_objects = pathlib.Path(path), custom_objects or {}
-        config = self.path / "config.yaml"
-        occupied = any(self.path.iterdir()) if self.path.is_dir() else self.path.exists()
-        text = None if given is None else json.dumps(given, indent=1) + "\n"
-        marked = self.path / "given.json"
-        known = marked.read_text() if marked.is_file() else None
-        if occupied and (not config.is_file() or config.read_text() != resolved or known != text):
-            raise ValueError(
-                errors.message(
-                    "The run folder must be new, empty, or hold this very run.",
-                    "Choose another with --out (out=), or delete it.",
-                    out=str(self.path),
-                )
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.check(self.path, resolved, given)
+        text = _text_of(given)
+        files.make_folder(self.path)
+        files.remove_partial(self.path)
+        # The configuration last: with it the folder is this run's.
         if text is not None:
-            write_text(marked, text)
-        write_text(config, resolved)
-        state = self.path / "state.json"
-        self._stages = json.loads(state.read_text()) if state.is_file() else {}
+            self.write_text(_GIVEN, text)
+        self.write_text(_CONFIG, resolved)
+        state = self.path / _STATE
+        self._stages = _read(state) if state.is_file() else {}
+
+    @staticmethod
+    def check(path, resolved, given=None):
+        """Raises where a folder holds anything but this very run, or the beginnings that a killed process has left of it."""
+        path, given = pathlib.Path(path), _text_of(given)
+        if path.exists() and not path.is_dir():
+            raise ValueError(errors.message(_EXPECTED, _FIX, out=str(path)))
+        entries = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        entries = {name for name in entries if name != LOCK and not fnmatch.fnmatch(name, files.PARTIAL)}
+        if not entries:
+            return
+        known = (path / _GIVEN).read_text(encoding="utf-8") if _GIVEN in entries else None
+        if _CONFIG not in entries:
+            if entries != {_GIVEN} or known != given:
+                raise ValueError(errors.message(_EXPECTED, _FIX, out=str(path)))
+            return
+        held = (path / _CONFIG).read_text(encoding="utf-8")
+        changed = differences.of_configurations(held, resolved) | differences.of_given(known, given)
+        if changed:
+            raise ValueError(errors.message(f"{_EXPECTED} What differs: {differences.told(changed)}.", _FIX, out=str(path)))
 
     def __truediv__(self, name):
         return self.path / name
 
-    @property
-    def backup(self):
+    def checkpoint(self, stage):
         """Where a stage keeps what it needs to go on after an interruption."""
-        return self.path / ".backup"
+        return self.path / f".{stage}.checkpoint"
 
     def tidy(self):
         """Removes what only an unfinished run needs."""
-        shutil.rmtree(self.backup, ignore_errors=True)
+        for path in self.path.glob(".*.checkpoint"):
+            path.unlink(missing_ok=True)
 
     def figures(self, stage):
         """What was recorded of a finished stage, or None."""
@@ -65,11 +80,11 @@ class Folder:
 
     def finish(self, stage, model, figures):
         """Keeps a stage's model and figures; only then it counts as done."""
-        temporary = self.path / f".{stage}.keras"
-        model.save(temporary)
-        os.replace(temporary, self.path / f"{stage}.keras")
+        with files.whole(self.path / f"{stage}.keras", ".keras") as temporary:
+            model.save(temporary)
         self._stages[stage] = figures
-        self.write_json("state.json", self._stages)
+        self.write_json(_STATE, self._stages)
+        self.checkpoint(stage).unlink(missing_ok=True)
 
     def load(self, stage):
         """The model of a finished stage."""
@@ -84,7 +99,21 @@ class Folder:
 
     def write_text(self, name, text):
         """Writes a text file, whole or not at all."""
-        write_text(self.path / name, text)
+        files.write_text(self.path / name, text)
+
+
+def _text_of(given):
+    return None if given is None else json.dumps(given, indent=1) + "\n"
+
+
+def _read(state):
+    """What was recorded of the stages that are done."""
+    try:
+        return dict(json.loads(state.read_text(encoding="utf-8")))
+    except ValueError as error:
+        fix = "Delete it, and the stages are run again."
+        expected = f"The record of a run's stages must be as it was written: {error}."
+        raise ValueError(errors.message(expected, fix, file=str(state))) from None
 
 
 def _plain(value):

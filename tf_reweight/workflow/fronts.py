@@ -61,8 +61,7 @@ def trace(run, wanted, out):
         out: folder, or None for `runs/<name>`.
     """
     wanted = check(wanted)
-    run.open(out)
-    with run.scope():
+    with run.open(out), run.scope():
         return _traced(run, wanted)
 
 

@@ -1,8 +1,10 @@
 """One run: its configuration, data, model and folder, and what all stages share."""
 
+import contextlib
 import copy
 import pathlib
 import time
+import zlib
 
 import keras
 
@@ -13,7 +15,8 @@ from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiled import parts_by_name
-from tf_reweight.graph.walking import graph_of
+from tf_reweight.graph.state import seed_draws
+from tf_reweight.graph.walking import comes_back, graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
 from tf_reweight.quantization.choosing import Choice
@@ -31,6 +34,7 @@ from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
 from tf_reweight.workflow.files import app_zip, export_files
 from tf_reweight.workflow.folder import Folder
+from tf_reweight.workflow.lock import Lock
 from tf_reweight.workflow.measures import environment, stage_figures
 from tf_reweight.workflow.one_shot import one_shot
 from tf_reweight.workflow.stages import merged, stages_of
@@ -90,13 +94,17 @@ class Run:
         named = self.data.dataset is not None and loading.is_classifier(self.task)
         return self.data.dataset.num_classes if named else None
 
+    @contextlib.contextmanager
     def open(self, out):
-        """Makes the run folder, or finds the same run in it."""
+        """Makes the run folder, or finds the same run in it; within it no other process may work there."""
         check_backend("`compress`")
         path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
         mark = loading.fingerprint(self.given, self.data) if self._is_own else None
-        self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
-        self.folder.write_json("environment.json", environment())
+        Folder.check(path, self.config.to_yaml(), mark)
+        with Lock(path):
+            self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
+            self.folder.write_json("environment.json", environment())
+            yield self
 
     def branch(self, config, model, path):
         """A run with the same data and task that begins with another model, in a folder of its own.
@@ -123,20 +131,37 @@ class Run:
 
     def do(self, stage):
         """Runs a stage, or finds it done; measures the model after it and keeps both."""
-        if self.folder.figures(stage.name) is not None:
+        if self._is_done(stage):
             self._figures = self.folder.figures(stage.name)
             say(self.console, f"[bold]{stage.name}[/bold]: done before, in {self.folder / stage.name}.keras")
             self.reached = stage.name
             return
-        self.catch_up()
         self.stage = stage
+        self._begin_stage(stage)
         started = time.monotonic()
         self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
+        # The next stage begins with what the file holds, as it does when this process is killed now.
+        # A model that is not made again from its config is not all in its file: it goes on as it is.
+        self.reached = stage.name if comes_back(self.model) else None
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
         changed, self._figures = changes(self._figures, figures), figures
         say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}{changed}, {figures['seconds']:.0f} s")
+
+    def _is_done(self, stage):
+        if self.folder.figures(stage.name) is None:
+            return False
+        # The penalties on a model that is not made again from its config are lost in its file: `prune` needs them.
+        done = [other.name for other in stages_of(self.config) if self.folder.figures(other.name) is not None]
+        return stage.step != "regularize" or comes_back(self.model) or stage.name != done[-1]
+
+    def _begin_stage(self, stage):
+        """Loads the model, and lets all that is random begin where the seed and the stage say, whatever was drawn before."""
+        seed = zlib.crc32(f"{self.config.seed}/{stage.name}".encode())
+        keras.utils.set_random_seed(seed)
+        self.catch_up()
+        seed_draws(self.model, seed)
 
     def _measured(self):
         return stage_figures(self.model, self.data, self.scorer)
@@ -144,6 +169,7 @@ class Run:
     def catch_up(self):
         """Loads the model of the last stage that was found done."""
         if self.reached is not None:
+            self.model = None  # not two models at once
             self.model = self.folder.load(self.reached)
             self.reached = None
 

@@ -3,13 +3,12 @@
 import abc
 import dataclasses
 
-import keras
-
 from tf_reweight import registry
 from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.records import fields_of
 from tf_reweight.reports.curves import Curves
 from tf_reweight.reports.progress import EpochLines
+from tf_reweight.workflow.checkpoint import Checkpoint
 from tf_reweight.workflow.finite import Finite
 from tf_reweight.workflow.scoring import outputs_of
 
@@ -47,7 +46,7 @@ class Trainer(abc.ABC):
         """
 
     def fit(self, model, context, label, epochs, learning_rate, callbacks):
-        """`fit` with a backup after each epoch, from which an interrupted run goes on.
+        """`fit` with a checkpoint after each epoch, from which an interrupted run goes on.
 
         Args:
             model: what is trained, in place.
@@ -65,9 +64,12 @@ class Trainer(abc.ABC):
         if not trainee.built:
             outputs_of(trainee, context.data.train.first()[0])
         context.task.compile(trainee, learning_rate)
-        backup = keras.callbacks.BackupAndRestore(folder.backup / name, delete_checkpoint=True)
         curves = Curves(name, folder / CURVES, context.logs, model)
         batches, options, in_order = context.data.training(context.config.data.shift)
+        # Broken weights are found before anything is kept.
+        stack = [
+            Finite(name), curves, *in_order, *callbacks, EpochLines(label, context.console), *context.callbacks(name)
+        ]  # fmt: skip
         trainee.fit(
             batches,
             shuffle=False,  # arrays are shuffled in an order of their own, that a resumed run finds again
@@ -75,14 +77,9 @@ class Trainer(abc.ABC):
             class_weight=context.config.train.class_weight,
             **context.data.validating(),
             **options,
-            # Broken weights are found before anything is kept; curves come before the backup, or an epoch could count as
-            # done without its record.
-            callbacks=[
-                Finite(name), curves, backup, *in_order, *callbacks, EpochLines(label, context.console),
-                *context.callbacks(name),
-            ],
+            callbacks=[*stack, Checkpoint(folder.checkpoint(name), name, stack, context.console)],
             verbose=0,
-        )  # fmt: skip
+        )
         begin_at_first_epoch(trainee)
         return curves.history
 

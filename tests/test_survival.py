@@ -1,0 +1,279 @@
+"""Runs that survive: whole files, one process on a folder, trainings that go on as if they had not been cut off."""
+
+import errno
+import io
+import json
+import os
+import pathlib
+import resource
+import runpy
+import shutil
+import signal
+import types
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tf_reweight as tfr
+from tf_reweight import baselines, coupling, errors, files, quantization
+from tf_reweight.cli import main
+from tf_reweight.reports.curves import read_curves
+from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow import lock, plain
+from tf_reweight.workflow.checkpoint import Checkpoint
+from tf_reweight.workflow.folder import Folder
+
+L = keras.layers
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_full_disk_leaves_the_file_of_before_and_says_its_path(call, tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    files.write_text(path, "before")
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(files.NotWritten, match=r"No space left on device\. Received: path='.*report.json'\. Nothing was left"):
+        files.write_text(path, "after")
+    monkeypatch.undo()
+    assert path.read_text() == "before" and names(tmp_path) == ["report.json"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 40_000])
+def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
+    """Really: the system lets no file grow beyond the size. Keras, h5py and zipfile say it each in their own way."""
+    model = keras.Sequential([keras.Input((64,)), L.Dense(256)])
+    folder = Folder(tmp_path, "name: a\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(files.NotWritten, match="File too large.*dense.keras"):
+            folder.finish("dense", model, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["config.yaml"] and folder.figures("dense") is None
+    folder.finish("dense", model, {})
+    assert names(tmp_path) == ["config.yaml", "dense.keras", "state.json"]
+
+
+def test_what_is_no_matter_of_the_disk_stays_as_it_is(tmp_path):
+    with pytest.raises(KeyError), files.whole(tmp_path / "a"):
+        raise KeyError("of the writer's own")
+    assert names(tmp_path) == []
+
+
+def test_a_line_that_was_left_half_written_costs_that_line_only(tmp_path):
+    path = tmp_path / "curves.jsonl"
+    records = [{"stage": "dense", "epoch": epoch} for epoch in (1, 2, 3)]
+    files.append_line(path, json.dumps(records[0]))
+    with open(path, "ab") as file:
+        file.write(b'{"stage": "dense", "ep\xff')
+    for record in records[1:]:
+        files.append_line(path, json.dumps(record))
+    with open(path, "ab") as file:
+        file.write(b'12\n{"stage": "dense"}\n')
+    assert read_curves(path) == records
+
+
+def test_one_process_at_a_time_is_let_into_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    with lock.Lock(folder):
+        with pytest.raises(ValueError, match=f"No other process.*process='{os.getpid()}'"):
+            with lock.Lock(folder):
+                pass
+        assert names(folder) == [".lock"]
+    assert names(folder) == []
+    (folder / ".lock").write_text("12345")  # of a process that was killed
+    with lock.Lock(folder):
+        pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOTSUP, "not here")
+
+    monkeypatch.setattr(lock, "fcntl", types.SimpleNamespace(flock=flock, LOCK_EX=1, LOCK_NB=2))
+    with pytest.warns(UserWarning, match="knows no locks"), lock.Lock(tmp_path):
+        pass
+
+
+def test_what_a_process_killed_in_its_first_milliseconds_leaves_is_taken(tmp_path):
+    given = {"model": "net", "weights": "abc"}
+    Folder(tmp_path / "whole", "name: a\n", given)
+    for left in ([".lock"], [".given.json.partial"], ["given.json"], ["given.json", ".config.yaml.partial", ".lock"]):
+        folder = tmp_path / "-".join(left)
+        folder.mkdir()
+        for name in left:
+            whole = name == "given.json"
+            (folder / name).write_text((tmp_path / "whole" / name).read_text() if whole else "half")
+        Folder(folder, "name: a\n", given)
+        assert [name for name in names(folder) if name != ".lock"] == ["config.yaml", "given.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "given.json").write_text("{}")
+    with pytest.raises(ValueError, match="run folder must be new"):
+        Folder(tmp_path / "other", "name: a\n", given)
+
+
+def test_a_changed_run_is_refused_with_what_differs(tmp_path):
+    held = "name: a\nprune:\n  budget:\n    macs: 0.5\nseed: 0\n"
+    Folder(tmp_path, held, {"model": "net", "weights": "abc", "train": 3})
+    words = r"prune\.budget\.macs: 0\.5 there, 0\.4 now; extra: \(not said\) there, 1 now; train: 3 there, 4 now\. Received"
+    with pytest.raises(ValueError, match=words):
+        Folder(tmp_path, held.replace("0.5", "0.4") + "extra: 1\n", {"model": "net", "weights": "abc", "train": 4})
+    with pytest.raises(ValueError, match="model: net there, .not said. now"):
+        Folder(tmp_path, held)
+
+
+def test_plain_values_come_back_as_they_were():
+    value = {"a": (1, [2.5, None]), 3: {"b": np.arange(3)}, "n": np.float32(0.1), "inf": float("inf"), "s": "x", "t": True}
+    arrays = {}
+    kept = json.loads(json.dumps(plain.packed(value, arrays)))
+    again = plain.unpacked(kept, arrays)
+    np.testing.assert_array_equal(again[3].pop("b"), value[3].pop("b"))
+    assert again == value and type(again["n"]) is np.float32
+    with pytest.raises(plain.NotPlain):
+        plain.packed([object()], {})
+
+
+# How a model is prepared, and the callbacks of its training; each has a state that Keras' own files do not hold.
+def _gradual(model):
+    return [baselines.GradualMagnitude(baselines.PolynomialDecay(0.0, 0.6, 0, 14, frequency=2))]
+
+
+def _budget(model):
+    coupling.regularize_coupled(model, budget="macs=0.6")
+    return [tfr.callbacks.BudgetProximal(until=0.6, every=2, criterion="lamp")]
+
+
+def _sparsity(model):
+    tfr.regularize(model, "unstructured", budget="sparsity=0.5")
+    return [tfr.callbacks.BudgetProximal(until=0.6, every=2)]
+
+
+def _proximal(model):
+    coupling.regularize_coupled(model, strength=20.0)
+    return [tfr.callbacks.Reweighting(every=2), coupling.CoupledProximal(macs=0.2)]
+
+
+def _clustered(model):
+    quantization.cluster(model, 4)
+    return [keras.callbacks.ReduceLROnPlateau(patience=1, monitor="loss"), tfr.callbacks.CosineDecay(0.1)]
+
+
+def _stopping(model):
+    return [keras.callbacks.EarlyStopping(monitor="loss", patience=1, min_delta=10.0, restore_best_weights=True)]
+
+
+CASES = {"gradual": _gradual, "budget": _budget, "sparsity": _sparsity, "proximal": _proximal, "clustered": _clustered}
+CASES["stopping"] = _stopping
+
+
+class _Cut(Exception):
+    pass
+
+
+class _CutAfter(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise _Cut
+
+
+def trained(case, path=None, cut=None, console=QUIET):
+    """The weights after four epochs of six steps, and the callbacks; with `cut`, broken off after that epoch."""
+    keras.utils.set_random_seed(3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(48, 4)).astype("float32")
+    layers = [L.Dense(8, name="a"), L.BatchNormalization(), L.ReLU(), L.Dropout(0.2)]
+    layers += [L.Dense(6, activation="relu", name="b"), L.Dense(1, name="c")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    callbacks = CASES[case](model)
+    model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
+    last = [] if path is None else [Checkpoint(path, "stage", callbacks, console)]
+    last += [] if cut is None else [_CutAfter(cut)]
+    try:
+        model.fit(x, x[:, :1] * x[:, 1:2], batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks + last)
+    except _Cut:
+        return None
+    return model.get_weights(), [getattr(callback, "history", None) for callback in callbacks]
+
+
+def same(one, two):
+    return all(map(np.array_equal, one[0], two[0])) and one[1] == two[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*training steps come before the deadline", "ignore:The groups that are zero do not free")
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_cut_after_any_epoch_ends_bit_identical(case, tmp_path):
+    whole = trained(case)
+    for cut in {"stopping": [0], "budget": [1, 2]}.get(case, [1]):  # before and after the budget is met
+        path = tmp_path / f"{cut}.checkpoint"
+        assert trained(case, path, cut) is None and path.is_file()
+        assert same(whole, trained(case, path)), cut
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "foreign", "other name", "nothing"])
+def test_an_unreadable_checkpoint_is_said_and_the_training_begins_anew(damage, tmp_path):
+    path, console = tmp_path / "a.checkpoint", Console(file=io.StringIO(), width=400)
+    trained("stopping", path, 0)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 3] ^= 4
+    if damage in ("flipped", "short", "nothing"):
+        path.write_bytes(content[: {"flipped": None, "short": 2000, "nothing": 0}[damage]])
+    else:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        said = json.loads(members["training.json"])
+        said |= {"name": "other"} if damage == "other name" else {"variables": [[[3], "float32"]]}
+        members["training.json"] = json.dumps(said).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, member in members.items():
+                archive.writestr(name, member)
+    assert same(trained("stopping"), trained("stopping", path, console=console))
+    assert console.file.getvalue().count("the stage begins anew") == 1
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_ended_says_that_the_same_one_goes_on(number, status, monkeypatch, capfd):
+    def command(values, positional):
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(main, "_RESUMED", (command,))
+    assert main._guarded(command, types.SimpleNamespace(debug=True), []) == status
+    assert capfd.readouterr().err == "\nended: the same command goes on from here.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_full_disk_is_exit_code_2(capfd):
+    def command(values, positional):
+        raise files.NotWritten(errors.message("The file must be writable.", "Make room.", path="a"))
+
+    assert main._guarded(command, types.SimpleNamespace(debug=False), []) == 2
+    assert capfd.readouterr().err == "error: The file must be writable. Received: path='a'. Make room.\n"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or os.uname().sysname != "Linux", reason="needs Linux and a C compiler")
+def test_a_run_killed_inside_its_file_operations_ends_bit_identical(tmp_path):
+    """A few of those that benchmarks/kills.py goes through one by one: each half through a write, a rename, a removal."""
+    kills = types.SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "kills.py")))
+    server = kills.Server(tmp_path)
+    try:
+        found = kills.check(server, "gradual", tmp_path, every=60)
+    finally:
+        server.close()
+    assert found["killed"] >= 4 and not found["others"]

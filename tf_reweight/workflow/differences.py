@@ -1,0 +1,60 @@
+"""What differs between the run that a folder holds and the one that was asked for, in words."""
+
+import json
+
+import yaml
+
+# Keys that are named; of more only the number.
+_MOST = 8
+_MISSING = "(not said)"
+
+
+def of_configurations(held, asked):
+    """Mapping of keys, as `section.key`, to `(value in the folder, value asked for)`, where they differ.
+
+    Args:
+        held, asked: resolved configurations as YAML text.
+    """
+    if held == asked:
+        return {}
+    return _between(_mapping(yaml.safe_load, held, "config.yaml"), _mapping(yaml.safe_load, asked, "config.yaml"))
+
+
+def of_given(held, asked):
+    """The same for what a run was given besides its configuration, JSON texts or None."""
+    if held == asked:
+        return {}
+    return _between(*(_mapping(json.loads, "{}" if text is None else text, "given.json") for text in (held, asked)))
+
+
+def told(changed):
+    """The differences as one line."""
+    parts = [f"{key}: {_short(old)} there, {_short(new)} now" for key, (old, new) in list(changed.items())[:_MOST]]
+    parts += [f"{len(changed) - _MOST} more"] if len(changed) > _MOST else []
+    return "; ".join(parts)
+
+
+def _between(held, asked):
+    old, new = _flat(held), _flat(asked)
+    pairs = {key: (old.get(key, _MISSING), new.get(key, _MISSING)) for key in [*old, *(key for key in new if key not in old)]}
+    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return changed or {"the text": ("another", "this")}  # written by another version
+
+
+def _flat(values, path=""):
+    found = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{path}{key}.") if isinstance(value, dict) and value else {f"{path}{key}": value}
+    return found
+
+
+def _mapping(read, text, name):
+    try:
+        return dict(read(text))
+    except (ValueError, TypeError, yaml.YAMLError):
+        return {name: "(not readable)"}
+
+
+def _short(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
