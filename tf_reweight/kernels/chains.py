@@ -26,7 +26,7 @@ def put_constraint_states(model, states):
 
     Others that are missing lasted as long as a part of a training, whose callback knows what became of them.
     """
-    weights = model.weights
+    weights, added = model.weights, False
     for key, value in states.items():
         position, kind, name = key.split("/")
         variable = weights[int(position)]
@@ -34,8 +34,9 @@ def put_constraint_states(model, states):
         if found:
             dict(_variables(found[0]))[name].assign(value)
         elif kind == Mask.__name__:
-            variable.constraint = Mask(value, variable.constraint)
-    place(model)
+            variable.constraint, added = Mask(value, variable.constraint), True
+    if added:
+        place(model)  # as `hold_all` does; masks that a callback keeps to itself stay where they are
 
 
 def _chain(variable):
