@@ -123,8 +123,8 @@ def test_command(tmp_path, capsys):
     made = keras.saving.load_model(tmp_path / "b.keras")
     images = colours(2)
     np.testing.assert_allclose(made(images), model(images), atol=1e-5)
-    assert main.console(["arm", str(tmp_path / "a.keras"), "--fix", "b.tflite"]) == 1
-    assert main.console(["arm", str(tmp_path / "a.keras"), "--fix", str(tmp_path / "none" / "b.keras")]) == 1
+    assert main.console(["arm", str(tmp_path / "a.keras"), "--fix", "b.tflite"]) == 2
+    assert main.console(["arm", str(tmp_path / "a.keras"), "--fix", str(tmp_path / "none" / "b.keras")]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
 
 

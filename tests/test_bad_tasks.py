@@ -133,6 +133,6 @@ def test_code_that_gives_no_data_is_explained(name, words, tmp_path, monkeypatch
     (tmp_path / "data.py").write_text(CODE)
     (tmp_path / "broken.py").write_text("1 / 0")
     KINDS["regression"].save("model.keras")
-    assert main.console(["compress", "--model", "model.keras", "--data", name, "--out", "run"]) == 1
+    assert main.console(["compress", "--model", "model.keras", "--data", name, "--out", "run"]) == 2
     said = capsys.readouterr().err
     assert re.search(words, said) and said.count("Received: ") == 1 and not (tmp_path / "run").exists()

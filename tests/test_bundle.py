@@ -87,7 +87,7 @@ def test_bad_input(path, tmp_path, capsys):
         export.bundle(path, tmp_path / "app.zip", extra=[tmp_path / "none.html"])
     with pytest.raises(ValueError, match="different names"):
         export.bundle(path, tmp_path / "app.zip", extra=[__file__, __file__])
-    assert main.console(["bundle", str(path)]) == 1
+    assert main.console(["bundle", str(path)]) == 2
     assert "Expected FILE.tflite and OUT.zip" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -110,7 +110,7 @@ def test_bad_flags_leave_nothing_behind(path, flags, words, tmp_path, capsys, mo
     for name, data in (("two.txt", b"a\nb\n"), ("empty.txt", b""), ("binary.txt", b"\xff\xfe\x00a")):
         (tmp_path / name).write_bytes(data)
     before = sorted(tmp_path.iterdir())
-    assert main.console(["bundle", str(path), "app.zip", *flags]) == 1
+    assert main.console(["bundle", str(path), "app.zip", *flags]) == 2
     assert words in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
 
 

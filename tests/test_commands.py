@@ -72,8 +72,8 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
     assert main.console(["arm", str(packed)]) == 0
     said = capsys.readouterr().out
     assert "Sparse weights on ARM: safe" in said and "nothing is in the way" in said
-    assert main.console(["pack", str(packed), str(tmp_path / "none" / "a.tflite")]) == 1
-    assert main.console(["pack", str(packed)]) == 1
+    assert main.console(["pack", str(packed), str(tmp_path / "none" / "a.tflite")]) == 2
+    assert main.console(["pack", str(packed)]) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
 )
 def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main.console(arguments) == 1
+    assert main.console(arguments) == 2
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_help_of_every_command(capsys):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert main.console(["shrink", "never_read.keras", "out.keras"]) == 1
+    assert main.console(["shrink", "never_read.keras", "out.keras"]) == 2
     assert "must be writable" in capsys.readouterr().err
 
 
@@ -123,11 +123,11 @@ def test_init_writes_what_a_first_run_needs(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == [str(folder / "configs" / "binary.yaml")]
     (folder / "configs" / "quickstart.yaml").write_text("name: mine")
     (folder / "configs" / "binary.yaml").unlink()
-    assert main.console(["init", str(folder)]) == 1
+    assert main.console(["init", str(folder)]) == 2
     assert "overwrites no files of yours" in capsys.readouterr().err and not (folder / "configs" / "binary.yaml").exists()
-    assert main.console(["init", str(folder / "configs" / "quickstart.yaml" / "below")]) == 1
+    assert main.console(["init", str(folder / "configs" / "quickstart.yaml" / "below")]) == 2
     assert "Received: folder=" in capsys.readouterr().err
-    assert main.console(["init", str(folder / "configs" / "quickstart.yaml")]) == 1
+    assert main.console(["init", str(folder / "configs" / "quickstart.yaml")]) == 2
     assert "takes a folder" in capsys.readouterr().err
 
 

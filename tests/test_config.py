@@ -69,7 +69,7 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"regularize": {"coupled": {"strength": float("inf")}}}, "finite number"),
         ({"train": {"class_weight": {0: float("nan")}}}, "finite number"),
         ({"train": {"class_weight": {0: -1.0}}}, "at least 0"),
-        ({"seed": 2**32}, "less than 4294967296"),
+        ({"seed": 2**32}, "at most 4,294,967,295"),
         ({"name": ".."}, "pattern"),
         ({"name": "x" * 300}, "at most 200"),
         ({"prune": {"budget": {"bytes": 10, "precision": "int7"}}}, "'int8'"),

@@ -64,7 +64,7 @@ def test_what_is_missing_is_named(root, stand_in, tmp_path, monkeypatch):
     ):
         with pytest.raises(FileNotFoundError, match="(?s)two commands in docs/arm.md.*|.*Received: "):
             check()
-    assert main.console(["pack", str(source), str(tmp_path / "b.tflite"), "--verify_arm"]) == 1
+    assert main.console(["pack", str(source), str(tmp_path / "b.tflite"), "--verify_arm"]) == 2
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -199,8 +199,8 @@ def test_the_command(contents, model, tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["num_examples"] == 4 and len(figures["operations"]) == 8 and figures["file_accuracy"] is not None
     assert main.console(command) == 0 and "against the float model" in capsys.readouterr().out
-    assert main.console(command[:3]) == 1 and "--data" in capsys.readouterr().err
-    assert main.console([*command[:3], "--data", "digits"]) == 1
+    assert main.console(command[:3]) == 2 and "--data" in capsys.readouterr().err
+    assert main.console([*command[:3], "--data", "digits"]) == 2
     assert "The model takes examples of shape (6, 6, 3)" in capsys.readouterr().err
 
 

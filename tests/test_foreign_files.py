@@ -160,7 +160,7 @@ def test_names_and_open_sizes_are_said(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["normalization"] == {
         "left": {"mean": [0], "std": [255]}, "right": {"mean": [1], "std": [2]}
     }  # fmt: skip
-    assert main.console(["bundle", str(tmp_path / "b.tflite"), str(tmp_path / "b.zip"), "--normalization", "0,255"]) == 1
+    assert main.console(["bundle", str(tmp_path / "b.tflite"), str(tmp_path / "b.zip"), "--normalization", "0,255"]) == 2
     assert "for files of one input" in capsys.readouterr().err
 
 
@@ -190,7 +190,7 @@ def test_sizes_that_a_file_leaves_open_can_be_given(tmp_path, capsys):
             ("nam=1,12,12,8", "Valid: "),
         ):  # fmt: skip
             normalized = ["--normalization", "0,255"] if verb == "bundle" else []
-            assert main.console([*arguments(verb, path, tmp_path), *normalized, "--shape", shape]) == 1
+            assert main.console([*arguments(verb, path, tmp_path), *normalized, "--shape", shape]) == 2
             assert words in capsys.readouterr().err
 
 
@@ -215,10 +215,10 @@ def test_what_is_no_whole_file_is_refused_and_leaves_nothing(whole, verb, tmp_pa
     folder.mkdir()
     for kind, content in damaged(whole):
         path.write_bytes(content)
-        assert main.console(arguments(verb, path, folder)) == 1, kind
+        assert main.console(arguments(verb, path, folder)) == 2, kind
         text = capsys.readouterr().err
         assert text.startswith("error: ") and "Received: " in text and "Traceback" not in text, kind
         assert not list(folder.iterdir()), kind
     path.unlink()
-    assert main.console(arguments(verb, path, folder)) == 1
+    assert main.console(arguments(verb, path, folder)) == 2
     assert "must exist" in capsys.readouterr().err

@@ -156,7 +156,7 @@ def test_bad_sweeps_are_refused(budgets, words):
 
 
 def test_the_command_line_says_what_a_sweep_needs(capsys):
-    assert main.console(["sweep", "--model", "m.keras"]) == 1
+    assert main.console(["sweep", "--model", "m.keras"]) == 2
     assert "`sweep` needs --config, or --model and --data" in capsys.readouterr().err
 
 

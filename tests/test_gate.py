@@ -59,9 +59,9 @@ def test_what_the_system_says_of_a_path_has_the_form_of_our_errors(made, capsys)
 def test_shapes_and_threads_that_cannot_be_are_errors_of_every_command(made, capsys):
     path = str(made / "whole.tflite")
     for words in (["inspect", path, "--shape", "a"], ["inspect", path, "--shape", "1,7"]):
-        assert main.console(words) == 1
+        assert main.console(words) == 2
         assert "error: `shape" in capsys.readouterr().err
-    assert main.console(["benchmark", path, "--threads", "99999999999"]) == 1
+    assert main.console(["benchmark", path, "--threads", "99999999999"]) == 2
     assert "`num_threads` must be an int in 1..1024." in capsys.readouterr().err
 
 

@@ -81,11 +81,11 @@ def test_saved_times_are_shown_again_and_never_put_together(files, tmp_path, cap
         ([saved[0], files[0]], "cannot be compared with those of a file measured now"),
         ([tmp_path / "none.json"], "must exist"),
     ):
-        assert main.console(["benchmark", *map(str, paths)]) == 1
+        assert main.console(["benchmark", *map(str, paths)]) == 2
         assert words in capsys.readouterr().err
     for text in ("no json", "{}", '{"rows": []}', "[1]"):
         saved[0].write_text(text)
-        assert main.console(["benchmark", str(saved[0])]) == 1
+        assert main.console(["benchmark", str(saved[0])]) == 2
         assert "what tf-reweight benchmark --json printed" in capsys.readouterr().err
 
 

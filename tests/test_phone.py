@@ -257,7 +257,7 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(model, tmp_path, 
         ([str(model), "--read", "cpu.log"], "--read alone"),
         (["--out", str(tmp_path / "new")], "Expected one FILE.tflite"),
     ):
-        assert main.console(["phone", *arguments]) == 1
+        assert main.console(["phone", *arguments]) == 2
         assert words in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tflite", "full"]
     done = ran_without_tool(model, tmp_path)

@@ -77,7 +77,7 @@ def test_import_and_export_work_without_the_extras(tmp_path):
 
 def test_a_run_that_clusters_is_refused_at_once(monkeypatch, capsys):
     monkeypatch.setattr(extras, "is_installed", lambda module: module != "sklearn")
-    assert main.console(["compress", "--config", str(ROOT / "configs" / "small_cnn_digits_int8.yaml"), "--dry_run"]) == 1
+    assert main.console(["compress", "--config", str(ROOT / "configs" / "small_cnn_digits_int8.yaml"), "--dry_run"]) == 2
     assert 'Received: package=' in capsys.readouterr().err
 
 

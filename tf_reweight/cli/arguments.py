@@ -6,12 +6,22 @@ import pathlib
 from absl import flags
 
 
+# What this package raises to explain itself. Anything else is a fault, here or in a library.
+_EXPLAINED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+
+
 def told(error):
-    """What an error says; what the system itself says of a file, in the form of our own errors."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
+    """What an error says; what the system says of a file, and what nobody foresaw, in the form of our own errors."""
     from tf_reweight import errors
 
+    if isinstance(error, MemoryError):
+        fix = "Give it less at once: fewer examples, smaller batches or a smaller model."
+        return errors.message("There must be memory enough.", fix, error=str(error) or "MemoryError")
+    if not isinstance(error, _EXPLAINED) or isinstance(error, RecursionError) or not str(error):
+        fix = "Run the command again with --debug and report what it prints."
+        return errors.message("Nobody foresaw this error.", fix, error=f"{type(error).__name__}: {error}")
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
     expected = f"The file must be one that can be read and written; the system says: {error.strerror}."
     return errors.message(expected, "Check its path and its permissions.", file=str(error.filename or "not named"))
 

@@ -11,7 +11,6 @@ from absl import flags
 from tf_reweight.cli.arguments import told
 from tf_reweight.cli.commands import COMMANDS, notes
 from tf_reweight.cli.quiet import quiet
-from tf_reweight.files import NotWritten
 
 # What goes on where it was cut off.
 _RESUMED = tuple(COMMANDS[name][1] for name in ("compress", "sweep"))
@@ -55,8 +54,7 @@ configuration, `tf-reweight --version` says which version this is.
 def console(argv=None):
     """Entry point of the `tf-reweight` script; returns the exit status.
 
-    0; 1 for an error it explains; 2 for wrong usage, and where the disk takes no more; 130 and 143 when it was ended by SIGINT
-    or SIGTERM.
+    0; 1 where `check` finds faults; 2 for errors and wrong usage; 130 and 143 when it was ended by SIGINT or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -108,7 +106,7 @@ def _ended_by_signals():
 
 
 def _guarded(run, values, positional):
-    """Runs a command with TensorFlow quiet; errors we explain are printed as their text alone."""
+    """Runs a command with TensorFlow quiet; of an error its text alone is printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
@@ -118,16 +116,11 @@ def _guarded(run, values, positional):
         goes_on = ": the same command goes on from here" if run in _RESUMED else ""
         print(f"\nended{goes_on}.", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
-    except NotWritten as error:
-        if values.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if values.debug:
             raise
         print(f"error: {told(error)}", file=sys.stderr)
-        return 1
+        return 2
 
 
 if __name__ == "__main__":

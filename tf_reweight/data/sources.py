@@ -2,11 +2,11 @@
 
 import difflib
 import pathlib
-import zipfile
 
 import numpy as np
 
 from tf_reweight import errors, extras
+from tf_reweight.data.archives import read_npz
 
 SPLITS = ("train", "validation", "test")
 # Optical Recognition of Handwritten Digits, the test part (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY
@@ -31,7 +31,7 @@ def reader(name, data_dir, image_size):
     if name == "digits":
         return _read_digits
     if path.suffix == ".npz":
-        return lambda: _read_npz(path)
+        return lambda: (read_npz(path), None)
     # A name of tensorflow-datasets wins over a folder that happens to be called so; "./mnist" is always the folder.
     explicit = isinstance(name, pathlib.Path) or str(name).startswith((".", "~")) or path.is_absolute()
     if not explicit:
@@ -57,54 +57,6 @@ def reader(name, data_dir, image_size):
 def _read_digits():
     with np.load(_DIGITS, allow_pickle=False) as archive:
         return {"train": (archive["x"][..., None].astype("float32"), archive["y"].astype("int64"))}, None
-
-
-def _read_npz(path):
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("Expected an existing .npz file.", "Check the path.", name=str(path)))
-    if not zipfile.is_zipfile(path):
-        raise ValueError(errors.message("Expected an .npz archive.", "Write it with numpy.savez.", name=str(path)))
-    with np.load(path, allow_pickle=False) as archive:
-        keys = set(archive.files)
-        renamed = {"x": "x_train", "y": "y_train"} if "x_train" not in keys else {}
-        found = {renamed.get(key, key) for key in keys}
-        original = {after: before for before, after in renamed.items()}
-        _check_npz_keys(path, keys, found)
-        splits = {}
-        for split, suffix in zip(SPLITS, ("train", "val", "test")):
-            names = [original.get(f"{axis}_{suffix}", f"{axis}_{suffix}") for axis in "xy"]
-            if f"x_{suffix}" in found:
-                splits[split] = tuple(_npz_array(path, archive, key) for key in names)
-    return splits, None
-
-
-def _check_npz_keys(path, keys, found):
-    if "x_train" not in found:
-        raise ValueError(
-            errors.message(
-                "Expected the arrays x_train and y_train, or x and y.", "Name them so.", name=str(path), keys=sorted(keys)
-            )
-        )
-    for suffix in ("train", "val", "test"):
-        if (f"x_{suffix}" in found) != (f"y_{suffix}" in found):
-            missing = "labels" if f"x_{suffix}" in found else "inputs"
-            raise ValueError(
-                errors.message(
-                    f"Expected both inputs and labels; x_{suffix}, y_{suffix} is without {missing}.",
-                    "Add the missing array, or leave both out.",
-                    name=str(path),
-                    keys=sorted(keys),
-                )
-            )
-
-
-def _npz_array(path, archive, key):
-    try:
-        return archive[key]
-    except ValueError as error:  # Pickled objects are refused: they can run code.
-        raise ValueError(
-            errors.message("Expected arrays of numbers.", "Save them with a numeric dtype.", name=str(path), key=key)
-        ) from error
 
 
 def _read_folder(root, image_size):
@@ -144,7 +96,7 @@ def _class_files(folder, class_names):
     for name in _subfolders(folder):
         if name not in class_names:
             raise ValueError(errors.unknown(f"class of {str(folder)!r}", name, class_names))
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file())
         if not paths:
             fix = f"Put images ({', '.join(_IMAGE_SUFFIXES)}) into it, or remove it."
             raise ValueError(errors.message("Expected images in every class folder.", fix, folder=str(folder / name)))
@@ -160,7 +112,7 @@ def _decode(path, image_size):
 
     try:
         image = tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
+    except tf.errors.OpError as error:
         raise ValueError(
             errors.message("Expected an image that can be decoded.", "Replace or remove the file.", file=str(path))
         ) from error

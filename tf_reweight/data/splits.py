@@ -28,6 +28,12 @@ def arrays(split, x, y):
                 f"Expected as many inputs as labels, at least one, in {split}.", "Check it.", inputs=len(x), labels=len(y)
             )
         )
+    whole = np.iinfo("int32")
+    if y.min() < whole.min or y.max() > whole.max:
+        # Cast as they are they would come round as other classes.
+        fix = "`numpy.unique(y, return_inverse=True)[1]` renumbers them."
+        expected = f"Labels must be 0..n-1, in {split}."
+        raise ValueError(errors.message(expected, fix, lowest=int(y.min()), highest=int(y.max())))
     grey = x.ndim == 3 and x.dtype in _WHITE
     x = x.astype("float32", copy=False)
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))

@@ -309,6 +309,9 @@ def _add(row, child, path, context, found, left_out):
         return
     variable = getattr(layer, attribute)
     shape = tuple(variable.shape)
+    if 0 in shape:
+        left_out.append(LeftOut(target_name, f"a kernel {shape} has no weights"))
+        return
     layout = row.layout(layer, shape)
     layout = dataclasses.replace(layout, num_heads=_heads(context.get("attention"), layer, shape, layout.axes))
     parents = tuple(parent for parent in context["parents"] if parent is not layer)

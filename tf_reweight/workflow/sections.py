@@ -17,8 +17,29 @@ from tf_reweight.quantization.grid import check_bits
 from tf_reweight.workflow import methods
 
 
+# That of seeds, and more than anything that is counted here can be.
+_LARGEST = 2**32 - 1
+
+
+def _allows(annotation, kind):
+    """Whether a type hint, or one inside it, is a type or takes any."""
+    return annotation in (kind, typing.Any) or any(_allows(part, kind) for part in typing.get_args(annotation))
+
+
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value, info):
+        """Pydantic takes true for 1, and whole numbers of any size, at which TensorFlow fails much later."""
+        annotation = cls.model_fields[info.field_name].annotation
+        for item in value if type(value) is list else [value]:
+            if type(item) is bool and not _allows(annotation, bool):
+                raise ValueError("true and false are no value of it")
+            if type(item) is int and abs(item) > _LARGEST and _allows(annotation, int):
+                raise ValueError(f"whole numbers are at most {_LARGEST:,}")
+        return value
 
 
 class Data(Section):
