@@ -20,11 +20,13 @@ from rich.console import Console
 import tf_reweight as tfr
 from tf_reweight import baselines, coupling, errors, files, quantization
 from tf_reweight.cli import main
+from tf_reweight.data import feeds
 from tf_reweight.reports.curves import read_curves
 from tf_reweight.reports.progress import QUIET
 from tf_reweight.workflow import lock, plain
 from tf_reweight.workflow.checkpoint import Checkpoint
 from tf_reweight.workflow.folder import Folder
+from tf_reweight.workflow.run import Run
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,6 +134,40 @@ def test_a_changed_run_is_refused_with_what_differs(tmp_path):
         Folder(tmp_path, held.replace("0.5", "0.4") + "extra: 1\n", {"model": "net", "weights": "abc", "train": 4})
     with pytest.raises(ValueError, match="model: net there, .not said. now"):
         Folder(tmp_path, held)
+
+
+def test_a_run_goes_on_only_with_the_same_model_and_examples(tmp_path):
+    """Both by their paths, and their contents changed: the configuration is the same."""
+    x, y = np.random.default_rng(0).random((40, 4)).astype("float32"), np.arange(40) % 2
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(2)])
+
+    def opened():
+        config = {"data": {"name": str(tmp_path / "a.npz")}, "model": {"name": str(tmp_path / "a.keras")}}
+        with Run(config, None, None, (), QUIET, None).open(tmp_path / "run"):
+            pass
+
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    model.save(tmp_path / "a.keras")
+    opened()
+    opened()
+    np.savez(tmp_path / "a.npz", x=x + (np.arange(40) == 7)[:, None], y=y)
+    with pytest.raises(ValueError, match=" examples: "):
+        opened()
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    model.layers[0].bias.assign_add([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    model.save(tmp_path / "a.keras")
+    with pytest.raises(ValueError, match="What differs: weights: "):
+        opened()
+
+
+def test_examples_are_told_apart_by_type_shape_and_value():
+    whole = np.arange(6)
+    texts = [np.array(["a", "b"]), np.array(["a", "c"], object), np.array(["a", "d"], object)]
+    others = [np.array([True, False]), np.zeros((0, 3)), np.array(["2026-01-01"], "datetime64[D]")]
+    arrays = [whole, whole.astype("float64"), whole.reshape(2, 3), whole + 1, *texts, *others]
+    marks = [feeds.Arrays({"x": array}, array).fingerprint() for array in arrays]
+    assert len(set(marks)) == len(arrays) and marks[0] == feeds.Arrays({"x": whole.copy()}, np.arange(6)).fingerprint()
+    assert feeds.Arrays(whole).fingerprint() != feeds.Arrays(whole, whole).fingerprint()
 
 
 def test_plain_values_come_back_as_they_were():

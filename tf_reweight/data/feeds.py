@@ -1,6 +1,7 @@
 """What `fit` takes, behind one interface: examples of one split that can be read again and again, in batches."""
 
 import abc
+import hashlib
 import itertools
 
 import keras
@@ -61,6 +62,10 @@ class Feed(abc.ABC):
         """Labels to look at: those of the first batch, of arrays all."""
         return self.first()[1]
 
+    def fingerprint(self):
+        """What tells these examples from others as text; None for a source, which may give them in another order each time."""
+        return None
+
     def inputs(self):
         """What `data.examples.take` reads the inputs off, to calibrate and to compare."""
         return lambda: ((x, None) for x, _, _ in self.batches())
@@ -92,6 +97,15 @@ class Arrays(Feed):
 
     def labels(self):
         return self.y
+
+    def fingerprint(self):
+        digest = hashlib.sha256()
+        for array in map(np.asarray, keras.tree.flatten([part for part in (self.x, self.y, self.weight) if part is not None])):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            # Of objects, such as texts, the memory holds addresses.
+            flat = np.ascontiguousarray(array).reshape(-1)
+            digest.update(repr(flat.tolist()).encode() if array.dtype.hasobject else flat.view("uint8"))
+        return digest.hexdigest()
 
     def inputs(self):
         """In an order in which the first stand for all: labels that are whole numbers are all among them."""

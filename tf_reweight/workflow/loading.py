@@ -145,12 +145,21 @@ def _check_classifier(model, data, outputs):
 
 
 def fingerprint(model, splits):
-    """What tells the user's model and data from others: a run goes on only with the same."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(as_numpy(weight)).tobytes())
-    counts = {split: feed.num_examples for split, feed in splits.feeds.items()}
-    return {"model": model.name, "weights": digest.hexdigest(), **counts}
+    """What tells a model and data from others: a run goes on only with the same.
+
+    Args:
+        model: the user's; None for one that the configuration names by its kind.
+        splits: the data.
+    """
+    mark = {}
+    if model is not None:
+        digest = hashlib.sha256()
+        for weight in model.weights:
+            digest.update(np.ascontiguousarray(as_numpy(weight)).tobytes())
+        mark = {"model": model.name, "weights": digest.hexdigest()}
+    for split, feed in splits.feeds.items():
+        mark |= {split: feed.num_examples, f"{split} examples": feed.fingerprint()}
+    return mark
 
 
 def _one_hot(splits):

@@ -68,7 +68,7 @@ class Run:
     def _begin(self, model, data):
         keras.utils.set_random_seed(self.config.seed)
         data = loading.data_of(self.config) if data is None else data
-        trained = model is not None or self.config.model.name not in models.names()
+        self._is_trained = model is not None or self.config.model.name not in models.names()
         self.given = loading.model_of(self.config, data) if model is None else model
         check_model(self.given)
         self.data, self.task = loading.fitted(self.given, data, self.config)
@@ -78,7 +78,7 @@ class Run:
         self.scorer = loading.scorer(self.model, self.data, self.task)
         self.metrics = scoring.in_order(self.scorer.metrics, self.config.task.monitor, self.config.task.mode)
         # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.
-        if not self.config.train.epochs and trained and self.num_classes is not None:
+        if not self.config.train.epochs and self._is_trained and self.num_classes is not None:
             check_better_than_chance(self.model, self.data.dataset)
         _check_stages(self.config, self.model)
         trainers.of(self.config).check(self.model, self.task, self.scorer)
@@ -99,7 +99,7 @@ class Run:
         """Makes the run folder, or finds the same run in it; within it no other process may work there."""
         check_backend("`compress`")
         path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
-        mark = loading.fingerprint(self.given, self.data) if self._is_own else None
+        mark = loading.fingerprint(self.given if self._is_trained else None, self.data)
         Folder.check(path, self.config.to_yaml(), mark)
         with Lock(path):
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
