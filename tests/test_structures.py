@@ -4,6 +4,7 @@ import dataclasses
 
 import hypothesis
 import hypothesis.strategies as st
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -406,3 +407,10 @@ def test_a_pattern_given_in_a_constructor_cannot_be_natural():
 def test_fields_that_do_not_go_with_a_pattern_set_are_refused(fields):
     with pytest.raises(ValueError, match=r"Received: .+\. \S"):
         structures.get({"name": "pattern", **fields})
+
+
+@cases
+def test_norms_of_a_variable_are_those_of_its_value(structure, shape):
+    """Outside a training step as well, where TensorFlow's custom gradients take no variables."""
+    variable = keras.Variable(random_kernel(shape))
+    np.testing.assert_array_equal(numpy_of(structure.group_norms(variable)), numpy_of(structure.group_norms(variable.numpy())))

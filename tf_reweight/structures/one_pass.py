@@ -24,4 +24,5 @@ def sum_of_squares(kernel, axes):
 
         return ops.sum(ops.square(kernel), axis=axes) if axes else ops.square(kernel), gradient
 
-    return summed(ops.convert_to_tensor(kernel))
+    # A cast to the type it has makes a tensor of a variable, which TensorFlow's custom gradients do not take eagerly.
+    return summed(ops.cast(kernel, kernel.dtype))
