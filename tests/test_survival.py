@@ -290,7 +290,12 @@ def test_a_command_that_is_ended_says_that_the_same_one_goes_on(number, status, 
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(main, "_RESUMED", (command,))
-    assert main._guarded(command, types.SimpleNamespace(debug=True), []) == status
+    # A shell's job in the background ignores Ctrl-C, and so does what it starts: this suite may be one.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main._guarded(command, types.SimpleNamespace(debug=True), []) == status
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert capfd.readouterr().err == "\nended: the same command goes on from here.\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
