@@ -128,3 +128,16 @@ def test_a_class_that_trains_in_its_own_way_is_refused():
     with pytest.raises(ValueError, match="trains in its own way"):
         TRAINER.check(own, task.of_model(own), None)
     TRAINER.check(model, task.of_model(model), None)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_outputs_in_half_precision_are_followed_in_that_of_the_loss(policy):
+    layers = [L.Dense(6, activation="relu", dtype=policy), L.Dense(3, activation="softmax", dtype=policy)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    x, y = np.random.default_rng(0).normal(size=(32, 4)).astype("float32"), np.arange(32) % 3
+    known = task.Task(loss="sparse_categorical_crossentropy")
+    trainee = TRAINER.taught(model, keras.models.clone_model(model), followed(known, model, model.predict(x, verbose=0)))
+    known.compile(trainee, 0.01)
+    history = trainee.fit(x, y, epochs=1, verbose=0, sample_weight=np.linspace(0.5, 2.0, 32))
+    assert 0 < history.history["distillation_loss"][0] < 10 and np.isfinite(history.history["loss"][0])
+    assert trainee.distance_of(trainee.teacher(x), model(x)).dtype == "float32"

@@ -83,7 +83,7 @@ class Taught(keras.Model):
 
     def distance_of(self, wanted, found, sample_weight=None):
         """The mean distance of a batch's outputs, weighted as the loss is."""
-        wanted, found = keras.tree.flatten(wanted), keras.tree.flatten(found)
+        wanted, found = _as_losses_are(wanted), _as_losses_are(found)
         given = keras.tree.flatten(sample_weight)
         weights = given if len(given) == len(found) else given * len(found)
         parts = [
@@ -92,6 +92,11 @@ class Taught(keras.Model):
             if output is not None
         ]
         return sum(parts)
+
+
+def _as_losses_are(outputs):
+    """Outputs in the precision of Keras' losses, which is not that of a model with a `mixed_float16` policy."""
+    return [keras.ops.cast(output, keras.config.floatx()) for output in keras.tree.flatten(outputs)]
 
 
 def _mean(figures, weight):
