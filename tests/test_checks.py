@@ -1,7 +1,11 @@
 """One form of every check of a number: what is let in, what is kept out, and the words; and nobody writes another by hand."""
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import pathlib
+import pkgutil
 
 import numpy as np
 import pytest
@@ -42,11 +46,44 @@ def test_percent_is_recognised_and_flags_are_bools():
     with pytest.raises(ValueError) as caught:
         checks.check_sparsity(1)
     assert "Did you mean" not in str(caught.value) and "fraction of the weights removed" in str(caught.value)
-    for value in (True, False):
+    for value in (True, False, np.True_, np.False_):
         checks.check_flag("flag", value)
-    for value in (0, 1, None, "yes", np.True_):
+    for value in (0, 1, None, "yes", np.array([True])):
         with pytest.raises(TypeError, match="`flag` must be a bool"):
             checks.check_flag("flag", value)
+
+
+def flags():
+    """`(function, the name of an argument that is a bool)` for all that a module says is public."""
+    found = {}
+    for info in pkgutil.walk_packages(tfr.__path__, "tf_reweight."):
+        module = None if info.name.endswith("__main__") else importlib.import_module(info.name)
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            parameters = inspect.signature(value).parameters.values() if takes_arguments(value) else ()
+            for parameter in parameters:
+                if isinstance(parameter.default, bool) or parameter.annotation == bool | None:
+                    found[value, parameter.name] = parameter.default
+    return found
+
+
+def takes_arguments(value):
+    """Whether users call it: not records, which functions return, and not errors, whose arguments are Python's."""
+    ours = callable(value) and value.__module__.startswith("tf_reweight")
+    return ours and not dataclasses.is_dataclass(value) and not (inspect.isclass(value) and issubclass(value, Exception))
+
+
+def test_every_public_flag_is_a_bool_and_checked_before_anything_else():
+    """A string would count as True, "no" and "False" included. All other arguments are useless here: flags come first."""
+    found = flags()
+    assert (tfr.prune, "include_frozen") in found and (tfr.export_tflite, "accelerated") in found and len(found) >= 20
+    for (function, name), default in found.items():
+        parameters = inspect.signature(function).parameters.values()
+        needed = {p.name: None for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD}
+        for value in ("no", 2, np.array([True]), *([] if default is None else [None])):
+            with pytest.raises(TypeError, match=f"`{name}` must be a bool. Received: {name}=") as caught:
+                function(**{**needed, name: value})
+            assert len(str(caught.value).split(". ")) >= 3, function
 
 
 def test_no_other_file_tells_bools_from_numbers_itself():

@@ -198,6 +198,7 @@ def test_operations_left_in_float_are_named(tmp_path):
         ({"verify_data": inputs(4, (6, 6))}, "must have the shape"),
         ({"tolerance": 0}, "must be a number > 0"),
         ({"quantized_io": True}, "is for int8 and int16 files"),
+        ({"classes": [True, False]}, "one bool for each output"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(small, arguments, words, tmp_path):
@@ -205,6 +206,12 @@ def test_bad_arguments_are_refused_before_any_work(small, arguments, words, tmp_
         export.export_tflite(small, tmp_path / "a.tflite", **arguments)
     assert "Received: " in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("classes", ["no", True, [2], np.array([True])])
+def test_classes_are_a_list_of_bools(small, classes, tmp_path):
+    with pytest.raises(TypeError, match="`classes` must be bools, one for each output. Received: classes="):
+        export.export_tflite(small, tmp_path / "a.tflite", classes=classes)
 
 
 def test_bad_paths_and_models(small, tmp_path, monkeypatch):

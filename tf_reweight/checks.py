@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from tf_reweight import errors
 
 EPOCHS = "It counts epochs."
@@ -64,9 +66,15 @@ def check_name(kind, name, options):
 
 
 def check_flag(name, value, fix="Pass True or False."):
-    """Raises TypeError unless `value` is a bool."""
-    if not isinstance(value, bool):
+    """Raises TypeError unless `value` is a bool, Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(errors.message(f"`{name}` must be a bool.", fix, **{name: value}))
+
+
+def check_flags(**flags):
+    """Raises TypeError unless every argument is a bool; public functions begin with it, before they look at anything else."""
+    for name, value in flags.items():
+        check_flag(name, value)
 
 
 def is_integer(value):

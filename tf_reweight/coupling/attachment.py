@@ -8,6 +8,7 @@ import numpy as np
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.checks import check_flags
 from tf_reweight.coupling import savings
 from tf_reweight.coupling.analysis.sets import CoupledSet, groups
 from tf_reweight.coupling.budgeted import CoupledBudgeted
@@ -86,6 +87,7 @@ def regularize_coupled(
         >>> prune_groups(model)
         >>> small = shrink(model)
     """
+    check_flags(relative=relative)
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
     removable(model)  # refused before any work

@@ -42,12 +42,13 @@ class Coupled(Renewed):
     def __init__(
         self, num_groups, strength=1e-3, penalty="log_sum", criterion=CRITERIA[0], price=1.0, relative=False, position=0
     ):
+        check_flag("relative", relative, "It is about norms and epsilon.")
         penalty = penalties.get(penalty)
         check_criterion(criterion)
         _check_relative(relative, penalty)
         super().__init__(strength, penalty, price, (num_groups,))
         self.num_groups, self.position = num_groups, position
-        self.criterion, self.relative = criterion, relative
+        self.criterion, self.relative = criterion, bool(relative)  # a configuration holds no bool of NumPy's
         # A plain object, so that Keras does not track the variables in it a second time.
         self.item = self.anchor = None
         # The root mean square of the norms at the last update: pruning asks for it, also after save and load.
@@ -156,7 +157,6 @@ def _connect_all(model):
 
 
 def _check_relative(relative, penalty):
-    check_flag("relative", relative, "It is about norms and epsilon.")
     if relative and not penalty.reweighted:
         fix = "Use log_sum or arctan, or relative=False."
         raise ValueError(errors.message("`relative` needs a penalty whose weights are renewed.", fix, penalty=penalty.name))

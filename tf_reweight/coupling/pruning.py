@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight.checks import check_flag, check_fraction, check_name
+from tf_reweight.checks import check_flag, check_flags, check_fraction, check_name
 from tf_reweight.coupling import reconstruction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
@@ -143,6 +143,8 @@ def prune_groups(
         >>> model.fit(x, y, epochs=5)
         >>> small = shrink(model)
     """
+    check_flags(include_frozen=include_frozen)
+    check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
     given = {"sparsity": sparsity, "budget": budget, "macs": macs}
     given = {name: amount for name, amount in given.items() if amount is not None}
     if len(given) > 1:
@@ -153,7 +155,6 @@ def prune_groups(
             check_fraction(name, given[name], of)
     budget = filed.calibrated(model, budgets.get(budget), "of_channels")
     check_name("scope", scope, ("model", "set"))
-    check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
     coupled = removable(model, include_frozen)
     examples = batch_statistics.given(model, data)
     if reconstruct and examples is None:

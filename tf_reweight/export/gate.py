@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer, check_number
+from tf_reweight.checks import check_flags, check_integer, check_number
 from tf_reweight.data.labelled import read
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
@@ -92,6 +92,7 @@ def check_file(
     Example:
         >>> check_file("model.tflite", max_bytes=200_000, fully_accelerated=True).passed
     """
+    check_flags(fully_accelerated=fully_accelerated)
     _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop)
     content = read_file(path)
     # In a process of its own, which may die, before anything else loads the file here.

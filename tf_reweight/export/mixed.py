@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
+from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import take_labelled
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
@@ -204,6 +205,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     Example:
         >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
     """
+    check_flags(verify_arm=verify_arm)
     path = checked_path(path)
     _check_precisions(precisions)
     emulator = Emulator() if verify_arm else None

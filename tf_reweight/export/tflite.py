@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flag, check_name, is_number
+from tf_reweight.checks import check_flags, check_name, is_number
 from tf_reweight.export import samples, verification
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.conversion import convert
@@ -144,6 +144,11 @@ def export_tflite(
         >>> record = export_tflite(model, "model.tflite", "int8", representative_data=data.representative(256))
         >>> record.num_bytes, record.verification.top1_agreement
     """
+    check_flags(quantized_io=quantized_io, verify_arm=verify_arm)
+    if accelerated is not None:
+        check_flags(accelerated=accelerated)
+    if classes is not None:
+        verification.check_classes(classes)
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
     given, model = model, single_precision(model)
@@ -260,7 +265,6 @@ def _bits(dtype):
 
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
     check_name("precision", precision, PRECISIONS)
-    check_flag("quantized_io", quantized_io)
     check_backend("`export_tflite`")
     check_model(model)
     flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)

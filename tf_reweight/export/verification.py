@@ -6,6 +6,7 @@ import logging
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
@@ -93,6 +94,8 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     expected = keras_outputs(model, arrays)
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
+    if classes is not None:
+        check_classes(classes, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     if is_fragile(model, precision):
         runs = _run_apart(content, precision, inputs, names)
@@ -124,6 +127,16 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         _refuse_random(model, [array[:1] for array in arrays], made)
     _refuse(made, precision, is_class)
     return made
+
+
+def check_classes(classes, num_outputs=None):
+    """Raises unless `classes` is a list or tuple of bools, and has one for each output where their number is known."""
+    if not is_sequence(classes) or not all(isinstance(item, (bool, np.bool_)) for item in classes):
+        fix = "For example [True, False]: whether each output chooses one of several classes."
+        raise TypeError(errors.message("`classes` must be bools, one for each output.", fix, classes=classes))
+    if num_outputs is not None and len(classes) != num_outputs:
+        fix = f"The model has {num_outputs} outputs."
+        raise ValueError(errors.message("`classes` must have one bool for each output.", fix, classes=classes))
 
 
 def is_fragile(model, precision):

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 from rich.table import Table
 
+from tf_reweight.checks import check_flags
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.packing import arm, equivalence, rewriting
 from tf_reweight.records import Report
@@ -128,6 +129,7 @@ def pack(content, zipped=False):
         >>> result = pack(pathlib.Path("model.tflite").read_bytes())
         >>> result.num_bytes_before, result.num_bytes_after
     """
+    check_flags(zipped=zipped)
     return _packed(flatbuffer.parse(content), bytes(content), zipped)[0]
 
 
@@ -164,6 +166,7 @@ def pack_tflite(
     Example:
         >>> pack_tflite("model.tflite", "packed.tflite").num_bytes_after
     """
+    check_flags(verify=verify, verify_arm=verify_arm, zipped=zipped)
     out_path = checked_path(out_path)
     emulator = Emulator() if verify_arm else None
     given = read_file(in_path)

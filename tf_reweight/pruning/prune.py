@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight.checks import check_name, check_number, check_sparsity, is_number, listed
+from tf_reweight.checks import check_flags, check_name, check_number, check_sparsity, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation, filed, unmet
@@ -131,6 +131,7 @@ def prune(
     Example:
         >>> prune(model, "filter", sparsity=0.8)
     """
+    check_flags(include_frozen=include_frozen)
     if is_number(structure):
         fix = f"Pass a fraction by its name: prune(model, sparsity={structure:g})."
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))

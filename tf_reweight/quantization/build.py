@@ -5,6 +5,7 @@ import typing
 import keras
 
 from tf_reweight import batch_statistics, errors
+from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import packed
 from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
 from tf_reweight.graph.compiling import compile_like
@@ -88,6 +89,7 @@ def quantize(
         >>> qat.fit(x, y, epochs=5, callbacks=[FreezeRanges(epoch=4)])
         >>> export_tflite(qat, "model.tflite", "int8")
     """
+    check_flags(return_report=return_report)
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import extras
-from tf_reweight.checks import check_flag, check_integer
+from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
@@ -165,8 +165,8 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
         >>> cluster(model, 16)
         >>> model.fit(x, y, epochs=5)
     """
+    check_flags(per_channel=per_channel)
     check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
-    check_flag("per_channel", per_channel)
     extras.check("sklearn", _WHAT)
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
@@ -196,7 +196,7 @@ def keep_clusters(model, max_values=256, per_channel=False):
     Raises:
         TypeError: when `per_channel` is not a bool.
     """
-    check_flag("per_channel", per_channel)
+    check_flags(per_channel=per_channel)
     count = 0
     for target in find(model)[0]:
         kernel = as_numpy(target.variable).astype("float32")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer
+from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.walking import input_structure
@@ -51,6 +51,7 @@ def calibrate(model, inputs, batch_size=32):
 
 def freeze(model, frozen=True):
     """Holds the ranges of a quantized model still in any further training, or (`frozen=False`) lets them move again."""
+    check_flags(frozen=frozen)
     for layer in rounders(model):
         layer.frozen.assign(float(frozen))
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import batch_statistics
-from tf_reweight.checks import check_integer
+from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
@@ -146,6 +146,7 @@ def shrink(
         >>> prune_groups(model, sparsity=0.5)
         >>> small = shrink(model, multiple_of=8)
     """
+    check_flags(find_groups=find_groups, return_report=return_report, include_frozen=include_frozen)
     check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
     examples = batch_statistics.given(model, data)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import check_flags
 from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
@@ -30,6 +31,7 @@ class Runner:
     """
 
     def __init__(self, source, num_threads=1, delegate=True, shapes=None):
+        check_flags(delegate=delegate)
         content = source if isinstance(source, bytes) else read_file(source)
         name = f"{len(source)} bytes" if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.

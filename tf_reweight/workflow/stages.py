@@ -8,7 +8,7 @@ import typing
 import keras
 
 from tf_reweight import coupling, errors, quantization, shrinking
-from tf_reweight.checks import is_sequence
+from tf_reweight.checks import check_flags, is_sequence
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.pruning.prune import keep_zeros, prune, release
 from tf_reweight.reports.curves import NormSummaries
@@ -83,6 +83,7 @@ def register(step, stage, settings=None):
     """
     if not isinstance(stage, Stage):
         raise TypeError(errors.message("`stage` must be a Stage.", "See docs/extending.md.", stage=stage))
+    check_flags(keeps_zeros=stage.keeps_zeros)
     _check_apply(stage.apply)
     taken = {known.name: step for step, known in _STAGES.items()}
     if step in _STAGES and step not in own_stages.OWN or taken.get(stage.name, step) != step:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import check_flags
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
@@ -54,6 +55,7 @@ def cluster_weights(
         >>> clustered = cluster_weights(model, number_of_clusters=16)
         >>> plain = strip_clustering(clustered)
     """
+    check_flags(preserve_sparsity=preserve_sparsity, cluster_per_channel=cluster_per_channel)
     if not isinstance(to_cluster, keras.Model) or not is_graph(to_cluster):
         fix = "For single layers, and subclassed models, call tf_reweight.quantization.cluster(model, 16, layers=...)."
         found = type(to_cluster).__name__
