@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,28 @@ def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.console(arguments) == 2
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check a.tflite --max_drop 0.01 without --agrees_with", "check a.tflite --data digits without --agrees_with",
+        "check a.tflite --agrees_with a.keras without --data", "check a.tflite --data_dir d without --agrees_with",
+        "check a.tflite --import a.py without --agrees_with", "check a.tflite --threads 2 without --max_ms",
+        "phone --read a.log --threads 2 without --out", "phone --read a.log --runs 9 without --out",
+        "phone --read a.log --shape 1,2 without --out", "arm a.tflite --import a.py without --fix",
+        "arm a.tflite --shape 1,2 without --verify_arm", "benchmark a.json --runs 9 on measurements that are read",
+        "benchmark a.json --threads 1 on measurements that are read",
+    ],
+)  # fmt: skip
+def test_flags_without_an_effect_are_refused_before_any_file_is_read(words, capsys, tmp_path, monkeypatch):
+    """Also where the value is the default: it was asked for. Passed over in silence, a gate would hold nothing back."""
+    monkeypatch.chdir(tmp_path)
+    given, why = re.split(" (?=without|on )", words)
+    assert main.console(given.split()) == 2
+    said = capsys.readouterr().err
+    flag = given.split()[-2]
+    assert f"error: {flag} has no effect {why}" in said and "Received: " in said
 
 
 def test_help_of_every_command(capsys):

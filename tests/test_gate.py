@@ -113,7 +113,8 @@ def test_what_could_not_be_found_out_is_status_2(made, words, monkeypatch, capsy
 
 
 def test_arguments_are_checked_before_anything_runs(made):
-    for wrong in ({"max_ms": float("nan")}, {"max_drop": -1.0}, {"max_bytes": 2.5}, {"data": np.zeros((2, 6))}):
+    data = {"data": np.zeros((2, 6))}
+    for wrong in ({"max_ms": float("nan")}, {"max_drop": -1.0}, {"max_drop": 0.1}, {"max_bytes": 2.5}, data):
         with pytest.raises((ValueError, TypeError)):
             export.check_file(made / "int8.tflite", **wrong)
 

@@ -44,6 +44,21 @@ def one(positional, what):
     return pathlib.Path(positional[0])
 
 
+def check_needed(values, needs):
+    """Raises ValueError for a flag that was given and has no effect without another, which was not.
+
+    Args:
+        values: the flags, as the command line set them.
+        needs: mapping of names of flags to the name of the one that each of them needs.
+    """
+    from tf_reweight import errors
+
+    for name, other in needs.items():
+        if values[name].present and not values[other].present:
+            expected = f"--{name} has no effect without --{other}."
+            raise ValueError(errors.message(expected, "Pass both, or neither.", **{name: values[name].value}))
+
+
 def define_shape(values):
     flags.DEFINE_multi_string(
         "shape", [], "SIZE,SIZE,...: of an input whose sizes the file leaves open, as 1,224,224,3; or INPUT=SIZE,SIZE,..., "

@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from tf_reweight.cli import explaining, looking, phone, sweeping
-from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
+from tf_reweight.cli.arguments import check_needed, define_shape, one, shapes_of, show
 from tf_reweight.cli.model_argument import define_import, loaded, one_model
 
 
@@ -228,6 +228,7 @@ def _fix_for_arm(values, positional):
 
 
 def _arm(values, positional):
+    check_needed(values, {"import": "fix", "shape": "verify_arm"})
     if values.fix is not None:
         return _fix_for_arm(values, positional)
     from tf_reweight.export import arm_eligibility
@@ -320,11 +321,22 @@ def _benchmark(values, positional):
     if not positional:
         raise ValueError(errors.message("Expected at least one FILE.tflite.", "See tf-reweight --help.", arguments=positional))
     if any(path.endswith(".json") for path in positional):
+        _check_unset(values, ("runs", "threads", "warmup", "shape"))
         timed = latency.reopen(positional)
     else:
         timed = benchmark(positional, values.runs, values.threads, values.warmup, shapes_of(values.shape))
     show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
     return 0
+
+
+def _check_unset(values, names):
+    """Raises ValueError for a flag of a measurement that is given where none is made."""
+    from tf_reweight import errors
+
+    for name in names:
+        if values[name].present:
+            expected = f"--{name} has no effect on measurements that are read from .json files."
+            raise ValueError(errors.message(expected, "Leave it out, or name .tflite files.", **{name: values[name].value}))
 
 
 def _no_flags(values):

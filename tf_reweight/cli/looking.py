@@ -3,7 +3,7 @@
 
 from absl import flags
 
-from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
+from tf_reweight.cli.arguments import check_needed, define_shape, one, shapes_of, show
 from tf_reweight.cli.model_argument import define_import, loaded
 
 
@@ -41,6 +41,13 @@ def _say(figures):
         print(f"Where its operations run is not known: {figures['not_loaded']}")
 
 
+# Flags of `check` that have no effect without another.
+_NEEDS = {
+    "agrees_with": "data", "data": "agrees_with", "data_dir": "agrees_with", "import": "agrees_with", "max_drop": "agrees_with",
+    "threads": "max_ms",
+}  # fmt: skip
+
+
 def define_check(values):
     """Flags of `check`."""
     define_shape(values)
@@ -52,8 +59,8 @@ def define_check(values):
     flags.DEFINE_string("data", None, "as of compress; the test split counts, else the validation split", flag_values=values)
     flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
     define_import(values)
-    drop = "largest loss of accuracy against the model; without labels, share of other classes, or relative error"
-    flags.DEFINE_float("max_drop", 0.02, drop, lower_bound=0.0, flag_values=values)
+    drop = "largest loss of accuracy against the model; without labels, share of other classes, or relative error; default 0.02"
+    flags.DEFINE_float("max_drop", None, drop, lower_bound=0.0, flag_values=values)
 
 
 def check(values, positional):
@@ -67,6 +74,7 @@ def _checked(values, positional):
     from tf_reweight.export import check_file
 
     path = one(positional, "FILE.tflite")
+    check_needed(values, _NEEDS)
     model = None if values.agrees_with is None else loaded(values, values.agrees_with)
     return check_file(
         path, max_bytes=values.max_bytes, max_ms=values.max_ms, fully_accelerated=values.fully_accelerated, agrees_with=model,
@@ -75,9 +83,9 @@ def _checked(values, positional):
 
 
 def _data(values, model):
-    """What file and model are compared on; None where nothing is asked, or no model is there to ask it of."""
-    if values.data is None or model is None:
-        return values.data
+    """What file and model are compared on; None where nothing is asked."""
+    if model is None:
+        return None
     from tf_reweight.workflow.held_out import held_out
 
     return held_out(model, values.data, values.data_dir, final=True)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from tf_reweight.cli.arguments import define_shape, one, shapes_of, show
+from tf_reweight.cli.arguments import check_needed, define_shape, one, shapes_of, show
 
 
 def define(values):
@@ -22,6 +22,7 @@ def phone(values, positional):
         fix = "For example: tf-reweight phone model.tflite --out phone, and then tf-reweight phone --read phone/cpu.log."
         expected = "Expected FILE.tflite and --out, or --read alone."
         raise ValueError(errors.message(expected, fix, arguments=positional, out=values.out, read=values.read))
+    check_needed(values, {name: "out" for name in ("threads", "runs", "shape")})
     return _read(values) if values.read else _written(values, positional)
 
 

@@ -21,6 +21,8 @@ from tf_reweight.tflite.latency import benchmark, random_example
 
 # Both runtimes compute with the same kernels.
 _SAME = 1e-3
+# Largest loss against the model where none is named.
+_DROP = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class FileCheck(Report):
 
 
 def check_file(
-    path, *, max_bytes=None, max_ms=None, fully_accelerated=False, agrees_with=None, data=None, max_drop=0.02, num_threads=1,
+    path, *, max_bytes=None, max_ms=None, fully_accelerated=False, agrees_with=None, data=None, max_drop=None, num_threads=1,
     shapes=None,
 ):  # fmt: skip
     """Measures a `.tflite`, made by anyone, against what is asked of it.
@@ -78,7 +80,7 @@ def check_file(
         agrees_with: the Keras model whose outputs it must have, of `data`.
         data: examples of any kind that `data.examples.take` knows, or `(examples, labels)`.
         max_drop: largest loss against the model. With integer labels, of accuracy; without, the share of examples of which the
-            file chooses another class; for outputs that are no classes, the relative error. At least 0.
+            file chooses another class; for outputs that are no classes, the relative error. At least 0; None is 0.02.
         num_threads: of the interpreter that is timed.
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
 
@@ -105,7 +107,8 @@ def check_file(
     if max_ms is not None:
         asked.append(_is_fast(path, max_ms, num_threads, shapes))
     if agrees_with is not None:
-        asked.append(_agrees(Runner(content, shapes=shapes), agrees_with, data, max_drop))
+        drop = _DROP if max_drop is None else max_drop
+        asked.append(_agrees(Runner(content, shapes=shapes), agrees_with, data, drop))
     return FileCheck(os.fspath(path), tuple(asked))
 
 
@@ -114,7 +117,11 @@ def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop):
         check_integer("max_bytes", max_bytes, 1, fix="It counts bytes.")
     if max_ms is not None:
         check_number("max_ms", max_ms, exclusive=True, fix="It counts milliseconds.")
-    check_number("max_drop", max_drop, fix="For example 0.01.")
+    if max_drop is not None:
+        check_number("max_drop", max_drop, fix="For example 0.01.")
+    if max_drop is not None and agrees_with is None:
+        expected = "`max_drop` has no effect without `agrees_with`, the model that the file is compared with."
+        raise ValueError(errors.message(expected, "Pass both, or neither.", max_drop=max_drop))
     if (agrees_with is None) != (data is None):
         expected = "`agrees_with` and `data` belong together: the file and the model are compared on the data."
         raise ValueError(errors.message(expected, "Pass both, or neither.", agrees_with=agrees_with, data=type(data).__name__))
