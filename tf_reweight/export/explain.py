@@ -13,7 +13,7 @@ from tf_reweight.data.examples import take_labelled
 from tf_reweight.data.splits import class_numbers
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
-from tf_reweight.export.explanation import Explanation
+from tf_reweight.export.explanation import Explanation, loses_nothing
 from tf_reweight.export.operation_errors import TwoGraphs
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.graph.checking import check_model
@@ -67,9 +67,10 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     chosen = [array[np.unique(np.linspace(0, len(array) - 1, num_examples).astype(int))] for array in arrays]
     examples = files.encoded(chosen)
     operations = graphs.compared(examples)
-    trials = graphs.trials([item for item in operations if item.own_error][:_TRIED], examples[:_TRIED_ON])
     error = compare(*files(chosen))[1]
     accuracies = _accuracies(files, arrays, labels)
+    worst = [item for item in operations if item.own_error][:_TRIED]
+    trials = () if loses_nothing(error, *accuracies) else graphs.trials(worst, examples[:_TRIED_ON])
     name = pathlib.Path(path).name
     keep = tuple(item for item, _ in trials[1:])
     return Explanation(name, len(examples), error, *accuracies, operations, graphs.unpaired, trials, keep)

@@ -10,6 +10,10 @@ _SHOWN = 10
 # Errors below this part of the largest one are not worth a word of advice.
 _SMALL = 0.2
 _CLIPPED = 0.01
+# Outputs within a tenth of a percent, as those of float16 files are, need no more precision.
+_CLOSE = 1e-3
+# What tables print as 0.00 %.
+_ZERO = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +45,14 @@ class OperationError:
 
     @property
     def advice(self):
-        """What would make its own error smaller, in a few words.
+        """What would make its own error smaller, in a few words; nothing where that is 0.00 %.
 
         `wider range: other data`: representative data that reach as far. `more bits for its weights`: `export_mixed`, or
         another precision. `scale its channels alike`: boxes in pixels beside scores share 256 steps, so give them outputs of
         their own, or train with scaled targets. `int16, or float`: its output loses by rounding.
         """
+        if self.own_error is not None and self.own_error < _ZERO:
+            return ""
         if self.clipped >= _CLIPPED:
             return "wider range: other data"
         if self.own_error is None:
@@ -69,7 +75,8 @@ class Explanation(Report):
         operations: one `OperationError` each, the one that adds most first.
         unpaired: operations of the file that the float model has no counterpart of, as `"MUL #3"`.
         trials: pairs of a name and the error of the outputs once this operation and all before it in the list are computed in
-            float, on some of the examples; the first is that of the file as it is. Empty where that could not be tried.
+            float, on some of the examples; the first is that of the file as it is. Empty where that could not be tried, or
+            where the file loses nothing.
         keep: the names, of those tried, that are worth more precision; `export_mixed` takes them as `keep`.
     """
 
@@ -82,6 +89,11 @@ class Explanation(Report):
     unpaired: tuple[str, ...]
     trials: tuple[tuple[str, float], ...]
     keep: tuple[str, ...]
+
+    @property
+    def loses_nothing(self):
+        """Whether the outputs are within a tenth of a percent of the model's and no accuracy is lost."""
+        return loses_nothing(self.error, self.float_accuracy, self.file_accuracy)
 
     def to_dict(self):
         """Every figure, as plain types."""
@@ -97,11 +109,7 @@ class Explanation(Report):
         title = f"{self.file} against the float model, {self.num_examples} examples: outputs differ by {self.error:.2%}"
         if self.float_accuracy is not None:
             title += f"; accuracy {self.float_accuracy:.2%}, in the file {self.file_accuracy:.2%}"
-        caption = f"the {len(shown)} that add most of {len(self.operations)} operations (--json has all): what each adds, by"
-        caption += " its output's range and by its weights; values outside its range; its error with what came before"
-        if self.unpaired:
-            caption += f"; without a counterpart in the float model: {', '.join(self.unpaired[:5])}"
-        table = Table(title=title, caption=caption)
+        table = Table(title=title, caption=self._caption(shown))
         for heading in ("output of", "operation"):
             table.add_column(heading, no_wrap=True)
         for heading in ("adds", "range", "weights", "outside", "in all"):
@@ -110,9 +118,19 @@ class Explanation(Report):
         largest = max((item.own_error or 0.0 for item in shown), default=0.0)
         for item in shown:
             worth = item.clipped >= _CLIPPED or (item.own_error or 0.0) > _SMALL * largest
+            advice = item.advice if worth and not self.loses_nothing else ""
             figures = (item.own_error, item.range_error, item.weight_error, item.clipped, item.error)
-            table.add_row(item.name[-28:], item.operation, *map(_percent, figures), item.advice if worth else "")
+            table.add_row(item.name[-28:], item.operation, *map(_percent, figures), advice)
         return table
+
+    def _caption(self, shown):
+        if self.loses_nothing:
+            return "nothing needs more precision: the file's outputs are those of the model"
+        caption = f"the {len(shown)} that add most of {len(self.operations)} operations (--json has all): what each adds, by"
+        caption += " its output's range and by its weights; values outside its range; its error with what came before"
+        if self.unpaired:
+            caption += f"; without a counterpart in the float model: {', '.join(self.unpaired[:5])}"
+        return caption
 
     def _tried(self):
         spread = "the loss is spread over many operations: use a finer precision, or train with `quantize`"
@@ -123,6 +141,11 @@ class Explanation(Report):
         for name, error in self.trials:
             table.add_row(name[-60:], f"{error:.2%}")
         return table
+
+
+def loses_nothing(error, float_accuracy=None, file_accuracy=None):
+    """Whether an error of the outputs is below a tenth of a percent, and no accuracy is lost where that is known."""
+    return error <= _CLOSE and (float_accuracy is None or file_accuracy >= float_accuracy)
 
 
 def _percent(value):
