@@ -199,6 +199,19 @@ def test_clustering_and_quantization_under_their_old_names(tmp_path):
         (lambda: tfmot.sparsity.keras.ConstantSparsity(True, 0), ValueError, "sparsity"),
         (lambda: tfmot.sparsity.keras.PruningSummaries("logs", update_freq=10), ValueError, "'epoch'"),
         (lambda: tfmot.clustering.keras.cluster_weights(L.Dense(2), 4), TypeError, "Sequential or functional"),
+        (lambda: prune_low_magnitude(L.Dense(2), block_pooling_type=np.array(["AVG"] * 2)), ValueError, "block_pooling_type"),
+        (lambda: prune_low_magnitude(L.Dense(2), block_size=(0, 4)), ValueError, "`block_size` must be two whole numbers > 0"),
+        (lambda: prune_low_magnitude(L.Dense(2), sparsity_m_by_n=(4, 4)), ValueError, "`sparsity_m_by_n` must leave weights"),
+        (lambda: prune_low_magnitude([]), ValueError, "at least one layer"),
+        (lambda: prune_low_magnitude(L.Dense(2), pruning_policy=3), TypeError, "must be a PruningPolicy"),
+        (lambda: prune_low_magnitude(L.Dense(2), structure="filter"), TypeError, "Options of the wrapper are name"),
+        (lambda: tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, 0, 9, power=np.inf), ValueError, "`power` must be a finite"),
+        (lambda: tfmot.sparsity.keras.PolynomialDecay(0.5, 0.8, 0, 9, power=10**400), ValueError, "`power` must be a finite"),
+        (lambda: tfmot.sparsity.keras.PolynomialDecay(0.5, 80, 0, 9), ValueError, "`final_sparsity`.*Did you mean 0.8"),
+        (lambda: tfmot.sparsity.keras.PruningSummaries(None), TypeError, "`log_dir` must be a path"),
+        (lambda: tfmot.sparsity.keras.PruningSummaries("logs", np.array(["epoch", "x"])), ValueError, "'epoch'"),
+        (lambda: tfmot.clustering.keras.cluster_weights(net(), 4, np.array(["RANDOM", "x"])), ValueError, "Valid: DENSITY"),
+        (lambda: tfmot.clustering.keras.cluster_weights(net(), 4, "linear"), ValueError, "cluster_centroids_init"),
         (lambda: tfmot.sparsity.keras.PrunableLayer, AttributeError, "kernels.table.register"),
         (lambda: tfmot.quantization.keras.quantize_apply, AttributeError, r"quantize\(model, layers="),
         (lambda: tfmot.quantization.keras.nothing, AttributeError, "has no attribute"),
@@ -207,6 +220,17 @@ def test_clustering_and_quantization_under_their_old_names(tmp_path):
 def test_what_cannot_work_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_what_is_wrapped_or_spared_by_the_policy_stays_as_it_is():
+    class Spares(tfmot.sparsity.keras.PruningPolicy):
+        def allow_pruning(self, layer):
+            return layer.name != "spared"
+
+    wrapped, spared, other = prune_low_magnitude(L.Dense(2)), L.Dense(2, name="spared"), L.Dense(2)
+    made = prune_low_magnitude([wrapped, spared, other], pruning_policy=Spares())
+    assert made[0] is wrapped and made[1] is spared and made[2].layer is other
+    assert prune_low_magnitude(wrapped) is wrapped
 
 
 def test_the_callback_needs_wrapped_layers():

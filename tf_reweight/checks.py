@@ -1,6 +1,6 @@
 """Checks of arguments, one for each kind of value: each raises, names the argument and says how to fix it."""
 
-import math
+import sys
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from tf_reweight import errors
 EPOCHS = "It counts epochs."
 ROUNDS = "It counts epochs or rounds."
 STEPS = "It counts optimizer steps."
+REMOVED = "weights removed"
 
 
 def is_sequence(value):
@@ -40,7 +41,8 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
         finite: whether infinity is too high.
     """
     good = is_number(value) and (value > minimum if exclusive else value >= minimum)
-    if not good or (finite and value == math.inf):
+    # An int may be finite and yet larger than any float.
+    if not good or (finite and value > sys.float_info.max):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
         raise ValueError(errors.message(f"`{name}` must be a {kind} {relation} {minimum:g}.", fix, **{name: value}))
 
@@ -56,7 +58,7 @@ def check_fraction(name, value, of, exclusive=False):
 
 def check_sparsity(sparsity):
     """Raises ValueError unless `sparsity` is a number in [0, 1)."""
-    check_fraction("sparsity", sparsity, "weights removed")
+    check_fraction("sparsity", sparsity, REMOVED)
 
 
 def check_name(kind, name, options):

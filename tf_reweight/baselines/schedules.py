@@ -4,7 +4,7 @@ import abc
 import dataclasses
 
 from tf_reweight import registry
-from tf_reweight.checks import STEPS, check_integer, check_number, check_sparsity
+from tf_reweight.checks import REMOVED, STEPS, check_fraction, check_integer, check_number
 from tf_reweight.records import fields_of
 
 
@@ -65,7 +65,7 @@ class ConstantSparsity(Schedule):
     name = "constant"
 
     def __post_init__(self):
-        check_sparsity(self.target_sparsity)
+        check_fraction("target_sparsity", self.target_sparsity, REMOVED)
         self._check_steps(endless=True)
 
     def sparsity(self, step):
@@ -99,10 +99,10 @@ class PolynomialDecay(Schedule):
     name = "polynomial"
 
     def __post_init__(self):
-        check_sparsity(self.initial_sparsity)
-        check_sparsity(self.final_sparsity)
+        check_fraction("initial_sparsity", self.initial_sparsity, REMOVED)
+        check_fraction("final_sparsity", self.final_sparsity, REMOVED)
         self._check_steps(endless=False)
-        check_number("power", self.power, exclusive=True, fix="3 is usual.", finite=False)
+        check_number("power", self.power, exclusive=True, fix="3 is usual.")
 
     def sparsity(self, step):
         if step < self.begin_step:

@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.files import as_path
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.reports import curves
@@ -43,13 +44,15 @@ class PruningSummaries(keras.callbacks.Callback):
             passes to its TensorBoard callback: that of Keras can stand beside this one.
 
     Raises:
+        TypeError: for a `log_dir` that is no path.
         ValueError: when TensorBoard is not installed, or for another `update_freq`.
     """
 
     def __init__(self, log_dir, update_freq="epoch"):
         super().__init__()
+        as_path("log_dir", log_dir)
         curves.check_tensorboard(log_dir)
-        if update_freq != "epoch":
+        if not isinstance(update_freq, str) or update_freq != "epoch":
             fix = "Use keras.callbacks.TensorBoard beside it for more."
             raise ValueError(errors.message("`update_freq` must be 'epoch'.", fix, update_freq=update_freq))
         self.log_dir, self._writer = log_dir, None

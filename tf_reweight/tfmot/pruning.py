@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import is_integer, is_sequence, listed
+from tf_reweight.baselines import schedules
+from tf_reweight.checks import check_name, is_integer, is_sequence, listed
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.checking import check_model
@@ -22,6 +23,8 @@ from tf_reweight.tfmot.wrapper import PruneLowMagnitude
 
 # tfmot leaves their kernels dense, which hold few weights and much of the accuracy.
 _DENSE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+# What a wrapper takes beside its layer; tfmot's tutorials pass `input_shape`.
+_OPTIONS = ("name", "trainable", "dtype", "autocast", "activity_regularizer", "input_shape", "input_dim")
 
 
 class PruningPolicy(abc.ABC):
@@ -42,13 +45,15 @@ def prune_low_magnitude(
     """A layer or model that is pruned while it trains, with `UpdatePruningStep` among the callbacks of `fit`.
 
     Args:
-        to_prune: a layer, a list of layers, or a built Sequential or functional model, which stays as it is.
+        to_prune: a layer, a list of layers, or a built Sequential or functional model, which stays as it is. A layer that is
+            wrapped already is returned as it is.
         pruning_schedule: how much is pruned at which step; default half, from the first step on.
         block_size: `(rows, columns)` of blocks that go together; also for convolutions, whose kernel is then the matrix
             `(height * width * in, out)`.
         block_pooling_type: tfmot's `"AVG"` or `"MAX"`; blocks are ranked by the root mean square of their weights here, and
             another wish is said to be unmet.
-        pruning_policy: an object with `allow_pruning(layer)`; None prunes every layer that has a kernel, but depthwise ones.
+        pruning_policy: a `PruningPolicy`; None prunes every layer that has a kernel, but of a model's no depthwise ones. Single
+            layers that it does not allow are returned as they are.
         sparsity_m_by_n: `(m, n)`: m of each n consecutive weights are zero, whatever the schedule says.
         **kwargs: of the wrapper, for a single layer.
 
@@ -65,18 +70,19 @@ def prune_low_magnitude(
         >>> pruned.fit(x, y, callbacks=[UpdatePruningStep()])
         >>> plain = strip_pruning(pruned)
     """
-    schedule = ConstantSparsity(0.5, 0) if pruning_schedule is None else pruning_schedule
+    schedule = ConstantSparsity(0.5, 0) if pruning_schedule is None else schedules.get(pruning_schedule)
     structure = _structure(block_size, block_pooling_type, sparsity_m_by_n)
+    _check_policy(pruning_policy)
 
     def wrapped(layer, **options):
         return PruneLowMagnitude(layer, schedule, structure, **options)
 
     if not isinstance(to_prune, keras.Model):
-        for layer in listed(to_prune):
-            _check_layer(layer)
-        layers = [wrapped(layer, **kwargs) for layer in listed(to_prune)]
+        _check_layers(listed(to_prune), kwargs)
+        spared = [_is_spared(layer, pruning_policy) for layer in listed(to_prune)]
+        layers = [layer if kept else wrapped(layer, **kwargs) for layer, kept in zip(listed(to_prune), spared)]
         return layers if is_sequence(to_prune) else layers[0]
-    _check_graph(to_prune, pruning_policy, kwargs)
+    _check_graph(to_prune, kwargs)
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
     chosen = _with_kernels(to_prune, structure, pruning_policy)
@@ -148,13 +154,15 @@ def _with_kernels(model, structure, policy):
 def _structure(block_size, block_pooling_type, sparsity_m_by_n):
     """The config of what goes together."""
     block = _pair("block_size", block_size, "(rows, columns), as (1, 4)")
-    if block_pooling_type not in ("AVG", "MAX"):
-        raise ValueError(errors.unknown("block_pooling_type", block_pooling_type, ("AVG", "MAX")))
+    check_name("block_pooling_type", block_pooling_type, ("AVG", "MAX"))
     if sparsity_m_by_n is not None:
         if block != (1, 1):
             received = {"block_size": block_size, "sparsity_m_by_n": sparsity_m_by_n}
             raise ValueError(errors.message("Pass one of `block_size` and `sparsity_m_by_n`.", "Leave one out.", **received))
         zeros, of = _pair("sparsity_m_by_n", sparsity_m_by_n, "(zeros, of how many), as (2, 4)")
+        if zeros >= of:
+            fix = "It is (zeros, of how many), as (2, 4)."
+            raise ValueError(errors.message("`sparsity_m_by_n` must leave weights.", fix, sparsity_m_by_n=sparsity_m_by_n))
         return {"name": "n_of_m", "n": of - zeros, "m": of}
     if block == (1, 1):
         return "unstructured"
@@ -165,9 +173,25 @@ def _structure(block_size, block_pooling_type, sparsity_m_by_n):
 
 def _pair(name, value, meaning):
     pair = tuple(value) if is_sequence(value) else ()
-    if len(pair) != 2 or not all(is_integer(number) for number in pair):
-        raise ValueError(errors.message(f"`{name}` must be two whole numbers.", f"They are {meaning}.", **{name: value}))
+    if len(pair) != 2 or not all(is_integer(number) and number > 0 for number in pair):
+        raise ValueError(errors.message(f"`{name}` must be two whole numbers > 0.", f"They are {meaning}.", **{name: value}))
     return pair
+
+
+def _check_layers(layers, options):
+    if not layers:
+        fix = "Pass the layers to wrap."
+        raise ValueError(errors.message("`to_prune` must hold at least one layer.", fix, to_prune=layers))
+    for layer in layers:
+        _check_layer(layer)
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        expected = f"Options of the wrapper are {', '.join(_OPTIONS)}."
+        raise TypeError(errors.message(expected, "Pass others to the layer itself.", options=unknown))
+
+
+def _is_spared(layer, policy):
+    return isinstance(layer, PruneLowMagnitude) or (policy is not None and not policy.allow_pruning(layer))
 
 
 def _check_layer(layer):
@@ -178,11 +202,14 @@ def _check_layer(layer):
         raise TypeError(errors.message(expected, fix, to_prune=found))
 
 
-def _check_graph(model, policy, options):
-    check_model(model)
+def _check_policy(policy):
     if policy is not None and not isinstance(policy, PruningPolicy):
         fix = "Derive its class from PruningPolicy."
         raise TypeError(errors.message("`pruning_policy` must be a PruningPolicy.", fix, pruning_policy=policy))
+
+
+def _check_graph(model, options):
+    check_model(model)
     if options:
         fix = "Leave them out, or wrap layers one by one."
         raise TypeError(errors.message("Options of the wrapper are for single layers.", fix, **options))

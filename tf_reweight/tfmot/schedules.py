@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 from tf_reweight.baselines import schedules
 
 
@@ -35,5 +37,5 @@ def _steps(value):
 
 
 def _number(value):
-    """NumPy's numbers as Python's, which a configuration can hold."""
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
+    """NumPy's numbers as Python's, which a configuration can hold; Python's own as they are."""
+    return value.item() if isinstance(value, np.number) else value

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags
+from tf_reweight.checks import check_flags, check_name
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
@@ -60,7 +60,7 @@ def cluster_weights(
         fix = "For single layers, and subclassed models, call tf_reweight.quantization.cluster(model, 16, layers=...)."
         found = type(to_cluster).__name__
         raise TypeError(errors.message("`to_cluster` must be a Sequential or functional Keras 3 model.", fix, to_cluster=found))
-    init = getattr(cluster_centroids_init, "value", cluster_centroids_init)
+    init = _init_name(cluster_centroids_init)
     if init in ("RANDOM", "DENSITY_BASED"):
         warnings.warn(f"Values start from k-means, not from {init}: training moves them in any case.", stacklevel=2)
     if not preserve_sparsity:
@@ -71,6 +71,15 @@ def cluster_weights(
     number = int(number_of_clusters) if isinstance(number_of_clusters, np.integer) else number_of_clusters
     cluster(made, number, per_channel=cluster_per_channel)
     return made
+
+
+def _init_name(init):
+    """The name of a `CentroidInitialization`, or of what spells one."""
+    names = [item.value for item in CentroidInitialization]
+    if isinstance(init, CentroidInitialization):
+        return init.value
+    check_name("cluster_centroids_init", init, names)
+    return init
 
 
 def strip_clustering(model):
