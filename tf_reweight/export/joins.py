@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from tf_reweight.export import masks
 from tf_reweight.quantization.rules import LIMIT_AT_OUTPUT, LIMIT_INSIDE, NOISE
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.file_graph import Graph
@@ -23,20 +24,22 @@ _MIXING = {
 
 
 def hide(calibrated):
-    """Takes joins of unlike scale, and what reads them before a kernel does, out of the sight of the quantizer.
+    """Takes joins of unlike scale, what reads them before a kernel does, and masks, out of the sight of the quantizer.
 
     Args:
         calibrated: bytes of a float32 file with the range of each tensor.
 
     Returns:
         `(bytes, hidden)`: the operations are custom ones, which the quantizer leaves in float; `restored` makes them what they
-        were. The bytes are those given where there is no such join.
+        were. The bytes are those given where there is no such operation.
     """
     model = flatbuffer.read(calibrated)
     graph = Graph(model)
-    positions = _unlike(graph)
+    unlike, (masked, ranged_by_masks) = _unlike(graph), masks.in_float(graph)
+    positions = unlike | masked
     if not positions:
         return calibrated, {}
+    without_range = {index for position in unlike if graph.names[position] not in _MIXING for index in graph.made(position)}
     schema, hidden = flatbuffer.schema(), {}
     for position in sorted(positions):
         operator = graph.operators[position]
@@ -47,9 +50,8 @@ def hide(calibrated):
         code.customCode, code.version = name, 1
         operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = len(model.operatorCodes), 0, None
         model.operatorCodes.append(code)
-        if graph.names[position] not in _MIXING:
-            for index in operator.outputs:
-                graph.tensors[index].quantization = None
+    for index in without_range | ranged_by_masks:
+        graph.tensors[index].quantization = None
     codes = [model.operatorCodes[index] for index, _, _ in hidden.values()]
     return flatbuffer.write(model), {name: (code, *rest[1:]) for (name, rest), code in zip(hidden.items(), codes)}
 

@@ -7,14 +7,16 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
+from tf_reweight.export import masks
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.randomness import named, random_layers
-from tf_reweight.tflite import apart, compiled, litert
+from tf_reweight.tflite import apart, compiled, flatbuffer, litert
 from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
 from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.file_graph import Graph
 
 # Largest accepted error, as root mean square relative to the root mean square of the Keras outputs.
 TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
@@ -125,7 +127,8 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     )
     if not made.relative_error <= made.tolerance:
         _refuse_random(model, [array[:1] for array in arrays], made)
-    _refuse(made, precision, is_class)
+        _refuse_endless(expected, names)
+    _refuse(made, precision, is_class, content)
     return made
 
 
@@ -183,7 +186,17 @@ def _refuse_random(model, arrays, made):
         raise VerificationError(errors.message(expected, fix, random=drawn, relative_error=made.relative_error))
 
 
-def _refuse(made, precision, is_class):
+def _refuse_endless(expected, names):
+    """Raises VerificationError where the model's own outputs are infinite or no numbers: no file can agree with them."""
+    endless = [name for name, values in zip(names, expected) if values.dtype.kind == "f" and not np.isfinite(values).all()]
+    if endless:
+        fix = "Nothing was written. A mask of -inf gives NaN where it hides everything: mask with -1e9. Bound logarithms and "
+        fix += "divisions, as log(maximum(x, 1e-6))."
+        expected = "The model's own outputs must be finite on the examples, to be compared with its file."
+        raise VerificationError(errors.message(expected, fix, not_finite=endless))
+
+
+def _refuse(made, precision, is_class, content):
     """Raises VerificationError for a file that is too far from its model."""
     # Written so that NaN fails.
     if not made.relative_error <= made.tolerance:
@@ -191,8 +204,7 @@ def _refuse(made, precision, is_class):
             errors.message(
                 f"The {precision} file must compute what the model does, within {made.tolerance:g} of each output's scale, "
                 f"and of each channel's where channels differ in scale; {made.worst} does not.",
-                "Nothing was written. More representative data, quantization-aware training or a finer precision help, and "
-                "outputs of their own for numbers of unlike scale; tolerance= (export.tolerance in a config) moves the bound.",
+                f"Nothing was written. {_remedy(content)}; tolerance= (export.tolerance in a config) moves the bound.",
                 relative_error=made.relative_error,
                 max_abs_error=made.max_abs_error,
                 top1_agreement=made.top1_agreement,
@@ -208,6 +220,19 @@ def _refuse(made, precision, is_class):
                 relative_error=made.relative_error,
             )
         )
+
+
+def _remedy(content):
+    """What makes a file better, by what is in it."""
+    coarse = masks.lost(Graph(flatbuffer.read(content)))
+    if not coarse:
+        help_with = "More representative data, quantization-aware training or a finer precision help"
+        return f"{help_with}, and outputs of their own for numbers of unlike scale"
+    return (
+        f"{', '.join(coarse[:3])} goes into a softmax or its like in steps too large to tell anything apart, as behind a mask "
+        'of -1e9: mask with -100, choose "dynamic_int8", which computes this in float, or "int8" with representative data, '
+        "which leaves masks in float"
+    )
 
 
 def _doubts(agreement, num_examples):

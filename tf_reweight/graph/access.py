@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+from keras.src.backend.common import masking
 
 
 def all_layers(model):
@@ -30,6 +31,17 @@ def is_tensor(item):
 def tensors_in(structure):
     """The symbolic tensors in a structure, such as the arguments of a call, in order."""
     return [item for item in keras.tree.flatten(structure) if is_tensor(item)]
+
+
+def masks_of(tensors):
+    """The masks of padding that tensors carry, symbolic ones or values; None for each that carries none."""
+    return [masking.get_keras_mask(tensor) for tensor in tensors]
+
+
+def put_masks(tensors, masks):
+    """Gives tensors the masks that `masks_of` found; a call of attention takes them off."""
+    for tensor, mask in zip(tensors, masks):
+        masking.set_keras_mask(tensor, mask)
 
 
 def is_layer(operation):

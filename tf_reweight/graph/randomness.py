@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.access import all_layers, default_generator, seed_generators
+from tf_reweight.graph.access import all_layers, default_generator, masks_of, put_masks, seed_generators
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import is_graph, walk
 
@@ -43,7 +43,10 @@ def random_layers(model, inputs):
             return walk(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit, f"{path}/")
         if "training" in kwargs:  # what is built with training=True computes by the model's own argument
             kwargs = {**kwargs, "training": False}
+        tensors = [item for item in keras.tree.flatten((args, kwargs)) if ops.is_tensor(item)]
+        masks = masks_of(tensors)
         outputs = operation(*args, **kwargs)
+        put_masks(tensors, masks)
         again = keras.tree.flatten(operation(*args, **kwargs))
         if path not in found and not all(map(_equal, keras.tree.flatten(outputs), again)):
             found.append(path)

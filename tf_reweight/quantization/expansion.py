@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.access import calls_of, tensors_in
+from tf_reweight.graph.access import calls_of, masks_of, tensors_in
 from tf_reweight.quantization import rules
 
 L = keras.layers
@@ -48,6 +48,9 @@ def _plain(arguments, kind):
     if any(value is not None and value is not False and name not in known for name, value in arguments.kwargs.items()):
         return False
     tensors = tensors_in((arguments.args, arguments.kwargs))
+    # An Embedding's mask_zero comes with the tensors, and attention looks at it without being told.
+    if kind is L.MultiHeadAttention and any(mask is not None for mask in masks_of(tensors)):
+        return False
     if kind in (L.EinsumDense, L.TimeDistributed):
         return True
     sequences = tensors if kind is L.MultiHeadAttention else tensors[:1]
