@@ -151,3 +151,14 @@ def test_a_file_of_which_litert_dies_is_refused(tmp_path, monkeypatch):
     with pytest.raises(export.VerificationError, match="died of SIGABRT"):
         export.export_tflite(model, tmp_path / "bad.tflite", "int8", x)
     assert not (tmp_path / "bad.tflite").exists()
+
+
+def test_a_file_larger_than_the_one_in_float32_says_so(tmp_path, monkeypatch):
+    """Many operations and few weights, as of recurrent layers that are written out: ranges take more than integers save."""
+    model = keras.Sequential([keras.Input((2,)), *(L.Dense(2) for _ in range(8))])
+    x = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    monkeypatch.setattr(tflite, "_SMALL", 0)
+    plain = export.export_tflite(model, tmp_path / "plain.tflite", verify_data=x)
+    record = export.export_tflite(model, tmp_path / "int8.tflite", "int8", x, tolerance=10.0)
+    sizes = f"{record.num_bytes:,} bytes, more than in float32 ({plain.num_bytes:,})"
+    assert any(sizes in doubt for doubt in record.verification.doubts) and not plain.verification.doubts

@@ -20,6 +20,7 @@ from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
@@ -33,6 +34,8 @@ from tf_reweight.tflite.inspection import summarize
 from tf_reweight.tflite.sizes import sizes_of
 
 SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
+# Bytes of a file of whose size nobody complains.
+_SMALL = 16_384
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
 # Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
@@ -171,6 +174,7 @@ def export_tflite(
     content, checked = _chosen(converted, False if fragile else accelerated, check)
     if precision == "int16":
         checked = dataclasses.replace(checked, doubts=(*checked.doubts, SLOW))
+    checked = dataclasses.replace(checked, doubts=(*checked.doubts, *_larger(content, model, precision, specs)))
     verification.say_doubts(checked)
     found = apart.delegation(content) if fragile else delegation(content)
     write_whole(path, content)
@@ -241,6 +245,20 @@ def _converted(model, precision, specs, representative, quantized_io):
     source = as_stored(model) if is_quantized(model) and not learned else model
     calibrate_on = representative if TABLE[precision].needs_data and not learned else None
     return convert(source, precision, specs, calibrate_on, quantized_io)
+
+
+def _larger(content, model, precision, specs):
+    """A sentence where a file is larger than the one in float32, as of layers that are written out step by step."""
+    # Small files are mostly descriptions of their graph; others are converted again only where they may well be larger.
+    if precision == "float32" or len(content) <= max(_SMALL, 4 * count_parameters(model)):
+        return ()
+    plain = len(convert(as_stored(model) if is_quantized(model) else model, "float32", specs))
+    if len(content) <= plain:
+        return ()
+    return (
+        f"In {precision} the file has {len(content):,} bytes, more than in float32 ({plain:,}): it describes more operations "
+        "and ranges than it saves in weights. Ship the float32 file where size counts.",
+    )
 
 
 def _wider(summary, precision):
