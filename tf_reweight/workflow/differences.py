@@ -1,12 +1,16 @@
 """What differs between the run that a folder holds and the one that was asked for, in words."""
 
 import json
+import re
 
 import yaml
 
 # Keys that are named; of more only the number.
 _MOST = 8
 _MISSING = "(not said)"
+# Of weights and examples a run keeps a SHA-256 in `given.json`: who reads it needs to know of what, and that it differs.
+_DIGEST = re.compile("[0-9a-f]{64}")
+_DIGESTED = {"weights": "the weights of the model"}
 
 
 def of_configurations(held, asked):
@@ -29,9 +33,17 @@ def of_given(held, asked):
 
 def told(changed):
     """The differences as one line."""
-    parts = [f"{key}: {_short(old)} there, {_short(new)} now" for key, (old, new) in list(changed.items())[:_MOST]]
+    parts = [_difference(key, *pair) for key, pair in list(changed.items())[:_MOST]]
     parts += [f"{len(changed) - _MOST} more"] if len(changed) > _MOST else []
     return "; ".join(parts)
+
+
+def _difference(key, old, new):
+    digests = [isinstance(value, str) and _DIGEST.fullmatch(value) for value in (old, new)]
+    if not any(digests):
+        return f"{key}: {_short(old)} there, {_short(new)} now"
+    there, now = (value[:8] if is_digest else _MISSING for value, is_digest in zip((old, new), digests))
+    return f"{_DIGESTED.get(key, f'the {key}')} (fingerprint {there} there, {now} now)"
 
 
 def _between(held, asked):
