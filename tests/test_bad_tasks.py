@@ -59,6 +59,17 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("loss", [None, {"out": None}])
+@pytest.mark.parametrize("train", [(X,), (X, Y)])
+def test_a_model_that_adds_its_own_loss_alone_needs_no_labels_but_a_loss(loss, train, tmp_path):
+    """Without labels they were asked for; with them it trained, and then failed in the words of Python."""
+    model = keras.Model(KINDS["regression"].inputs, KINDS["regression"].outputs)
+    model.compile("adam", loss)
+    for config in ({}, {"distill": {"weight": 0.5}}):
+        with pytest.raises(ValueError, match="must be compiled with a loss on an output.*Received: loss="):
+            tfr.compress(model, train, out=tmp_path / "run", console=QUIET, config=config)
+
+
 @pytest.mark.parametrize("kind, train, options, words", BAD)
 def test_what_cannot_be_trained_on_is_refused_before_any_training(kind, train, options, words, tmp_path):
     with pytest.raises((ValueError, TypeError), match="(?s)" + words) as raised:

@@ -60,11 +60,15 @@ def check_labels(task, scorer, feed, argument):
     """Raises where the labels of a `Feed` cannot be those of a task.
 
     Raises:
-        ValueError: for missing labels or outputs, classes as integers where one-hot is expected and the other way round,
-            classes beyond the outputs, shapes that do not fit.
+        ValueError: for a task without a loss, missing labels or outputs, classes as integers where one-hot is expected and the
+            other way round, classes beyond the outputs, shapes that do not fit.
     """
     if task.by_class is not None or scorer.by_class:
         return
+    if all(loss is None for loss in keras.tree.flatten(task.loss)):
+        expected = "The model must be compiled with a loss on an output: stages are compared by it, and what layers add with "
+        fix = "Compile it with a loss, as \"mse\" with (x, x) for an autoencoder, or give its class a compute_loss of its own."
+        raise ValueError(errors.message(f"{expected}`add_loss` is of no output.", fix, loss=task.loss))
     y = feed.labels()
     if y is None:
         fix = "Pass (x, y), or give the model's class a train_step that needs none."
