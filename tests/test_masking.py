@@ -9,6 +9,7 @@ import tf_reweight as tfr
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.constraints import Mask
 from tf_reweight.kernels.table import find
+from tf_reweight.pruning import masked
 
 L = keras.layers
 
@@ -326,6 +327,25 @@ def test_strip_handles_nested_models(batch):
     plain = tfr.strip(model)
     np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
     assert tfr.sparsity(plain)["inner/conv2d/kernel"][0] == 201 or any(zero == 201 for zero, _ in tfr.sparsity(plain).values())
+
+
+def test_strip_compares_what_it_made(monkeypatch):
+    model = masked_net()
+    model.layers[0].update(sparsity=0.5)
+    monkeypatch.setattr(masked._Unmasked, "fill", masked.Copied.fill)  # the masks are forgotten
+    with pytest.raises(ValueError, match="must give the same outputs, within 0.0001 of their scale. Received: difference="):
+        tfr.strip(model)
+
+
+@pytest.mark.parametrize(
+    "dtype, compute, reason",
+    [("string", lambda x: ops.ones((1, 4)), "others not"), ("float32", lambda x: ops.log(-ops.abs(x)), "not finite")],
+)
+def test_strip_says_where_nothing_can_be_compared(dtype, compute, reason):
+    x = keras.Input((4,), dtype=dtype)
+    model = keras.Model(x, tfr.Masked(L.Dense(3))(L.Lambda(compute, output_shape=(4,), dtype="float32")(x)))
+    with pytest.warns(UserWarning, match=f"not compared with the given one: .*{reason}"):
+        assert {type(layer).__name__ for layer in tfr.strip(model).layers} >= {"Lambda", "Dense"}
 
 
 def test_bad_wrapper_input_is_explained():

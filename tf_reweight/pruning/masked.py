@@ -1,15 +1,19 @@
 """The wrapper layer: a mask in the forward pass, saved with the model, taken off by `strip`."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
 
 from tf_reweight import errors, structures
+from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.rebuilding import Replacements, rebuild
-from tf_reweight.graph.walking import is_graph
+from tf_reweight.graph.walking import graph_of, is_graph
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
 
@@ -124,13 +128,17 @@ class Masked(keras.layers.Wrapper):
 def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model without wrappers, penalties and masks, and with the same outputs.
 
-    Masked kernels are written with their zeros into the plain layers. Wrapper-free models come back as a copy.
+    Masked kernels are written with their zeros into the plain layers. Wrapper-free models come back as a copy. The outputs of
+    both are compared on two random examples; where that cannot be, a warning says so.
 
     Args:
         model: a built Sequential or functional model.
 
     Returns:
         A new `keras.Model`; the given one is unchanged.
+
+    Raises:
+        TypeError, ValueError: for what is no built Sequential or functional model, or outputs that differ.
     """
     check_model(model)
     if not is_graph(model):
@@ -149,7 +157,27 @@ def strip(model: keras.Model) -> keras.Model:
         # An Identity kept the name of an output, which the layer inside the wrapper has again now.
         return _unchanged if isinstance(operation, keras.layers.Identity) and operation.name in inner else None
 
-    return rebuild(model, Replacements(plain))
+    made = rebuild(model, Replacements(plain))
+    _check_same(model, made)
+    return made
+
+
+def _check_same(model, made):
+    """Raises unless both models give the same outputs; warns where it takes no random inputs or its outputs tell nothing."""
+    try:
+        inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
+        result, limit = compare(model, made, inputs), tolerance_of(model)
+        # A model that is random, or gives infinities, is not equal to itself either.
+        telling = result.relative <= limit or compare(model, model, inputs).relative <= limit
+        reason = "" if telling else "its outputs are random or not finite on random inputs"
+    except Exception as error:  # of any backend, in a layer of anyone's: not every model takes random numbers
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+    if reason:
+        warnings.warn(f"The stripped model was not compared with the given one: {reason}", stacklevel=3)
+    elif result.relative > limit:
+        fix = "Please report the model; `keep_zeros` and `prune` need no wrappers."
+        expected = f"The stripped model must give the same outputs, within {limit:g} of their scale."
+        raise ValueError(errors.message(expected, fix, difference=result.difference, scale=result.scale))
 
 
 def _unchanged(tensor):
