@@ -53,6 +53,8 @@ def test_texts_mappings_and_budgets_are_the_same(text):
         ({}, "an amount"),
         ({"macs": 0.0}, "`macs` must be"), ({"macs": -1}, "`macs` must be"), ({"macs": float("nan")}, "`macs` must be"),
         ({"macs": float("inf")}, "`macs` must be"), ({"macs": True}, "`macs` must be"), ({"macs": "half"}, "`macs` must be"),
+        ({"macs": 10**400}, "`macs` must be a finite"), ({"accuracy_drop": 0}, "half a point"),
+        ({"macs": 0.5, "precision": "int8"}, "the file whose size"), ("bytes=0.5,precision=", "must be a name"),
         ({"macs": 1.5}, "whole number"), ({"sparsity": 1.0}, r"\(0, 1\)"), ({"sparsity": 90}, "Did you mean 0.9"),
         ({"sparsity": 0.5, "weights": 0.5}, "the same"), ({"mac": 0.5}, "Did you mean 'macs'"),
         ("macs", "by name"), ("macs=0.5,macs=0.3", "once"), ("macs=half", "by name"),
@@ -61,6 +63,35 @@ def test_texts_mappings_and_budgets_are_the_same(text):
 def test_bad_budgets_are_explained(given, words):
     with pytest.raises(ValueError, match=words):
         budgets.get(given)
+
+
+def test_amounts_are_plain_numbers_and_shown_whole():
+    budget = budgets.Budget(macs=np.float32(0.5), weights=np.int64(1_234_567))
+    assert {type(amount) for amount in budget.amounts.values()} == {int, float}
+    assert type(budgets.Budget(sparsity=np.float32(0.5)).sparsity) is float
+    assert "weights=1234567," in repr(budget) and eval(repr(budget), {"Budget": budgets.Budget}) == budget
+
+
+_CALIBRATION = [
+    [], {"macs": {"points": [[1.0], [2.0]]}}, {"bytes": {}}, {"bytes": {"points": []}}, {"bytes": {"points": None}},
+    {"bytes": {"points": [[1.0, 2.0], [1.0]]}}, {"bytes": {"points": [["a"], [1.0]]}}, {"bytes": {"points": [[2, 1], [1, 2]]}},
+    {"bytes": {"points": [[1.0], [2.0]], "operations": [[]]}}, {"bytes": {"points": [[1.0], [2.0]], "operations": 3}},
+    {"bytes": {"points": [[1.0], [2.0]], "more": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("calibration", _CALIBRATION)
+def test_measurements_that_are_none_are_refused(calibration):
+    with pytest.raises(TypeError, match="`calibration` must be .* Received: calibration=.* Leave it out"):
+        budgets.Budget(bytes=0.5, calibration=calibration)
+
+
+def test_measurements_of_another_model_or_of_channels_are_refused():
+    known = budgets.Budget(latency_ms=0.5, calibration={"latency_ms": {"points": [[0, 1], [0, 1]], "operations": [[[1], [1]]]}})
+    with pytest.raises(ValueError, match="time of each kernel's operation. Received: operations=1, kernels=4"):
+        tfr.prune_groups(net(), budget=known)
+    with pytest.raises(ValueError, match="make no file faster"):
+        prune(net(), "filter", budget=known)
 
 
 def test_other_kinds_are_refused():
@@ -448,6 +479,21 @@ def test_channels_that_stay_are_a_multiple():
     model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[BudgetProximal("macs=0.4", until=0.6, multiple_of=8)])
     report = tfr.prune_groups(model)
     assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense
+
+
+@pytest.mark.parametrize("build", [net, lambda: net(32)])
+def test_whole_multiples_come_back_until_none_fits(build):
+    """Without, a small net ended far below its budget: half of a layer goes at once."""
+    model = build()
+    dense, coupled = count_macs(model), groups(model)
+    report = tfr.prune_groups(model, budget="macs=0.5", multiple_of=8)
+    kept = [item.kept_groups for item in report.sets]
+    assert all(count % 8 == 0 for count in kept) and count_macs(shrink(model)) <= 0.5 * dense
+    cost = Cost(coupled)
+    for number, item in enumerate(coupled.sets):
+        more = [count + 8 * (place == number) for place, count in enumerate(kept)]
+        full = more[number] > item.num_groups
+        assert full or cost.macs([np.arange(s.num_groups) < count for s, count in zip(coupled.sets, more)]) > 0.5 * dense
 
 
 def test_a_multiple_that_no_budget_leaves_is_refused_before_training():

@@ -1,5 +1,6 @@
 """Looking for the smallest model within a drop, sweeping budgets, and the comparison with pruning at once."""
 
+import importlib.util
 import json
 
 import keras
@@ -59,6 +60,9 @@ def test_tries_cost_at_most_three_runs():
         half = search._config_of(load(config.model_dump(mode="json")), {"weights": 0.5})
         one = half.regularize.epochs + half.retrain.epochs
         assert search._tries(config) * one <= 3 * (every + retrain) and half.train.epochs == 0
+    # A method that prunes at once trains in `retrain` alone.
+    config = load({"regularize": {"method": "one_shot"}, "prune": {"budget": "weights=0.5"}, "retrain": {"epochs": 1}})
+    assert search._tries(config) == 3
 
 
 class Run:
@@ -101,6 +105,34 @@ def test_a_drop_without_a_metric_or_beside_another_amount_is_refused(tmp_path):
     both = "accuracy_drop=0.01,macs=0.5"
     with pytest.raises(ValueError, match="stands alone"):
         tfr.compress(model, train, validation, budget=both, config=SMALL, out=tmp_path / "b", console=QUIET)
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"budget": "macs=0.0001"}, "The budget must leave at least"),
+        ({"budget": "weights=3", "structure": "filter"}, "The budget must leave at least"),
+        ({"budget": "bytes=0.001"}, "The budget must leave at least .* bytes"),
+        ({"budget": "macs=0.2", "config": {**SMALL, "shrink": {"multiple_of": 16}}}, "where channels stay a multiple of 16"),
+        ({"budget": "latency_ms=0.5", "structure": "filter"}, "make no file faster"),
+        ({"budget": "accuracy_drop=5"}, "Did you mean 0.05"),
+    ],
+)
+def test_what_a_run_cannot_reach_is_refused_before_any_training(how, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_reweight.workflow.trainer.Trainer.fit", None)
+    with pytest.raises(ValueError, match=words) as raised:
+        tfr.compress(*data(), **{"config": SMALL, "epochs": 3, "out": tmp_path / "run", "console": QUIET, **how})
+    assert "Received: " in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_for_milliseconds_without_a_runtime_is_refused_before_any_training(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    without = lambda name, *more: None if name == "ai_edge_litert" else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(ImportError, match="needs LiteRT"):
+        tfr.compress(*data(), budget="latency_ms=0.5", config=SMALL, out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_drop_that_nothing_keeps_is_said(tmp_path, monkeypatch):
@@ -148,6 +180,7 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
         (0.5, "must be a Budget"),
         (["macs=0.5", "macs=0.5"], "each once"),
         (["macs=0.5", "accuracy_drop=0.1"], "over sizes"),
+        (["macs=0.5", "macs=0.0001"], "must leave at least"),
     ],
 )
 def test_bad_sweeps_are_refused(budgets, words):
@@ -175,6 +208,26 @@ def test_a_run_behind_pruning_at_once_is_an_alarm():
     assert [alarm["level"] for alarm in behind] == ["red"] and "70.00% to 80.00%" in behind[0]["seen"]
     for value in (0.69, 0.71):  # better, or no measurable difference
         assert not alarms_of(report(one_shot={"validation": {"accuracy": value}, "num_macs": 50}))
+
+
+@pytest.mark.parametrize(
+    "metrics, reached, cut, levels",
+    [
+        ([("mae", "min")], [0.3], [0.2], ["red"]), ([("mae", "min")], [0.2], [0.3], []),
+        ([("r2", "max")], [0.2], [0.3], ["red"]),
+        ([("mae", "min")], [0.2001], [0.2], []), ([("mae", None)], [0.3], [0.2], []),
+        ([("a_mae", "min"), ("b_mae", "min")], [0.2, 0.3], [0.2, 0.2], ["amber"]),
+        ([("mae", "min"), ("loss", "min"), ("b_loss", "min")], [0.2, 0.3, 0.3], [0.2, 0.2, 0.2], []),
+        ([("loss", "min")], [0.3], [0.2], ["red"]),
+    ],
+)  # fmt: skip
+def test_behind_is_what_is_worse_whichever_way_and_in_any_output(metrics, reached, cut, levels):
+    names = [name for name, _ in metrics]
+    entries = [{"name": name, "mode": mode, "proportion": False} for name, mode in metrics]
+    figures = report(metrics=entries, one_shot={"validation": dict(zip(names, cut)), "num_macs": 50})
+    figures["stages"][-1]["validation"] = dict(zip(names, reached))
+    found = [alarm for alarm in alarms_of(figures) if "pruned at once" in alarm["seen"]]
+    assert [alarm["level"] for alarm in found] == levels and all(f"{0.3:.4g}" in alarm["seen"] for alarm in found)
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,11 @@ def test_dry_run_names_kernels_and_reasons(capsys):
     assert "output layer" in capsys.readouterr().out
 
 
+def test_a_plan_counts_no_epochs_where_nothing_is_trained():
+    plan = workflow.plan({"regularize": {"method": "one_shot"}, "prune": {"sparsity": 0.5}, "retrain": {"epochs": 2}})
+    assert plan["epochs"] == {"train": 10, "regularize": 0, "retrain": 2}
+
+
 def test_command_line_on_a_finished_run(finished, capsys):
     _, out = finished
     assert main.console(["report", str(out / "retrained.keras")]) == 0

@@ -1,15 +1,16 @@
 """What a compressed model may cost, as a fraction of the dense one or absolute: given in place of a strength."""
 
 import dataclasses
-import math
 import numbers
+import sys
 import warnings
 
 from tf_reweight import errors
-from tf_reweight.checks import check_number
+from tf_reweight.checks import check_number, is_number, is_sequence
 from tf_reweight.records import fields_of
 
-_FIX = "Pass a fraction of the dense model in (0, 1], such as macs=0.5, or an absolute number above 1."
+_FIX = "Pass a fraction of the dense model in (0, 1], such as {name}=0.5, or an absolute number above 1."
+_FIX_OF_DROP = "It is in units of the metric: accuracy_drop=0.005 is half a point of accuracy."
 # What files have, known only from files that were written and run.
 OF_FILES = ("bytes", "zipped_bytes", "latency_ms")
 # Amounts that are no counts.
@@ -70,6 +71,10 @@ class Budget:
         if isinstance(self.sparsity, str):
             fix = f"Write Budget.parse({self.sparsity!r}), or the amount by its name: Budget(macs=0.5)."
             raise TypeError(errors.message("`Budget` takes numbers by name.", fix, budget=self.sparsity))
+        for name, amount in self.amounts.items():
+            if _is_real(amount):  # numbers of NumPy are no JSON
+                plain = int(amount) if isinstance(amount, numbers.Integral) else float(amount)
+                object.__setattr__(self, name, plain)
         if not self.amounts:
             fix = f"Name what is limited: {', '.join(names())}; for example Budget(macs=0.5)."
             raise ValueError(errors.message("A budget needs an amount.", fix, budget=self.to_dict()))
@@ -81,17 +86,23 @@ class Budget:
             _check_sparsity(self.sparsity)
         self._check_beside()
         for name, amount in self.amounts.items():
-            if not isinstance(amount, numbers.Real) or isinstance(amount, bool) or not 0 < amount < math.inf:
-                raise ValueError(errors.message(f"`{name}` must be a number > 0.", _FIX, **{name: amount}))
+            fix = _FIX_OF_DROP if name == "accuracy_drop" else _FIX.format(name=name)
+            if not _is_real(amount) or not 0 < amount <= sys.float_info.max:
+                raise ValueError(errors.message(f"`{name}` must be a finite number > 0.", fix, **{name: amount}))
             if amount > 1 and amount != int(amount) and name not in _MEASURED:
-                raise ValueError(errors.message(f"`{name}` counts {name}, a whole number above 1.", _FIX, **{name: amount}))
+                raise ValueError(errors.message(f"`{name}` counts {name}, a whole number above 1.", fix, **{name: amount}))
 
     def _check_beside(self):
         if self.precision is not None and not isinstance(self.precision, str):
             raise TypeError(errors.message("`precision` must be a name.", "For example int8.", precision=self.precision))
-        known = self.calibration is None or isinstance(self.calibration, dict)
-        if not known or not all(isinstance(entry, dict) for entry in (self.calibration or {}).values()):
-            expected = "`calibration` must be what was measured of files, by their quantities."
+        if self.precision is not None and not self.of_files:
+            fix = f"Leave it out, or limit {', '.join(OF_FILES)}."
+            expected = "`precision` is that of the file whose size or time is limited."
+            raise ValueError(errors.message(expected, fix, precision=self.precision, budget=self.amounts))
+        if self.precision == "":
+            raise ValueError(errors.message("`precision` must be a name.", "For example int8.", precision=self.precision))
+        if self.calibration is not None and not _is_calibration(self.calibration):
+            expected = "`calibration` must be what was measured of files, by their quantities: rising points, at least one."
             raise TypeError(errors.message(expected, "Leave it out: it is measured.", calibration=self.calibration))
 
     @staticmethod
@@ -154,7 +165,7 @@ class Budget:
 
     def __repr__(self):
         precision = [] if self.precision is None else [f"precision={self.precision!r}"]
-        return f"Budget({', '.join([*(f'{name}={amount:g}' for name, amount in self.amounts.items()), *precision])})"
+        return f"Budget({', '.join([*(f'{name}={amount:.12g}' for name, amount in self.amounts.items()), *precision])})"
 
 
 def names():
@@ -199,6 +210,32 @@ def _pair(text):
     except ValueError:
         fix = "Write name=number, several with commas between: macs=0.5,parameters=200000."
         raise ValueError(errors.message("A budget in text is made of amounts by name.", fix, budget=text)) from None
+
+
+def _is_real(amount):
+    return isinstance(amount, numbers.Real) and not isinstance(amount, bool)
+
+
+def _is_calibration(found):
+    """Whether it is a mapping of quantities of files to what `filecost` measures of them."""
+    if not isinstance(found, dict) or not set(found) <= set(OF_FILES):
+        return False
+    return all(isinstance(entry, dict) and _is_measured(name, entry) for name, entry in found.items())
+
+
+def _is_measured(name, entry):
+    """Whether an entry has a curve, and where times are predicted by those of operations, theirs."""
+    curves = [entry.get("points"), *entry.get("operations", ())] if is_sequence(entry.get("operations", ())) else [None]
+    return set(entry) <= {"points", "operations"} and all(map(_is_curve, curves))
+
+
+def _is_curve(curve):
+    """Whether it is two lists of as many numbers, at least one, the first of which rises."""
+    if not is_sequence(curve) or len(curve) != 2 or not all(is_sequence(axis) and axis for axis in curve):
+        return False
+    at, has = curve
+    numbers_only = all(is_number(value) for axis in curve for value in axis)
+    return numbers_only and len(at) == len(has) and all(low < high for low, high in zip(at, at[1:]))
 
 
 def _check_sparsity(sparsity):

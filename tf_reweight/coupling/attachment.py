@@ -12,8 +12,9 @@ from tf_reweight.checks import check_flags
 from tf_reweight.coupling import savings
 from tf_reweight.coupling.analysis.sets import CoupledSet, groups
 from tf_reweight.coupling.budgeted import CoupledBudgeted
+from tf_reweight.coupling.demands import demands_of
 from tf_reweight.coupling.penalty import Coupled, anchored
-from tf_reweight.coupling.pruning import demands_of, removable, warn_of_frozen
+from tf_reweight.coupling.pruning import removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.positions import kernels_of, positions_of
@@ -46,11 +47,24 @@ class Cost:
         """The `Quantity` over which a file's quantity is a curve: bytes by a model of the file, or times of operations."""
         if name == "latency_ms":
             (timed,) = self._axes.products(self._kernels)
-            return Timed(timed.parts, timed.members, timed.fixed, tuple(budget.calibration[name]["operations"]))
+            return Timed(timed.parts, timed.members, timed.fixed, self._times_of(budget.calibration[name]))
         weight, channel = _WEIGHT_BYTES.get(budget.stored_in, _OTHER_BYTES)
         kernels = [(weight, variable) for variable in self._own if len(variable.shape) > 1]
         shifts = [(channel, variable) for variable in self._own if _is_shift(variable)]
         return self._axes.products(kernels + shifts)[0]
+
+    def _times_of(self, measured):
+        """The curve of each use of a kernel.
+
+        Raises:
+            ValueError: where another model was measured.
+        """
+        curves = tuple(measured.get("operations", ()))
+        if len(curves) != len(self._kernels):
+            fix = "Leave the calibration out: it is measured."
+            received = {"operations": len(curves), "kernels": len(self._kernels)}
+            raise ValueError(errors.message("`calibration` must have the time of each kernel's operation.", fix, **received))
+        return curves
 
     def macs(self, keeps=None):
         """Multiply-accumulates, int.

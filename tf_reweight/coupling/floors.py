@@ -48,6 +48,38 @@ class Floors:
             rescued.append(saved)
         return kept, rescued
 
+    def fill(self, keeps, scores, fits):
+        """Keep flags with the best groups given back, so many of a set at a time that the floors are respected, while they fit.
+
+        A multiple of 8 of 16 channels is half of a layer: without it a net with few channels ends far below what it may have.
+
+        Args:
+            keeps: one bool array `(num_groups,)` per set, which respects the floors and fits.
+            scores: one array `(num_groups,)` per set: of what fits, the groups of the highest mean come first.
+            fits: function of such keep flags: whether so much may be left.
+        """
+        keeps = list(keeps)
+        while True:
+            for number, more in self._more(keeps, scores):
+                tried = [*keeps[:number], more, *keeps[number + 1 :]]
+                if fits(tried):
+                    keeps = tried
+                    break
+            else:
+                return keeps
+
+    def _more(self, keeps, scores):
+        """`(number of the set, its keep flags)` with the next multiple of each set that has lost some, the best first."""
+        found = []
+        for number, (item, keep, score) in enumerate(zip(self.coupled.sets, keeps, scores)):
+            # A set that is gone whole had a bypass: it is worth nothing to bring a part of it back.
+            if keep.all() or not keep.any():
+                continue
+            wanted = item.rounded_up(int(keep.sum()) + 1, self.multiple_of)
+            more = allocation.keep_at_least(keep, score, np.ones(item.num_groups, "int64"), wanted)[0]
+            found.append((float(score[more & ~keep].mean()), number, more))
+        return [(number, more) for _, number, more in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+
 
 def has_bypass(coupled, sets):
     """Whether every output of the model still depends on its input when all channels of these sets are zero."""

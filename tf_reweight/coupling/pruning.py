@@ -14,19 +14,17 @@ from tf_reweight.checks import check_flag, check_flags, check_fraction, check_na
 from tf_reweight.coupling import reconstruction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
+from tf_reweight.coupling.demands import check_met, demands_of, prices_of, ranked, split, within, without_macs
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import can_listen, reactions
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
-from tf_reweight.kernels.budgeted import Demand, choose, met, said
+from tf_reweight.kernels.budgeted import check_reachable, choose, met
 from tf_reweight.kernels.held import hold_all, zero_again
 from tf_reweight.penalties.attachment import attach, attachments, detach
 from tf_reweight.records import Report
-
-# What a group costs at least, of the whole: one that frees nothing must not be the cheapest to keep by far.
-_LEAST_PRICE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +171,7 @@ def prune_groups(
         scores, keeps = _within_budget(floors, budget, criterion, scope, reacting)
     elif given:
         scores = ranking(coupled.sets, criterion, reactions=reacting)
-        keeps = _ranked(scores, sparsity, scope) if macs is None else _without_macs(floors, scores, macs, scope)
+        keeps = ranked(scores, sparsity, scope) if macs is None else without_macs(floors, scores, macs, scope)
     else:
         scores, keeps = _freed(model, floors)
     keeps, rescued = floors(keeps, scores)
@@ -218,29 +216,6 @@ def _short(report, sparsity, scope):
     return unmet.falls_short(sparsity, report.sparsity, spared, why)
 
 
-def _ranked(scores, sparsity, scope):
-    """Keep flags per set: the best groups of the model, or of each set."""
-    rows = [score[None] for score in scores]
-    ones = [np.ones(row.shape, "int64") for row in rows]
-    return [keep[0] for keep in allocation.by_sparsity(rows, ones, sparsity, "model" if scope == "model" else "layer")]
-
-
-def _without_macs(floors, scores, macs, scope):
-    """Keep flags of the smallest sparsity, to a thousandth, that removes the fraction `macs` of the computing.
-
-    Raises:
-        ValueError: when that much cannot be removed.
-    """
-    cost = Cost(floors.coupled)
-    limit = (1.0 - macs) * cost.macs()
-    keeps = _least_removed(floors, scores, scope, lambda keeps: cost.macs(keeps) <= limit)
-    if cost.macs(keeps) > limit:
-        most = 1.0 - cost.macs(keeps) / cost.macs()
-        expected = f"`macs` must be at most {most:.3f}, all that channels of this model can give."
-        raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
-    return keeps
-
-
 def _within_budget(floors, budget, criterion, scope, reacting=None):
     """Scores and keep flags of what stays within a `Budget`.
 
@@ -258,55 +233,21 @@ def _within_budget(floors, budget, criterion, scope, reacting=None):
     return scores, within(floors, scores, demands, scope)
 
 
-def within(floors, scores, demands, scope="model"):
-    """Keep flags per set that meet the demands and respect the floors, the smallest sparsity to a thousandth.
+def check_within_reach(model, budget, multiple_of=1):
+    """Raises where a `Budget` cannot be met although each set of a model keeps as few channels as it can.
 
-    Raises:
-        ValueError: when they cannot be met so.
+    Args:
+        model: a built Sequential or functional model.
+        budget: a `Budget`; files of the model are measured where it limits what only they tell.
+        multiple_of: the channels kept are a multiple of this.
     """
-    keeps = _least_removed(floors, scores, scope, lambda keeps: met(demands, np.concatenate(keeps)))
-    if not met(demands, np.concatenate(keeps)):
-        flat, everything = np.concatenate(keeps), np.ones(floors.coupled.num_groups, bool)
-        least = [f"{said(item.quantity.at(flat))} of {said(item.quantity.at(everything))} {item.name}" for item in demands]
-        expected = f"The budget must leave at least {', '.join(least)}, where channels stay a multiple of {floors.multiple_of}."
-        fix = "Raise the budget, or lower `multiple_of` (in a configuration, of regularize.method and of shrink)."
-        limits = {item.name: said(item.limit) for item in demands}
-        raise ValueError(errors.message(expected, fix, multiple_of=floors.multiple_of, **limits))
-    return keeps
-
-
-def _least_removed(floors, scores, scope, fits):
-    """Keep flags of the smallest sparsity, to a thousandth, at which `fits(keeps)`; of the largest where none does."""
-
-    def keeps_at(sparsity):
-        return floors(_ranked(scores, sparsity, scope), scores)[0]
-
-    low, high = 0, 999
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(keeps_at(middle / 1000)) else (middle + 1, high)
-    return keeps_at(high / 1000)
-
-
-def demands_of(coupled, budget):
-    """The `Demand`s of a `Budget` on coupled sets, groups of all sets in one row."""
-    budget = filed.calibrated(coupled.model, budget, "of_channels")
-    cost = Cost(coupled)
-    quantities = cost.quantities | cost.of_files(budget)
-    everything = np.ones(coupled.num_groups, bool)
-    limits = budget.limits({name: quantity.at(everything) for name, quantity in quantities.items()})
-    return [Demand(name, quantities[name], limit) for name, limit in limits.items()]
-
-
-def prices_of(sets, demands):
-    """What each group frees alone, float64 `(num_groups,)` per set, of what the first demand counts; more than nothing."""
-    everything, quantity = np.ones(sum(item.num_groups for item in sets), bool), demands[0].quantity
-    return split(sets, np.maximum(quantity.changes(everything), _LEAST_PRICE * quantity.at(everything)))
-
-
-def split(sets, row):
-    """One array per set of an array over the groups of all."""
-    return np.split(row, np.cumsum([item.num_groups for item in sets])[:-1])
+    coupled = removable(model)
+    floors, scores = Floors(coupled, 1, multiple_of), ranking(coupled.sets, CRITERIA[0])
+    least, _ = floors([np.zeros(item.num_groups, bool) for item in coupled.sets], scores)
+    demands = demands_of(coupled, budget)
+    if multiple_of == 1:
+        check_reachable(demands, np.concatenate(least))
+    check_met(floors, least, demands)
 
 
 def least_left(model, multiple_of=1):
@@ -324,7 +265,7 @@ def least_left(model, multiple_of=1):
     """
     coupled = removable(model)
     scores = ranking(coupled.sets, CRITERIA[0])
-    keeps, _ = Floors(coupled, 1, multiple_of)(_ranked(scores, 0.999, "model"), scores)
+    keeps, _ = Floors(coupled, 1, multiple_of)(ranked(scores, 0.999, "model"), scores)
     least, everything = np.concatenate(keeps), np.ones(coupled.num_groups, bool)
     return {name: (amount.at(least), amount.at(everything)) for name, amount in Cost(coupled).quantities.items()}
 

@@ -5,9 +5,10 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.coupling.analysis.sets import groups
+from tf_reweight.coupling.demands import demands_of, prices_of, split, within
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import Gates, can_listen
-from tf_reweight.coupling.pruning import demands_of, penalties_of, prices_of, split, within, zero_groups
+from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import choose, lamp
@@ -118,13 +119,14 @@ class CoupledGroups:
         choose(scores, self.demands, self.spared(scores))
         self.last(scores)
 
-    def last(self, scores):
-        """Keep flags `(groups,)` at the deadline."""
+    def last(self, scores, demands=None):
+        """Keep flags `(groups,)` at the deadline, or of demands on the way there."""
+        demands = demands or self.demands
         if self._floors.multiple_of == 1:
-            return choose(scores, self.demands, self.spared(scores), exact=True).keep
+            return choose(scores, demands, self.spared(scores), exact=True).keep
         # The best of a set, and sets without penalty, stay whatever the floors say.
         ranked = np.where(self.spared(scores), np.inf, scores)
-        return np.concatenate(within(self._floors, split(self._sets, ranked), self.demands))
+        return np.concatenate(within(self._floors, split(self._sets, ranked), demands))
 
     def pressed_towards_budget(self, steps):
         """What `step` does; by this name its trace is known, see `kernels.traced`."""

@@ -50,7 +50,9 @@ def of_channels(model, budget, pairs=None):
         operations = {"operations": curves(list(kernel_uses(coupled.trace)), budget.stored_in)}
     everything = np.ones(coupled.num_groups, bool)
     found = dict.fromkeys(budget.of_files, operations)
-    budget = dataclasses.replace(budget, calibration={name: {**entry, "points": None} for name, entry in found.items()})
+    # Over what the points lie is known without any; the dense file stands for them until then.
+    first = {name: {**entry, "points": [[0.0], [measured[name]]]} for name, entry in found.items()}
+    budget = dataclasses.replace(budget, calibration=first)
     inner = {name: cost.inner(name, budget) for name in budget.of_files}
     points = {name: {inner[name].at(everything): measured[name]} for name in budget.of_files}
     for _ in range(_MOST_TRIES):

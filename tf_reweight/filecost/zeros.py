@@ -10,6 +10,7 @@ from tf_reweight.filecost.files import check_can_measure, content_of, sizes
 from tf_reweight.filecost.points import rising
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import Demand, choose
+from tf_reweight.kernels.nonzeros import check_countable
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import detach
@@ -33,9 +34,7 @@ def of_zeros(model, budget, pairs):
     Raises:
         ValueError: for what cannot be measured, milliseconds, or a file that zeros do not make smaller.
     """
-    if budget.latency_ms is not None:
-        fix = "Limit bytes or zipped_bytes here, or remove channels: regularize_coupled, prune_groups."
-        raise ValueError(errors.message("Zeros inside kernels make no file faster.", fix, budget=budget))
+    check_countable(budget)
     check_can_measure(model, budget)
     files = _Files(model, budget.stored_in, pairs)
     points = [files.point(left) for left in _LEFT]

@@ -16,5 +16,14 @@ def calibrated(model, budget, of, pairs=None):
     """
     if budget is None or budget.is_calibrated:
         return budget
+    return _meter(of)(model, budget, pairs)
+
+
+def check_can_measure(model, budget):
+    """Raises where a `Budget` limits what cannot be measured here; nothing is measured."""
+    _meter("check_can_measure")(model, budget)
+
+
+def _meter(function):
     # By its name, since it stands above this one: it prunes copies of the model.
-    return getattr(importlib.import_module(_METER), of)(model, budget, pairs)
+    return getattr(importlib.import_module(_METER), function)

@@ -21,6 +21,7 @@ def demands_on(model, budget, pairs, members, targets, masks):
         targets: mapping of names to all targets that are pruned, those of `pairs` among them; dense weights are theirs.
         masks: mapping of the same names to bool arrays: False is gone already.
     """
+    check_countable(budget)
     uses = {}
     for variable, positions in kernel_uses(model):
         uses[id(variable)] = uses.get(id(variable), 0) + positions
@@ -45,6 +46,13 @@ def demands_on(model, budget, pairs, members, targets, masks):
         quantities[name] = Curve(quantities["weights"], *budget.calibration[name]["points"])
         totals[name] = quantities[name].is_points[-1]
     return [Demand(name, quantities[name], limit) for name, limit in budget.limits(totals).items()]
+
+
+def check_countable(budget):
+    """Raises for a `Budget` of what zeros inside kernels do not change."""
+    if budget.latency_ms is not None:
+        fix = "Limit bytes or zipped_bytes here, or remove channels: regularize_coupled, prune_groups."
+        raise ValueError(errors.message("Zeros inside kernels make no file faster.", fix, budget=budget))
 
 
 def _check_known(uses, targets):

@@ -3,13 +3,15 @@
 import dataclasses
 
 from tf_reweight.reports.choosing import best_of, loses, own_of, shipped_of, values_of
-from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, text_of, value_of
+from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, metrics_of, text_of, value_of
 
 RED, AMBER = "red", "amber"
 # Agreement of a file's classes or decisions with its model, below which it is worth a look, and below which it is wrong.
 _AGREES, _DISAGREES = 0.95, 0.8
 # Parts of what was asked for that may be missing: rounding to whole channels.
 _SLACK = 0.02
+# Of a figure that is no proportion, less is no difference.
+_LITTLE = 0.01
 # What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
 _OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
 
@@ -69,16 +71,19 @@ def _worse(figures):
 
 
 def _behind(figures):
-    """Whether the run is worse than pruning the dense model at once, without training, at the same size."""
-    metric, cut = head_of(figures), figures.get("one_shot")
+    """Whether the run is worse than pruning the dense model at once, without training, at the same size; in any output."""
+    cut, num = figures.get("one_shot"), figures["data"]["num_validation"]
     if cut is None:
         return
-    before, after = value_of(cut, "validation", metric), value_of(figures["stages"][-1], "validation", metric)
-    if is_worse(metric, before, after, figures["data"]["num_validation"]):
-        texts = f"{metric['name']} {text_of(metric, after)} to {text_of(metric, before)} on validation examples"
-        seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
-        look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."
-        yield Alarm(RED, seen, look)
+    head, *others = metrics_of(figures)
+    # Beside a metric, a loss tells how sure answers are: training again makes it larger where they get better.
+    for metric in (head, *(other for other in others if other["name"].rpartition("_")[2] != "loss")):
+        before, after = value_of(cut, "validation", metric), value_of(figures["stages"][-1], "validation", metric)
+        if is_worse(metric, before, after, num) and (metric["proportion"] or abs(after - before) > _LITTLE * abs(before)):
+            texts = f"{metric['name']} {text_of(metric, after)} to {text_of(metric, before)} on validation examples"
+            seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
+            look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."
+            yield Alarm(RED if metric is head else AMBER, seen, look)
 
 
 def _rounded(figures):

@@ -288,7 +288,7 @@ def _planned(run):
         "kernels": kernels,
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items() if name not in chosen],
         "epochs": {
-            step: getattr(settings, step).epochs * settings.steps.count(step)
+            step: settings.epochs_of(step) * settings.steps.count(step)
             for step in dict.fromkeys(settings.steps)
             if step not in ("prune", "shrink", *own_stages.OWN)
         },

@@ -106,6 +106,12 @@ class Config(Section):
             return tuple(self.stages)
         return tuple(name for name in STEPS if name not in _OPTIONAL or getattr(self, name) is not None)
 
+    def epochs_of(self, step):
+        """Epochs in which a stage trains each time it comes: none where the method prunes the dense model as it is."""
+        if step == "regularize" and not methods.get(self.regularize.method).trains:
+            return 0
+        return getattr(self, step).epochs
+
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
         methods.check(self.regularize, self.prune)

@@ -62,6 +62,11 @@ class Folder:
         if changed:
             raise ValueError(errors.message(f"{_EXPECTED} What differs: {differences.told(changed)}.", _FIX, out=str(path)))
 
+    @staticmethod
+    def has_stages(path):
+        """Whether a folder holds a stage that is done."""
+        return (pathlib.Path(path) / _STATE).is_file()
+
     def __truediv__(self, name):
         return self.path / name
 

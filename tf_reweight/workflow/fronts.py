@@ -10,6 +10,7 @@ from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import text_of, value_of
+from tf_reweight.workflow import reach
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.stages import stages_of
 
@@ -60,19 +61,21 @@ def trace(run, wanted, out):
         wanted: budgets of any form.
         out: folder, or None for `runs/<name>`.
     """
-    wanted = check(wanted)
-    with run.open(out), run.scope():
-        return _traced(run, wanted)
+    wanted = {name_of(budget): budget for budget in check(wanted)}
+    configs = {name: _config_of(run.config, budget, name) for name, budget in wanted.items()}
+    for config in configs.values():
+        reach.check(config, run.model)
+    with run.open(out, configs.values()), run.scope():
+        return _traced(run, configs)
 
 
-def _traced(run, wanted):
+def _traced(run, configs):
     dense, *_ = stages_of(run.config)
     run.do(dense)
     run.catch_up()
     points = []
-    for budget in wanted:
-        name = name_of(budget)
-        point = run.branch(_config_of(run.config, budget, name), copied(run.model), run.folder / name)
+    for name, config in configs.items():
+        point = run.branch(config, copied(run.model), run.folder / name)
         report = point.finish()
         points += [_point("dense", report, 0, point)] if not points else []
         points.append(_point(name, report, -1, point))
@@ -99,7 +102,7 @@ def check(wanted):
 
 def name_of(budget):
     """A budget as the name of a folder."""
-    return "_".join(f"{name}_{amount:g}" for name, amount in budget.amounts.items())
+    return "_".join(f"{name}_{amount:.12g}" for name, amount in budget.amounts.items())
 
 
 def _config_of(config, budget, name):

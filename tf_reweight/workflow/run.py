@@ -28,7 +28,7 @@ from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
-from tf_reweight.workflow import guessing, loading, scoring, strategies, trainers
+from tf_reweight.workflow import guessing, loading, reach, scoring, search, strategies, trainers
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
@@ -81,6 +81,9 @@ class Run:
         if not self.config.train.epochs and self._is_trained and self.num_classes is not None:
             check_better_than_chance(self.model, self.data.dataset)
         _check_stages(self.config, self.model)
+        if "accuracy_drop" in (self.config.prune.budget or {}):
+            search.check(self)
+        reach.check(self.config, self.model)
         trainers.of(self.config).check(self.model, self.task, self.scorer)
 
     @property
@@ -95,12 +98,21 @@ class Run:
         return self.data.dataset.num_classes if named else None
 
     @contextlib.contextmanager
-    def open(self, out):
-        """Makes the run folder, or finds the same run in it; within it no other process may work there."""
+    def open(self, out, branches=()):
+        """Makes the run folder, or finds the same run in it; within it no other process may work there.
+
+        Args:
+            out: the folder, or None for `runs/<name>`.
+            branches: the `Config`s of what will be run from it, where that is not its own.
+        """
         check_backend("`compress`")
         path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
         mark = loading.fingerprint(self.given if self._is_trained else None, self.data)
         Folder.check(path, self.config.to_yaml(), mark)
+        if not Folder.has_stages(path):  # a run that goes on was measured when it began
+            with self.scope():
+                for config in branches or [self.config]:
+                    reach.check_files(config, self.model)
         with Lock(path):
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
             self.folder.write_json("environment.json", environment())

@@ -30,9 +30,8 @@ def search(run):
         run: the `Run`, opened.
 
     Raises:
-        ValueError: for a metric that nobody asked for, or when no try was good enough.
+        ValueError: when no try was good enough.
     """
-    check(run)
     drop = run.config.prune.budget["accuracy_drop"]
     dense, *_ = stages_of(run.config)
     run.do(dense)
@@ -71,10 +70,15 @@ def search(run):
 
 
 def check(run):
-    """Raises where a drop has no meaning: without a metric, or of a method that takes no budget."""
+    """Raises where a drop has no meaning: without a metric, or with several rules; called before any work."""
+    drop = run.config.prune.budget["accuracy_drop"]
     if run.metric["name"] == "loss" and run.config.task.monitor is None:
         fix = "Compile the model with a metric, or say monitor='loss' and a drop in units of the loss."
         raise ValueError(errors.message("`accuracy_drop` needs a metric.", fix, metrics=[m["name"] for m in run.metrics]))
+    if run.metric["proportion"] and drop > 1:
+        hint = f"Did you mean {drop / 100:g}? " if drop < 100 else ""
+        expected = f"`accuracy_drop` must be at most 1: {run.metric['name']} is a proportion."
+        raise ValueError(errors.message(expected, f"{hint}0.005 is half a point.", accuracy_drop=drop))
     if run.config.regularize.coupled is None and len(run.config.regularize.rules) != 1:
         fix = "Keep one rule, or `coupled`."
         raise ValueError(errors.message("`accuracy_drop` takes one rule.", fix, rules=len(run.config.regularize.rules)))
@@ -123,9 +127,13 @@ class _Path:
 
 def _tries(config):
     """How many trainings of half the epochs fit into the time of so many runs."""
-    whole = config.regularize.epochs + config.retrain.epochs
-    half = _halved(config.regularize.every) * config.regularize.rounds + _halved(config.retrain.epochs)
-    return max(1, _MOST_RUNS * whole // max(1, half))
+    whole, half = _trained(config), _trained(_config_of(config, {"weights": 0.5}))
+    return max(1, _MOST_RUNS * whole // half) if half else 2 * _MOST_RUNS
+
+
+def _trained(config):
+    """Epochs of the stages that every try repeats."""
+    return sum(config.epochs_of(step) for step in config.steps if step in ("regularize", "retrain"))
 
 
 def _halved(epochs):

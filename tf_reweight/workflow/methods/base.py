@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 
+from tf_reweight import budget as budgets
 from tf_reweight import coupling, registry
 from tf_reweight.penalties.attachment import regularize
 from tf_reweight.records import fields_of
@@ -23,6 +24,8 @@ class Method(abc.ABC):
     couples = False
     # Whether there is anything to train before pruning.
     trains = True
+    # For channels that go together: those that stay are a multiple of it.
+    multiple_of = 1
     # Factor on the strengths each time the stage comes again.
     growth = 1.0
     # Keys of a rule and of `coupled` that it reads, beside structure and layers, with what is taken where they are not said.
@@ -61,6 +64,10 @@ class Method(abc.ABC):
             amount: the section `prune`.
             steps: optimizer steps of the whole training.
         """
+
+    def budget(self, amount):
+        """The `Budget` that the groups have to meet in the end; None where there is none."""
+        return budgets.get(amount.budget)
 
     def figures(self, callbacks):
         """What the report says of the training that is over, JSON-ready."""
