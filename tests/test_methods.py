@@ -32,6 +32,7 @@ METHODS = {
     ),
     "clipping": ({"name": "clipping", "threshold": 0.15}, "unstructured", {}, None),
     "deadline": ({"name": "deadline", "until": 0.6}, "filter", {"budget": "weights=0.5"}, 0.5),
+    "iterative": ("iterative", "unstructured", {"sparsity": 0.5}, 0.5),
     "one_shot": ("one_shot", {"name": "block", "shape": [3, 2]}, {"sparsity": 0.5}, 0.5),
     "one_shot n_of_m": ("one_shot", {"name": "n_of_m", "n": 1, "m": 4, "axis": "out"}, {}, 0.75),
 }  # fmt: skip
@@ -111,6 +112,7 @@ WRAPPED = {
     "gradual": (tfr.baselines.GradualMagnitude,),
     "clipping": (tfr.baselines.Clipping,),
     "deadline": (tfr.callbacks.BudgetProximal,),
+    "iterative": (tfr.callbacks.IterativePruning,),
     "one_shot": (coupling.prune_groups,),
 }
 
@@ -169,6 +171,12 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": "lasso", "coupled": {"relative": False}}, {}, "Leave out regularize.coupled.relative"),
         ({"method": "deadline", "coupled": {"strength": 1.0}}, {"sparsity": 0.5}, "Leave out regularize.coupled.strength"),
         ({"method": "deadline", "coupled": {}}, {"macs": 0.5}, "must be told how much"),
+        ({"method": {"name": "deadline", "criterion": "taylr"}, "coupled": {}}, {"sparsity": 0.5}, "Did you mean 'taylor'"),
+        ({"method": {"name": "deadline", "criterion": "taylor"}}, {"budget": "macs=0.5"}, "Valid: lamp, magnitude, relative"),
+        ({"method": {"name": "deadline", "multiple_of": 8}}, {"budget": "macs=0.5"}, "channels that go together"),
+        ({"method": {"name": "iterative", "criterion": "taylor"}, "coupled": {}}, {"budget": "macs=0.5"}, "Valid: lamp."),
+        ({"method": {"name": "iterative", "rounds": 3}}, {"sparsity": 0.5}, "Valid: criterion"),
+        ({"method": "iterative"}, {}, "must be told how much"),
         ({"method": "clipping"}, {"budget": "weights=0.5"}, "Leave out prune.budget"),
         ({"step": 0.1}, {}, "`step` belongs to the proximal solver"),
         ({"solver": "proximl"}, {}, "Did you mean 'proximal'"),

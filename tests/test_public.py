@@ -33,6 +33,7 @@ COVERED = {
     "test_page.py": ("Curves", "NormSummaries"),
     "test_coupled_pruning.py": ("Cost", "Coupled", "GroupPruneReport", "PrunedSet", "CoupledPenalties", "CoupledProximal"),
     "test_budget.py": ("Budget", "Budgeted", "BudgetProximal", "CoupledBudgeted"),
+    "test_iterative.py": ("IterativePruning",),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),
     "test_baselines.py": (

@@ -196,6 +196,15 @@ def _sparsity(model):
     return [tfr.callbacks.BudgetProximal(until=0.6, every=2)]
 
 
+def _iterative(model):
+    tfr.regularize(model, "unstructured", budget="sparsity=0.5")
+    return [tfr.callbacks.IterativePruning(rounds=2)]
+
+
+def _iterative_channels(model):
+    return [tfr.callbacks.IterativePruning("macs=0.6", rounds=3)]
+
+
 def _proximal(model):
     coupling.regularize_coupled(model, strength=20.0)
     return [tfr.callbacks.Reweighting(every=2), coupling.CoupledProximal(macs=0.2)]
@@ -211,7 +220,7 @@ def _stopping(model):
 
 
 CASES = {"gradual": _gradual, "budget": _budget, "sparsity": _sparsity, "proximal": _proximal, "clustered": _clustered}
-CASES["stopping"] = _stopping
+CASES |= {"stopping": _stopping, "iterative": _iterative, "iterative channels": _iterative_channels}
 
 
 class _Cut(Exception):

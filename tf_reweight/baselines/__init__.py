@@ -2,7 +2,8 @@
 
 They name kernels as `regularize` does and train with plain `fit`, so that an honest comparison changes one line. Two more
 need no code of their own: the static (group) lasso is `regularize(model, structure, strength, penalty="lasso")`, and one-shot
-magnitude pruning is `prune(model, sparsity=..., structure=...)` on a trained model. `benchmarks/quality.py` compares all.
+magnitude pruning is `prune(model, sparsity=..., structure=...)` on a trained model. Iterative magnitude pruning with
+learning-rate rewinding takes budgets and is `callbacks.IterativePruning`. `benchmarks/quality.py` compares all.
 """
 
 from tf_reweight.baselines.admm import ADMM, AdmmPenalty

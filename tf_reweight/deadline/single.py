@@ -93,9 +93,9 @@ class SingleGroups:
         """Raises where the budget cannot be met."""
         choose(scores, self.demands, self.spared(scores))
 
-    def last(self, scores):
-        """Keep flags `(groups,)` at the deadline."""
-        return choose(scores, self.demands, self.spared(scores), exact=True).keep
+    def last(self, scores, demands=None):
+        """Keep flags `(groups,)` at the deadline, or of demands on the way there."""
+        return choose(scores, demands or self.demands, self.spared(scores), exact=True).keep
 
     def finish(self, keep):
         """Zeroes what does not stay, and holds it."""

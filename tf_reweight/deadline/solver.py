@@ -7,15 +7,12 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction, check_integer, check_number
-from tf_reweight.coupling.attachment import regularize_coupled
-from tf_reweight.deadline.coupled import CoupledGroups
+from tf_reweight.deadline.found import groups_of, noted
 from tf_reweight.deadline.pace import pace
-from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
-from tf_reweight.penalties.attachment import attach, attachments
 
 # Where a model holds the solver at work on it, so that the next one can end what an interrupted `fit` left behind.
 _HOLDER = "_tf_reweight_solver"
@@ -101,7 +98,7 @@ class BudgetProximal(keras.callbacks.Callback):
             fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         self._end_earlier()
-        self._groups = self._found()
+        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
@@ -212,34 +209,6 @@ class BudgetProximal(keras.callbacks.Callback):
     def _until(self):
         return self._groups.until if self.until is None else self.until
 
-    def _found(self):
-        """What is to be pressed: the groups of the penalties on the model."""
-        attach(self.model)
-        single = any(not item.regularizer.spans_several for item in attachments(self.model))
-        options = (SingleGroups if single else CoupledGroups).criteria
-        if self.criterion is not None and self.criterion not in options:
-            raise ValueError(errors.unknown("criterion", self.criterion, options))
-        if self.budget is not None and not attachments(self.model):
-            regularize_coupled(self.model, budget=self.budget)
-        items = attachments(self.model)
-        carried = {item.regularizer.budget for item in items}
-        kinds = {item.regularizer.spans_several for item in items}
-        if len(carried) != 1 or None in carried or len(kinds) != 1:
-            fix = "Call regularize(model, ..., budget=...) or regularize_coupled(model, budget=...) once, and `detach` others."
-            expected = "BudgetProximal needs penalties with one budget on the model, of one kind, and no others."
-            raise ValueError(errors.message(expected, fix, budgets=sorted(map(str, carried))))
-        if self.budget is not None and self.budget not in carried:
-            fix = "Leave the budget out here, or `detach` the penalties first."
-            raise ValueError(errors.message("The penalties on the model have another budget.", fix, budget=self.budget))
-        names = [item.target.name for item in items]
-        if kinds == {False} and len(set(names)) < len(names):
-            fix = "Call `regularize` with one structure for each kernel."
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
-        if kinds == {True}:
-            return CoupledGroups(self.model, [item.regularizer for item in items], self.criterion, self.multiple_of)
-        return SingleGroups(self.model, [(item.target, item.regularizer) for item in items], self.criterion)
-
     def _look(self, now):
         groups = self._groups
         if not groups.ready:
@@ -267,17 +236,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self._renew_step()
 
     def _note(self, now, keep, marginal):
-        demand = self._groups.demands[0]
-        total = demand.quantity.at(keep | True)
-        removed = max(total - demand.limit, 1e-12)
-        self.history.append(
-            {
-                "step": now,
-                "planned": min(1.0, now / self._deadline),
-                "freed": (total - demand.quantity.at(keep)) / removed,
-                "marginal": marginal,
-            }
-        )
+        self.history.append(noted(self._groups, now, min(1.0, now / self._deadline), keep, marginal))
 
     def _sync(self):
         if keras.backend.backend() == "jax":

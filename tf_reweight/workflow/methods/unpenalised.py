@@ -2,10 +2,15 @@
 
 import dataclasses
 
-from tf_reweight import baselines, coupling, errors
+from tf_reweight import baselines
+from tf_reweight import budget as budgets
+from tf_reweight import coupling, errors
 from tf_reweight.baselines import schedules
 from tf_reweight.baselines.admm import RHO
-from tf_reweight.checks import is_sequence
+from tf_reweight.checks import check_name, is_sequence
+from tf_reweight.deadline.coupled import CoupledGroups
+from tf_reweight.deadline.iterative import COUPLED_BY, IterativePruning
+from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
@@ -135,7 +140,47 @@ class OneShot(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class Deadline(Method):
+class TowardsBudget(Method):
+    """A solver that knows `prune.budget`, through penalties that carry it, and meets it inside the training; abstract."""
+
+    couples = needs_sparsity = True
+    of_prune = ("sparsity", "budget")
+    # What groups of single kernels, and of channels that go together, may be ranked by.
+    of_single, of_channels = SingleGroups.criteria, CoupledGroups.criteria
+
+    def check(self, settings, amount):
+        options = self.of_single if settings.coupled is None else self.of_channels
+        if self.criterion is not None:
+            check_name("criterion", self.criterion, options)
+        if settings.coupled is None and self.multiple_of != 1:
+            fix = "Leave it out, or set `coupled`."
+            expected = "`multiple_of` is for channels that go together."
+            raise ValueError(errors.message(expected, fix, multiple_of=self.multiple_of))
+
+    def put(self, model, settings, amount):
+        (rule,) = settings.rules
+        attached = regularize(model, rule.structure, budget=self.budget(amount), layers=rule.layers)
+        return {item.name: item.reason for item in attached.left_out}
+
+    def couple(self, model, settings, amount):
+        attached = coupling.regularize_coupled(model, budget=self.budget(amount))
+        return {item.name: item.reason for item in attached.left_out}
+
+    def budget(self, amount):
+        return budgets.get({"sparsity": amount.sparsity} if amount.budget is None else amount.budget)
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return {}  # the zeros are there, and the penalties know the budget
+
+    def grouping(self, settings, amount):
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadline(TowardsBudget):
     """`callbacks.BudgetProximal` towards `prune.budget`: no strength, and the budget is met by a deadline.
 
     The learning rate stays as it is, since what is left has to recover: in the rest of this stage and in `retrain`.
@@ -151,36 +196,34 @@ class Deadline(Method):
     multiple_of: int = 1
 
     name = "deadline"
-    couples = needs_sparsity = True
-    of_prune = ("sparsity", "budget")
 
     def __post_init__(self):
         self._solver()  # checks them
 
-    def put(self, model, settings, amount):
-        (rule,) = settings.rules
-        attached = regularize(model, rule.structure, budget=_budget_of(amount), layers=rule.layers)
-        return {item.name: item.reason for item in attached.left_out}
-
-    def couple(self, model, settings, amount):
-        attached = coupling.regularize_coupled(model, budget=_budget_of(amount))
-        return {item.name: item.reason for item in attached.left_out}
-
     def callbacks(self, settings, amount, steps):
         return [self._solver(max(1, steps // settings.epochs))]
-
-    def figures(self, callbacks):
-        return {"updates": callbacks[0].history}
-
-    def pruning(self, amount):
-        return {}  # the zeros are there, and the penalties know the budget
-
-    def grouping(self, settings, amount):
-        return {}
 
     def _solver(self, steps=None):
         return BudgetProximal(until=self.until, criterion=self.criterion, multiple_of=self.multiple_of, steps=steps)
 
 
-def _budget_of(amount):
-    return {"sparsity": amount.sparsity} if amount.budget is None else amount.budget
+@dataclasses.dataclass(frozen=True)
+class Iterative(TowardsBudget):
+    """`callbacks.IterativePruning` towards `prune.budget`: a cut by magnitude in each round, and the learning rate anew.
+
+    Args:
+        criterion: what groups are ranked by; None takes the solver's default.
+        multiple_of: for channels that go together: those that stay are a multiple of it.
+    """
+
+    criterion: str | None = None
+    multiple_of: int = 1
+
+    name = "iterative"
+    of_channels = (COUPLED_BY,)
+
+    def __post_init__(self):
+        IterativePruning(criterion=self.criterion, multiple_of=self.multiple_of)  # checks them
+
+    def callbacks(self, settings, amount, steps):
+        return [IterativePruning(None, settings.rounds, settings.learning_rate, self.criterion, self.multiple_of)]

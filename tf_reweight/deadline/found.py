@@ -1,0 +1,64 @@
+"""The groups that a solver works on: those of the penalties with a budget on a model."""
+
+from tf_reweight import errors
+from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.deadline.coupled import CoupledGroups
+from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.penalties.attachment import attach, attachments
+
+
+def groups_of(model, solver, budget, criterion, multiple_of, coupled_by=None):
+    """The `SingleGroups` or `CoupledGroups` of a model; without penalties on it, coupled ones are put on first.
+
+    Args:
+        model: the model in training.
+        solver: the name of who asks, for errors.
+        budget: a `Budget`, or None for that of the penalties.
+        criterion: what groups are ranked by, or None.
+        multiple_of: the channels that stay in the end are a multiple of it.
+        coupled_by: the one criterion for coupled groups, or None where each of theirs will do.
+
+    Raises:
+        ValueError: for an unknown criterion, penalties without a budget or with another one, two structures on a kernel.
+    """
+    attach(model)
+    single = any(not item.regularizer.spans_several for item in attachments(model))
+    options = SingleGroups.criteria if single else CoupledGroups.criteria if coupled_by is None else (coupled_by,)
+    if criterion is not None and criterion not in options:
+        raise ValueError(errors.unknown("criterion", criterion, options))
+    if budget is not None and not attachments(model):
+        regularize_coupled(model, budget=budget)
+    items = attachments(model)
+    carried = {item.regularizer.budget for item in items}
+    kinds = {item.regularizer.spans_several for item in items}
+    if len(carried) != 1 or None in carried or len(kinds) != 1:
+        fix = "Call regularize(model, ..., budget=...) or regularize_coupled(model, budget=...) once, and `detach` others."
+        expected = f"{solver} needs penalties with one budget on the model, of one kind, and no others."
+        raise ValueError(errors.message(expected, fix, budgets=sorted(map(str, carried))))
+    if budget is not None and budget not in carried:
+        fix = "Leave the budget out here, or `detach` the penalties first."
+        raise ValueError(errors.message("The penalties on the model have another budget.", fix, budget=budget))
+    names = [item.target.name for item in items]
+    if kinds == {False} and len(set(names)) < len(names):
+        fix = "Call `regularize` with one structure for each kernel."
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
+    if kinds == {True}:
+        return CoupledGroups(model, [item.regularizer for item in items], criterion or coupled_by, multiple_of)
+    return SingleGroups(model, [(item.target, item.regularizer) for item in items], criterion)
+
+
+def noted(groups, step, planned, keep, marginal):
+    """One entry of a solver's history.
+
+    Args:
+        groups: the groups it works on.
+        step: of the training.
+        planned: the part of what has to go that was to be gone by now.
+        keep: bool `(groups,)`: those that are left.
+        marginal: score of the last group that has to go.
+    """
+    demand = groups.demands[0]
+    total = demand.quantity.at(keep | True)
+    freed = (total - demand.quantity.at(keep)) / max(total - demand.limit, 1e-12)
+    return {"step": step, "planned": planned, "freed": freed, "marginal": marginal}

@@ -1,0 +1,146 @@
+"""Iterative magnitude pruning with learning-rate rewinding: a baseline that takes the same budgets as the deadline."""
+
+import dataclasses
+import warnings
+
+import keras
+import numpy as np
+
+from tf_reweight import budget as budgets
+from tf_reweight import errors
+from tf_reweight.checks import check_integer, check_number
+from tf_reweight.deadline.found import groups_of, noted
+from tf_reweight.graph.access import schedule_of
+from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.learning_rate import half_cosine
+
+# Of coupled channels: by norms alone, since the loss's reaction is known only after some batches.
+COUPLED_BY = "lamp"
+
+
+class IterativePruning(keras.callbacks.Callback):
+    """Cuts a trained model in rounds while `fit` runs, and trains what is left from the full learning rate each time.
+
+    `limit_k = dense * (limit / dense) ** (k / rounds)`: each round begins with a cut by magnitude that leaves the same part of
+    what the round before left, and the last cut meets the budget. What is gone stays gone. Then the weights train on, and the
+    learning rate begins anew and falls along half a cosine until the next cut (Renda, Frankle and Carbin, arXiv 2003.02389:
+    learning-rate rewinding). It is a baseline: with one round it is one-shot pruning and retraining.
+
+    The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
+    coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off.
+
+    Args:
+        budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
+            penalties on the model.
+        rounds: cuts, shared out over the epochs of this `fit`, >= 1 and at most as many as epochs.
+        learning_rate: where it begins in each round, > 0; None is the optimizer's own at the start.
+        criterion: what groups are ranked by: of single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`; of
+            coupled channels `"lamp"`. None is what `prune` takes.
+        multiple_of: for coupled groups: the channels that stay are a multiple of it.
+
+    Attributes:
+        history: one dict per cut: `step`, `freed` and `planned` as fractions of what the budget removes, and `marginal`, the
+            score of the last group that went.
+
+    Raises:
+        ValueError: for a value out of range; at the start of `fit`, for fewer epochs than rounds, a model without budget, a
+            budget out of reach.
+
+    Example:
+        >>> regularize(model, "unstructured", budget="sparsity=0.9")
+        >>> model.fit(x, y, epochs=20, callbacks=[IterativePruning(rounds=5)])
+        >>> prune(model)
+    """
+
+    def __init__(self, budget=None, rounds=5, learning_rate=None, criterion=None, multiple_of=1):
+        super().__init__()
+        check_integer("rounds", rounds, 1, fix="It counts cuts.")
+        if learning_rate is not None:
+            check_number("learning_rate", learning_rate, exclusive=True, fix="Try 1e-3.")
+        check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
+        self.budget, self.rounds, self.learning_rate = budgets.get(budget), rounds, learning_rate
+        self.criterion, self.multiple_of = criterion, multiple_of
+        self.history = []
+        self._groups, self._kept, self._first, self._cuts, self._epoch, self._rate = None, None, None, 0, 0, None
+
+    def on_train_begin(self, logs=None):
+        epochs = self.params["epochs"]
+        if epochs < self.rounds:
+            fix = "Train longer, or lower `rounds`."
+            raise ValueError(errors.message("Each round needs an epoch.", fix, epochs=epochs, rounds=self.rounds))
+        if schedule_of(self.model.optimizer) is not None:
+            fix = "Compile with a number as learning_rate: it falls along half a cosine in each round."
+            expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
+            raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
+        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of, COUPLED_BY)
+        # A budget that cannot be met is refused before any training.
+        scores = self._groups.scores(self._groups.norms())
+        self._groups.check_reachable(scores)
+        self._kept, self._first, self._cuts = np.ones(len(scores), bool), None, 0
+        self._rate = float(self.model.optimizer.learning_rate) if self.learning_rate is None else self.learning_rate
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first = epoch if self._first is None else self._first
+        self._epoch = epoch - self._first
+        due = 1 + self._epoch * self.rounds // self._epochs
+        if self._cuts < due:
+            self._cut(due)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps, begun = self.params.get("steps"), self._begin_of(self._cuts - 1)
+        inside = self._epoch - begun + ((batch + 1) / steps if steps else 0.0)
+        self.model.optimizer.learning_rate = self._rate * half_cosine(inside / (self._begin_of(self._cuts) - begun))
+
+    def on_train_end(self, logs=None):
+        if self._cuts < self.rounds:
+            warnings.warn(
+                f"Training ended after {self._cuts} of {self.rounds} rounds, and the budget is not met yet: pruning now cuts "
+                "what the network still uses. Train for all epochs that were planned.",
+                stacklevel=2,
+            )
+        self._groups = None
+
+    def checkpoint_state(self):
+        """What a training that goes on needs to know besides numbers and histories; see `workflow.checkpoint`."""
+        return [self._kept]
+
+    def continue_from(self, state):
+        """Holds what was gone before the training was cut off."""
+        (self._kept,) = state
+        self._groups.finish(self._kept)
+
+    @property
+    def _epochs(self):
+        """Epochs of this `fit`."""
+        return max(self.rounds, self.params["epochs"] - self._first)
+
+    def _begin_of(self, number):
+        """The epoch in which a round begins, counted from 0; of the one after the last, all epochs."""
+        return -(-number * self._epochs // self.rounds)
+
+    def _cut(self, number):
+        """The cut with which a round begins, counted from 1."""
+        groups = self._groups
+        scores = groups.scores(groups.norms())
+        demands = [_part_of_the_way(demand, len(scores), number / self.rounds) for demand in groups.demands]
+        last = self._kept
+        self._kept = groups.last(scores, demands) & last
+        groups.finish(self._kept)
+        self._cuts = number
+        step, marginal = self._epoch * (self.params.get("steps") or 0), float(scores[last & ~self._kept].max(initial=0.0))
+        self.history.append(noted(groups, step, _planned(groups, demands), self._kept, marginal))
+        drop_compiled_steps(self.model)
+        self.model.make_train_function(force=True)
+
+
+def _part_of_the_way(demand, num_groups, part):
+    """A `Demand` with the limit that is met after a part of the rounds; a limit that the dense model meets stays."""
+    dense = demand.quantity.at(np.ones(num_groups, bool))
+    return dataclasses.replace(demand, limit=max(demand.limit, dense * (demand.limit / dense) ** part))
+
+
+def _planned(groups, demands):
+    """What a cut has to free, as a fraction of what the budget removes."""
+    (asked, *_), (final, *_) = demands, groups.demands
+    dense = final.quantity.at(np.ones(len(groups.norms()), bool))
+    return (dense - asked.limit) / max(dense - final.limit, 1e-12)
