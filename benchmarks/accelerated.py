@@ -105,7 +105,7 @@ def _saved(path, rows):
     passed = [row for row in rows if "error_text" not in row]
     figures = {
         "title": "Files that XNNPACK runs whole",
-        "command": f"python benchmarks/accelerated.py --only {' '.join(dict.fromkeys(row['net'] for row in rows))}",
+        "command": _command([*dict.fromkeys(row["net"] for row in rows)]),
         "commit": shown.stdout.strip(),
         "recorded": "written by benchmarks/accelerated.py",
         "environment": {"processor": processor_name(), **versions, "date": datetime.date.today().isoformat()},
@@ -116,6 +116,11 @@ def _saved(path, rows):
         "rows": rows,
     }
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _command(nets):
+    some = set(nets) != {*zoo.names(True), *zoo.names(False)}
+    return "python benchmarks/accelerated.py" + (f" --only {' '.join(nets)}" if some else "")
 
 
 def _figures(row):
