@@ -5,6 +5,7 @@ import dataclasses
 
 from tf_reweight import registry
 from tf_reweight.graph.access import begin_at_first_epoch
+from tf_reweight.graph.beforehand import build_training
 from tf_reweight.records import fields_of
 from tf_reweight.reports.curves import Curves
 from tf_reweight.reports.progress import EpochLines
@@ -64,6 +65,7 @@ class Trainer(abc.ABC):
         if not trainee.built:
             outputs_of(trainee, context.data.train.first()[0])
         context.task.compile(trainee, learning_rate)
+        build_training(trainee, context.data.train.first())
         curves = Curves(name, folder / CURVES, context.logs, model)
         batches, options, in_order = context.data.training(context.config.data.shift)
         # Broken weights are found before anything is kept.

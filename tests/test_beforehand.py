@@ -1,0 +1,64 @@
+"""What Keras makes inside the first training step is made before, so that the step is traced once; nothing else changes."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests import tasks
+from tf_reweight.graph.beforehand import build_training
+
+
+class Traced(keras.layers.Layer):
+    """Counts how often it is traced in a training step."""
+
+    traces = 0
+
+    def call(self, inputs, training=None):
+        Traced.traces += bool(training)
+        return inputs
+
+
+def net(loss="mse", **options):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(Traced()(inputs)))
+    model.compile(keras.optimizers.Adam(0.1), loss, metrics=["mae", keras.metrics.R2Score()], **options)
+    return model
+
+
+X, Y = np.linspace(-1, 1, 32).reshape(8, 4).astype("float32"), np.arange(8.0).reshape(8, 1).astype("float32")
+
+
+def fitted(model):
+    before = Traced.traces
+    history = model.fit(X, Y, epochs=2, batch_size=4, shuffle=False, verbose=0).history
+    return Traced.traces - before, history, model.get_weights()
+
+
+def test_the_step_is_traced_once_and_trains_the_same():
+    made = net()
+    build_training(made, (X, Y, None))
+    (traces, history, weights), (plain_traces, plain_history, plain) = fitted(made), fitted(net())
+    assert (traces, plain_traces) == (1, 2) and history == plain_history
+    assert all(np.array_equal(one, other) for one, other in zip(weights, plain))
+
+
+def asks_for_values(y, outputs):
+    return keras.ops.mean(y - outputs) if float(keras.ops.sum(y)) >= 0 else None
+
+
+def test_a_loss_that_asks_for_values_is_left_to_keras():
+    model = net(asks_for_values, run_eagerly=True)
+    build_training(model, (X, Y, None))
+    assert not model.optimizer.built
+    model = net(asks_for_values)
+    build_training(model, (X, Y, None))  # cannot be traced at all, which is for `fit` to say
+    with pytest.raises(Exception, match="[Ss]ymbolic|float"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("make", tasks.KINDS, ids=lambda make: make.__name__)
+def test_every_kind_of_task_can_be_made_ready(make):
+    model, x, y = make()
+    build_training(model, (x, y, None))
+    assert model.optimizer.built
