@@ -158,7 +158,8 @@ RUN = {
     "train": {"epochs": 1, "batch_size": 8},
     "regularize": {"coupled": {}, "rounds": 1, "every": 1},
     "prune": {"macs": 0.3},
-    "retrain": {"epochs": 0},
+    "retrain": {"epochs": 1, "learning_rate": 0.05},
+    "distill": {"weight": 0.5, "temperature": 2.0},
     "shrink": {},
     "export": {"precisions": ["float32"], "latency_runs": 1, "pack": False},
 }

@@ -48,6 +48,12 @@ def sum_over_replicas(value):
     return value if replica is None else replica.all_reduce("SUM", value)
 
 
+def share_of_replica(mean):
+    """The part that one replica adds to a loss which is the mean of its own examples; gradients of all replicas are summed."""
+    replica = _replica()
+    return mean if replica is None else mean / replica.num_replicas_in_sync
+
+
 def of_all_replicas(value):
     """The values of all replicas `(replicas, *shape)`, in each of them; `(1, *shape)` outside a distributed step."""
     replica = _replica()

@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph.compiled import compiles_by_itself, trains_by_itself
+from tf_reweight.graph.distribution import share_of_replica
 from tf_reweight.workflow.following import followed
 from tf_reweight.workflow.scoring import outputs_of
 from tf_reweight.workflow.trainer import Trainer
@@ -79,7 +80,7 @@ class Taught(keras.Model):
             return own  # what is validated is the model
         distance = self.distance_of(self.teacher(x, training=False), y_pred, sample_weight)
         self.distance.update_state(distance)
-        return (1.0 - self.weight) * own + self.weight * distance
+        return (1.0 - self.weight) * own + self.weight * share_of_replica(distance)
 
     def distance_of(self, wanted, found, sample_weight=None):
         """The mean distance of a batch's outputs, weighted as the loss is."""
