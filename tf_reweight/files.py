@@ -14,6 +14,7 @@ _LONGEST = 240
 # What libraries in C say of the system where they raise errors of other kinds, such as h5py.
 _ERRNO = re.compile(r"errno = (\d+)|No space left on device|File too large|Disk quota exceeded")
 PARTIAL = ".*.partial*"
+_MAKE_ROOM = "Nothing was left behind: make room, or choose another place, and do the same again."
 
 
 class NotWritten(OSError):
@@ -33,7 +34,7 @@ def whole(path, suffix=""):
     """
     temporary = path.with_name(f".{path.name}.partial{suffix}")
     try:
-        with _said(path):
+        with said(path):
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
@@ -56,7 +57,7 @@ def write_text(path, text):
 
 def append_line(path, text):
     """Adds a line to a text file; a line that an earlier process left half-written stays alone."""
-    with _said(path), open(path, "ab+") as file:
+    with said(path), open(path, "ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         broken = size and file.read(1) != b"\n"
@@ -67,7 +68,7 @@ def append_line(path, text):
 
 def make_folder(path):
     """Makes a folder and those above it; nothing where it is there."""
-    with _said(path):
+    with said(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -78,7 +79,7 @@ def remove_partial(folder):
 
 
 @contextlib.contextmanager
-def _said(path):
+def said(path, fix=_MAKE_ROOM):
     """Within it, what the system refuses is raised as `NotWritten` with the path."""
     try:
         yield
@@ -89,7 +90,6 @@ def _said(path):
         if reason is None:
             raise
         expected = f"The file must be writable; the system says: {reason}."
-        fix = "Nothing was left behind: make room, or choose another place, and do the same again."
         raise NotWritten(errors.message(expected, fix, path=str(path))) from error
 
 
@@ -125,6 +125,15 @@ def as_path(name, value):
         return pathlib.Path(value)
     except TypeError:
         raise TypeError(errors.message(f"`{name}` must be a path.", "Pass a str or a Path.", **{name: value})) from None
+
+
+def folder_path(name, value):
+    """A path for a folder, which need not be there; raises for what file systems do not take."""
+    path = as_path(name, value)
+    if any("\0" in part or len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        expected = f"`{name}` must be a path that file systems take, of names of up to {_LONGEST} bytes."
+        raise ValueError(errors.message(expected, "Choose another.", **{name: str(path)}))
+    return path
 
 
 def checked_path(path):

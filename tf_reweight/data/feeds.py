@@ -113,10 +113,10 @@ class Arrays(Feed):
 
     def held_out(self, fraction):
         num = max(1, round(fraction * self.num_examples))
-        if self.num_examples < 2:
-            fix = "Pass more examples, or validation=."
-            expected = "Expected at least two examples, one to hold out."
-            raise ValueError(errors.message(expected, fix, examples=self.num_examples))
+        if num >= self.num_examples:
+            fix = "Pass more examples, or validation=, or lower data.validation."
+            expected = "Some examples must stay to train on, and at least one be held out."
+            raise ValueError(errors.message(expected, fix, examples=self.num_examples, validation=fraction))
         # Of each class the first stay, so that none is held out whole.
         held = np.sort(self._order(self.seed)[::-1][:num])
         stays = np.setdiff1d(np.arange(self.num_examples), held)
@@ -158,7 +158,8 @@ class Source(Feed):
         self.num_batches, self.num_examples = self._counted()
 
     def batches(self):
-        return (parted(batch, self._argument) for batch in itertools.islice(self._begin(), self._steps))
+        read = _read(self._begin, self._argument)
+        return (parted(batch, self._argument) for batch in itertools.islice(read, self._steps))
 
     def to_fit(self):
         if self._to_fit is not None:
@@ -323,11 +324,23 @@ def _of_pydataset(source, argument, steps, batch_size, seed):
 
 def _of_arrays(model, given, argument, batch_size, seed):
     parts = given if isinstance(given, tuple) and len(given) in (1, 2, 3) else (given,)
+    _check_entries(model, given, argument)
     x, y, weight = (*(_structure(part, argument) for part in parts), None, None)[:3]
     num = check_batch(x, y, weight, argument)
     if not num:
         raise ValueError(errors.message(f"`{argument}` must hold at least one example.", "Check it.", examples=num))
+    if weight is not None and not any(np.any(part) for part in keras.tree.flatten(weight) if part is not None):
+        expected = f"The sample weights of `{argument}` must not all be zero: nothing would count."
+        raise ValueError(errors.message(expected, "Leave them out, or give some examples a weight.", examples=num))
     return Arrays(in_structure(model, x), y, weight, batch_size, seed)
+
+
+def _check_entries(model, given, argument):
+    """Raises for a tuple that `fit` would not part: it could be all inputs, and is if there are as many."""
+    structure = input_structure(model)
+    if not isinstance(given, tuple) or len(given) <= 3 or structure is None or len(keras.tree.flatten(structure)) == len(given):
+        return
+    raise ValueError(errors.message(f"`{argument}` must be (x, y) or (x, y, sample_weight).", _WHAT, entries=len(given)))
 
 
 def _structure(given, argument):
@@ -342,6 +355,15 @@ def _structure(given, argument):
     if array.dtype.kind not in "biufSUT" or not array.ndim:
         raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
     return array
+
+
+def _read(begin, argument):
+    """The batches of a source; what the user's code raises is told with the name of the split."""
+    try:
+        yield from begin()
+    except Exception as error:
+        expected = f"`{argument}` must yield batches; reading it raised {type(error).__name__}: {error}".rstrip(".") + "."
+        raise ValueError(errors.message(expected, "Mend the source, and start again.", **{argument: begin})) from error
 
 
 def parted(batch, argument):
@@ -359,7 +381,11 @@ def _numpy(value):
     """An array, floats in single precision: so `fit` takes arrays, and metrics of a user's own count on it."""
     if value is None:
         return None
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of several lengths
+        expected = f"Examples must be arrays; NumPy says: {error}".rstrip(".") + "."
+        raise ValueError(errors.message(expected, "Give every example the same shape.", type=type(value).__name__)) from None
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 

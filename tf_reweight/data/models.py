@@ -8,7 +8,7 @@ import zipfile
 import keras
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight import errors, files
 from tf_reweight.checks import check_integer, is_integer
 from tf_reweight.graph.compiled import parts_by_name
 from tf_reweight.graph.distribution import as_numpy
@@ -126,9 +126,12 @@ def copied(model):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         try:
-            model.save(path)
+            with files.said(path, "Make room in the folder for temporary files, or set TMPDIR to another."):
+                model.save(path)
             # The user's own model, written a moment ago: functions in it are the user's.
             copy = keras.saving.load_model(path, custom_objects=parts, compile=False, safe_mode=False)
+        except files.NotWritten:
+            raise
         except Exception as error:  # Keras raises whatever the model's parts raise
             lines = [line for line in str(error).splitlines() if line.strip()]
             fix = "Give layers of your own a `get_config`, and register them with keras.saving.register_keras_serializable."

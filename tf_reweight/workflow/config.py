@@ -8,6 +8,7 @@ import yaml
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.files import as_path
 from tf_reweight.workflow import methods, own_stages, strategies, strict_yaml, trainers
 from tf_reweight.workflow.sections import (
     Cluster, Data, Distill, Export, Model, Prune, Quantize, Regularize, Retrain, Section, Shrink, Task, Train, number_or_text,
@@ -192,7 +193,7 @@ def read(source, overrides=()):
     if isinstance(source, Config):
         values = source.model_dump(mode="json")
     else:
-        values = dict(source) if isinstance(source, dict) else _read(pathlib.Path(source))
+        values = dict(source) if isinstance(source, dict) else _read(as_path("config", source))
     for override in overrides:
         values = _with(values, *_parsed(override))
     return values

@@ -10,7 +10,7 @@ _MOST = 8
 _MISSING = "(not said)"
 # Of weights and examples a run keeps a SHA-256 in `given.json`: who reads it needs to know of what, and that it differs.
 _DIGEST = re.compile("[0-9a-f]{64}")
-_DIGESTED = {"weights": "the weights of the model"}
+_DIGESTED = {"weights": "the weights of the model", "layers": "the layers of the model and their settings"}
 
 
 def of_configurations(held, asked):

@@ -102,7 +102,8 @@ def check(wanted):
 
 def name_of(budget):
     """A budget as the name of a folder."""
-    return "_".join(f"{name}_{amount:.12g}" for name, amount in budget.amounts.items())
+    amounts = [f"{name}_{amount:.12g}" for name, amount in budget.amounts.items()]
+    return "_".join([*amounts, *filter(None, [budget.precision])])
 
 
 def _config_of(config, budget, name):

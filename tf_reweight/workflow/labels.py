@@ -80,8 +80,17 @@ def check_labels(task, scorer, feed, argument):
             expected = f"`{argument}` must hold labels for each output that has a loss."
             raise ValueError(errors.message(expected, f"Add {name!r}.", labels=sorted(y)))
         if loss is not None:
+            _check_numbers(label, f"output {name!r}", argument)
             label = _without(np.asarray(label), getattr(loss, "ignore_class", None))
             _check(loss_name(loss), label, output, f"output {name!r}", argument)
+
+
+def _check_numbers(label, output, argument):
+    kind = np.asarray(label).dtype.kind
+    if kind not in "biuf":
+        fix = "Number classes that are words, as np.unique(words, return_inverse=True) does."
+        expected = f"The labels of `{argument}` for {output} must be numbers."
+        raise TypeError(errors.message(expected, fix, type=str(np.asarray(label).dtype), first=np.asarray(label).ravel()[0]))
 
 
 def _without(label, ignored):

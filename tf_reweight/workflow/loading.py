@@ -1,20 +1,20 @@
 """The model, the data and the task of a run, from its configuration or from the user's hands, and whether they fit together."""
 
 import dataclasses
-import hashlib
+import re
 
 import keras
-import numpy as np
 
 from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, feeds, models, value_range
 from tf_reweight.data.splits import class_numbers
-from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.scoring import Scorer, outputs_of
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def data_of(config):
@@ -93,11 +93,18 @@ def _outputs(model, splits):
             shapes = [array.shape for array in keras.tree.flatten(x)]
             raise ValueError(
                 errors.message(
-                    f"The model must take the data's inputs: {str(error).splitlines()[0]}", "Choose data or model to match.",
+                    f"The model must take the data's inputs: {_reason(error)}.", "Choose data or model to match.",
                     split=split, input_shape=shapes,
                 )
             ) from None  # fmt: skip
     return found
+
+
+def _reason(error):
+    """What Keras says is wrong, without in which call it was found and without the colours of a terminal."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return (said or lines or [type(error).__name__])[0].rstrip(".")
 
 
 def _classifier(model, splits, outputs):
@@ -142,24 +149,6 @@ def _check_classifier(model, data, outputs):
                 output_shape=outputs.shape[1:],
             )
         )
-
-
-def fingerprint(model, splits):
-    """What tells a model and data from others: a run goes on only with the same.
-
-    Args:
-        model: the user's; None for one that the configuration names by its kind.
-        splits: the data.
-    """
-    mark = {}
-    if model is not None:
-        digest = hashlib.sha256()
-        for weight in model.weights:
-            digest.update(np.ascontiguousarray(as_numpy(weight)).tobytes())
-        mark = {"model": model.name, "weights": digest.hexdigest()}
-    for split, feed in splits.feeds.items():
-        mark |= {split: feed.num_examples, f"{split} examples": feed.fingerprint()}
-    return mark
 
 
 def _one_hot(splits):

@@ -13,6 +13,7 @@ from tf_reweight.data import models
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
+from tf_reweight.files import folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiled import parts_by_name
 from tf_reweight.graph.state import seed_draws
@@ -28,7 +29,9 @@ from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
-from tf_reweight.workflow import guessing, loading, reach, scoring, search, strategies, trainers
+from tf_reweight.workflow import (
+    fingerprints, guessing, loading, reach, scoring, search, strategies, trainers, user_callbacks,
+)  # fmt: skip
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
@@ -59,7 +62,7 @@ class Run:
         self.config = load(config, overrides)
         self.console, self.command = console, command
         self.scope = strategies.scope_of(self.config, model)
-        self._callbacks = callbacks if callable(callbacks) else lambda stage: callbacks
+        self._callbacks = user_callbacks.maker(callbacks)
         with self.scope():
             self._begin(model, data)
         self.folder = self.reached = self.stage = self._figures = None
@@ -106,8 +109,8 @@ class Run:
             branches: the `Config`s of what will be run from it, where that is not its own.
         """
         check_backend("`compress`")
-        path = pathlib.Path(out) if out is not None else pathlib.Path("runs") / self.config.name
-        mark = loading.fingerprint(self.given if self._is_trained else None, self.data)
+        path = folder_path("out", out) if out is not None else pathlib.Path("runs") / self.config.name
+        mark = fingerprints.fingerprint(self.given if self._is_trained else None, self.task, self.data)
         Folder.check(path, self.config.to_yaml(), mark)
         if not Folder.has_stages(path):  # a run that goes on was measured when it began
             with self.scope():

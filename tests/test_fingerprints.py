@@ -1,0 +1,108 @@
+"""What tells a model and its training from others: all that changes a run, and nothing that a process makes by itself."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_reweight.workflow import task as tasks
+from tf_reweight.workflow.fingerprints import fingerprint
+
+L = keras.layers
+
+
+class NoSplits:
+    feeds = {}
+
+
+def made(activation="relu", loss="mse", metrics=("mae",), joined=True, gamma=2.0, **options):
+    """The same weights each time, whatever else is asked for."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    one, two = L.Dense(5, activation=activation)(inputs), L.Dense(5)(inputs)
+    both = L.Add()([L.Add()([one, two]), one if joined else two])
+    model = keras.Model(inputs, L.Dense(1)(L.Activation("softmax")(both)))
+
+    def own(y, outputs):
+        return keras.ops.mean(keras.ops.abs(y - outputs) ** gamma, -1)
+
+    options = {"optimizer": "adam", **options}
+    model.compile(loss=own if loss == "own" else loss, metrics=list(metrics), **options)
+    return model
+
+
+def mark(model):
+    return fingerprint(model, tasks.of_model(model), NoSplits)
+
+
+def test_a_model_made_again_is_the_same_whatever_keras_calls_it():
+    """Layers, metrics and optimizers without a name of their own are numbered by how many there were before."""
+    options = {"loss": "own", "metrics": ["mae", keras.metrics.AUC()], "optimizer": keras.optimizers.Adam(1e-3)}
+    first = mark(made(**options))
+    again = mark(made(**{**options, "metrics": ["mae", keras.metrics.AUC()], "optimizer": keras.optimizers.Adam(1e-3)}))
+    again["model"] = first["model"]  # that name is in the report
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    "key, change",
+    [
+        ("layers", {"activation": "tanh"}), ("layers", {"joined": False}), ("loss", {"loss": "mae"}),
+        ("loss", {"loss": keras.losses.Huber(0.01)}), ("loss_weights", {"loss_weights": [3.0]}),
+        ("metrics", {"metrics": ["mse"]}), ("optimizer", {"optimizer": keras.optimizers.Adam(0.1)}),
+        ("optimizer", {"optimizer": keras.optimizers.Adam(clipnorm=1.0)}),
+        ("optimizer", {"optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 7))}),
+    ],
+)  # fmt: skip
+def test_each_change_shows_under_its_name(key, change):
+    one, other = mark(made()), mark(made(**change))
+    assert {name for name in {*one, *other} - {"model"} if one.get(name) != other.get(name)} == {key}
+
+
+def test_the_body_of_a_loss_and_what_it_closes_over_count():
+    assert mark(made(loss="own"))["loss"] != mark(made(loss="own", gamma=3.0))["loss"]
+
+    def loss_of(number):  # the same name, another body
+        def loss(y, outputs):
+            return keras.ops.mean(y - outputs, -1)
+
+        def other(y, outputs):
+            return keras.ops.mean(outputs - y, -1)
+
+        other.__qualname__ = loss.__qualname__
+        return [loss, other][number]
+
+    assert mark(made(loss=loss_of(0)))["loss"] != mark(made(loss=loss_of(1)))["loss"]
+    assert mark(made(loss=loss_of(0)))["loss"] == mark(made(loss=loss_of(0)))["loss"]
+
+
+def test_lambdas_are_the_same_wherever_they_stand():
+    def with_lambda():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), L.Dense(2)], name="same")
+        wrapped = keras.metrics.MeanMetricWrapper(lambda y, outputs: y - outputs)
+        model.compile("adam", lambda y, outputs: keras.ops.mean(y - outputs), metrics=[wrapped])
+        return mark(model)
+
+    assert with_lambda() == with_lambda()
+
+
+def test_a_class_with_a_compile_of_its_own_is_told_by_what_it_says():
+    @keras.saving.register_keras_serializable("test_fingerprints")
+    class Own(keras.Model):
+        def compile(self, optimizer, rate):
+            super().compile(optimizer, "mse")
+            self.rate = rate
+
+        def get_compile_config(self):
+            return {"rate": self.rate, "optimizer": keras.saving.serialize_keras_object(self.optimizer)}
+
+        def compile_from_config(self, config):
+            self.compile(keras.saving.deserialize_keras_object(config["optimizer"]), config["rate"])
+
+    inputs = keras.Input((4,))
+    model = Own(inputs, L.Dense(2)(inputs))
+    model.compile("sgd", 0.5)
+    before = mark(model)
+    model.compile("sgd", 0.25)
+    assert before["compile"]["rate"] == 0.5 and mark(model)["compile"]["rate"] == 0.25
+    assert np.all([before[name] == value for name, value in mark(model).items() if name != "compile"])

@@ -1,0 +1,140 @@
+"""What tells the model, the way it is trained and the data of a run from others: a folder goes on only with the same."""
+
+import hashlib
+import json
+import re
+import types
+import warnings
+
+import keras
+import numpy as np
+
+from tf_reweight.graph.distribution import as_numpy
+
+# Keras numbers what has no name of its own by how many the process has made, and shared objects by where they lie in memory.
+_NUMBER = re.compile(r"_\d+$")
+_OF_THE_PROCESS = {"shared_object_id", "registered_name", "build_config", "compile_config", "module"}
+# Where the config of a model names layers to say how they are connected.
+_CONNECTIONS = {"keras_history", "input_layers", "output_layers"}
+_PLAIN = (str, int, float, bool, types.NoneType)
+
+
+def fingerprint(model, task, splits):
+    """What a run writes down of what it was given, as a dict that JSON takes.
+
+    Args:
+        model: the user's; None for one that the configuration names by its kind.
+        task: the `Task`: how it is trained.
+        splits: the data.
+    """
+    mark = {} if model is None else {"model": model.name, "layers": _digest(_layers(model)), "weights": _weights(model)}
+    mark |= _training(task)
+    for split, feed in splits.feeds.items():
+        mark |= {split: feed.num_examples, f"{split} examples": feed.fingerprint()}
+    return mark
+
+
+def _weights(model):
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(as_numpy(weight)).tobytes())
+    return digest.hexdigest()
+
+
+def _layers(model):
+    """The config of a model with connections by number: its layers may have other names when a process makes it again."""
+    config = _config(model)
+    numbers = {}
+    for name in _names(config):
+        numbers.setdefault(name, len(numbers))
+    return [type(model).__name__, _numbered(_plain(config), numbers)]
+
+
+def _names(config):
+    if isinstance(config, dict):
+        if isinstance(config.get("name"), str):
+            yield config["name"]
+        for value in config.values():
+            yield from _names(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _names(value)
+
+
+def _numbered(config, numbers, connects=False):
+    if isinstance(config, dict):
+        return {
+            key: _NUMBER.sub("", value) if key == "name" and isinstance(value, str)
+            else _numbered(value, numbers, key in _CONNECTIONS)
+            for key, value in config.items()
+        }  # fmt: skip
+    if isinstance(config, list):
+        return [_numbered(value, numbers, connects) for value in config]
+    return numbers.get(config, config) if connects and isinstance(config, str) else config
+
+
+def _training(task):
+    if task.by_class is not None:
+        own = task.by_class.get_compile_config()
+        return {"compile": _told(own)}
+    parts = {name: getattr(task, name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics", "optimizer")}
+    return {name: _told(part) for name, part in parts.items() if part is not None}
+
+
+def _told(part):
+    """A loss, metric or optimizer, or a structure of them, in words that are the same in every process."""
+    return _numbered(_plain(part), {})
+
+
+def _plain(value):
+    """Anything that models are made of and compiled with, in dicts, lists, numbers and text."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"  # Keras keeps in which line of which file it stands
+        return {str(key): _plain(part) for key, part in value.items() if key not in _OF_THE_PROCESS}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic | keras.Variable):
+        return np.asarray(value).tolist()
+    if isinstance(value, types.FunctionType):
+        return _function(value)
+    return _object(value)
+
+
+def _object(value):
+    """The class of an object, with its config where it has one."""
+    return {"class": type(value).__name__, **_plain(_config(value))}
+
+
+def _config(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lambdas, which Keras would not load again: here nothing is loaded
+        try:
+            return value.get_config()
+        except (AttributeError, NotImplementedError):  # nothing that Keras makes again: its name has to do
+            return {}
+
+
+def _function(function):
+    """A function by its name and, unless it is Keras', by what it does: the body may have changed."""
+    if function.__module__.startswith("keras."):
+        return function.__name__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    kept = [value for value in [*cells, *(function.__defaults__ or ())] if isinstance(value, _PLAIN)]
+    return f"{function.__qualname__} ({_digest([_code(function.__code__), kept])[:8]})"
+
+
+def _code(code):
+    """What a function does, without where it stands in its file."""
+    parts = (_code(part) if isinstance(part, types.CodeType) else _constant(part) for part in code.co_consts)
+    return [code.co_code.hex(), list(code.co_names), list(parts)]
+
+
+def _constant(value):
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
