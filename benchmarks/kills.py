@@ -8,6 +8,7 @@ bit-identical `.tflite` files, and the same report but for times.
     python benchmarks/kills.py                          # every operation of every scenario; needs a C compiler and Linux
     python benchmarks/kills.py single coupled --every 7
     python benchmarks/kills.py single --random 20       # at random times of the run instead
+    python benchmarks/kills.py sweep --every 90 --output benchmarks/results/kills.json
 
 Not covered: what happens to a disk whose power fails. Files are forced to it before they are renamed, which a killed process
 cannot show.
@@ -15,6 +16,7 @@ cannot show.
 
 import argparse
 import ctypes
+import datetime
 import hashlib
 import io
 import json
@@ -348,14 +350,49 @@ def main():
         for scenario in values.scenarios or SCENARIOS:
             folder = pathlib.Path(name) / scenario
             folder.mkdir()
-            row = rows[scenario] = check(server, scenario, folder, values.every, values.random)
+            row = rows[scenario] = {"every": values.every, **check(server, scenario, folder, values.every, values.random)}
             tried = row["identical"] + len(row["others"])
             print(f"{scenario:<10}{row['operations']:>12}{row['killed']:>8}{row['identical']:>6} of {tried}", flush=True)
             for place, what in row["others"].items():
                 print(f"  killed at {place}: {what}", flush=True)
+            if values.output:
+                save(pathlib.Path(values.output), rows, "random times" if values.random else "")
         server.close()
-    if values.output:
-        pathlib.Path(values.output).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def save(path, rows, when):
+    """Writes the result; kinds of run that are in the file already and were not run again stay."""
+    import record
+
+    from tf_reweight.tflite.processor import processor_name
+
+    known = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows = known | rows
+    figures = [
+        {
+            "scenario": scenario, "operations": row["operations"], "tried": row["identical"] + len(row["others"]),
+            "where": when or ("every operation" if row["every"] == 1 else f"one operation in {row['every']}"),
+            "identical": row["identical"], "killed": row["killed"],
+        }
+        for scenario, row in rows.items()
+    ]  # fmt: skip
+    tried, identical = (sum(row[name] for row in figures) for name in ("tried", "identical"))
+    result = {
+        "title": "Runs killed inside their file operations",
+        "command": "python benchmarks/kills.py",
+        "commit": record.commit(),
+        "recorded": "written by benchmarks/kills.py",
+        "environment": {"processor": processor_name(), "date": datetime.date.today().isoformat()},
+        "seeds": [1],
+        "findings": [f"{identical} of {tried} ended identical when the same call was made again."],
+        "columns": [
+            ["kind of run", "{scenario}"], ["operations on files", "{operations}"], ["killed at", "{where}"],
+            ["tried", "{tried}"], ["died there", "{killed}"], ["identical", "{identical}"],
+        ],
+        "figures": figures,
+        "rows": rows,
+    }  # fmt: skip
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
