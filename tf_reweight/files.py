@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import zipfile
 
 from tf_reweight import errors
 
@@ -117,6 +118,18 @@ def _sync(path):
             raise
     finally:
         os.close(handle)
+
+
+def damage_of_zip(path):
+    """What is wrong with a zip file, in words; None where all of it can be read and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # each flipped byte ends in another kind of error, of zipfile's or zlib's
+        return str(error)
+    return None if broken is None else f"the checksum of {broken} in it is wrong"
 
 
 def as_path(name, value):

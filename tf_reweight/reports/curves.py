@@ -86,10 +86,26 @@ def read_curves(path):
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
-            records[record["stage"], record["epoch"]] = record
-        except (ValueError, KeyError, TypeError):
+            records[str(record["stage"]), int(record["epoch"])] = record
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # written half when the machine went down; its epoch was trained again
     return list(records.values())
+
+
+def epochs_of(path, stage):
+    """The numbers, from 1, of a stage's epochs that a file of curves has records of, as a set."""
+    return {int(record["epoch"]) for record in read_curves(path) if record["stage"] == stage}
+
+
+def lost_epochs(path, trained):
+    """How many epochs of each stage have lost their records, for a file that was damaged or deleted.
+
+    Args:
+        path: of the file.
+        trained: number of epochs by the names of stages.
+    """
+    missing = {stage: number - len(epochs_of(path, stage)) for stage, number in trained.items()}
+    return {stage: number for stage, number in missing.items() if number > 0}
 
 
 def _penalty_figures(model):

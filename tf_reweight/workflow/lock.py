@@ -29,7 +29,8 @@ class Lock:
 
     def __enter__(self):
         while self._file is None:
-            file = open(self._path, "a+", encoding="utf-8")
+            with files.said(self._path):
+                file = open(self._path, "a+", encoding="utf-8")
             if not self._taken(file):
                 file.close()
                 break

@@ -23,7 +23,7 @@ from tf_reweight.quantization import simplify
 from tf_reweight.quantization.choosing import Choice
 from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
-from tf_reweight.reports.curves import read_curves
+from tf_reweight.reports.curves import epochs_of, lost_epochs, read_curves
 from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import changes, say
 from tf_reweight.reports.choosing import best_file
@@ -151,11 +151,15 @@ class Run:
             say(self.console, f"[bold]{stage.name}[/bold]: done before, in {self.folder / stage.name}.keras")
             self.reached = stage.name
             return
+        if stage.name == self.folder.gone:
+            text = f"{stage.name}.keras is not there any more; this stage and those after it are done again"
+            say(self.console, f"[bold]{stage.name}[/bold]: {text}")
         self.stage = stage
         self._begin_stage(stage)
         started = time.monotonic()
         self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
+        figures |= {"epochs": max(epochs_of(self.folder / CURVES, stage.name), default=0)}
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         # The next stage begins with what the file holds, as it does when this process is killed now.
         # A model that is not made again from its config is not all in its file: it goes on as it is.
@@ -177,6 +181,14 @@ class Run:
         keras.utils.set_random_seed(seed)
         self.catch_up()
         seed_draws(self.model, seed)
+
+    def _say_lost_curves(self, stages):
+        """Says which stages trained for more epochs than their curves are there for."""
+        trained = {stage["name"]: stage.get("epochs", 0) for stage in stages}
+        lost = ", ".join(f"{number} of {name}" for name, number in lost_epochs(self.folder / CURVES, trained).items())
+        if lost:
+            text = f"{CURVES} was damaged or deleted; the report is without the curves of these epochs: {lost}"
+            say(self.console, f"[bold]report[/bold]: {text}")
 
     def _measured(self):
         return stage_figures(self.model, self.data, self.scorer)
@@ -203,6 +215,7 @@ class Run:
         """Everything known about the run, as `report.json` and on the terminal."""
         stages = [self.folder.figures(stage.name) for stage in stages_of(self.config)]
         details = merged(stage["details"] for stage in stages)
+        self._say_lost_curves(stages)
         figures = {
             "name": self.config.name,
             "command": self.command,
@@ -210,7 +223,7 @@ class Run:
             "environment": environment(),
             "data": self.data.facts(),
             "metrics": self.metrics,
-            "stages": [{name: value for name, value in stage.items() if name != "details"} for stage in stages],
+            "stages": [{name: value for name, value in stage.items() if name not in ("details", "epochs")} for stage in stages],
             **pruned_figures(details),
             "rounds": details.get("rounds", []),
             "updates": details.get("updates", []),

@@ -66,7 +66,8 @@ def search(run):
         expected = "`accuracy_drop` must be one that a smaller model can keep."
         raise ValueError(errors.message(expected, fix, dense=wanted, accuracy_drop=drop, closest=closest))
     for stage in stages_of(best.config)[1:]:
-        run.folder.finish(stage.name, best.folder.load(stage.name), best.folder.figures(stage.name))
+        figures = {**best.folder.figures(stage.name), "epochs": 0}  # their curves stay in the folder of the try
+        run.folder.finish(stage.name, best.folder.load(stage.name), figures)
 
 
 def check(run):

@@ -1,0 +1,155 @@
+"""A run folder whose files were damaged: each is said with its path and the way out, or the work is done again."""
+
+import json
+import os
+import pathlib
+import shutil
+import types
+
+import keras
+import pytest
+
+from tf_reweight import files
+from tf_reweight.cli import main
+from tf_reweight.reports import curves
+from tf_reweight.workflow import folder as folders
+from tf_reweight.workflow import lock
+from tf_reweight.workflow.folder import Folder
+
+CONFIG, GIVEN = "name: a\n", {"model": "net"}
+FIGURES = dict.fromkeys(folders._RECORDED, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    folder = Folder(tmp_path_factory.mktemp("whole") / "run", CONFIG, GIVEN)
+    for stage in ("dense", "regularized", "pruned"):
+        folder.finish(stage, net, FIGURES)
+    folder.checkpoint("retrained").write_bytes(b"")
+    return folder.path
+
+
+@pytest.fixture
+def path(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def half(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 255
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("damage", [half, flipped, lambda content: b"", lambda content: b"\xff\xfe\x00\x80" * 99])
+def test_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, damage):
+    file = path / "regularized.keras"
+    file.write_bytes(damage(file.read_bytes()))
+    words = r"as it was written; reading it says: .*\. Received: file='.*regularized\.keras'\. Delete it, and this stage"
+    with pytest.raises(ValueError, match=words):
+        Folder(path, CONFIG, GIVEN).load("regularized")
+    file.unlink()
+    again = Folder(path, CONFIG, GIVEN)
+    assert again.gone == "regularized" and not again.checkpoint("retrained").exists()
+    assert again.figures("dense") == FIGURES and again.figures("regularized") is None and again.figures("pruned") is None
+    assert again.load("dense").count_params() == 3
+
+
+def test_what_is_no_damage_of_the_file_is_said_by_whom_it_concerns(path):
+    class Unknown(keras.layers.Dense):
+        pass
+
+    Folder(path, CONFIG, GIVEN).finish("dense", keras.Sequential([keras.Input((2,)), Unknown(1)]), FIGURES)
+    with pytest.raises(TypeError, match="Could not locate class 'Unknown'"):
+        Folder(path, CONFIG, GIVEN).load("dense")
+
+
+RECORDS = ["", "{", "[1, 2]", "3", "null", '{"dense": 5}', '{"dense": {"name": "dense"}}', "\udcff", "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", RECORDS, ids=range(len(RECORDS)))
+def test_a_damaged_record_of_stages_names_its_file(path, text):
+    (path / "state.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    words = r"record of a run's stages must be .*Received: file='.*state\.json'\. Delete it, and the stages are run again\."
+    with pytest.raises(ValueError, match=words):
+        Folder(path, CONFIG, GIVEN)
+    (path / "state.json").unlink()
+    assert Folder(path, CONFIG, GIVEN).figures("dense") is None
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "given.json"])
+def test_a_configuration_of_other_bytes_is_another_run(path, name):
+    (path / name).write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match=f"What differs: {name}: .not readable. there.*Received: out=.*or delete this one"):
+        Folder(path, CONFIG, GIVEN)
+
+
+NAMES = ["config.yaml", "given.json", "state.json", "curves.jsonl", "report.json", "report.html", "app.zip", "dense.keras"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "pruned_int8.tflite", ".retrained.checkpoint", ".lock", ".config.yaml.partial"])
+def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(path, name):
+    (path / name).unlink(missing_ok=True)
+    (path / name / "mine").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"must be a file\. Received: folder='.*{name}'\. Delete or move this folder"):
+        Folder(path, CONFIG, GIVEN)
+    assert (path / name / "mine").is_dir()
+
+
+def test_folders_that_belong_there_are_left_alone(path):
+    for name in ("search", "logs", "macs_0.5", "my notes"):
+        (path / name).mkdir()
+    assert Folder(path, CONFIG, GIVEN).figures("pruned") == FIGURES
+
+
+@pytest.mark.parametrize("name", ["run", "config.yaml", "state.json"])
+def test_what_the_system_does_not_let_be_read_is_named(path, name, monkeypatch):
+    def refused(path):
+        if pathlib.Path(path).name == name:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    owner, method = (os, "listdir") if name == "run" else (pathlib.Path, "read_bytes")
+    real = getattr(owner, method)
+    monkeypatch.setattr(owner, method, refused)
+    words = rf"system says: Permission denied\. Received: path='.*{name}'\. Check the permissions"
+    with pytest.raises(ValueError, match=words):
+        Folder(path, CONFIG, GIVEN)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    def refused(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refused)
+    words = r"system says: Permission denied\. Received: path='.*\.lock'"
+    with pytest.raises(files.NotWritten, match=words), lock.Lock(tmp_path):
+        pass
+
+
+def test_the_command_line_ends_with_2_and_one_line(path, capfd):
+    (path / "dense.keras").write_bytes(b"PK")
+
+    def command(values, positional):
+        Folder(path, CONFIG, GIVEN).load("dense")
+
+    assert main._guarded(command, types.SimpleNamespace(debug=False), []) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: The model of a stage that is done must be") and said.count("\n") == 1
+
+
+def test_epochs_whose_curves_were_lost_are_counted(tmp_path):
+    path, trained = tmp_path / "curves.jsonl", {"dense": 2, "pruned": 0, "retrained": 3}
+    lines = [{"stage": stage, "epoch": epoch + 1} for stage, number in trained.items() for epoch in range(number)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curves.lost_epochs(path, trained) == {}
+    path.write_bytes(half(path.read_bytes()))
+    assert curves.lost_epochs(path, trained) == {"retrained": 3}
+    path.write_bytes(b"\xff\xfe\x00\x80\n" + b"[" * 100_000 + b'\n{"stage": "dense", "epoch": "x"}\n')
+    assert curves.lost_epochs(path, trained) == {"dense": 2, "retrained": 3}
+    path.unlink()
+    assert curves.lost_epochs(path, trained) == {"dense": 2, "retrained": 3}
