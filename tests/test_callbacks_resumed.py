@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tf_reweight.reports.curves import Curves
 from tf_reweight.workflow import attributes, plain
 from tf_reweight.workflow.attributes import Attributes
 from tf_reweight.workflow.checkpoint import Checkpoint
@@ -123,6 +124,11 @@ def test_keras_own_callbacks_take_new_arguments_and_old_state():
         values, arrays = kept(found)
         begun(new).go_on(values, arrays)
         assert (new.wait, new.best, new.patience) == (1, 0.5, 99) and new.best_weights[0].sum() == 3
+
+
+def test_a_run_folder_that_was_moved_is_not_worth_a_line():
+    values = kept(begun(Curves("dense", "here/curves.jsonl")))
+    assert begun(Curves("dense", "there/curves.jsonl")).go_on(*values) == []
 
 
 def test_what_cannot_be_kept_is_named():

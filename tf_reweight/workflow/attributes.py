@@ -44,6 +44,10 @@ class Attributes:
         """The callback's class, by which it is found again."""
         return f"{type(self.callback).__module__}.{type(self.callback).__qualname__}"
 
+    @property
+    def _package(self):
+        return type(self.callback).__module__.partition(".")[0]
+
     def begin(self):
         """Looks again, after `on_train_begin`."""
         begun = _fingerprints(self.callback)
@@ -90,7 +94,7 @@ class Attributes:
 
     def _told(self, changed, lost):
         name, lines = type(self.callback).__name__, []
-        if changed:
+        if changed and self._package != "tf_reweight":  # whose callbacks of a run differ only in paths of a moved folder
             lines.append(f"{name}: {', '.join(changed)} as given now, not as in the part that is done")
         if lost:
             what = ", ".join(f"{attribute} ({kind})" for attribute, kind in lost.items())
@@ -111,7 +115,7 @@ class Attributes:
 
     def _lost(self, now):
         """The kinds of attributes, by name, that cannot be kept and might be state."""
-        if type(self.callback).__module__.partition(".")[0] in _OURS or hasattr(self.callback, "continue_from"):
+        if self._package in _OURS or hasattr(self.callback, "continue_from"):
             return {}
         others = {name: value for name, value in vars(self.callback).items() if name not in now and name not in _NOT_STATE}
         return {
