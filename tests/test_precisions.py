@@ -97,6 +97,29 @@ def test_one_operation_alone(pruned):
     assert litert_quantizer.requantize(content, {}) == content
 
 
+def unrolled():
+    """Steps of a recurrent layer, which read the same two kernels."""
+    return keras.Sequential([keras.Input((3, 4)), L.LSTM(5, unroll=True), L.Dense(2)])
+
+
+def test_operations_that_read_one_kernel_have_one_precision():
+    """Given to one of them it holds for all; two different ones would double the kernel, which litert-quantizer cannot."""
+    content = float_file(nets.randomize(unrolled()))
+    readers = [outputs for outputs in litert_quantizer.readers_of_kernels(content) if len(outputs) > 1]
+    assert readers and len(mixed.kernels(content)) == 3
+    made = kernels(litert_quantizer.requantize(content, {readers[0][-1]: "float16"}))
+    assert len(made["FLOAT16"]) == 1 and len(made["FLOAT32"]) == 2
+    with pytest.raises(ValueError, match="one kernel must have one precision. Received: precisions=") as caught:
+        litert_quantizer.requantize(content, {readers[0][0]: "weight_int8", readers[0][1]: "float16"})
+    assert readers[0][0] in str(caught.value)
+
+
+def test_sixteen_bits_of_indices_are_refused_in_our_words(tmp_path):
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), L.Embedding(10, 4), L.Flatten(), L.Dense(3)])
+    with pytest.raises(ValueError, match="of integers it finds none in int16. Received: precision='int16', says="):
+        export.export_tflite(model, tmp_path / "a.tflite", "int16", np.zeros((8, 6), "int32"))
+
+
 def test_what_has_no_four_bits_has_eight_and_is_named(tmp_path):
     model = nets.randomize(nets.multiplier())
     record = export.export_tflite(model, tmp_path / "a.tflite", "weight_int4")

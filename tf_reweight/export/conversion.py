@@ -117,6 +117,10 @@ def _named(content):
 
 def _explain(error, precision):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any("recorded during calibration" in line for line in lines):
+        expected = f"The converter must find a range for every tensor, and of integers it finds none in {precision}."
+        fix = 'Choose "int8", where indices stay as they are, or "dynamic_int8".'
+        return errors.message(expected, fix, precision=precision, says=lines[0][:200])
     telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines
     return errors.message(
         f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",

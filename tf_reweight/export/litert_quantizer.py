@@ -5,12 +5,12 @@ import io
 import re
 
 from tf_reweight import errors
-from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite import constants, flatbuffer
 
 # What can be asked for, per operation or for all of them.
 WEIGHT_PRECISIONS = ("float16", "weight_int8", "weight_int4", "dynamic_int8", "dynamic_int4")
-# litert-quantizer's own error for operations it does not know is a KeyError or ValueError, depending on where it notices. Of
-# some graphs with float16 beside other precisions it is a TypeError: there it mixes text and bytes.
+# litert-quantizer's own error for operations it does not know is a KeyError or ValueError, depending on where it notices; where
+# it names what it has to double it is a TypeError, since it mixes text and bytes.
 _FAILURES = (ValueError, KeyError, RuntimeError, TypeError)
 
 
@@ -23,14 +23,15 @@ def requantize(content, precisions):
         content: bytes of a float32 `.tflite`.
         precisions: one of `WEIGHT_PRECISIONS` for every operation, or a mapping of the name of an operation's output tensor to
             one of them; operations that are not named stay as they are. `weight_*` computes in floating point, `dynamic_*` in
-            integers where LiteRT has the kernel. What an operation cannot have in 4 bits, it has in 8.
+            integers where LiteRT has the kernel. What an operation cannot have in 4 bits, it has in 8. Operations that read
+            the same kernel, as the steps of a recurrent layer do, have the precision of the one that is named.
 
     Returns:
         Bytes, with all weights inside the flatbuffer.
 
     Raises:
         ImportError: when litert-quantizer is not installed.
-        ValueError: for an unknown precision, or a file it cannot work on.
+        ValueError: for an unknown precision, two precisions for one kernel, or a file it cannot work on.
 
     Example:
         >>> requantize(content, "weight_int4")
@@ -41,6 +42,7 @@ def requantize(content, precisions):
             raise ValueError(errors.unknown("precision", precision, WEIGHT_PRECISIONS))
     quantizer = check_installed()
     work = quantizer.Quantizer(bytearray(content))
+    named = named if isinstance(precisions, str) else _of_whole_kernels(content, named)
     for name, precision in named.items():
         _add_rules(quantizer, work, name, precision)
     if not named:
@@ -55,6 +57,34 @@ def requantize(content, precisions):
         raise ValueError(errors.message(expected, "Choose another precision.", precision=precisions)) from error
     # It puts large weights behind the flatbuffer, where few tools look for them.
     return flatbuffer.write(flatbuffer.read(made))
+
+
+def _of_whole_kernels(content, named):
+    """The precisions by operation, those that read the kernel of a named one among them."""
+    found = dict(named)
+    for outputs in readers_of_kernels(content):
+        asked = {name: named[name] for name in outputs if name in named}
+        if len(set(asked.values())) > 1:
+            fix = "Name one of them, or give all the same."
+            raise ValueError(errors.message("Operations that read one kernel must have one precision.", fix, precisions=asked))
+        found |= dict.fromkeys(outputs if asked else (), next(iter(asked.values()), None))
+    return found
+
+
+def readers_of_kernels(content):
+    """Lists of the names of the outputs of the operations that read a kernel, one list for each kernel of a file.
+
+    Args:
+        content: bytes of a `.tflite`.
+    """
+    model = flatbuffer.parse(content)
+    tensors, readers = model.subgraphs[0].tensors, {}
+    for operator in model.subgraphs[0].operators:
+        for index in list(operator.inputs)[:2]:
+            values = constants.values(model, tensors[index]) if index >= 0 else None
+            if values is not None and values.ndim > 1 and values.dtype == "float32":
+                readers.setdefault(tensors[index].buffer, []).append(tensors[operator.outputs[0]].name.decode())
+    return list(readers.values())
 
 
 def check_installed():
