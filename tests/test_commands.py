@@ -125,7 +125,11 @@ def test_help_of_every_command(capsys):
     for command in COMMANDS:
         assert f"tf-reweight {command} " in usage
         assert main.console([command, "--help"]) == 0
-        assert "--json" in capsys.readouterr().out.replace("--[no]json", "--json")
+        shown = capsys.readouterr().out
+        assert "--json" in shown.replace("--[no]json", "--json")
+        # Of the usage what is about this command, and no name of a module that defines flags.
+        about = {line.split()[1] for line in shown.splitlines() if line.startswith("  tf-reweight ")}
+        assert about == {command} and "\ntf_reweight." not in shown
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch, capsys):

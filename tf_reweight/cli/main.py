@@ -79,13 +79,28 @@ def console(argv=None):
     try:
         positional = values(argv)[1:]
     except flags.Error as error:
-        print(f"{error}\n\n{_USAGE}", file=sys.stderr)
+        print(f"{error}\n\n{_usage_of(argv[0])}", file=sys.stderr)
         return 2
     if values.help:
-        print(f"{_USAGE}\nFlags of {argv[0]}:\n{values.get_help()}")
+        print(f"{_usage_of(argv[0])}\n{_flags_of(values)}")
         print(notes(argv[0]), end="")
         return 0
     return _guarded(run, values, positional)
+
+
+def _usage_of(command):
+    """The lines of the usage that are about one command."""
+    lines, own = [], False
+    for line in _USAGE.splitlines():
+        begins = line.startswith("  tf-reweight ")
+        own = begins and line.split()[1] == command or own and not begins and line.startswith("   ")
+        lines += [line] * own
+    return "\n".join([*lines, "", "`tf-reweight --help` has all commands."])
+
+
+def _flags_of(values):
+    """What absl says of all flags, without the modules that define them."""
+    return "\n".join(line for line in values.get_help().splitlines() if not line.startswith("tf_reweight."))
 
 
 @contextlib.contextmanager
