@@ -182,8 +182,14 @@ def test_history_counts_norms_above_negligible(penalty, epsilon, data):
 def test_cosine_decay_rises_and_falls(data):
     model, rates = small_net(), Rates()
     model.fit(*data, epochs=4, batch_size=16, verbose=0, callbacks=[CosineDecay(0.5, warmup=1), rates])
-    assert rates.rates[3] == pytest.approx(0.5) and rates.rates[-1] == pytest.approx(0.0, abs=1e-6)
+    assert rates.rates[3] == pytest.approx(0.5) and rates.rates[-1] == pytest.approx(0.25 * (1 + np.cos(np.pi * 11 / 12)))
     assert rates.rates[:4] == sorted(rates.rates[:4]) and rates.rates[4:] == sorted(rates.rates[4:], reverse=True)
+
+
+def test_the_only_step_of_a_fit_has_all_of_the_rate(data):
+    model, rates = small_net(), Rates()
+    model.fit(*data, epochs=1, batch_size=len(data[0]), verbose=0, callbacks=[CosineDecay(0.5), rates])
+    assert rates.rates == [pytest.approx(0.5)]
 
 
 def test_epsilon_is_annealed_and_remembered(data):

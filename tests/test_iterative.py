@@ -71,7 +71,7 @@ def test_the_learning_rate_begins_anew_with_each_round(epochs, begins):
     regularize(model, "unstructured", budget="weights=0.5")
     fit(model, [IterativePruning(rounds=3, learning_rate=0.04), seen], epochs)
     for begin, end in zip(begins, [*begins[1:], epochs]):
-        progress = (np.arange((end - begin) * 2) + 1) / ((end - begin) * 2)
+        progress = np.arange((end - begin) * 2) / ((end - begin) * 2)
         assert np.allclose(seen.rates[begin * 2 : end * 2], 0.02 * (1 + np.cos(np.pi * progress)), atol=1e-7)
 
 

@@ -10,6 +10,8 @@ from tf_reweight import errors
 class CosineDecay(keras.callbacks.Callback):
     """Lowers the learning rate along half a cosine over the whole `fit`, decided from the epoch and batch alone.
 
+    The first step after the warm-up has all of it, and the last one still moves: so does the only step of a `fit`.
+
     Args:
         learning_rate: where it starts, > 0.
         warmup: epochs of linear rise from zero, >= 0.
@@ -27,8 +29,8 @@ class CosineDecay(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         steps, epochs = self.params.get("steps"), self.params["epochs"]
-        inside = self._epoch + ((batch + 1) / steps if steps else 0.0)
-        rising = min(1.0, inside / self.warmup) if self.warmup else 1.0
+        inside = self._epoch + (batch / steps if steps else 0.0)
+        rising = min(1.0, (inside + 1.0 / (steps or 1)) / self.warmup) if self.warmup else 1.0
         progress = max(0.0, inside - self.warmup) / max(1e-9, epochs - self.warmup)
         self.model.optimizer.learning_rate = self.learning_rate * rising * half_cosine(progress)
 

@@ -88,7 +88,7 @@ class IterativePruning(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         steps, begun = self.params.get("steps"), self._begin_of(self._cuts - 1)
-        inside = self._epoch - begun + ((batch + 1) / steps if steps else 0.0)
+        inside = self._epoch - begun + (batch / steps if steps else 0.0)
         self.model.optimizer.learning_rate = self._rate * half_cosine(inside / (self._begin_of(self._cuts) - begun))
 
     def on_train_end(self, logs=None):
