@@ -75,6 +75,18 @@ def test_the_body_of_a_loss_and_what_it_closes_over_count():
     assert mark(made(loss=loss_of(0)))["loss"] == mark(made(loss=loss_of(0)))["loss"]
 
 
+def test_a_seed_that_a_layer_has_drawn_is_none_of_the_users():
+    def with_crop():
+        inputs = keras.Input((6, 6, 1))
+        outputs = L.Dense(1, kernel_initializer="zeros")(L.Flatten()(L.RandomCrop(4, 4)(inputs)))
+        model = keras.Model(inputs, outputs, name="same")
+        model.compile("sgd", "mse")
+        return model
+
+    one, other = with_crop(), with_crop()
+    assert one.layers[1].seed != other.layers[1].seed and mark(one) == mark(other)
+
+
 def test_lambdas_are_the_same_wherever_they_stand():
     def with_lambda():
         keras.utils.set_random_seed(0)

@@ -12,8 +12,9 @@ import numpy as np
 from tf_reweight.graph.distribution import as_numpy
 
 # Keras numbers what has no name of its own by how many the process has made, and shared objects by where they lie in memory.
+# Some layers draw a seed where none is given; every stage sets the seeds of all.
 _NUMBER = re.compile(r"_\d+$")
-_OF_THE_PROCESS = {"shared_object_id", "registered_name", "build_config", "compile_config", "module"}
+_OF_THE_PROCESS = {"shared_object_id", "registered_name", "build_config", "compile_config", "module", "seed"}
 # Where the config of a model names layers to say how they are connected.
 _CONNECTIONS = {"keras_history", "input_layers", "output_layers"}
 _PLAIN = (str, int, float, bool, types.NoneType)
