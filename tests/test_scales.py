@@ -17,11 +17,14 @@ def test_values_without_an_end_are_told_and_take_no_process_along(tmp_path):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     hidden = keras.ops.log(keras.ops.relu(L.Dense(8)(inputs)))
-    model = keras.Model(inputs, L.Dense(3)(keras.ops.exp(hidden)))
+    model = keras.Model(inputs, L.Dense(3)(keras.ops.tanh(hidden)))
     x = np.random.default_rng(0).random((16, 6), "float32")
     with pytest.raises(ValueError, match="Values between layers must be finite on the examples.*Received: infinite="):
         tfr.export_tflite(model, tmp_path / "log.tflite", "int8", x)
     assert not list(tmp_path.iterdir())
+    # To an exponential, as of a softmax, minus infinity means nothing at all: that stays in float, as masks do.
+    masked = keras.Model(inputs, L.Dense(3)(keras.ops.exp(hidden)))
+    assert "LOG" in tfr.export_tflite(masked, tmp_path / "exp.tflite", "int8", x).float_ops
 
 
 @pytest.mark.parametrize("precision", [["int8"], np.zeros(2), {}, None])
