@@ -74,6 +74,17 @@ def test_the_body_of_a_loss_and_what_it_closes_over_count():
     assert mark(made(loss=loss_of(0)))["loss"] != mark(made(loss=loss_of(1)))["loss"]
     assert mark(made(loss=loss_of(0)))["loss"] == mark(made(loss=loss_of(0)))["loss"]
 
+    def with_default(number):
+        def loss(y, outputs, *, weight=number):
+            return weight * keras.ops.mean(y - outputs, -1) if weight else later
+
+        if not number:
+            later = 0.0
+        return loss
+
+    marks = [mark(made(loss=with_default(number)))["loss"] for number in (2.0, 3.0)]
+    assert marks[0] != marks[1]
+
 
 def test_a_seed_that_a_layer_has_drawn_is_none_of_the_users():
     def with_crop():

@@ -77,13 +77,10 @@ def readers_of_kernels(content):
     Args:
         content: bytes of a `.tflite`.
     """
-    model = flatbuffer.parse(content)
-    tensors, readers = model.subgraphs[0].tensors, {}
-    for operator in model.subgraphs[0].operators:
-        for index in list(operator.inputs)[:2]:
-            values = constants.values(model, tensors[index]) if index >= 0 else None
-            if values is not None and values.ndim > 1 and values.dtype == "float32":
-                readers.setdefault(tensors[index].buffer, []).append(tensors[operator.outputs[0]].name.decode())
+    model, readers = flatbuffer.parse(content), {}
+    for operator, kernel, _ in constants.kernels(model):
+        output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
+        readers.setdefault(kernel.buffer, []).append(output)
     return list(readers.values())
 
 

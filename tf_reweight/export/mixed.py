@@ -241,15 +241,10 @@ def _check_names(content, keep):
 
 def kernels(content):
     """`(kernel name, output name, number of weights)` of each constant float32 kernel and the first operation that reads it."""
-    model = flatbuffer.parse(content)
-    tensors = model.subgraphs[0].tensors
-    found = {}
-    for operator in model.subgraphs[0].operators:
-        for index in list(operator.inputs)[:2]:
-            values = constants.values(model, tensors[index]) if index >= 0 else None
-            if values is not None and values.ndim > 1 and values.dtype == "float32":
-                name, output = (tensors[i].name.decode() for i in (index, operator.outputs[0]))
-                found.setdefault(tensors[index].buffer, (name, output, values.size))
+    model, found = flatbuffer.parse(content), {}
+    for operator, kernel, values in constants.kernels(model):
+        name, output = (tensor.name.decode() for tensor in (kernel, model.subgraphs[0].tensors[operator.outputs[0]]))
+        found.setdefault(kernel.buffer, (name, output, values.size))
     return list(found.values())
 
 

@@ -19,6 +19,20 @@ def values(model, tensor):
     return stored[: math.prod(shape)].reshape(shape)
 
 
+def kernels(model):
+    """Of each operation and each constant float32 kernel that it reads, `(operator, kernel's tensor, values)`, in order.
+
+    Args:
+        model: a parsed file; see `flatbuffer.parse`.
+    """
+    tensors = model.subgraphs[0].tensors
+    for operator in model.subgraphs[0].operators:
+        for index in list(operator.inputs)[:2]:
+            stored = values(model, tensors[index]) if index >= 0 else None
+            if stored is not None and stored.ndim > 1 and stored.dtype == "float32":
+                yield operator, tensors[index], stored
+
+
 def check(model, name):
     """Raises ValueError where the sparse constants of a parsed file are damaged, of which LiteRT would die."""
     for graph in model.subgraphs:

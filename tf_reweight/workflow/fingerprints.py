@@ -1,5 +1,6 @@
 """What tells the model, the way it is trained and the data of a run from others: a folder goes on only with the same."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -120,11 +121,17 @@ def _config(value):
 
 def _function(function):
     """A function by its name and, unless it is Keras', by what it does: the body may have changed."""
-    if function.__module__.startswith("keras."):
+    if (function.__module__ or "").startswith("keras."):
         return function.__name__
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    kept = [value for value in [*cells, *(function.__defaults__ or ())] if isinstance(value, _PLAIN)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    kept = [value for value in [*_closed_over(function), *defaults] if isinstance(value, _PLAIN)]
     return f"{function.__qualname__} ({_digest([_code(function.__code__), kept])[:8]})"
+
+
+def _closed_over(function):
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # empty, until its name has a value
+            yield cell.cell_contents
 
 
 def _code(code):
