@@ -55,6 +55,7 @@ def test_a_model_made_again_is_the_same_whatever_keras_calls_it():
 )  # fmt: skip
 def test_each_change_shows_under_its_name(key, change):
     one, other = mark(made()), mark(made(**change))
+    assert one["optimizer"]["learning_rate"] == 0.001
     assert {name for name in {*one, *other} - {"model"} if one.get(name) != other.get(name)} == {key}
 
 

@@ -90,6 +90,8 @@ def _told(part):
 
 def _plain(value):
     """Anything that models are made of and compiled with, in dicts, lists, numbers and text."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")  # a rate of 0.001, which Keras keeps in single precision, is told as that
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, dict):
