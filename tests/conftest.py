@@ -37,3 +37,11 @@ def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """What outlives a module is not looked through again: TensorFlow keeps its functions, and collecting took half of the suite."""
+    yield
+    gc.collect()
+    gc.freeze()
