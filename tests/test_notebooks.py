@@ -17,7 +17,7 @@ PRINTED = {
     "mobilenetv3": ("parameters", "quantized_int8.tflite", "shipped"),
 }
 # Longer than the suite can take: run with --slow.
-SLOW = {"mobilenetv3"}
+SLOW = set()
 
 
 def printed(notebook):

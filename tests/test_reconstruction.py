@@ -98,3 +98,15 @@ def test_names_that_are_no_text_are_unknown_ones(words):
     for more in ({}, {"structure": "neuron"}):
         with pytest.raises(ValueError, match="Expected a known (scope|criterion). Received: "):
             (tfr.prune if more else tfr.prune_groups)(one_hidden(), sparsity=0.5, **words, **more)
+
+
+@pytest.mark.parametrize("num, size", [(256, 64), (20, 5), (1, 1), (3, 1)])
+def test_some_examples_are_always_left_to_choose_by(num, size):
+    model = next(nets())
+    assert reconstruction._batch_size(model, num) == size and (num == 1 or -(-num // size) > 1)
+
+
+def test_large_activations_are_sent_through_in_small_batches():
+    x = keras.Input((512, 512, 3))
+    model = keras.Model(x, L.Conv2D(32, 1)(x))
+    assert reconstruction._batch_size(model, 256) == 16

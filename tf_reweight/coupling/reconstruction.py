@@ -1,6 +1,7 @@
 """Kernels fitted anew after channels went, from unlabelled examples, so that layers give what they gave before."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -16,10 +17,13 @@ _L = keras.layers
 _CONVOLUTIONS = (_L.Conv1D, _L.Conv2D, _L.Conv3D)
 # Examples, and places of each, that a kernel is fitted to.
 _EXAMPLES, _PLACES = 256, 64
-_BATCH = 16
+# Examples that are sent through the model at once: the first, and up to the second where its largest activation stays in bytes.
+_BATCHES, _BYTES = (16, 64), 2**26
 # How much a kernel may be held to what it is, relative to what its inputs weigh, and the part of the examples that chooses.
 _RIDGES = (1e-5, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _CHOOSING = 0.25
+# Length of an axis that is not known.
+_UNKNOWN = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +59,8 @@ def reconstruct(model, dense, examples):
         `Reconstruction`.
     """
     rows = np.random.default_rng(0).permutation(examples.num)[:_EXAMPLES]
-    # In small batches: all that a layer is given at once may be more than memory holds.
-    batches = [examples.batch(model, rows[start : start + _BATCH])[0] for start in range(0, len(rows), _BATCH)]
+    size = _batch_size(model, len(rows))
+    batches = [examples.batch(model, rows[start : start + size])[0] for start in range(0, len(rows), size)]
     calls = {}
     for node, old in zip(calls_in_order(model), calls_in_order(dense)):
         if _fits(node.operation):
@@ -64,6 +68,17 @@ def reconstruct(model, dense, examples):
     once = [several[0] for several in calls.values() if len(several) == 1]
     found = [_refit(model, dense, batches, *pair) for pair in once if _lost_inputs(pair[0].operation)]
     return Reconstruction(tuple(entry for entry in found if entry is not None))
+
+
+def _batch_size(model, num):
+    """Few where activations are large; never so many that none are left to choose a ridge by.
+
+    The model is called for every layer, one operation after the other, and a call costs little more for many examples.
+    """
+    shapes = [tensor.shape[1:] for node in calls_in_order(model) for tensor in node.output_tensors]
+    largest = max(4 * math.prod(length or _UNKNOWN for length in shape) for shape in shapes)
+    fewest, most = _BATCHES
+    return min(max(fewest, min(most, _BYTES // largest)), max(1, math.ceil(_CHOOSING * num)))
 
 
 def _fits(layer):
