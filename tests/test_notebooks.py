@@ -17,6 +17,7 @@ PRINTED = {
     "mobilenetv3": ("parameters", "quantized_int8.tflite", "shipped"),
 }
 
+
 def printed(notebook):
     return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
 
