@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
+import tf_reweight as tfr
 from tf_reweight.graph import random_inputs
 
 L = keras.layers
@@ -45,3 +47,38 @@ def test_what_cannot_be_made_up_is_refused():
     model = keras.Sequential([keras.Input((2,), dtype="string"), L.Identity()])
     with pytest.raises(ValueError, match="Inputs of numbers.*Received: dtype='string'"):
         random_inputs.inputs(model, model.inputs)
+
+
+def test_what_a_normalization_reads_is_spread_as_it_was_adapted_to():
+    mean, deviation = np.array([0.0, 50.0, -3e4]), np.array([1.0, 20.0, 1e3])
+    layer = L.Normalization(mean=mean, variance=deviation**2)
+    (made,) = inputs_of(keras.Input((3,)), layer, L.Dense(2), num=500)
+    assert np.allclose((made.mean(0) - mean) / deviation, 0, atol=0.2) and np.allclose(made.std(0), deviation, rtol=0.2)
+    (back,) = inputs_of(keras.Input((3,)), L.Normalization(mean=mean, variance=deviation**2, invert=True), num=500)
+    assert np.abs(back).max() < 6
+    unadapted = L.Normalization()
+    model = keras.Sequential([keras.Input((3,)), L.Dense(3), L.Normalization(mean=mean, variance=deviation**2)])
+    assert np.abs(random_inputs.inputs(model, model.inputs, num=500)[0]).max() < 6
+    assert unadapted.mean is None and np.abs(inputs_of(keras.Input((3,)), unadapted, num=500)[0]).max() < 6
+
+
+def test_inputs_are_positive_where_others_give_nothing_finite():
+    x, numbers = keras.Input((4,)), keras.Input((2,), dtype="int32")
+    model = keras.Model([x, numbers], [ops.log(x), L.Embedding(3, 2)(numbers)])
+    made = random_inputs.inputs(model, model.inputs)
+    assert made[0].min() > 0 and made[1].dtype == np.int32
+    assert np.isfinite(ops.convert_to_numpy(model(made)[0])).all()
+    (either,) = inputs_of(keras.Input((40,)), L.Dense(2))
+    assert either.min() < 0
+
+
+@pytest.mark.parametrize("function", [ops.log, ops.sqrt], ids=["log", "sqrt"])
+def test_models_with_a_domain_are_rewritten_and_compared(function):
+    x = keras.Input((6,))
+    model = keras.Model(x, L.Dense(3)(L.Dense(8, activation="relu")(function(x))))
+    tfr.prune_groups(model, sparsity=0.5)
+    small = tfr.shrink(model)
+    given = np.random.default_rng(0).uniform(0.1, 9, (16, 6)).astype("float32")
+    assert small.count_params() < model.count_params()
+    assert tfr.quantize(small).name
+    assert np.allclose(small.predict(given, verbose=0), model.predict(given, verbose=0), atol=1e-5)

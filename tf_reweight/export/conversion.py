@@ -94,7 +94,7 @@ def _converted(folder, settings, representative, apart):
     content = (converter.convert_apart if apart else converter.convert)(folder, settings, representative)
     if not calibrate_only:
         return joins.unmarked(content)
-    calibrated, hidden = joins.hide(content)
+    calibrated, hidden = joins.hide(content, settings["quantized_io"])
     (folder / converter.CALIBRATED).write_bytes(calibrated)
     endless = scales.endless(calibrated)
     try:

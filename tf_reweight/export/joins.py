@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tf_reweight.export import masks
+from tf_reweight.export import features, masks
 from tf_reweight.quantization.rules import LIMIT_AT_OUTPUT, LIMIT_INSIDE, NOISE
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.file_graph import Graph
@@ -23,11 +23,12 @@ _MIXING = {
 }  # fmt: skip
 
 
-def hide(calibrated):
-    """Takes joins of unlike scale, what reads them before a kernel does, and masks, out of the sight of the quantizer.
+def hide(calibrated, quantized_io=False):
+    """Takes masks, joins and features of unlike scale, and what reads these until scales are alike, from the quantizer.
 
     Args:
         calibrated: bytes of a float32 file with the range of each tensor.
+        quantized_io: whether the inputs are to be integers, which they need ranges for.
 
     Returns:
         `(bytes, hidden)`: the operations are custom ones, which the quantizer leaves in float; `restored` makes them what they
@@ -35,8 +36,8 @@ def hide(calibrated):
     """
     model = flatbuffer.read(calibrated)
     graph = Graph(model)
-    unlike, (masked, ranged_by_masks) = _unlike(graph), masks.in_float(graph)
-    positions = unlike | masked
+    unlike, (masked, ranged_by_masks), (scaled, between) = _unlike(graph), masks.in_float(graph), features.in_float(graph)
+    positions = unlike | masked | scaled
     if not positions:
         return calibrated, {}
     without_range = {index for position in unlike if graph.names[position] not in _MIXING for index in graph.made(position)}
@@ -50,7 +51,7 @@ def hide(calibrated):
         code.customCode, code.version = name, 1
         operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = len(model.operatorCodes), 0, None
         model.operatorCodes.append(code)
-    for index in without_range | ranged_by_masks:
+    for index in (without_range | ranged_by_masks | between).difference(graph.inputs if quantized_io else ()):
         graph.tensors[index].quantization = None
     codes = [model.operatorCodes[index] for index, _, _ in hidden.values()]
     return flatbuffer.write(model), {name: (code, *rest[1:]) for (name, rest), code in zip(hidden.items(), codes)}

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
+from tf_reweight.graph.walking import calls_in_order, graph_of, is_graph
 
 # Size taken for an axis of unknown length.
 _UNKNOWN_SIZE = 32
@@ -17,7 +18,8 @@ def inputs(model, tensors, num=2, seed=0):
 
     Images are smooth, and pixels (0 to 255) where the model rescales them itself. Noise would not do: convolutions average it
     away, and a deep network then normalizes, and amplifies, what rounding has left of it. Integers are such that every
-    embedding knows them; everything else is standard normal.
+    embedding knows them; everything else is standard normal, or spread as the `Normalization` that reads it was adapted to.
+    Where the outputs are not finite, as of a logarithm, all numbers are positive.
 
     Args:
         model: a Keras model.
@@ -37,7 +39,33 @@ def inputs(model, tensors, num=2, seed=0):
     pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
     shapes = [(num, *[_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]) for tensor in tensors]
     dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
-    return [_values(shape, dtype, min(tables, default=2), pixels, rng) for shape, dtype in zip(shapes, dtypes)]
+    made = [_values(shape, dtype, min(tables, default=2), pixels, rng) for shape, dtype in zip(shapes, dtypes)]
+    if not is_graph(model) or len(made) != len(graph_of(model).inputs):
+        return made
+    made = _spread(model, made)
+    return made if _is_finite(model, made) else [np.abs(each) if "float" in each.dtype.name else each for each in made]
+
+
+def _spread(model, made):
+    """The inputs that a `Normalization` reads, with its mean and variance: others would all look the same behind it."""
+    numbers = {id(tensor): number for number, tensor in enumerate(graph_of(model).inputs)}
+    for node in calls_in_order(model):
+        layer, number = node.operation, numbers.get(id(node.input_tensors[0]))
+        if number is None or type(layer) is not keras.layers.Normalization or layer.invert or layer.mean is None:
+            continue
+        if "float" in made[number].dtype.name:
+            mean, variance = (ops.convert_to_numpy(x) for x in (layer.mean, layer.variance))
+            made[number] = (made[number] * np.sqrt(variance) + mean).astype(made[number].dtype)
+    return made
+
+
+def _is_finite(model, made):
+    """Whether all outputs are; so they are called, too, where the model cannot be run here."""
+    try:
+        outputs = model(keras.tree.pack_sequence_as(graph_of(model).input, made), training=False)
+        return all(np.isfinite(ops.convert_to_numpy(ops.cast(x, "float32"))).all() for x in keras.tree.flatten(outputs))
+    except Exception:  # of any backend, in a layer of anyone's: who asked for the inputs meets it, and tells it
+        return True
 
 
 def _values(shape, dtype, num_integers, pixels, rng):
