@@ -8,7 +8,13 @@ bit-identical `.tflite` files, and the same report but for times.
     python benchmarks/kills.py                          # every operation of every scenario; needs a C compiler and Linux
     python benchmarks/kills.py single coupled --every 7
     python benchmarks/kills.py single --random 20       # at random times of the run instead
+    python benchmarks/kills.py --copies                 # every operation, but each folder that kills would leave only once
     python benchmarks/kills.py sweep --every 90 --output benchmarks/results/kills.json
+
+With `--copies` the run is not killed: the library copies the folder inside every operation, as a kill there would have left it.
+Many operations leave the same folder, so only those that differ are started again; what a file holds that has a name for
+half-written ones does not count as a difference, since such files are removed unread. Some places are killed in truth as well,
+and the folder compared with its copy.
 
 Not covered: what happens to a disk whose power fails. Files are forced to it before they are renamed, which a killed process
 cannot show.
@@ -37,6 +43,7 @@ LIBRARY = r"""
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -49,8 +56,10 @@ LIBRARY = r"""
 static int count;
 int kills_count(void) { return count; }
 
+/* Processes that the run starts count for themselves, and would begin at one. */
 static int inside(const char *path) {
-  const char *folder = getenv("KILLS_FOLDER");
+  const char *folder = getenv("KILLS_FOLDER"), *process = getenv("KILLS_PROCESS");
+  if (process && atoi(process) != getpid()) return 0;
   return folder && path && strncmp(path, folder, strlen(folder)) == 0;
 }
 static int inside_fd(int fd) {
@@ -62,12 +71,24 @@ static int inside_fd(int fd) {
   path[size] = 0;
   return inside(path);
 }
-/* 1 where the process is to die in this operation. */
+/* The number of this operation where the process is to stop in it, else 0. */
 static int due(void) {
   const char *at = getenv("KILLS_AT");
-  return ++count == (at ? atoi(at) : 0);
+  int number = __sync_add_and_fetch(&count, 1);
+  return getenv("KILLS_COPIES") || number == (at ? atoi(at) : 0) ? number : 0;
 }
-static void die(void) { kill(getpid(), SIGKILL); pause(); }
+/* Dies, or copies the folder as it would be left. */
+static void stop(int number) {
+  static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+  const char *copies = getenv("KILLS_COPIES");
+  char command[3 * PATH_MAX];
+  if (!copies) { kill(getpid(), SIGKILL); pause(); }
+  snprintf(command, sizeof command, "test ! -e '%s' || LD_PRELOAD= cp -a '%s' '%s/%d'", getenv("KILLS_FOLDER"),
+           getenv("KILLS_FOLDER"), copies, number);
+  pthread_mutex_lock(&one);
+  if (system(command)) abort();
+  pthread_mutex_unlock(&one);
+}
 #define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 #define OPEN(name)                                                            \
   int name(const char *path, int flags, ...) {                                \
@@ -75,31 +96,41 @@ static void die(void) { kill(getpid(), SIGKILL); pause(); }
     va_list list; va_start(list, flags);                                      \
     int mode = (flags & (O_CREAT | O_TMPFILE)) ? va_arg(list, int) : 0;       \
     va_end(list);                                                             \
-    int hit = (flags & (O_WRONLY | O_RDWR)) && inside(path) && due();         \
+    int hit = (flags & (O_WRONLY | O_RDWR)) && inside(path) ? due() : 0;      \
     int made = real(path, flags, mode);                                       \
-    if (hit) die();                                                           \
+    if (hit) stop(hit);                                                       \
     return made;                                                              \
   }
 OPEN(open)
 OPEN(open64)
-#define WRITE(name, SIGNATURE, ARGUMENTS, HALF)                               \
+/* Half of what was to be written, then the rest. */
+#define WRITE(name, SIGNATURE, ARGUMENTS, HALF, REST)                         \
   ssize_t name SIGNATURE {                                                    \
     REAL(name);                                                               \
-    if (inside_fd(fd) && due()) { real HALF; die(); }                         \
-    return real ARGUMENTS;                                                    \
+    int number = inside_fd(fd) ? due() : 0;                                   \
+    if (!number) return real ARGUMENTS;                                       \
+    ssize_t half = real HALF;                                                 \
+    stop(number);                                                             \
+    ssize_t rest = real REST;                                                 \
+    return half < 0 || rest < 0 ? -1 : half + rest;                           \
   }
-WRITE(write, (int fd, const void *data, size_t size), (fd, data, size), (fd, data, size / 2))
-WRITE(pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at), (fd, data, size / 2, at))
-WRITE(pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at), (fd, data, size / 2, at))
-WRITE(writev, (int fd, const struct iovec *parts, int num), (fd, parts, num), (fd, parts, num / 2))
+#define FROM(data) (const char *)data + size / 2, size - size / 2
+WRITE(write, (int fd, const void *data, size_t size), (fd, data, size), (fd, data, size / 2), (fd, FROM(data)))
+WRITE(pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at), (fd, data, size / 2, at),
+      (fd, FROM(data), at + size / 2))
+WRITE(pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at), (fd, data, size / 2, at),
+      (fd, FROM(data), at + size / 2))
+WRITE(writev, (int fd, const struct iovec *parts, int num), (fd, parts, num), (fd, parts, num / 2),
+      (fd, parts + num / 2, num - num / 2))
 /* Before and after a change of names: odd numbers of operations die before, even ones after. */
 #define NAME(name, SIGNATURE, ARGUMENTS, path)                                \
   int name SIGNATURE {                                                        \
     REAL(name);                                                               \
     if (inside(path)) {                                                       \
-      if (due()) die();                                                       \
+      int number = due();                                                     \
+      if (number) stop(number);                                               \
       int result = real ARGUMENTS;                                            \
-      if (due()) die();                                                       \
+      if ((number = due())) stop(number);                                     \
       return result;                                                          \
     }                                                                         \
     return real ARGUMENTS;                                                    \
@@ -111,7 +142,8 @@ NAME(mkdir, (const char *path, mode_t mode), (path, mode), path)
 #define FD(name, SIGNATURE, ARGUMENTS)                                        \
   int name SIGNATURE {                                                        \
     REAL(name);                                                               \
-    if (inside_fd(fd) && due()) die();                                        \
+    int number = inside_fd(fd) ? due() : 0;                                   \
+    if (number) stop(number);                                                 \
     return real ARGUMENTS;                                                    \
   }
 FD(fsync, (int fd), (fd))
@@ -151,6 +183,8 @@ SCENARIOS = {
         "budgets": ["macs=0.8", "macs=0.6"], "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
     }),
 }  # fmt: skip
+# Names of files while they are written, in this package.
+HALF_WRITTEN = ".*.partial*"
 # What of a report says how long something took, and when.
 _TIMES = ("seconds", "latency", "latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high")
 _TIMES += ("environment", "command", "date", "path", "out", "alarms", "best_by", "knee_by", "faster", "summary", "doubts")
@@ -194,14 +228,14 @@ def fingerprints(folder):
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.suffix == ".keras":
+        if path.name.startswith("."):
+            found[name] = "left behind"
+        elif path.suffix == ".keras":
             found[name] = _digest(_weights(path))
         elif path.suffix == ".tflite":
             found[name] = _digest([path.read_bytes()])
         elif path.name in ("report.json", "sweep.json", "search.json", "state.json"):
             found[name] = json.dumps(_without_times(json.loads(path.read_text())), sort_keys=True)
-        elif path.name.startswith("."):
-            found[name] = "left behind"
     return found
 
 
@@ -253,13 +287,13 @@ class Server:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
-    def run(self, scenario, out, at=0, after=0.0):
-        """Runs a scenario to its end, or to its `at`-th operation, or so many seconds.
+    def run(self, scenario, out, at=0, after=0.0, copies=""):
+        """Runs a scenario to its end, or to its `at`-th operation, or so many seconds; with `copies`, a folder for copies.
 
         Returns:
             `(exit status, seconds, operations)`; the status is -9 where it was killed.
         """
-        self._process.stdin.write(json.dumps([scenario, str(out), at, after]) + "\n")
+        self._process.stdin.write(json.dumps([scenario, str(out), at, after, str(copies)]) + "\n")
         self._process.stdin.flush()
         while not (line := self._process.stdout.readline()).startswith("["):
             if not line:
@@ -279,11 +313,11 @@ def serve():
     from tf_reweight.workflow import fronts, search  # noqa: F401
 
     for line in sys.stdin:
-        scenario, out, at, after = json.loads(line)
+        scenario, out, at, after, copies = json.loads(line)
         reading, writing = os.pipe()
         started, child = time.monotonic(), os.fork()
         if not child:
-            _child(scenario, out, at, writing)
+            _child(scenario, out, at, writing, copies)
         os.close(writing)
         if after:
             time.sleep(after)
@@ -294,12 +328,14 @@ def serve():
         print(json.dumps([status, time.monotonic() - started, operations]), flush=True)
 
 
-def _child(scenario, out, at, pipe):
-    os.environ |= {"KILLS_FOLDER": out, "KILLS_AT": str(at)}
+def _child(scenario, out, at, pipe, copies):
+    os.environ |= {"KILLS_FOLDER": out, "KILLS_AT": str(at), "KILLS_PROCESS": str(os.getpid())}
+    os.environ |= {"KILLS_COPIES": copies} if copies else {}
     status = 1
     try:
         whole_run(scenario, out)
         os.environ.pop("KILLS_FOLDER")
+        os.environ.pop("KILLS_COPIES", None)
         os.write(pipe, str(ctypes.CDLL(None).kills_count()).encode())
         status = 0
     except BaseException as error:
@@ -308,29 +344,89 @@ def _child(scenario, out, at, pipe):
         os._exit(status)
 
 
-def check(server, scenario, folder, every=1, times=0, most=None):
+def check(server, scenario, folder, every=1, times=0):
     """Kills a scenario and starts it again, at every operation or at random times.
 
     Returns:
-        Dict of `operations`, `killed`, `identical`, and `others`: what went wrong, by where it was killed.
+        Dict of `operations`, `where` it was killed, how many times it was `killed` and `tried`, `identical`, and `others`: what
+        went wrong, by where it was killed.
     """
-    reference = folder / "whole"
-    status, seconds, operations = server.run(scenario, reference)
-    if status:
-        raise RuntimeError(f"{scenario} does not even end when it is left alone.")
-    expected, killed, others = fingerprints(reference), 0, {}
-    rng = random.Random(0)
+    expected, seconds, operations = reference(server, scenario, folder)
+    out, killed, others, rng = folder / "cut", 0, {}, random.Random(0)
     places = [(0, rng.uniform(0.01, seconds)) for _ in range(times)] or [(at, 0.0) for at in range(1, operations + 1, every)]
-    for at, after in places[:most]:
-        out = folder / "cut"
+    for at, after in places:
         shutil.rmtree(out, ignore_errors=True)
         killed += server.run(scenario, out, at, after)[0] == -signal.SIGKILL
-        status, _, _ = server.run(scenario, out)
-        found = fingerprints(out)
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if status or differing:
-            others[at or round(after, 3)] = {"exit": status, "differing": differing}
-    return {"operations": operations, "killed": killed, "identical": len(places[:most]) - len(others), "others": others}
+        wrong = started_again(server, scenario, out, expected)
+        if wrong:
+            others[at or round(after, 3)] = wrong
+    where = "random times" if times else f"one operation in {every}" if every > 1 else "every operation"
+    return _row(operations, where, killed, len(places), others)
+
+
+def check_copies(server, scenario, folder, kills=5):
+    """Starts a scenario again in each folder that a kill inside one of its operations would leave; a few kills are real.
+
+    Returns:
+        As `check`: `tried` are the folders that differ, each by the first operation that leaves it, `killed` the real kills.
+    """
+    expected, _, operations = reference(server, scenario, folder)
+    out, copies, places, others, killed = folder / "cut", folder / "copies", {}, {}, 0
+    copies.mkdir()
+    if server.run(scenario, out, copies=copies)[0] or fingerprints(out) != expected:
+        raise RuntimeError(f"{scenario} ends otherwise while its folder is copied.")
+    for number in range(1, operations + 1):
+        first = places.setdefault(contents(copies / str(number)), number)
+        if first != number:
+            shutil.rmtree(copies / str(number), ignore_errors=True)
+    for number in sorted(places.values())[:: max(1, len(places) // kills)]:
+        shutil.rmtree(out, ignore_errors=True)
+        killed += server.run(scenario, out, number)[0] == -signal.SIGKILL
+        left, copy = ({*map(str, _paths(each)), *fingerprints(each).items()} for each in (out, copies / str(number)))
+        if left != copy:
+            others[number] = {"copied": sorted(map(str, left ^ copy))}
+    for number in sorted(places.values()):
+        shutil.rmtree(out, ignore_errors=True)
+        if (copies / str(number)).exists():
+            (copies / str(number)).rename(out)
+        wrong = started_again(server, scenario, out, expected)
+        if wrong:
+            others[number] = wrong
+    return _row(operations, "every operation, by copies", killed, len(places), others)
+
+
+def _row(operations, where, killed, tried, others):
+    identical = tried - len(others)
+    row = {"operations": operations, "where": where, "killed": killed, "tried": tried, "identical": identical}
+    return row | {"others": others}
+
+
+def reference(server, scenario, folder):
+    """`(fingerprints, seconds, operations)` of a run that is left alone."""
+    status, seconds, operations = server.run(scenario, folder / "whole")
+    if status:
+        raise RuntimeError(f"{scenario} does not even end when it is left alone.")
+    return fingerprints(folder / "whole"), seconds, operations
+
+
+def started_again(server, scenario, out, expected):
+    """What is wrong with how a run ends that goes on from a folder; an empty dict where nothing is."""
+    status, _, _ = server.run(scenario, out)
+    found = fingerprints(out)
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return {"exit": status, "differing": differing} if status or differing else {}
+
+
+def contents(folder):
+    """What tells a folder from another: paths, and what the files hold but for half-written ones."""
+    files = [(path, folder / path) for path in _paths(folder)]
+    return tuple(
+        (str(path), "" if full.is_dir() or full.match(HALF_WRITTEN) else _digest([full.read_bytes()])) for path, full in files
+    )
+
+
+def _paths(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
 
 
 def main():
@@ -338,6 +434,7 @@ def main():
     parser.add_argument("scenarios", nargs="*", default=[], help=f"of {', '.join(SCENARIOS)}; default all")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth operation")
     parser.add_argument("--random", type=int, default=0, help="so many random times instead of operations")
+    parser.add_argument("--copies", action="store_true", help="copy the folder inside every operation instead of killing")
     parser.add_argument("--output", help="a JSON file")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     values = parser.parse_args()
@@ -350,17 +447,21 @@ def main():
         for scenario in values.scenarios or SCENARIOS:
             folder = pathlib.Path(name) / scenario
             folder.mkdir()
-            row = rows[scenario] = {"every": values.every, **check(server, scenario, folder, values.every, values.random)}
-            tried = row["identical"] + len(row["others"])
-            print(f"{scenario:<10}{row['operations']:>12}{row['killed']:>8}{row['identical']:>6} of {tried}", flush=True)
+            if values.copies:
+                row = check_copies(server, scenario, folder)
+            else:
+                row = check(server, scenario, folder, values.every, values.random)
+            rows[scenario] = row
+            counts = f"{row['operations']:>12}{row['killed']:>8}{row['identical']:>6} of {row['tried']}"
+            print(f"{scenario:<10}{counts}", flush=True)
             for place, what in row["others"].items():
                 print(f"  killed at {place}: {what}", flush=True)
             if values.output:
-                save(pathlib.Path(values.output), rows, "random times" if values.random else "")
+                save(pathlib.Path(values.output), rows)
         server.close()
 
 
-def save(path, rows, when):
+def save(path, rows):
     """Writes the result; kinds of run that are in the file already and were not run again stay."""
     import record
 
@@ -368,14 +469,7 @@ def save(path, rows, when):
 
     known = json.loads(path.read_text())["rows"] if path.exists() else {}
     rows = known | rows
-    figures = [
-        {
-            "scenario": scenario, "operations": row["operations"], "tried": row["identical"] + len(row["others"]),
-            "where": when or ("every operation" if row["every"] == 1 else f"one operation in {row['every']}"),
-            "identical": row["identical"], "killed": row["killed"],
-        }
-        for scenario, row in rows.items()
-    ]  # fmt: skip
+    figures = [{"scenario": name, **{key: row[key] for key in row if key != "others"}} for name, row in rows.items()]
     tried, identical = (sum(row[name] for row in figures) for name in ("tried", "identical"))
     result = {
         "title": "Runs killed inside their file operations",
@@ -384,10 +478,14 @@ def save(path, rows, when):
         "recorded": "written by benchmarks/kills.py",
         "environment": {"processor": processor_name(), "date": datetime.date.today().isoformat()},
         "seeds": [1],
-        "findings": [f"{identical} of {tried} ended identical when the same call was made again."],
+        "findings": [
+            f"{identical} of {tried} ended identical when the same call was made again.",
+            "By copies: the folder was copied inside every operation, as a kill there leaves it, and each that differs from "
+            "the others was started again; what half-written files hold, which are removed unread, is no difference.",
+        ],
         "columns": [
             ["kind of run", "{scenario}"], ["operations on files", "{operations}"], ["killed at", "{where}"],
-            ["tried", "{tried}"], ["died there", "{killed}"], ["identical", "{identical}"],
+            ["started again", "{tried}"], ["real kills", "{killed}"], ["identical", "{identical}"],
         ],
         "figures": figures,
         "rows": rows,
