@@ -15,7 +15,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/benchmarks.md")
-BLOCK = re.compile(r"(<!-- (results|row): ([\w ]+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|row|files): ([\w ]+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 _NEEDED = ("title", "command", "commit", "recorded", "environment", "seeds", "findings")
 
 
@@ -37,6 +37,10 @@ def section(result):
         lines += [*_table(headings, _cells(result)), ""]
     lines += [f"- {finding}" for finding in result["findings"]]
     return "\n".join(lines).rstrip()
+
+
+def _sections(chosen):
+    return "\n\n".join(map(section, chosen))
 
 
 def _conditions(result):
@@ -69,6 +73,17 @@ def headline(chosen):
     return "\n".join(_table(headings, rows))
 
 
+def whole_files(chosen):
+    """The README's table of files: how many networks XNNPACK runs whole, for each precision."""
+    rows = []
+    for figures in (result["figures"] for result in chosen):
+        for precision in dict.fromkeys(row["precision"] for row in figures):
+            mine = [row for row in figures if row["precision"] == precision]
+            counts = [sum(row[key] == "yes" for row in mine) for key in ("whole", "after")]
+            rows.append([f"`{precision}`", *(f"{count} of {len(mine)}" for count in counts)])
+    return "\n".join(_table(["file", "fully accelerated", "with `accelerated=True`"], rows))
+
+
 def generated(text, read):
     """A page with all its blocks as the results have them."""
 
@@ -78,7 +93,7 @@ def generated(text, read):
         if unknown:
             raise ValueError(f"A block names a result that is not there. Received: {unknown[0]}. Known: {', '.join(read)}.")
         chosen = [read[name] for name in names]
-        made = headline(chosen) if kind == "row" else "\n\n".join(map(section, chosen))
+        made = {"row": headline, "files": whole_files}.get(kind, _sections)(chosen)
         return f"{match[1]}\n{made}\n\n{match[5]}"
 
     return BLOCK.sub(block, text)
