@@ -172,7 +172,10 @@ def renamed(content, code):
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(b"FlexRoll", "operation of TensorFlow (Flex)"), (b"MaxUnpooling2D", "of MediaPipe"), (b"Mine", "name does not tell")],
+    [
+        (b"FlexRoll", "operation of TensorFlow (Flex)"), (b"MaxUnpooling2D", "of MediaPipe: it needs LiteRT with its delegate"),
+        (b"TransformLandmarks", "MediaPipe's tasks and its own runtime"), (b"Mine", "name does not tell"),
+    ],
 )
 def test_foreign_operations_are_named(code, words, tmp_path, capsys):
     path = tmp_path / "foreign.tflite"

@@ -80,6 +80,18 @@ def test_files_without_zeros_stay_as_they_are():
     assert all("does not shrink it (0% zeros)" in tensor.reason for tensor in result.tensors)
 
 
+def test_many_kernels_that_are_left_for_one_reason_share_a_row():
+    alike = pack.PackedTensor("k", "CONV_2D", "left", "it has too few", 10, 10, layout="")
+    packed = pack.PackedTensor("p", "CONV_2D", "packed", "", 10, 4, layout="csr")
+    other = pack.PackedTensor("o", "GATHER", "left", "another", 3, 3, layout="")
+    for num, rows in ((pack._FEW, pack._FEW + 10 + 1), (pack._FEW + 1, 1 + 10 + 1)):
+        result = pack.PackResult(b"", 200, 100, (*[alike] * num, *[packed] * 10, other))
+        (table,) = result.to_tables()
+        assert table.row_count == rows and len(result.to_dict()["tensors"]) == num + 11
+    names, *_, before, after, reasons = ([*column.cells] for column in table.columns)
+    assert (names[0], before[0], after[0], reasons[0]) == ("9 kernels", "90", "90", "it has too few") and names[1] == "p"
+
+
 def test_a_file_that_grew_all_the_same_stays_as_it_is(monkeypatch):
     """What packing adds is an estimate for each kernel; the file is what counts."""
     content = zeroed(content_of(sequential((4, 4, 4), L.Conv2D(4, 1)), "float32"))

@@ -5,6 +5,7 @@ That makes the file smaller. It makes nothing faster in int8, and floating-point
 `arm_eligibility` finds a stem and nothing against it.
 """
 
+import collections
 import dataclasses
 import os
 import zlib
@@ -29,6 +30,8 @@ _WEIGHT_SLOTS = {
 _ACTIVATION_SLOTS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "TRANSPOSE_CONV": 2, "FULLY_CONNECTED": 0}
 _CONTROL_FLOW = ("CALL", "CALL_ONCE", "IF", "WHILE", "STABLEHLO_COMPOSITE")
 _TYPES = ("FLOAT32", "FLOAT16", "INT8")
+# Kernels that were left for one reason and have a row each; more share one.
+_FEW = 8
 # LiteRT computes garbage from packed kernels that it dequantizes when certain operations run outside of XNNPACK, which splits
 # the graph (see `_breaks_unpacking`); these run inside.
 _DELEGATED = (
@@ -97,12 +100,23 @@ class PackResult(Report):
         table = Table(title=title)
         for heading in ("kernel", "read by", "decision", "bytes before", "after", "layout or reason"):
             table.add_column(heading, justify="right" if heading in ("bytes before", "after") else "left")
-        for tensor in self.tensors:
-            table.add_row(
-                tensor.name[-48:], tensor.op, tensor.decision, f"{tensor.num_bytes_before:,}", f"{tensor.num_bytes_after:,}",
-                tensor.layout or tensor.reason,
-            )  # fmt: skip
+        for name, tensors in self._rows():
+            before, after = (sum(getattr(tensor, key) for tensor in tensors) for key in ("num_bytes_before", "num_bytes_after"))
+            readers = ", ".join(dict.fromkeys(tensor.op for tensor in tensors))
+            first = tensors[0]
+            table.add_row(name, readers, first.decision, f"{before:,}", f"{after:,}", first.layout or first.reason)
         return [table]
+
+    def _rows(self):
+        """Names and kernels of each row: those that were left for the same reason have one, where there are many."""
+        alike = collections.defaultdict(list)
+        for number, tensor in enumerate(self.tensors):
+            alike[tensor.reason or number].append(tensor)
+        for tensors in alike.values():
+            if len(tensors) > _FEW:
+                yield f"{len(tensors)} kernels", tensors
+            else:
+                yield from ((tensor.name[-48:], [tensor]) for tensor in tensors)
 
 
 def pack(content, zipped=False):
@@ -209,7 +223,8 @@ def _treat(graph, index, rewriter, users, obstacle, zipped):
     before = len(graph.model.buffers[tensor.buffer].data)
     record = PackedTensor(tensor.name.decode(errors="replace"), names, "left", "", before, before, "")
     reason = "it is packed already" if tensor.sparsity is not None else ""
-    reason = reason or obstacle or _tensor_obstacle(graph, index, users) or _reader_obstacle(graph, index)
+    reason = reason or _without_zeros(graph.constant(index)) or obstacle
+    reason = reason or _tensor_obstacle(graph, index, users) or _reader_obstacle(graph, index)
     if reason:
         return dataclasses.replace(record, reason=reason)
     array = graph.constant(index)
@@ -219,8 +234,7 @@ def _treat(graph, index, rewriter, users, obstacle, zipped):
     if cost < before:
         cost = rewriting.added_bytes(graph.model, index, array, layout, positions[0] if rewritten else None)
     if cost >= before:
-        share = np.count_nonzero(array) / array.size
-        return dataclasses.replace(record, reason=f"packing does not shrink it ({1 - share:.0%} zeros)")
+        return dataclasses.replace(record, reason=_too_few_zeros(array))
     dense_zipped = len(zlib.compress(bytes(graph.model.buffers[tensor.buffer].data), 9)) if zipped else 0
     if zipped and sparse_layout.zipped_bytes(array, layout) >= dense_zipped:
         return dataclasses.replace(record, reason="packing does not shrink it in a zipped download")
@@ -228,6 +242,15 @@ def _treat(graph, index, rewriter, users, obstacle, zipped):
         rewriter.fully_connected_as_convolution(positions[0], array.shape)
     rewriter.pack(index, array, layout, positions)
     return dataclasses.replace(record, decision="packed", num_bytes_after=cost, layout=str(layout))
+
+
+def _without_zeros(array):
+    """Why a kernel without zeros stays, whatever else is in the way; "" for others, and where its numbers are not read."""
+    return _too_few_zeros(array) if array is not None and array.all() else ""
+
+
+def _too_few_zeros(array):
+    return f"packing does not shrink it ({1 - np.count_nonzero(array) / array.size:.0%} zeros)"
 
 
 def _unpacked(record, reason):

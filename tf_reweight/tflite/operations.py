@@ -1,14 +1,17 @@
 """Operations that are not LiteRT's own: whose they are, and what runs them."""
 
 _CUSTOM, _FLEX = "CUSTOM ", "CUSTOM Flex"
+_OWN_RUNTIME = ("MediaPipe", "MediaPipe's tasks and its own runtime")
+# XNNPACK has kernels of these, and LiteRT none.
+_WITH_XNNPACK = ("MediaPipe", "LiteRT with its delegate XNNPACK, or MediaPipe's own runtime")
 # Custom operations whose makers are known by their names.
 _MAKERS = {
-    "Convolution2DTransposeBias": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
-    "MaxPoolingWithArgmax2D": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
-    "MaxUnpooling2D": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
-    "Landmarks2TransformMatrix": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
-    "TransformLandmarks": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
-    "TransformTensorBilinear": ("MediaPipe", "MediaPipe's tasks and its own runtime"),
+    "Convolution2DTransposeBias": _WITH_XNNPACK,
+    "MaxPoolingWithArgmax2D": _WITH_XNNPACK,
+    "MaxUnpooling2D": _WITH_XNNPACK,
+    "Landmarks2TransformMatrix": _OWN_RUNTIME,
+    "TransformLandmarks": _OWN_RUNTIME,
+    "TransformTensorBilinear": _OWN_RUNTIME,
     "TFLite_Detection_PostProcess": ("TensorFlow's object detection", "LiteRT, which has it built in"),
     "edgetpu-custom-op": ("the compiler for Coral's Edge TPU", "a device with that chip and its delegate alone"),
     "ethos-u": ("the compiler for Arm's Ethos-U", "TFLite for microcontrollers on a chip with that NPU alone"),
