@@ -505,3 +505,19 @@ def test_a_multiple_that_no_budget_leaves_is_refused_before_training():
         model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[callback])
     for was, now in zip(before, model.trainable_weights, strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+@pytest.mark.parametrize("function, option", [
+    (regularize, {"penalty": "lasso"}), (regularize, {"price": 2.0}), (regularize_coupled, {"penalty": "lasso"}),
+    (regularize_coupled, {"price": "macs"}), (regularize_coupled, {"relative": True}),
+])  # fmt: skip
+def test_what_a_budget_has_no_use_for_is_refused(function, option):
+    model = net()
+    with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be left out beside a budget"):
+        function(model, budget="weights=0.5" if function is regularize else "macs=0.5", **option)
+    assert not attachments(model)
+
+
+def test_a_sparsity_out_of_reach_is_told_as_one():
+    with pytest.raises(ValueError, match=r"Pass weights=0\.\d+ or more \(sparsity=0\.\d+ or less\)"):
+        prune(net(), "filter", budget="sparsity=0.9999")

@@ -20,7 +20,7 @@ from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import add_all, check_strength
+from tf_reweight.penalties.attachment import add_all, check_not_beside, check_strength
 from tf_reweight.penalties.functions import PenaltyLike
 from tf_reweight.records import Report
 
@@ -80,7 +80,7 @@ def regularize_coupled(
 
     Raises:
         TypeError, ValueError: for a subclassed model, one where nothing can be removed, a value out of range, a
-            strength beside a budget, a budget out of reach; the model is then unchanged.
+            strength, penalty, price or `relative` beside a budget, a budget out of reach; the model is then unchanged.
 
     Example:
         >>> regularize_coupled(model, budget="macs=0.5")
@@ -91,6 +91,7 @@ def regularize_coupled(
     check_flags(relative=relative)
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
+    check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0), "relative": (relative, False)})
     removable(model)  # refused before any work
     budget = filed.calibrated(model, budget, "of_channels")
     coupled = groups(model)

@@ -89,11 +89,14 @@ def check_reachable(demands, least):
         if demand.room(least) < 0:
             total = demand.quantity.at(np.ones(len(least), bool))
             reached = demand.quantity.at(least)
+            part = math.ceil(reached / total * 1000) / 1000
+            # A sparsity was asked for as the weights it leaves.
+            same = f" (sparsity={1 - part:g} or less)" if demand.name == "weights" else ""
             raise ValueError(
                 errors.message(
                     f"The budget must leave at least {said(reached)} of the dense model's {said(total)} {demand.name}: the "
                     "rest lies in kernels that are not pruned, and every set keeps a group.",
-                    f"Pass {demand.name}={math.ceil(reached / total * 1000) / 1000:g} or more, or let more layers be pruned.",
+                    f"Pass {demand.name}={part:g} or more{same}, or let more layers be pruned.",
                     **{demand.name: said(demand.limit)},
                 )
             )

@@ -94,7 +94,8 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for a model that is not Keras 3 or not built, an unknown structure, a layer that cannot
-            have it, a strength beside a budget, a structure without groups to choose from; the model is then unchanged.
+            have it, a strength, penalty or price beside a budget, a structure without groups to choose from; the model is then
+            unchanged.
 
     Example:
         >>> regularize(model, "filter", strength=1e-3)
@@ -103,6 +104,7 @@ def regularize(
     """
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-5)
+    check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0)})
     if budget is not None:
         check_choosable(get_structure(structure))
     selected, left_out = select(model, structure, layers)
@@ -168,6 +170,20 @@ def check_strength(strength, budget, default):
         fix = "Drop `strength`: how hard to press is computed from the budget."
         raise ValueError(errors.message("`strength` and `budget` exclude each other.", fix, strength=strength, budget=budget))
     return strength
+
+
+def check_not_beside(budget, options):
+    """Raises for options of a strength that a budget has no use for.
+
+    Args:
+        budget: a `Budget` or None.
+        options: for each name what was given, and its default.
+    """
+    given = {name: value for name, (value, default) in options.items() if value is not default and value != default}
+    if budget is not None and given:
+        expected = f"{', '.join(f'`{name}`' for name in given)} must be left out beside a budget."
+        fix = "It presses by the log-sum, at the prices of what it limits; `criterion` says what a group is worth."
+        raise ValueError(errors.message(expected, fix, **given, budget=budget))
 
 
 def check_choosable(structure):
