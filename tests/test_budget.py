@@ -521,3 +521,17 @@ def test_what_a_budget_has_no_use_for_is_refused(function, option):
 def test_a_sparsity_out_of_reach_is_told_as_one():
     with pytest.raises(ValueError, match=r"Pass weights=0\.\d+ or more \(sparsity=0\.\d+ or less\)"):
         prune(net(), "filter", budget="sparsity=0.9999")
+
+
+@pytest.mark.parametrize("structure", ["filter", "unstructured"])
+def test_each_kernel_keeps_its_best_group_however_small_the_budget(structure):
+    """The kernel of the smallest weights would lose all of them, were the model's best alone what stays."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), L.Dense(12, activation="relu"), L.Dense(12, activation="relu"), L.Dense(3)])
+    model.layers[1].kernel.assign(1e-3 * model.layers[1].kernel)
+    model.compile("sgd", "mse")
+    regularize(model, structure, budget="weights=0.3" if structure == "filter" else "weights=0.05")
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    model.fit(x, x[:, :3], epochs=16, batch_size=8, verbose=0, callbacks=[BudgetProximal(criterion="magnitude")])
+    prune(model)
+    assert all(np.count_nonzero(layer.get_weights()[0]) for layer in model.layers)

@@ -87,6 +87,7 @@ def test_many_kernels_that_are_left_for_one_reason_share_a_row():
     for num, rows in ((pack._FEW, pack._FEW + 10 + 1), (pack._FEW + 1, 1 + 10 + 1)):
         result = pack.PackResult(b"", 200, 100, (*[alike] * num, *[packed] * 10, other))
         (table,) = result.to_tables()
+        assert "200 -> 100 bytes (50.0%), 10 kernels packed" in str(table.title)
         assert table.row_count == rows and len(result.to_dict()["tensors"]) == num + 11
     names, *_, before, after, reasons = ([*column.cells] for column in table.columns)
     assert (names[0], before[0], after[0], reasons[0]) == ("9 kernels", "90", "90", "it has too few") and names[1] == "p"

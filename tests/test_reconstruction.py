@@ -14,6 +14,7 @@ CONVOLUTIONS = [
     lambda: (L.Conv1D(5, 3, strides=2, padding="same"), (9, 4)),
     lambda: (L.Conv2D(5, (3, 2), strides=2, padding="same"), (8, 7, 4)),
     lambda: (L.Conv2D(5, (3, 2), padding="valid", dilation_rate=(2, 1), use_bias=False), (8, 7, 4)),
+    lambda: (L.Conv2D(5, 3, padding="same"), (6, 5, 4)),
     lambda: (L.Conv3D(5, 2, padding="same"), (3, 4, 3, 4)),
     lambda: (L.Dense(5), (6, 4)),
 ]
@@ -110,3 +111,19 @@ def test_large_activations_are_sent_through_in_small_batches():
     x = keras.Input((512, 512, 3))
     model = keras.Model(x, L.Conv2D(32, 1)(x))
     assert reconstruction._batch_size(model, 256) == 16
+
+
+def test_grouped_convolutions_stay_and_biases_are_fitted_too():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 4))
+    y = L.Conv2D(8, 3, groups=2, activation="relu", name="grouped")(L.Conv2D(8, 1, activation="relu")(x))
+    model = keras.Model(x, L.Dense(3, name="last")(L.Flatten()(L.Conv2D(6, 3, activation="relu", name="plain")(y))))
+    examples = np.random.default_rng(0).normal(1.0, 1.0, (64, 8, 8, 4)).astype("float32")
+    kept = {name: [weight.copy() for weight in model.get_layer(name).get_weights()] for name in ("grouped", "plain")}
+    report = tfr.prune_groups(model, sparsity=0.5, data=examples, reconstruct=True)
+    assert {entry["name"] for entry in report.reconstructed} == {"plain", "last"}
+    kernel, bias = model.get_layer("grouped").get_weights()
+    assert np.array_equal(kernel, kept["grouped"][0] * (kernel != 0))
+    bias = model.get_layer("plain").get_weights()[1]
+    alive = bias != 0
+    assert alive.any() and not np.allclose(bias[alive], kept["plain"][1][alive], atol=1e-4)

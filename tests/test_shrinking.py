@@ -10,7 +10,7 @@ from tf_reweight import coupling, shrinking
 from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.penalties.attachment import attachments, regularize
 from tf_reweight.pruning.prune import prune
-from tf_reweight.shrinking import smaller
+from tf_reweight.shrinking import compact, smaller
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.dead import Verdict
 
@@ -767,3 +767,15 @@ def test_every_way_of_tying_channels_is_in_the_nets_of_the_chain(kind):
         or (isinstance(wanted, type) and isinstance(step.operation, wanted))
     ]
     assert found
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_groups_are_found_as_many_as_there_are(count, shape):
+    """Blocks on the diagonal that are full, so that there are no more groups than that; one number outside joins two."""
+    rng = np.random.default_rng(count)
+    joined = np.kron(np.eye(count), np.ones((12 // count, 24 // count)))
+    kernel = rng.uniform(0.1, 1.0, (*shape, 12, 24)) * joined
+    assert compact._diagonal_blocks(kernel) == (count if count > 1 else None)
+    kernel[0, 0, 0, -1] = 1.0
+    assert compact._diagonal_blocks(kernel) is None

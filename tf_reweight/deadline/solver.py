@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
@@ -216,10 +217,13 @@ class BudgetProximal(keras.callbacks.Callback):
         self._sync()
         norms = groups.norms()
         scores = groups.scores(norms)
-        chosen = choose(scores, groups.demands, groups.spared(scores))
+        spared = groups.spared(scores)
+        chosen = choose(scores, groups.demands, spared)
         power = groups.power if self.power is None else self.power
         survivors = groups.survivors if self.survivors is None else self.survivors
-        groups.press(pace(norms, scores, chosen.keep, chosen.marginal, self._deadline - now, power, survivors))
+        amounts = pace(norms, scores, chosen.keep, chosen.marginal, self._deadline - now, power, survivors)
+        # A group that stays only as the best of its kernel would be drawn to zero before those that go.
+        groups.press(np.where(spared & (scores <= chosen.marginal), 0.0, amounts))
         self._pressing = True
         self._note(now, norms > 0, chosen.marginal)
 
