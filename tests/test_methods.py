@@ -22,6 +22,8 @@ METHODS = {
     "reweighted pattern": ("reweighted", NATURAL, {}, 5 / 9),
     "lasso": ("lasso", "filter", {"sparsity": 0.5}, 0.5),
     "lasso pattern": ("lasso", "pattern", {}, 5 / 9),
+    "multi_gradient": ({"name": "multi_gradient", "clip": 0.15}, "unstructured", {}, None),
+    "multi_gradient budget": ("multi_gradient", "filter", {"budget": "weights=0.5"}, 0.5),
     "admm": ({"name": "admm", "rho": [1e-2, 1.0]}, "kernel", {"sparsity": 0.5, "scope": "layer"}, 0.5),
     "admm pattern": ("admm", NATURAL, {}, 5 / 9),
     "gradual": ("gradual", "filter", {"sparsity": 0.5}, 0.5),
@@ -52,7 +54,7 @@ def small_net():
 
 
 def settings_of(method, structure, amount):
-    strength = {"strength": 1e-3} if methods.get(method).penalises else {}
+    strength = {"strength": 1e-3} if "strength" in methods.get(method).of_rule else {}
     rules = [{"structure": structure, "layers": "conv", **strength}]
     return config.load({"regularize": {"method": method, "rules": rules, "rounds": 2, "every": 2}, "prune": amount})
 
@@ -108,6 +110,7 @@ def test_keys_that_stood_beside_the_method_mean_the_same():
 WRAPPED = {
     "reweighted": (Proximal, coupling.CoupledProximal, tfr.regularize, tfr.regularize_coupled),
     "lasso": (Proximal, coupling.CoupledProximal),
+    "multi_gradient": (tfr.callbacks.MultiGradient,),
     "admm": (tfr.baselines.ADMM,),
     "gradual": (tfr.baselines.GradualMagnitude,),
     "clipping": (tfr.baselines.Clipping,),

@@ -13,14 +13,14 @@ import pytest
 import tf_reweight as tfr
 from tf_reweight import baselines, coupling, learning_rate, penalties, quantization, structures
 from tf_reweight.kernels import constraints
-from tf_reweight.penalties import epsilons, proximal, reweighted, reweighting
+from tf_reweight.penalties import epsilons, multi_gradient, proximal, reweighted, reweighting
 from tf_reweight.pruning import keep_zeros, masked
 from tf_reweight.reports import curves
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = (
-    reweighting, constraints, coupling, epsilons, penalties, proximal, quantization, reweighted, baselines, structures, curves,
-    masked, keep_zeros, learning_rate,
+    reweighting, constraints, coupling, epsilons, multi_gradient, penalties, proximal, quantization, reweighted, baselines,
+    structures, curves, masked, keep_zeros, learning_rate,
 )  # fmt: skip
 
 # Where each public class has its round trip or its laws; a class missing here fails the test below.
@@ -35,6 +35,7 @@ COVERED = {
     "test_budget.py": ("Budget", "Budgeted", "BudgetProximal", "CoupledBudgeted"),
     "test_iterative.py": ("IterativePruning",),
     "test_coupling.py": ("CoupledSet", "CoupledSets", "FrozenChannels", "Slice"),
+    "test_multi_gradient.py": ("MultiGradient",),
     "test_proximal.py": ("Proximal", "SoftThreshold", "Silent"),
     "test_baselines.py": (
         "ADMM", "AdmmPenalty", "Adaptive", "Annealed", "Clip", "Clipping", "ConstantSparsity", "Epsilon", "Fixed",

@@ -4,12 +4,12 @@ import dataclasses
 
 from tf_reweight import errors, registry, structures
 from tf_reweight.workflow.methods.base import Method
-from tf_reweight.workflow.methods.penalised import Lasso, Reweighted
+from tf_reweight.workflow.methods.penalised import Lasso, MultiGradient, Reweighted
 from tf_reweight.workflow.methods.unpenalised import Admm, Clipping, Deadline, Gradual, Iterative, OneShot
 
 # Keys of reweighting that older configurations have in `regularize` itself.
 _BESIDE = ("penalty", "growth", "restart", "epsilon", "solver", "step")
-_BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, Admm, Gradual, Clipping, OneShot, Deadline, Iterative)}
+_BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, MultiGradient, Admm, Gradual, Clipping, OneShot, Deadline, Iterative)}
 
 
 def names():

@@ -1,4 +1,4 @@
-"""Methods with a penalty in the loss: reweighting, and the static lasso that it is compared with."""
+"""Methods with a penalty: reweighting, the static lasso that it is compared with, and the two-objective rule."""
 
 import abc
 import dataclasses
@@ -7,7 +7,8 @@ import typing
 from tf_reweight import coupling, errors, penalties
 from tf_reweight.checks import check_flag, check_number
 from tf_reweight.coupling.scores import CRITERIA
-from tf_reweight.penalties import epsilons
+from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.penalties import epsilons, multi_gradient
 from tf_reweight.penalties.attachment import regularize
 from tf_reweight.penalties.proximal import Proximal
 from tf_reweight.penalties.reweighting import Reweighting
@@ -151,3 +152,44 @@ class Lasso(Penalised):
 
     def reweighting(self, settings):
         return Reweighting(settings.every, settings.rounds, learning_rate=self.learning_rate(settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiGradient(Method):
+    """`callbacks.MultiGradient`: the loss and a lasso as two objectives, without a strength; pruned to `prune` afterwards.
+
+    Args:
+        clip: root mean square of a group at or below which it becomes zero.
+        scale: norm of the penalty's gradient when the training begins.
+    """
+
+    clip: float = 1e-3
+    scale: float = 1.0
+
+    name = "multi_gradient"
+    penalises = True
+    of_rule = {"price": 1.0}
+    of_prune = ("sparsity", "threshold", "budget", "scope")
+
+    def __post_init__(self):
+        self._solver()  # checks them
+
+    def put(self, model, settings, amount):
+        left_out = {}
+        for rule in settings.rules:
+            how = said(rule, self.of_rule)
+            attached = regularize(model, rule.structure, 1.0, penalties.Lasso(), layers=rule.layers, price=how["price"])
+            left_out.update({item.name: item.reason for item in attached.left_out})
+        return left_out
+
+    def callbacks(self, settings, amount, steps):
+        return [self._solver(), CosineDecay(settings.learning_rate)]
+
+    def figures(self, callbacks):
+        return {"updates": callbacks[0].history}
+
+    def pruning(self, amount):
+        return Method.pruning(self, amount) or {"threshold": 0.0}  # the zeros are there
+
+    def _solver(self):
+        return multi_gradient.MultiGradient(self.clip, self.scale)
