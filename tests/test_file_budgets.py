@@ -85,6 +85,25 @@ def test_files_with_zeros_have_what_the_budget_says_and_the_penalty_knows_it(mon
     assert 0.98 < left["bytes"] / dense["bytes"] / 0.6 <= 1.01
 
 
+def test_zipped_files_are_measured_again_when_training_has_moved_the_weights(monkeypatch):
+    """Values of other frequencies zip to another size: the file has what the budget says all the same."""
+    monkeypatch.setattr("tf_reweight.filecost.zeros._LEFT", (1.0, 0.3))
+    model = small(96)
+    regularize(model, "unstructured", budget="zipped_bytes=0.5,precision=int8")
+    dense = attachments(model)[0].regularizer.budget.calibration["zipped_bytes"]["points"][1][-1]
+    for variable in model.trainable_variables:
+        variable.assign(np.sign(variable) * np.abs(variable) ** 0.3)
+    rng = np.random.default_rng(0)
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    model.fit(
+        rng.normal(size=(64, 20)), rng.normal(size=(64, 4)), batch_size=1, verbose=0,
+        callbacks=[tfr.callbacks.BudgetProximal(until=0.5)],
+    )  # fmt: skip
+    tfr.prune(model)
+    left = files.sizes(files.content_of(model, "int8"), packed=True)["zipped_bytes"]
+    assert 0.98 < left / dense / 0.5 <= 1.01
+
+
 def test_times_are_predicted_by_single_operations_and_fitted_to_files(monkeypatch):
     """With a clock that counts bytes, which falls with channels whatever else the machine does."""
     clock = lambda contents: [len(content) * 1e-3 for content in contents]  # noqa: E731

@@ -79,7 +79,7 @@ def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, 
     zeros, size = tfr.sparsity(model)["conv/kernel"]
     (kernel,) = report.kernels
     assert (kernel.name, kernel.structure) == ("conv/kernel", tfr.structures.get(structure).name)
-    assert kernel.kept_weights == size - zeros and kernel.sparsity == zeros / size
+    assert kernel.kept_weights == size - zeros and kernel.sparsity == pytest.approx(zeros / size, rel=1e-12)
     assert 0 < zeros < size if share is None else zeros >= share * size - 1e-6
     assert "top/kernel" in {**left_out, **{item.name: item.reason for item in report.left_out}}
     assert not tfr.penalties.attachment.attachments(model)

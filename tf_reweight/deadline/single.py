@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.graph.distribution import beside
+from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.kernels.constraints import insert, remove
@@ -34,10 +35,8 @@ class SingleGroups:
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]
         self._real = self._row(members) > 0
-        targets = {target.name: target for target, _ in pairs}
-        masks = {target.name: np.ones(target.standard_shape, bool) for target, _ in pairs}
-        chosen = [(target, penalty.structure) for target, penalty in pairs]
-        self.demands = demands_on(model, pairs[0][1].budget, chosen, members, targets, masks)
+        self._members, self._budget = members, pairs[0][1].budget
+        self.demands = self._demands_of(self._budget)
         self._constraints = []
 
     ready = True
@@ -94,7 +93,9 @@ class SingleGroups:
         choose(scores, self.demands, self.spared(scores))
 
     def last(self, scores, demands=None):
-        """Keep flags `(groups,)` at the deadline, or of demands on the way there."""
+        """Keep flags `(groups,)` at the deadline, or of demands on the way there; at the deadline files are measured again."""
+        if demands is None and self._budget.zipped_bytes is not None:
+            self.demands = self._demands_of(filed.calibrated_again(self.model, self._budget, self._chosen))
         return choose(scores, demands or self.demands, self.spared(scores), exact=True).keep
 
     def finish(self, keep):
@@ -102,6 +103,15 @@ class SingleGroups:
         parts = zip(self._pairs, self._split(keep), self._shapes)
         masks = [(t.variable, t.own_mask(part.reshape(shape), penalty.structure)) for (t, penalty), part, shape in parts]
         hold_all(self.model, masks)
+
+    @property
+    def _chosen(self):
+        return [(target, penalty.structure) for target, penalty in self._pairs]
+
+    def _demands_of(self, budget):
+        targets = {target.name: target for target, _ in self._pairs}
+        masks = {target.name: np.ones(target.standard_shape, bool) for target, _ in self._pairs}
+        return demands_on(self.model, budget, self._chosen, self._members, targets, masks)
 
     def _groups(self):
         return [target.groups(penalty.structure) for target, penalty in self._pairs]

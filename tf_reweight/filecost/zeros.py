@@ -19,6 +19,8 @@ from tf_reweight.penalties.attachment import detach
 _LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
 # Files that are made then, each where the ones before say that the budget lies.
 _CLOSER = 2
+# Of a model in training, the part of what it may keep at which the first file is made: what it may keep lies above.
+_LOWER = 0.8
 
 
 def of_zeros(model, budget, pairs):
@@ -42,6 +44,28 @@ def of_zeros(model, budget, pairs):
         budget = _with(budget, points)
         points.append(files.point(_at_limit(budget) / files.num_weights))
     return _with(budget, points)
+
+
+def of_zeros_again(model, budget, pairs):
+    """A calibrated `Budget` with what files of the model as it is now have, near the budget; the dense end stays as it was.
+
+    Training moves the weights that stay, and a file whose weights have other values zips to another size.
+
+    Args:
+        model: the model `of_zeros` was asked about, its weights trained since.
+        budget: what that returned.
+        pairs: as there.
+    """
+    files = _Files(model, budget.stored_in, pairs)
+    ends = {name: [axis[-1] for axis in budget.calibration[name]["points"]] for name in budget.of_files}
+    points = [(files.num_weights, {name: has for name, (_, has) in ends.items()})]
+    left = _at_limit(budget) / files.num_weights
+    points.append(files.point(_LOWER * left))
+    for _ in range(_CLOSER):
+        points.append(files.point(min(left, 1.0)))
+        budget = _with(budget, points)
+        left = _at_limit(budget) / files.num_weights
+    return budget
 
 
 class _Files:

@@ -19,6 +19,17 @@ def calibrated(model, budget, of, pairs=None):
     return _meter(of)(model, budget, pairs)
 
 
+def calibrated_again(model, budget, pairs):
+    """A `Budget` of zeros measured anew where what training does to weights changes its files: zipped bytes; else as it is.
+
+    Args:
+        model: the model as it is now.
+        budget: a calibrated `Budget`.
+        pairs: list of `(target, structure)`.
+    """
+    return budget if budget.zipped_bytes is None else _meter("of_zeros_again")(model, budget, pairs)
+
+
 def check_can_measure(model, budget):
     """Raises where a `Budget` limits what cannot be measured here; nothing is measured."""
     _meter("check_can_measure")(model, budget)

@@ -251,7 +251,10 @@ def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
 
 
 def _still_to_meet(model, parts):
-    """The `Budget` of the penalties where the groups that are zero do not meet it yet, with a warning; else None."""
+    """The `Budget` of the penalties where the groups that are zero do not meet it yet, with a warning; else None.
+
+    Without a warning where they met it when they were chosen, and the file has grown since by the values of those that stayed.
+    """
     budget = parts[0].regularizer.budget
     if budget is None:
         return None
@@ -259,11 +262,13 @@ def _still_to_meet(model, parts):
     targets = {part.target.name: part.target for part in parts}
     masks = {name: np.ones(target.standard_shape, bool) for name, target in targets.items()}
     pairs = [(part.target, part.regularizer.structure) for part in parts]
-    demands = demands_on(model, budget, pairs, [item.members for item in groups], targets, masks)
-    if met(demands, _row([item.norms > 0 for item in groups])):
+    members, keep = [item.members for item in groups], _row([item.norms > 0 for item in groups])
+    now = filed.calibrated_again(model, budget, pairs)
+    if met(demands_on(model, now, pairs, members, targets, masks), keep):
         return None
-    unmet.warn_of_budget(budget)
-    return budget
+    if not met(demands_on(model, budget, pairs, members, targets, masks), keep):
+        unmet.warn_of_budget(budget)
+    return now
 
 
 def _trainable(chosen, include_frozen):
