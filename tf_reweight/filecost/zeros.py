@@ -19,8 +19,8 @@ from tf_reweight.penalties.attachment import detach
 _LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
 # Files that are made then, each where the ones before say that the budget lies.
 _CLOSER = 2
-# Of a model in training, the part of what it may keep at which the first file is made: what it may keep lies above.
-_LOWER = 0.8
+# Of a model in training, files of so much less each are made until one is within the budget, at most so often.
+_LOWER, _MOST_LOWERED = 0.7, 6
 
 
 def of_zeros(model, budget, pairs):
@@ -60,12 +60,16 @@ def of_zeros_again(model, budget, pairs):
     ends = {name: [axis[-1] for axis in budget.calibration[name]["points"]] for name in budget.of_files}
     points = [(files.num_weights, {name: has for name, (_, has) in ends.items()})]
     left = _at_limit(budget) / files.num_weights
-    points.append(files.point(_LOWER * left))
+    limits = {name: budget.amounts[name] * (ends[name][1] if budget.amounts[name] <= 1 else 1) for name in ends}
+    for _ in range(_MOST_LOWERED):
+        left *= _LOWER
+        points.append(files.point(left))
+        if all(points[-1][1][name] <= limit for name, limit in limits.items()):
+            break
     for _ in range(_CLOSER):
-        points.append(files.point(min(left, 1.0)))
         budget = _with(budget, points)
-        left = _at_limit(budget) / files.num_weights
-    return budget
+        points.append(files.point(_at_limit(budget) / files.num_weights))
+    return _with(budget, points)
 
 
 class _Files:
