@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from tf_reweight.reports import tables
+from tf_reweight.reports.metrics import is_slower
 from tf_reweight.workflow.doubts import with_doubts
 
 
@@ -28,6 +29,11 @@ def test_a_slower_file_is_named_where_the_times_do_not_overlap():
     _, slower, alike = said(file("a", "int16", 300, 15.6), file("b", "float32", 400, 1.05))
     (sentence,) = slower
     assert "slower than dense_float32.tflite: 15.600 ms to 1.000 ms" in sentence and alike == []
+
+
+def test_what_no_report_shows_is_no_difference():
+    fast, other, slow = (file("a", "int8", 300, milliseconds, spread=1e-6) for milliseconds in (0.001, 0.0014, 0.0031))
+    assert not is_slower(other, fast) and is_slower(slow, fast) and not is_slower(fast, slow)
 
 
 def test_an_integer_file_that_loses_to_a_smaller_float_one_is_named():

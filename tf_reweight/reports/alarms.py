@@ -124,8 +124,13 @@ def _slower(figures):
         if is_slower(shipped, dense):
             times = f"{shipped['latency_ms']:.3f} to {dense['latency_ms']:.3f} ms"
             seen = f"{shipped['name']} is slower than {dense['name']}: {times}."
-            look = "Zeros alone make nothing faster: remove channels. Measure on the phone before you decide."
-            yield Alarm(AMBER, seen, look)
+            yield Alarm(AMBER, seen, f"{_faster(shipped, dense)} Measure on the phone before you decide.")
+
+
+def _faster(shipped, dense):
+    if shipped["precision"] != dense["precision"]:
+        return f"Files in {dense['precision']} are faster here: `export.best_by: speed` ships the fastest."
+    return "Zeros alone make nothing faster: remove channels."
 
 
 def _missed(figures):

@@ -4,6 +4,8 @@ import math
 
 # Half width of a 95 % interval in standard errors.
 _ERRORS = 1.96
+# Milliseconds are shown with three digits.
+_SHOWN_MS = 1e-3
 
 
 def metrics_of(figures):
@@ -77,5 +79,9 @@ def is_worse(metric, before, after, num):
 
 
 def is_slower(file, other):
-    """Whether a file is slower by more than times vary: its fast turns take longer than the other's median, and reversed."""
-    return file["latency_low_ms"] > other["latency_ms"] and file["latency_ms"] > other["latency_high_ms"]
+    """Whether a file is slower by more than times vary: its fast turns take longer than the other's median, and reversed.
+
+    Less than a microsecond, which no report shows, is no difference.
+    """
+    seen = file["latency_ms"] - other["latency_ms"] >= _SHOWN_MS
+    return seen and file["latency_low_ms"] > other["latency_ms"] and file["latency_ms"] > other["latency_high_ms"]
