@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 import tf_reweight as tfr
-from tf_reweight import baselines, callbacks, quantization
+from tf_reweight import baselines, callbacks, quantization, workflow
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
@@ -119,9 +119,32 @@ def saved_and_loaded(path="pruned.keras"):
     assert same_outputs(model, keras.saving.load_model(path))
 
 
+def zeros_and_clusters_of_a_file_stay(path="clusters.keras"):
+    model = net()
+    tfr.prune(model, "unstructured", sparsity=0.5)
+    quantization.cluster(model, 6)
+    fit(model)
+    assert len(np.unique(kernel(model))) <= 6
+    model.save(path)
+    model = keras.saving.load_model(path, compile=False)
+    before = zeros(model)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(model)
+    assert zeros(model) == before > 0.2
+
+
+def plan_of_a_run():
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Dense(10)(L.Flatten()(L.Conv2D(4, 3, name="conv")(inputs))))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    planned = workflow.plan({"data": {"name": "digits"}, "regularize": {"coupled": {}}}, model)
+    assert [item["num_groups"] for item in planned["kernels"]] == [4]
+
+
 LAWS = (
     penalty_beside_l2_then_zeros_stay, coupled_then_smaller, proximal, coupled_proximal_to_a_budget, budgets,
     rivals_of_the_penalty, wrapper, integers, saved_and_loaded,
+    zeros_and_clusters_of_a_file_stay, plan_of_a_run,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Several replicas give what one device gives; the work is in `distributed.py`, which needs a process of its own."""
+"""Several replicas give what one device gives; the work is in `distributed.py` and `workers.py`, which need own processes."""
 
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -19,13 +20,45 @@ CASES = (
 )  # fmt: skip
 
 
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.fixture(scope="module")
 def compared():
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command, env = [sys.executable, ROOT / "tests" / "distributed.py"], {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, ROOT / "tests" / "distributed.py"], capture_output=True, text=True, env=ENV)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [str(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """What each of two workers found. One that died would leave the other waiting: both end then."""
+    ports, folder = free_ports(2), tmp_path_factory.mktemp("workers")
+    files = [(open(folder / f"{index}.json", "w+"), open(folder / f"{index}.txt", "w+")) for index in range(2)]
+    command = [sys.executable, ROOT / "tests" / "workers.py"]
+    started = [
+        subprocess.Popen([*command, str(index), *ports], stdout=out, stderr=err, env=ENV)
+        for index, (out, err) in enumerate(files)
+    ]
+    try:
+        codes = [worker.wait(timeout=240) for worker in started]
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+    outs, errs = ([file.seek(0) or file.read() for file in kind] for kind in zip(*files))
+    for file in (file for pair in files for file in pair):
+        file.close()
+    assert codes == [0, 0], "".join(err[-3000:] for err in errs)
+    return [json.loads(out) for out in outs]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -37,6 +70,22 @@ def test_replicas_give_what_one_device_gives(compared, case):
 def test_every_case_is_asked_for(compared):
     assert set(compared) == {*CASES, "refused"}
     assert {compared[case]["where"] for case in CASES} == {"inside", "outside", "run"}
+
+
+@pytest.mark.parametrize("case", ["single", "coupled"])
+def test_two_processes_give_what_one_gives(workers, case):
+    assert [found["replicas"] for found in workers] == [2, 2]
+    first, second = (found[case] for found in workers)
+    assert first["losses"] == second["losses"] and first["zeros"] == second["zeros"]
+    assert max(first["difference"], second["difference"]) <= TOLERANCE
+    if case == "single":
+        assert first["zeros"][:3:2] == [24, 32], "the zeros of both kernels stay in training after `prune`"
+    else:
+        assert first["sizes"][0] < 48 and first["losses"][-1] < first["losses"][0]
+
+
+def test_fit_of_keras_still_refuses_several_processes(workers):
+    assert all("unsupported type" in found["fit"] and "PerReplica" in found["fit"] for found in workers)
 
 
 def test_batches_that_do_not_divide_are_refused(compared):

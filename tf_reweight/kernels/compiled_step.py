@@ -1,7 +1,5 @@
 """Keras caches compiled steps: what changes in a model must drop them."""
 
-import contextlib
-
 import keras
 
 from tf_reweight.graph.access import all_layers
@@ -30,15 +28,6 @@ def value_before_step(variable):
         return None
     with tf.init_scope():
         return variable.value.numpy()
-
-
-def before_step():
-    """Within it, variables are made before the training step that is being traced, and not by it."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    return tf.init_scope()
 
 
 def compiled(function):

@@ -10,7 +10,8 @@ from tf_reweight.graph.additions import Addition
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import applying_optimizer, average_of
 from tf_reweight.graph.saveable import Saveable
-from tf_reweight.kernels.compiled_step import before_step, value_before_step
+from tf_reweight.graph.steps import before_step
+from tf_reweight.kernels.compiled_step import value_before_step
 
 
 class Mask(keras.constraints.Constraint):

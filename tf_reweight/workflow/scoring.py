@@ -8,7 +8,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.data.examples import arrays_of, in_structure
-from tf_reweight.graph import compiled
+from tf_reweight.graph import compiled, steps
 
 _LOSS = "loss"
 # Words in the names of metrics that say which way is better, where their objects do not.
@@ -118,13 +118,13 @@ class Scorer:
         figures = {}
         model.reset_metrics()
         for batch in batches:
-            figures = model.test_step(tuple(part for part in batch if part is not None))
+            figures = steps.test_step(model, tuple(part for part in batch if part is not None))
         return {name: float(value) for name, value in figures.items()}
 
     def _step(self, batch):
         outputs, y, weight = batch
         outputs = keras.tree.flatten(outputs)
-        self._probe.test_step((outputs, y) if weight is None else (outputs, y, weight))
+        steps.test_step(self._probe, (outputs, y) if weight is None else (outputs, y, weight))
 
     def _known(self, batch):
         """One `Metric` for each figure."""
