@@ -124,6 +124,10 @@ def test_the_rule_lasts_as_long_as_a_fit(data):
     model = small_net()
     with pytest.raises(KeyboardInterrupt):
         model.fit(*data, verbose=0, callbacks=[tfr.callbacks.MultiGradient(), Interrupting()])
+    model.fit(*data, verbose=0)
+    assert "apply" not in vars(model.optimizer) and "make_train_function" not in vars(model)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, verbose=0, callbacks=[tfr.callbacks.MultiGradient(), Interrupting()])
     assert "apply" in vars(model.optimizer)
     model.fit(*data, verbose=0, callbacks=[tfr.callbacks.MultiGradient()])
     assert "apply" not in vars(model.optimizer) and not take_off(model)
@@ -138,6 +142,9 @@ def test_values_out_of_range(arguments):
 
 
 def test_models_that_the_rule_cannot_follow(data):
+    solver = tfr.callbacks.MultiGradient()
+    with pytest.raises(ValueError, match="must hold one MultiGradient"):
+        small_net().fit(*data, verbose=0, callbacks=[solver, tfr.callbacks.MultiGradient(clip=0.1)])
     solver = tfr.callbacks.MultiGradient()
     model = small_net(strength=0.0)
     with pytest.raises(ValueError, match="penalties with a gradient"):

@@ -17,6 +17,7 @@ from tf_reweight.penalties.proximal import Silent
 
 # Where a model holds the callback at work on it, so that the next one can end what an interrupted `fit` left behind.
 _HOLDER = "_tf_reweight_multi_gradient"
+_NEXT_FIT = "make_train_function"
 
 
 def loss_weight(loss_gradients, penalty_gradients):
@@ -51,8 +52,8 @@ class MultiGradient(keras.callbacks.Callback):
     property of not raising either objective is that of the gradient; momentum and adaptive optimizers step another way.
 
     Other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty. It needs the gradients
-    inside the training step, which TensorFlow shows. After a `fit` that was interrupted, the next one with it, or
-    `take_off(model)`, ends the rule.
+    inside the training step, which TensorFlow shows. After a `fit` that was interrupted, the next one, or `take_off(model)`,
+    ends the rule.
 
     Args:
         clip: root mean square of a group, >= 0, at or below which it becomes zero.
@@ -64,7 +65,8 @@ class MultiGradient(keras.callbacks.Callback):
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without penalties, one with penalties that span
-            several kernels or carry a budget, a penalty without a gradient, another backend than TensorFlow.
+            several kernels or carry a budget, a penalty without a gradient, a second MultiGradient, or another backend than
+            TensorFlow.
 
     Example:
         >>> tfr.regularize(model, "unstructured", strength=1.0, penalty="lasso")
@@ -82,6 +84,7 @@ class MultiGradient(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _check_backend()
+        self._check_alone()
         attach(self.model)
         take_off(self.model)
         self._pairs = _chosen(self.model)
@@ -97,7 +100,9 @@ class MultiGradient(keras.callbacks.Callback):
             target.variable.regularizer = replaced(target.variable.regularizer, Silent)
         self._listen()
         self._slow = follow_closely(self.model)
-        object.__setattr__(self.model, _HOLDER, self)  # past Keras, which would save it
+        # Past Keras, which would save them.
+        object.__setattr__(self.model, _HOLDER, self)
+        object.__setattr__(self.model, _NEXT_FIT, self._at_next_fit)
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -114,6 +119,20 @@ class MultiGradient(keras.callbacks.Callback):
         # Another callback may have brought back weights of before the last clipping.
         self._clip()
         take_off(self.model)
+
+    def _check_alone(self):
+        earlier = vars(self.model).get(_HOLDER)
+        if earlier is not None and earlier is not self and earlier.params is self.params:
+            clips = [earlier.clip, self.clip]
+            raise ValueError(errors.message("`callbacks` must hold one MultiGradient.", "Leave one of them out.", clips=clips))
+
+    def _at_next_fit(self, force=False):
+        """Stands for the model's `make_train_function`: `fit` calls it first of all, and our own calls have `force`."""
+        if not force:
+            model = self.model
+            take_off(model)  # an interrupted `fit` left everything in place
+            return model.make_train_function()
+        return type(self.model).make_train_function(self.model, force=True)
 
     def _listen(self):
         # Inside loss scaling: what overflowed does not come this far, and the rest has its own scale.
@@ -135,6 +154,7 @@ class MultiGradient(keras.callbacks.Callback):
         follow_again(self._slow)
         self._pairs, self._slow = [], []
         vars(self.model).pop(_HOLDER, None)
+        vars(self.model).pop(_NEXT_FIT, None)
 
     def _combined(self, gradients, variables):
         """The gradients to be applied in place of the loss's; None stays where neither objective has one."""
