@@ -41,7 +41,7 @@ def fresh_keras():
 
 @pytest.fixture(autouse=True, scope="module")
 def small_heap():
-    """What outlives a module is not looked through again: TensorFlow keeps its functions, and collecting took half of the suite."""
+    """What outlives a module is not looked through again: TensorFlow keeps its functions, and looking took half of the time."""
     yield
     gc.collect()
     gc.freeze()
