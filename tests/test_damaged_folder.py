@@ -153,3 +153,10 @@ def test_epochs_whose_curves_were_lost_are_counted(tmp_path):
     assert curves.lost_epochs(path, trained) == {"dense": 2, "retrained": 3}
     path.unlink()
     assert curves.lost_epochs(path, trained) == {"dense": 2, "retrained": 3}
+
+
+def test_checkpoints_of_stages_that_are_done_go_and_others_stay(path):
+    """A process can be killed after a stage was recorded, and before its checkpoint is removed."""
+    (path / ".pruned.checkpoint").write_bytes(b"")
+    folder = Folder(path, CONFIG, GIVEN)
+    assert not folder.checkpoint("pruned").exists() and folder.checkpoint("retrained").exists()

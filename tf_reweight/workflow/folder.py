@@ -52,6 +52,8 @@ class Folder:
         whole = list(itertools.takewhile(lambda name: self._model(name).exists(), stages))
         self.gone = next((name for name in stages if name not in whole), None)
         self._stages = {name: stages[name] for name in whole}
+        for name in whole:  # left by a process that was killed between the record of a stage and this
+            self.checkpoint(name).unlink(missing_ok=True)
         if self.gone is not None:
             self.tidy()  # what a later stage had begun came of a model that is made again
 
