@@ -42,14 +42,14 @@ def in_float(graph):
 
 def _until_alike(graph, index):
     """Positions of the operations from an input to the last that enlarges its steps too much."""
-    found, pending = set(), [(index, _width(graph, index), ())]
+    found, pending = set(), [(index, graph.width(index) or 0.0, ())]
     while pending:
         tensor, width, path = pending.pop()
         for position, _ in graph.readers.get(tensor, ()):
             gain = _gain(graph, position, tensor)
             for made in graph.made(position) if gain else ():
                 # What a value as large as the widest would become, were it one of the smallest feature.
-                enlarged, narrow, through = width * gain, _width(graph, made), (*path, position)
+                enlarged, narrow, through = width * gain, graph.width(made) or 0.0, (*path, position)
                 if not enlarged:  # of integers no range is known, and none is needed
                     enlarged, through = narrow, ()
                 elif narrow and enlarged >= LIMIT_AT_OUTPUT * narrow:
@@ -80,12 +80,3 @@ def _gain(graph, position, tensor):
     if name == "DIV":
         return float(1.0 / max(np.abs(values).min(), _TINY)) if graph.input(position, 0) == tensor else 0.0
     return float(np.abs(values).max(initial=0.0))
-
-
-def _width(graph, index):
-    """The largest absolute value of a tensor as calibrated; 0.0 where it is not known."""
-    known = graph.tensors[index].quantization if graph.dtype(index) == "FLOAT32" else None
-    if known is None or known.min is None or known.max is None:
-        return 0.0
-    width = float(np.abs(np.concatenate([known.min, known.max])).max(initial=0.0))
-    return width if np.isfinite(width) else 0.0

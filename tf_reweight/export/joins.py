@@ -4,8 +4,6 @@ An integer file has all inputs of a concatenation and its output in one range. B
 scores one or two of the 256 values. In float each branch keeps a range of its own; the join costs next to nothing there.
 """
 
-import math
-
 import numpy as np
 
 from tf_reweight.export import features, masks
@@ -142,21 +140,7 @@ def _is_unlike(graph, position):
 
 
 def _widths(graph, indices):
-    return [width for width in (_width(graph, int(index)) for index in indices) if width is not None]
-
-
-def _width(graph, index):
-    """The largest absolute value of a float tensor, as calibrated, or of a constant; None where it is not known."""
-    if graph.dtype(index) != "FLOAT32":
-        return None
-    values = graph.constant(index)
-    if values is None:
-        known = graph.tensors[index].quantization
-        if known is None or known.min is None or known.max is None:
-            return None
-        values = np.concatenate([known.min, known.max])
-    width = float(np.abs(values).max(initial=0.0))
-    return width if math.isfinite(width) else None
+    return [width for width in (graph.width(int(index)) for index in indices) if width is not None]
 
 
 def _reaches_output(graph, position):

@@ -56,6 +56,7 @@ def _spread(model, made):
         if "float" in made[number].dtype.name:
             mean, variance = (ops.convert_to_numpy(x) for x in (layer.mean, layer.variance))
             made[number] = (made[number] * np.sqrt(variance) + mean).astype(made[number].dtype)
+            del numbers[id(node.input_tensors[0])]  # the first that reads it says how
     return made
 
 

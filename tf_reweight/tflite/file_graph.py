@@ -1,6 +1,7 @@
 """Who makes and who reads each tensor of a TFLite graph."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -111,6 +112,19 @@ class Graph:
     def constant(self, index):
         """Values of a small constant; None for what is computed."""
         return constants.values(self.model, self.tensors[index]) if index >= 0 else None
+
+    def width(self, index):
+        """The largest absolute value of a float tensor, as calibrated, or of a constant; None where it is not known."""
+        if self.dtype(index) != "FLOAT32":
+            return None
+        values = self.constant(index)
+        if values is None:
+            known = self.tensors[index].quantization
+            if known is None or known.min is None or known.max is None:
+                return None
+            values = np.concatenate([known.min, known.max])
+        width = float(np.abs(values).max(initial=0.0))
+        return width if math.isfinite(width) else None
 
     def options(self, position, name, default=0):
         """One option of an operation."""
