@@ -278,6 +278,9 @@ def _nested():
         [lambda: L.RNN([L.LSTMCell(4), L.GRUCell(3)])],
         [_nested, L.Flatten],
         [lambda: L.Masking(0.0), lambda: L.GRU(4)],
+        [lambda: L.Masking(0.0), lambda: L.Bidirectional(L.GRU(4, return_sequences=True)), lambda: L.LSTM(3)],
+        [lambda: L.Masking(0.0), lambda: L.Bidirectional(L.LSTM(4, return_sequences=True)), L.GlobalAveragePooling1D],
+        [lambda: L.Masking(0.0), lambda: L.Bidirectional(L.RNN(Leaky(4), return_sequences=True)), lambda: L.GRU(3)],
     ],
 )
 def test_recurrent_layers_are_exported_as_keras_makes_them(layers, tmp_path):
@@ -285,7 +288,8 @@ def test_recurrent_layers_are_exported_as_keras_makes_them(layers, tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5, 3)), *(make() for make in layers), L.Dense(2)])
     x = inputs(6, (5, 3))
-    x[:3, 3:] = 0
+    x[:2, 3:] = 0
+    x[2:4, :2] = 0
     rolled = [layer.unroll for layer in recurrent.recurrent_layers(model)]
     before = model.predict(x, verbose=0)
     assert export.export_tflite(model, tmp_path / "a.tflite", verify_data=x).verification.relative_error < 1e-4

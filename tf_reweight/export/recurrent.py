@@ -21,13 +21,49 @@ def unrolled(model):
     very layers of the user are traced and no copy is needed; afterwards they are as before.
     """
     rolled = [layer for layer in recurrent_layers(model) if not layer.unroll]
+    backwards = [layer for layer in rolled if layer.go_backwards and layer.return_sequences and layer.zero_output_for_mask]
     for layer in rolled:
         layer.unroll = True
+    for layer in backwards:
+        layer.inner_loop = _zeroed_backwards(layer)
     try:
         yield
     finally:
+        for layer in backwards:
+            del layer.inner_loop
         for layer in rolled:
             layer.unroll = False
+
+
+def _zeroed_backwards(layer):
+    """`inner_loop` of a layer that reads sequences from their end and gives zeros where they are masked.
+
+    Written out, Keras 3.15.1 sets those outputs to zero by the mask from the front, although they begin at the end; its loop
+    does not. So the layer is asked for outputs that repeat the last one, as it does without `zero_output_for_mask`, and
+    the zeros are set here.
+    """
+    loop = layer.inner_loop
+
+    def inner_loop(sequences, initial_state, mask, training=False):
+        layer.zero_output_for_mask = False
+        try:
+            last, outputs, states = loop(sequences, initial_state, mask, training)
+        finally:
+            layer.zero_output_for_mask = True
+        if mask is None:
+            return last, outputs, states
+        # Nested inputs may bring a mask for each; Keras takes the first.
+        mask = keras.tree.flatten(mask)[0]
+        known = keras.ops.flip(mask, axis=1)
+
+        def zeroed(values):
+            shape = (*keras.ops.shape(known), *[1] * (len(values.shape) - 2))
+            return values * keras.ops.reshape(keras.ops.cast(known, values.dtype), shape)
+
+        outputs = keras.tree.map_structure(zeroed, outputs)
+        return keras.tree.map_structure(lambda values: values[:, -1], outputs), outputs, states
+
+    return inner_loop
 
 
 def check_recurrent(model):
