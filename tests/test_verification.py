@@ -140,6 +140,17 @@ def test_a_converter_that_dies_is_an_error(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [script]
 
 
+def test_operations_without_a_kernel_are_named_with_their_layers(tmp_path):
+    x = keras.Input((4, 4, 4, 2))
+    pooled = L.MaxPooling3D(name="halved")(L.MaxPooling3D(name="halved_1")(x))
+    inner = keras.Model(x, pooled, name="inner")
+    model = keras.Sequential([keras.Input((4, 4, 4, 2)), inner, L.Flatten(), L.Dense(1)])
+    words = r"have a TFLite kernel.*operations=\['MaxPool3D'\], layers=\['halved_1', 'halved'\].*Replace"
+    with pytest.raises(ValueError, match=words):
+        export.export_tflite(model, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_which_litert_dies_is_refused(tmp_path, monkeypatch):
     script = tmp_path / "dies.py"
     script.write_text("import os; os.abort()")

@@ -374,3 +374,29 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must take the data's inputs"):
         workflow.compress(TINY, model=wrong, out=tmp_path / "a", console=QUIET)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_model_of_which_no_file_can_be_made_is_refused_before_any_training(tmp_path):
+    """MaxPool3D has no TFLite kernel."""
+    layers = [keras.layers.Conv3D(4, 2), keras.layers.MaxPooling3D(name="halved"), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((4, 4, 4, 1)), *layers])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).random((24, 4, 4, 4, 1)).astype("float32")
+    with pytest.raises(ValueError, match=r"operations=\['MaxPool3D'\], layers=\['halved'\]"):
+        tfr.compress(model, (x, x[:, 0, 0, :2, 0]), epochs=3, out=tmp_path / "a", console=QUIET)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Only . training steps come before")
+def test_a_precision_that_a_model_cannot_have_costs_that_file_alone(tmp_path):
+    """The converter finds no range for indices in int16, and says so after all the training."""
+    layers = [keras.layers.Embedding(9, 8), keras.layers.Flatten(), keras.layers.Dense(8, activation="relu")]
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), *layers, keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).integers(0, 9, (64, 6))
+    config = {"export": {"precisions": ["float32", "int16"]}}
+    epochs = {"train": 1, "regularize": 1, "retrain": 1}
+    found = tfr.compress(model, (x, x.mean(1)), epochs=epochs, config=config, out=tmp_path / "a", console=QUIET)
+    assert [file["name"] for file in found["files"]] == ["dense_float32.tflite", "shrunk_float32.tflite"]
+    assert {item["name"] for item in found["refused"]} == {"dense_int16.tflite", "shrunk_int16.tflite"}
+    assert all('Choose "int8"' in item["reason"] for item in found["refused"])

@@ -1,6 +1,7 @@
 """The converter, with a graph phones like: one example at a time, named inputs and outputs, built-in operations only."""
 
 import pathlib
+import re
 import tempfile
 
 import keras
@@ -11,6 +12,7 @@ from tf_reweight.export.litert_quantizer import requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.quantization.ranges import exporting
 from tf_reweight.tflite import flatbuffer
@@ -84,7 +86,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         except converter.ConverterDied as error:
             raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.
-            raise ValueError(_explain(error, precision)) from error
+            raise ValueError(_explain(error, precision, model)) from error
 
 
 def _converted(folder, settings, representative, apart):
@@ -115,18 +117,38 @@ def _named(content):
     return flatbuffer.write(model)
 
 
-def _explain(error, precision):
+def _explain(error, precision, model):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any("recorded during calibration" in line for line in lines):
         expected = f"The converter must find a range for every tensor, and of integers it finds none in {precision}."
         fix = 'Choose "int8", where indices stay as they are, or "dynamic_int8".'
         return errors.message(expected, fix, precision=precision, says=lines[0][:200])
+    unknown = re.findall(r"^(?:TF Select|Flex|Custom) ops: (.+)$", str(error), re.MULTILINE)
+    if unknown:
+        operations = sorted({name for names in unknown for name in names.split(", ")})
+        return errors.message(
+            "Every operation of the model must have a TFLite kernel.",
+            "Replace what makes these operations, or leave that part to the app and give the model its result as an input.",
+            precision=precision,
+            operations=operations,
+            layers=_layers_named(str(error), model),
+        )
     telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines
     return errors.message(
         f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
         "Replace that operation; lengths of sequences must be known when the model is built.",
         precision=precision,
     )
+
+
+def _layers_named(text, model):
+    """Names of the layers of which the converter says where its operations come from: `"<scopes>/<operation>@<function>"`."""
+    known, found = {layer.name for layer in all_layers(model)}, []
+    for scopes in re.findall(r'"([^"@]+)/[^"@/]+@__inference', text):
+        # Keras makes the name of a scope that it opens again unique by a number.
+        names = [re.sub(r"_1$", "", scope) for scope in scopes.split("/")]
+        found += [name for name in reversed(names) if name in known][:1] or [scopes]
+    return list(dict.fromkeys(found))
 
 
 def _without_end(error, endless):

@@ -184,6 +184,20 @@ def export_tflite(
     return ExportRecord(precision=precision, float_ops=float_ops, wider=wider, **known)
 
 
+def check_convertible(model, examples):
+    """Raises where a model becomes no float32 file at all, so that hours of training do not come first.
+
+    Args:
+        model: a built Keras model on the TensorFlow backend; it stays as it is.
+        examples: inputs as it takes them, which tell the sizes that it leaves open.
+
+    Raises:
+        ValueError: with the operation that has no TFLite kernel, or what else keeps it from a file.
+    """
+    _check_arguments(model, "float32", None, None, False)
+    convert(single_precision(model), "float32", samples.input_specs(model, samples.take(model, examples, "examples")))
+
+
 def _chosen(content, accelerated, check):
     """`(bytes, verification)`: the file as it was converted, or rewritten so that the delegate runs more of it.
 

@@ -17,7 +17,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import defaults, loading, methods, own_stages, search, strategies
+from tf_reweight.workflow import defaults, loading, methods, search, strategies
 from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
@@ -287,11 +287,7 @@ def _planned(run):
         "config": settings.model_dump(mode="json"),
         "kernels": kernels,
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items() if name not in chosen],
-        "epochs": {
-            step: settings.epochs_of(step) * settings.steps.count(step)
-            for step in dict.fromkeys(settings.steps)
-            if step not in ("prune", "shrink", *own_stages.OWN)
-        },
+        "epochs": settings.epochs,
     }
 
 

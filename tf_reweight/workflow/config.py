@@ -113,6 +113,12 @@ class Config(Section):
             return 0
         return getattr(self, step).epochs
 
+    @property
+    def epochs(self):
+        """Dict from each step that trains to its epochs, of all the times that it comes."""
+        still = ("prune", "shrink", *own_stages.OWN)
+        return {step: self.epochs_of(step) * self.steps.count(step) for step in self.steps if step not in still}
+
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):
         methods.check(self.regularize, self.prune)

@@ -1,6 +1,7 @@
 """The files of a run: dense and pruned, in every precision, executed, packed, and timed against each other."""
 
 from tf_reweight import export
+from tf_reweight.export import tflite
 from tf_reweight.export.verification import keras_outputs
 from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import say
@@ -8,6 +9,16 @@ from tf_reweight.workflow.agreement import agreements, classes_of, execution, wh
 from tf_reweight.workflow.doubts import with_doubts
 from tf_reweight.workflow.measures import split_figures
 from tf_reweight.workflow.stages import stages_of
+
+
+def check_convertible(run):
+    """Raises ValueError where a run that will train has a model of which no file can be made.
+
+    Args:
+        run: the `Run`, with no stage done.
+    """
+    if any(run.config.epochs.values()):
+        tflite.check_convertible(run.model, run.data.inputs(run.model, "validation", 1))
 
 
 def export_files(run):
@@ -29,7 +40,7 @@ def export_files(run):
         path = run.folder / f"{name}_{precision}.tflite"
         try:
             record = _written(run, path, model, precision, representative, held_out)
-        except export.VerificationError as error:
+        except (export.VerificationError, ValueError) as error:
             if not files:
                 raise  # there is nothing to compare with
             refused.append((name, path, error))

@@ -35,7 +35,7 @@ from tf_reweight.workflow import (
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
-from tf_reweight.workflow.files import app_zip, export_files
+from tf_reweight.workflow.files import app_zip, check_convertible, export_files
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.lock import Lock
 from tf_reweight.workflow.measures import environment, stage_figures
@@ -116,6 +116,7 @@ class Run:
             with self.scope():
                 for config in branches or [self.config]:
                     reach.check_files(config, self.model)
+                check_convertible(self)
         with Lock(path):
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
             self.folder.write_json("environment.json", environment())
