@@ -26,6 +26,8 @@ def results():
         missing = [key for key in _NEEDED if key not in result]
         if missing:
             raise ValueError(f"benchmarks/results/{name}.json must have {', '.join(_NEEDED)}. Received: no {missing[0]}.")
+        if "figures" in result and not (result["figures"] and result.get("columns")):
+            raise ValueError(f"benchmarks/results/{name}.json must have rows and columns, or no table. Received: an empty one.")
     return read
 
 

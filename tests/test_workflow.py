@@ -378,8 +378,8 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path):
 
 def test_a_model_of_which_no_file_can_be_made_is_refused_before_any_training(tmp_path):
     """MaxPool3D has no TFLite kernel."""
-    layers = [keras.layers.Conv3D(4, 2), keras.layers.MaxPooling3D(name="halved"), keras.layers.Flatten(), keras.layers.Dense(2)]
-    model = keras.Sequential([keras.Input((4, 4, 4, 1)), *layers])
+    layers = [keras.layers.Conv3D(4, 2), keras.layers.MaxPooling3D(name="halved"), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((4, 4, 4, 1)), *layers, keras.layers.Dense(2)])
     model.compile("adam", "mse")
     x = np.random.default_rng(0).random((24, 4, 4, 4, 1)).astype("float32")
     with pytest.raises(ValueError, match=r"operations=\['MaxPool3D'\], layers=\['halved'\]"):
