@@ -110,6 +110,22 @@ def test_grouped_convolutions_lose_whole_groups():
     np.testing.assert_array_equal(kernel.group_of, np.repeat(np.arange(6), 4))
 
 
+def test_no_kernel_goes_unmentioned():
+    """Grouped and depthwise convolutions on inputs of the model can lose nothing, and are named with that reason."""
+    x, w = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    y = L.Conv2D(8, 1, groups=2, name="read_below")(L.Conv2D(8, 3, groups=2, name="grouped")(x))
+    z = L.Conv2D(6, 1, name="mixed")(L.DepthwiseConv2D(3, name="depthwise")(w))
+    model = keras.Model([x, w], L.Dense(2, name="top")(L.GlobalAveragePooling2D()(L.Concatenate()([y, z]))))
+    found = coupling.groups(model)
+    held = {item.name: (item.num_channels, item.reasons) for item in found.frozen}
+    assert held == {
+        "grouped + read_below": (8, ("input of the model",)),
+        "depthwise": (4, ("input of the model",)),
+        "top": (2, ("output of the model",)),
+    }
+    assert [item.name for item in found.sets] == ["mixed"]
+
+
 def test_group_normalization_keeps_its_groups_whole():
     assert sets_of(nets.grouped())["after"].num_groups == 4
 

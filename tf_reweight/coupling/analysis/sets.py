@@ -234,9 +234,9 @@ def _found(model):
         kernels = [n for n in numbers if entries[n].role == "scale" and len(entries[n].variable.shape) > 1]
         if root not in frozen and (makers or kernels):
             by_span.setdefault(tuple(numbers), []).append(root)
-        elif makers:
+        elif makers or kernels:
             held = left.setdefault(_name([entries[n] for n in numbers]), [0, {}])
-            held[0] += max(int((roots_of[n] == root).sum()) for n in makers)
+            held[0] += max(int((roots_of[n] == root).sum()) for n in makers or kernels)
             held[1].update(dict.fromkeys(frozen[root]))
     sets = [_set(numbers, roots, entries, roots_of) for numbers, roots in by_span.items()]
     single = [FrozenChannels(item.name, 1, ("the only group of its kind",)) for item in sets if item.num_groups < 2]
