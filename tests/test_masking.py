@@ -357,6 +357,11 @@ def test_bad_wrapper_input_is_explained():
         layer.update()
     with pytest.raises(ValueError, match="only 0 and 1"):
         layer.set_mask(np.full((4, 3), 0.5))
+    with pytest.raises(ValueError, match="the shape .*Received: shape="):
+        layer.set_mask(np.ones((3, 4)))
+    for threshold in (-1.0, float("nan"), True):
+        with pytest.raises(ValueError, match="`threshold`.*Received: threshold="):
+            layer.update(threshold=threshold)
 
 
 def test_no_negative_zeros():

@@ -61,6 +61,11 @@ def check_sparsity(sparsity):
     check_fraction("sparsity", sparsity, REMOVED)
 
 
+def check_threshold(threshold):
+    """Raises ValueError unless `threshold` is a number >= 0; an infinite one is above every norm."""
+    check_number("threshold", threshold, fix="It is a group norm.", finite=False)
+
+
 def check_name(kind, name, options):
     """Raises ValueError unless `name` is one of `options`; what is no text is none of them, arrays and lists included."""
     if not isinstance(name, str) or name not in options:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors, structures
+from tf_reweight.checks import check_threshold
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_model
@@ -75,9 +76,14 @@ class Masked(keras.layers.Wrapper):
         if (sparsity is None) == (threshold is None):
             raise ValueError(
                 errors.message(
-                    "Pass exactly one of `sparsity` and `threshold`.", "Try 0.5.", sparsity=sparsity, threshold=threshold
+                    "Pass exactly one of `sparsity` and `threshold`.",
+                    "For example sparsity=0.5, the fraction of the weights removed.",
+                    sparsity=sparsity,
+                    threshold=threshold,
                 )
             )
+        if threshold is not None:
+            check_threshold(threshold)
         for target, mask in zip(self._targets(), self.masks):
             structure = self.structure.fit(target.layout)
             groups = target.groups(structure)
@@ -92,13 +98,14 @@ class Masked(keras.layers.Wrapper):
 
     def set_mask(self, mask, index=0):
         """Sets the mask of one kernel: array of the kernel's own shape, 0 or 1."""
-        mask = np.asarray(mask)
-        if mask.shape != tuple(self.masks[index].shape) or not np.isin(mask, (0, 1)).all():
-            raise ValueError(
-                errors.message(
-                    f"`mask` must hold only 0 and 1, in shape {tuple(self.masks[index].shape)}.", "Check it.", shape=mask.shape
-                )
-            )
+        mask, shape = np.asarray(mask), tuple(self.masks[index].shape)
+        if mask.shape != shape:
+            fix = "Pass an array of the kernel's own shape."
+            raise ValueError(errors.message(f"`mask` must have the shape {shape}.", fix, shape=mask.shape))
+        others = np.unique(mask[~np.isin(mask, (0, 1))])
+        if len(others):
+            fix = "Pass bools, or 1 for what is kept and 0 for what is removed."
+            raise ValueError(errors.message("`mask` must hold only 0 and 1.", fix, values=others[:5].tolist()))
         self.masks[index].assign(mask.astype("float32"))
 
     def masked_kernels(self):
