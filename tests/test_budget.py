@@ -12,6 +12,7 @@ from tf_reweight.coupling import Cost, groups
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.gates import reactions
 from tf_reweight.data import labelled
+from tf_reweight.deadline import IterativePruning
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs, count_parameters
@@ -384,6 +385,54 @@ def test_several_steps_in_one_execution_end_the_same():
     model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
     tfr.prune_groups(model)
     assert solver.met_at is not None and count_macs(shrink(model)) <= 0.5 * dense
+
+
+def test_looks_are_as_close_however_many_steps_are_executed_at_once():
+    model, (x, y) = net(), task()
+    model.compile("adam", "mse", steps_per_execution=5)
+    solver = BudgetProximal("macs=0.5", until=0.5, criterion="lamp")
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
+    # A look is due every 3 steps; an execution begins at the steps 0, 5 and 10 of the 12 of an epoch.
+    assert [entry["step"] for entry in solver.history] == [0, 5, 10, 12, 17, 22, 24, 29, 34, 36]
+
+
+@pytest.mark.parametrize("solver", [BudgetProximal(until=0.5, criterion="lamp"), IterativePruning(rounds=3)])
+def test_a_history_counts_what_has_to_go_and_not_what_the_dense_model_meets(solver):
+    model, (x, y) = net(), task()
+    model.compile("adam", "mse")
+    regularize_coupled(model, budget="parameters=100000,macs=0.5")
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[solver])
+    assert all(0 <= entry["planned"] <= 1 and 0 <= entry["freed"] < 1.2 for entry in solver.history)
+    assert solver.history[-1]["planned"] == 1 and solver.history[-1]["freed"] >= 1
+
+
+def test_channels_are_weighed_by_what_has_to_go():
+    """Their price in a quantity that the dense model meets would say nothing."""
+    kept = []
+    for budget in ("macs=0.5", "parameters=100000,macs=0.5"):
+        keras.utils.set_random_seed(0)
+        model = net()
+        kept.append([item.kept_groups for item in tfr.prune_groups(model, budget=budget).sets])
+    assert kept[0] == kept[1]
+
+
+def test_penalties_of_several_budgets_do_not_say_what_goes():
+    """The budget of the first kernel ruled over all others, or none where the first had a strength."""
+    for others in ({"strength": 1e-3}, {"budget": "sparsity=0.9"}):
+        model = net()
+        regularize(model, "unstructured", budget="sparsity=0.5", layers=L.Dense)
+        regularize(model, "unstructured", layers=L.Conv2D, **others)
+        before = nonzeros(model)
+        with pytest.raises(ValueError, match="one budget.*Received: budgets="):
+            prune(model)
+        assert nonzeros(model) == before
+        prune(model, sparsity=0.5)
+    model = net()
+    regularize_coupled(model, strength=1e-3)
+    regularize_coupled(model, budget="macs=0.5")
+    with pytest.raises(ValueError, match="one budget.*Received: budgets="):
+        tfr.prune_groups(model)
+    assert tfr.prune_groups(model, sparsity=0.5).kept_groups
 
 
 def test_what_cannot_be_solved_for_is_refused_before_training():

@@ -5,7 +5,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.kernels import allocation, filed
-from tf_reweight.kernels.budgeted import Demand, met, said
+from tf_reweight.kernels.budgeted import Demand, first_to_meet, met, said
 
 # What a group costs at least, of the whole: one that frees nothing must not be the cheapest to keep by far.
 _LEAST_PRICE = 1e-6
@@ -22,8 +22,9 @@ def demands_of(coupled, budget):
 
 
 def prices_of(sets, demands):
-    """What each group frees alone, float64 `(num_groups,)` per set, of what the first demand counts; more than nothing."""
-    everything, quantity = np.ones(sum(item.num_groups for item in sets), bool), demands[0].quantity
+    """What each group frees alone, float64 `(num_groups,)` per set, more than nothing; see `first_to_meet`."""
+    everything = np.ones(sum(item.num_groups for item in sets), bool)
+    quantity = first_to_meet(demands, len(everything)).quantity
     return split(sets, np.maximum(quantity.changes(everything), _LEAST_PRICE * quantity.at(everything)))
 
 

@@ -23,7 +23,7 @@ from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
 from tf_reweight.kernels.held import hold_all, zero_again
-from tf_reweight.penalties.attachment import attach, attachments, detach
+from tf_reweight.penalties.attachment import attach, attachments, common_budget, detach
 from tf_reweight.records import Report
 
 
@@ -289,11 +289,11 @@ def _freed(model, floors):
                 sparsity=None,
             )
         )
+    budget = common_budget(penalties)
     scores, keeps, sums = [], [], {}
     for item, penalty in zip(coupled.sets, penalties_of(coupled.sets, penalties)):
         scores.append(group_norms(item, CRITERIA[0] if penalty is None else penalty.criterion, sums))
         keeps.append(np.ones(item.num_groups, bool) if penalty is None else scores[-1] > penalty.negligible)
-    budget = penalties[0].budget
     if budget is None or met(demands_of(coupled, budget), np.concatenate(keeps)):
         return scores, keeps
     unmet.warn_of_budget(budget)

@@ -1,9 +1,12 @@
 """The groups that a solver works on: those of the penalties with a budget on a model."""
 
+import numpy as np
+
 from tf_reweight import errors
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.penalties.attachment import attach, attachments
 
 
@@ -58,7 +61,11 @@ def noted(groups, step, planned, keep, marginal):
         keep: bool `(groups,)`: those that are left.
         marginal: score of the last group that has to go.
     """
-    demand = groups.demands[0]
-    total = demand.quantity.at(keep | True)
-    freed = (total - demand.quantity.at(keep)) / max(total - demand.limit, 1e-12)
-    return {"step": step, "planned": planned, "freed": freed, "marginal": marginal}
+    demand = first_to_meet(groups.demands, len(keep))
+    return {"step": step, "planned": planned, "freed": gone(demand, len(keep), demand.quantity.at(keep)), "marginal": marginal}
+
+
+def gone(demand, num_groups, left):
+    """How much is gone where so much of a demand's quantity is left, as a fraction of what has to go; 1.0 where nothing has."""
+    dense = demand.quantity.at(np.ones(num_groups, bool))
+    return (dense - left) / (dense - demand.limit) if dense > demand.limit else 1.0

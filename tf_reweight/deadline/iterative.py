@@ -9,8 +9,9 @@ import numpy as np
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
-from tf_reweight.deadline.found import groups_of, noted
+from tf_reweight.deadline.found import gone, groups_of, noted
 from tf_reweight.graph.access import schedule_of
+from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import half_cosine
 
@@ -128,7 +129,7 @@ class IterativePruning(keras.callbacks.Callback):
         groups.finish(self._kept)
         self._cuts = number
         step, marginal = self._epoch * (self.params.get("steps") or 0), float(scores[last & ~self._kept].max(initial=0.0))
-        self.history.append(noted(groups, step, _planned(groups, demands), self._kept, marginal))
+        self.history.append(noted(groups, step, _planned(groups, demands, len(scores)), self._kept, marginal))
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
@@ -139,8 +140,8 @@ def _part_of_the_way(demand, num_groups, part):
     return dataclasses.replace(demand, limit=max(demand.limit, dense * (demand.limit / dense) ** part))
 
 
-def _planned(groups, demands):
+def _planned(groups, demands, num_groups):
     """What a cut has to free, as a fraction of what the budget removes."""
-    (asked, *_), (final, *_) = demands, groups.demands
-    dense = final.quantity.at(np.ones(len(groups.norms()), bool))
-    return (dense - asked.limit) / max(dense - final.limit, 1e-12)
+    final = first_to_meet(groups.demands, num_groups)
+    (asked,) = (demand for demand in demands if demand.name == final.name)
+    return gone(final, num_groups, asked.limit)

@@ -90,7 +90,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self.power, self.survivors, self.multiple_of = power, survivors, multiple_of
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
-        self._first = None
+        self._first, self._looked = None, 0
         self._slow = []
 
     def on_train_begin(self, logs=None):
@@ -133,7 +133,10 @@ class BudgetProximal(keras.callbacks.Callback):
             return
         if now >= self._deadline:
             self._finish(now)
-        elif now % max(1, min(self.every, self._deadline // _LOOKS)) == 0 or not self._pressing:
+            return
+        every = max(1, min(self.every, self._deadline // _LOOKS))
+        # Several steps in one execution may pass over the one that is due.
+        if not self._pressing or now // every > self._looked // every:
             self._look(now)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -224,7 +227,7 @@ class BudgetProximal(keras.callbacks.Callback):
         amounts = pace(norms, scores, chosen.keep, chosen.marginal, self._deadline - now, power, survivors)
         # A group that stays only as the best of its kernel would be drawn to zero before those that go.
         groups.press(np.where(spared & (scores <= chosen.marginal), 0.0, amounts))
-        self._pressing = True
+        self._pressing, self._looked = True, now
         self._note(now, norms > 0, chosen.marginal)
 
     def _finish(self, now):

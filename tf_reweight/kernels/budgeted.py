@@ -28,6 +28,15 @@ class Demand:
         return self.limit * (1 + 1e-9) - self.quantity.at(keep)
 
 
+def first_to_meet(demands, num_groups):
+    """The first `Demand` that the dense model does not meet yet, the first of all where it meets every one.
+
+    What groups free is counted in it: in a quantity of which nothing has to go, that would tell nothing.
+    """
+    dense = np.ones(num_groups, bool)
+    return next((demand for demand in demands if demand.room(dense) < 0), demands[0])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chosen:
     """What stays within a budget.

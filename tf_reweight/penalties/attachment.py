@@ -243,6 +243,20 @@ def attachments(model):
     return [Attachment(target, part) for target in _kernels(model) for part in parts_of(target.regularizer) if part.bound]
 
 
+def common_budget(penalties):
+    """The `Budget` that some penalties carry, or None where none carries one.
+
+    Raises:
+        ValueError: where they carry several, or some one and others none: what goes would depend on which is asked first.
+    """
+    carried = {penalty.budget for penalty in penalties}
+    if len(carried) > 1:
+        fix = "Say how much goes when you prune, or `detach` the model and put on penalties with one budget, or with strengths."
+        expected = "The penalties on a model must all have one budget, or none, to say what goes."
+        raise ValueError(errors.message(expected, fix, budgets=sorted(map(str, carried))))
+    return carried.pop() if carried else None
+
+
 def detach(model: keras.Model) -> int:
     """Takes every penalty of ours off again, in place; other regularizers, weights and outputs stay.
 

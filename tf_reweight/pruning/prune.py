@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
-from tf_reweight.checks import check_flags, check_name, check_number, check_sparsity, is_number, listed
+from tf_reweight.checks import check_flags, check_name, check_sparsity, check_threshold, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation, filed, unmet
@@ -23,7 +23,7 @@ from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import attachments, check_choosable, detach
+from tf_reweight.penalties.attachment import attachments, check_choosable, common_budget, detach
 from tf_reweight.records import Report
 from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
@@ -158,10 +158,11 @@ def prune(
                     kernels=[a.target.name for a in parts if a.regularizer.spans_several][:5],
                 )
             )
+        common = None if _any(sparsity, threshold, limit) else common_budget([a.regularizer for a in parts])
         zero_again(model)
         chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
-        if not _any(sparsity, threshold, limit):
-            limit = _still_to_meet(model, parts)
+        if common is not None:
+            limit = _still_to_meet(model, common, parts)
         names = {target.name for target, _, _ in chosen}
         left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
     else:
@@ -250,14 +251,11 @@ def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def _still_to_meet(model, parts):
+def _still_to_meet(model, budget, parts):
     """The `Budget` of the penalties where the groups that are zero do not meet it yet, with a warning; else None.
 
     Without a warning where they met it when they were chosen, and the file has grown since by the values of those that stayed.
     """
-    budget = parts[0].regularizer.budget
-    if budget is None:
-        return None
     groups = [part.target.groups(part.regularizer.structure) for part in parts]
     targets = {part.target.name: part.target for part in parts}
     masks = {name: np.ones(target.standard_shape, bool) for name, target in targets.items()}
@@ -309,7 +307,7 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
     if sparsity is not None:
         check_sparsity(sparsity)
     if threshold is not None:
-        check_number("threshold", threshold, fix="It is a group norm.", finite=False)
+        check_threshold(threshold)
 
 
 def _magnitude_chosen(model, structure, layers, amount_given, budget):
