@@ -14,6 +14,7 @@ from tf_reweight.coupling.gates import reactions
 from tf_reweight.data import labelled
 from tf_reweight.deadline import IterativePruning
 from tf_reweight.deadline.pace import pace
+from tf_reweight.deadline.found import groups_of
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.kernels.budgeted import Demand, choose, lamp
@@ -528,6 +529,31 @@ def test_channels_that_stay_are_a_multiple():
     model.fit(x, y, batch_size=8, epochs=6, verbose=0, callbacks=[BudgetProximal("macs=0.4", until=0.6, multiple_of=8)])
     report = tfr.prune_groups(model)
     assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense
+
+
+def test_a_group_that_comes_back_from_zero_begins_anew():
+    """Filter and gamma at zero have no gradient: it would stay dead, at its full price."""
+    keras.utils.set_random_seed(0)
+    layers = [L.Conv2D(6, 3, use_bias=False, name="made"), L.BatchNormalization(), L.ReLU(), L.DepthwiseConv2D(3)]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *layers, L.Conv2D(4, 1, name="reads"), L.Flatten(), L.Dense(3)])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 2)).astype("float32")
+    model.fit(x, x[:, :3, 0, 0], verbose=0)
+    solved = groups_of(model, "BudgetProximal", tfr.Budget(macs=0.5), "lamp", 1)
+    item, gone = groups(model).find("made")[0], np.arange(6) < 2
+    for part in item.slices:
+        values = np.moveaxis(ops.convert_to_numpy(part.variable).copy(), part.axis, 0)
+        values[gone[part.group_of]] = 0.0
+        part.variable.assign(np.moveaxis(values, 0, part.axis))
+    before, norms = model.predict(x, verbose=0), solved.norms()
+    assert (norms[: len(gone)] == 0).sum() == 2
+    solved.finish(norms >= 0)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    made, reads = (model.get_layer(name).kernel for name in ("made", "reads"))
+    sizes = np.sqrt(np.mean(np.square(ops.convert_to_numpy(made)), axis=(0, 1, 2)))
+    assert (0.3 < sizes[:2] / sizes[2:].mean()).all() and (sizes[:2] / sizes[2:].mean() < 3).all()
+    model.fit(x, x[:, :3, 0, 0], verbose=0)
+    assert (np.abs(ops.convert_to_numpy(reads))[0, 0, :2].max(axis=1) > 0).all()
 
 
 @pytest.mark.parametrize("build", [net, lambda: net(32)])

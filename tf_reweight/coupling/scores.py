@@ -20,7 +20,7 @@ def check_criterion(criterion, known=CRITERIA):
     check_name("criterion", criterion, known)
 
 
-def counted_slices(item, criterion):
+def counted_slices(item, criterion=CRITERIA[0]):
     """The slices of a set whose weights count towards its norm.
 
     `"kernel"`: the kernels that make the channels; `"gamma"`: the scales of the normalisations after them, or the kernels

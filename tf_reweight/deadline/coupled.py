@@ -10,6 +10,7 @@ from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import Gates, can_listen
 from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
+from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
@@ -135,8 +136,12 @@ class CoupledGroups:
                 penalty.soft_threshold(amounts.value * steps)
 
     def finish(self, keep):
-        """Zeroes what does not stay, and holds it."""
+        """Zeroes what does not stay, and holds it; what is zero and stays begins anew."""
         zero_groups(self.model, self._coupled, split(self._sets, keep))
+        rows = (split(self._sets, flags) for flags in (keep & self._gone, keep & ~self._gone))
+        for item, penalty, back, stayed in zip(self._sets, self._penalties, *rows):
+            if penalty is not None:
+                revive(item, back, stayed)
 
     def _norms_of(self, item, penalty, sums):
         return group_norms(item, *([] if penalty is None else [penalty.criterion]), sums=sums)
