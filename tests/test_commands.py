@@ -86,6 +86,11 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
         (["shrink", "a.keras", "b.keras"], "must exist"),
         (["groups"], "Expected one MODEL.keras"),
         (["groups", "a.h5"], "end in .keras"),
+        (["shrink", "a.keras", "x" * 250 + ".keras"], "names of up to 240 bytes"),
+        (["arm", "a.keras", "--fix", "b.tflite"], "`--fix` takes OUT.keras alone. Received: fix='b.tflite'"),
+        (["arm", "a.keras", "--fix", ""], "`--fix` takes OUT.keras alone. Received: fix=''"),
+        (["inspect", "a.tflite", "--shape", "a=1,2", "--shape", "a=1,3"], "need the names of inputs, each once"),
+        (["bundle", "a.tflite", "a.zip", "--normalization", "0,1", "--normalization", "0,2"], "names of inputs, each once"),
     ],
 )
 def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
@@ -116,6 +121,51 @@ def test_flags_without_an_effect_are_refused_before_any_file_is_read(words, caps
     assert f"error: {flag} has no effect {why}" in said and "Received: " in said
 
 
+@pytest.mark.parametrize("command", [["shrink"], ["arm", "--fix"]])
+def test_a_model_is_written_over_no_folder_and_removes_no_other_file(command, pruned, tmp_path, capsys):
+    _, path = pruned
+    folder, mine = tmp_path / "folder.keras", tmp_path / ".small.keras"
+    folder.mkdir()
+    mine.write_text("precious")
+    verb, *flag = command
+    assert main.console([verb, path, *flag, str(folder)]) == 2
+    assert "error: OUT.keras must not be a folder. Received: path=" in capsys.readouterr().err
+    main.console([verb, path, *flag, str(tmp_path / "small.keras")])
+    assert mine.read_text() == "precious" and not list(tmp_path.glob(".*partial*"))
+
+
+EXITS = """
+import sys
+def leaves(): sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("code, says", [(EXITS, "must load the data; it says: SystemExit: 0."), ("exit()", "SystemExit")])
+def test_code_that_ends_the_program_passes_no_gate(code, says, pruned, tmp_path, capsys):
+    """A file that ends with `sys.exit(main())` ended the command with it, and with status 0."""
+    model, path = pruned
+    x = np.zeros((8, 8, 8, 3), "float32")
+    tfr.export_tflite(model, tmp_path / "a.tflite", verify_data=x)
+    (tmp_path / "code.py").write_text(code)
+    named = f"{tmp_path / 'code.py'}:leaves"
+    assert main.console(["check", str(tmp_path / "a.tflite"), "--agrees_with", path, "--data", named]) == 2
+    said = capsys.readouterr().err
+    assert says in said and "Received: " in said
+    assert main.console(["compress", "--model", named, "--data", "digits", "--out", str(tmp_path / "run")]) == 2
+    assert "Received: " in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_status_of_other_code_is_no_status_of_a_command(monkeypatch, capsys):
+    from tf_reweight.cli import commands
+
+    def run(values, positional):
+        raise SystemExit(0)
+
+    monkeypatch.setitem(commands.COMMANDS, "report", (lambda values: None, run))
+    assert main.console(["report"]) == 2
+    assert "must not end the program. Received: exit=0." in capsys.readouterr().err
+
+
 def test_help_of_every_command(capsys):
     from tf_reweight.cli.commands import COMMANDS
 
@@ -139,9 +189,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch,
 
 
 def test_init_writes_what_a_first_run_needs(tmp_path, capsys):
-    folder = tmp_path / "mine"
+    folder = tmp_path / "my own"
     assert main.console(["init", str(folder)]) == 0
-    assert "compress --config configs/quickstart.yaml" in capsys.readouterr().out
+    assert f"cd '{folder}' && tf-reweight compress --config configs/quickstart.yaml" in capsys.readouterr().out
     names = sorted(path.name for path in (folder / "configs").iterdir())
     assert names == sorted(path.name for path in starting.shipped().iterdir() if path.suffix in (".py", ".yaml"))
     # What is there and the same stays; what differs is not overwritten, and nothing else is written.

@@ -157,6 +157,7 @@ def test_bad_arrays(arrays, words, tmp_path):
         ({"name": "digit"}, ValueError, "Did you mean 'digits'"),
         ({"name": "./none.npz"}, FileNotFoundError, "existing .npz"),
         ({"name": "./none"}, FileNotFoundError, "Check the path"),
+        ({"name": __file__}, ValueError, r"Name the function that loads the data: .*test_data\.py:load\."),
         ({"name": 3}, TypeError, "name or a path"),
         ({"name": "mnist", "data_dir": "none"}, FileNotFoundError, "`data_dir` must be an existing folder"),
         ({"validation": 1.0}, ValueError, "`validation`"),

@@ -3,7 +3,7 @@
 import difflib
 
 
-def message(expected, fix, **received):
+def message(expected, fix, /, **received):
     """Three sentences for a user: what was expected, `Received: ...`, how to fix it.
 
     Example:

@@ -68,16 +68,33 @@ def define_shape(values):
 
 def shapes_of(words):
     """`1,224,224,3` as a tuple, `INPUT=1,224,224,3` as a dict of tuples, nothing as None."""
+    return by_input("shape", words, _sizes, "whole numbers", "1,224,224,3")
+
+
+def _sizes(text):
+    return tuple(int(size) for size in text.split(","))
+
+
+def by_input(flag, words, read, takes, example):
+    """What a flag says of a file's inputs: that of `VALUE` alone, a dict of those of `INPUT=VALUE`; None where it is not given.
+
+    Args:
+        flag: its name.
+        words: what was given, a list.
+        read: function of the text of a value; raises ValueError for what is none.
+        takes, example: a value, in words and as an example, for errors.
+    """
     from tf_reweight import errors
 
-    shapes = {}
+    found = {}
     for word in words:
-        name, _, sizes = word.rpartition("=")
+        name, _, text = word.rpartition("=")
+        if len(words) > 1 and name in ("", *found):
+            expected = f"Several values of `{flag}` need the names of inputs, each once."
+            raise ValueError(errors.message(expected, f"As in image={example}.", **{flag: words}))
         try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
+            found[name] = read(text)
         except ValueError:
-            fix = "For example 1,224,224,3, or image=1,224,224,3 for a file of several inputs."
-            raise ValueError(errors.message("`shape` takes whole numbers.", fix, shape=word)) from None
-    if "" in shapes and len(words) > 1:
-        raise ValueError(errors.message("Several shapes need the names of inputs.", "As in image=1,224,224,3.", shape=words))
-    return shapes.get("", shapes or None)
+            fix = f"For example {example}, or image={example} for a file of several inputs."
+            raise ValueError(errors.message(f"`{flag}` takes {takes}.", fix, **{flag: word})) from None
+    return found.get("", found or None)

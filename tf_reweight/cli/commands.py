@@ -6,11 +6,12 @@ Everything heavy is imported inside, so that `--help` is there at once.
 import json
 import os
 import pathlib
+import shlex
 
 from absl import flags
 
 from tf_reweight.cli import explaining, looking, phone, sweeping
-from tf_reweight.cli.arguments import check_needed, define_shape, one, shapes_of, show
+from tf_reweight.cli.arguments import by_input, check_needed, define_shape, one, shapes_of, show
 from tf_reweight.cli.model_argument import define_import, loaded, one_model
 
 
@@ -93,8 +94,6 @@ def _overrides(values):
 
 
 def _command(values):
-    import shlex
-
     parts = ["tf-reweight", "compress"]
     for flag in ("config", "model", "data", "structure", "budget", "epochs", "monitor"):
         parts += [f"--{flag}", str(values[flag].value)] if values[flag].value is not None else []
@@ -159,7 +158,7 @@ def _shrink(values, positional):
         fix = "For example: tf-reweight shrink pruned.keras small.keras."
         raise ValueError(errors.message("Expected IN.keras and OUT.keras.", fix, arguments=positional))
     target = pathlib.Path(positional[1])
-    _check_folder(target)
+    _check_target(target)
     model = loaded(values, positional[0])
     small, report = shrinking.shrink(model, values.multiple_of, find_groups=values.find_groups, return_report=True)
     _save_whole(small, target)
@@ -167,9 +166,13 @@ def _shrink(values, positional):
     return 0
 
 
-def _check_folder(target):
-    from tf_reweight import errors
+def _check_target(target):
+    """Raises unless a model can be saved there, so that no work is done for nothing."""
+    from tf_reweight import errors, files
 
+    files.folder_path("path", target)
+    if target.is_dir():
+        raise IsADirectoryError(errors.message("OUT.keras must not be a folder.", "Choose another name.", path=str(target)))
     if not target.parent.is_dir():
         raise FileNotFoundError(errors.message("The folder of OUT.keras must exist.", "Create it first.", path=str(target)))
     if not os.access(target.parent, os.W_OK):
@@ -178,12 +181,10 @@ def _check_folder(target):
 
 def _save_whole(model, target):
     """Writes all of a model or nothing."""
-    temporary = target.with_name(f".{target.name}")
-    try:
+    from tf_reweight import files
+
+    with files.whole(target, ".keras") as temporary:
         model.save(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _define_pack(values):
@@ -220,7 +221,7 @@ def _fix_for_arm(values, positional):
     if target.suffix != ".keras" or values.verify_arm:
         fix = "For example: tf-reweight arm model.keras --fix eligible.keras; --verify_arm is for .tflite files."
         raise ValueError(errors.message("`--fix` takes OUT.keras alone.", fix, fix=values.fix, verify_arm=values.verify_arm))
-    _check_folder(target)
+    _check_target(target)
     made, report = make_arm_eligible(loaded(values, source))
     _save_whole(made, target)
     print(json.dumps(report.to_dict(), indent=1) if values.json else report)
@@ -267,7 +268,7 @@ def _bundle(values, positional):
         fix = "For example: tf-reweight bundle model.tflite app.zip --labels labels.txt."
         raise ValueError(errors.message("Expected FILE.tflite and OUT.zip.", fix, arguments=positional))
     labels = _lines(values.labels) if values.labels is not None else None
-    normalization = _normalization(values.normalization)
+    normalization = by_input("normalization", values.normalization, _numbers, "MEAN,STD", "0,255")
     shapes = shapes_of(values.shape)
     description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header, shapes)
     print(json.dumps(description, indent=1))
@@ -288,22 +289,8 @@ def _lines(path):
         raise ValueError(errors.message("Labels must be text, one a line.", fix, labels=str(path))) from error
 
 
-def _normalization(words):
-    """`MEAN,STD` as a pair, `INPUT=MEAN,STD` as a dict of pairs, nothing as None."""
-    from tf_reweight import errors
-
-    pairs = {}
-    for word in words:
-        name, _, numbers = word.rpartition("=")
-        try:
-            pairs[name] = [float(number) for number in numbers.split(",")]
-        except ValueError:
-            fix = "For example 0,255, or image=0,255 for a file of several inputs."
-            raise ValueError(errors.message("`normalization` takes MEAN,STD.", fix, normalization=word)) from None
-    if "" in pairs and len(words) > 1:
-        fix = "Name every input, as in left=0,255."
-        raise ValueError(errors.message("Several normalisations need the names of inputs.", fix, normalization=words))
-    return pairs.get("", pairs or None)
+def _numbers(text):
+    return [float(number) for number in text.split(",")]
 
 
 def _define_benchmark(values):
@@ -352,7 +339,8 @@ def _init(values, positional):
         print(json.dumps([str(path) for path in written], indent=1))
         return 0
     print(f"{len(written)} files written to {folder / 'configs'}. Next:")
-    print(f"  {f'cd {folder} && ' if folder != pathlib.Path('.') else ''}tf-reweight compress --config configs/quickstart.yaml")
+    there = f"cd {shlex.quote(str(folder))} && " if folder != pathlib.Path(".") else ""
+    print(f"  {there}tf-reweight compress --config configs/quickstart.yaml")
     return 0
 
 

@@ -126,7 +126,7 @@ def _guarded(run, values, positional):
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
         with _ended_by_signals(), contextlib.nullcontext() if values.debug else quiet():
-            return run(values, positional)
+            return _ran(run, values, positional)
     except KeyboardInterrupt as error:
         goes_on = ": the same command goes on from here" if run in _RESUMED else ""
         print(f"\nended{goes_on}.", file=sys.stderr)
@@ -136,6 +136,18 @@ def _guarded(run, values, positional):
             raise
         print(f"error: {told(error)}", file=sys.stderr)
         return 2
+
+
+def _ran(run, values, positional):
+    """The status of a command. Code of the user's that ends the program does not decide it: a gate would be passed."""
+    from tf_reweight import errors
+
+    try:
+        return run(values, positional)
+    except SystemExit as error:
+        expected = "Code of a model or of data must not end the program."
+        fix = 'Take it out, or put it under `if __name__ == "__main__":`.'
+        raise RuntimeError(errors.message(expected, fix, exit=error.code)) from error
 
 
 if __name__ == "__main__":

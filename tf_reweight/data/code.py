@@ -35,6 +35,25 @@ def function(name, what):
     return found
 
 
+def called(name, what):
+    """What the function that `FILE.py:FUNCTION` names returns, called without arguments.
+
+    Args:
+        name: `"my_data.py:load"`.
+        what: `"data"` or `"model"`: what it is to give.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when there is no such function, or it raises or ends the program.
+    """
+    found = function(name, f"{what}.name (--{what})")
+    try:
+        return found()
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, and the end of the program
+        expected = f"{name} must load the {what}; it says: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(errors.message(expected.rstrip(": .") + ".", "Correct it.", **{what: name})) from error
+
+
 def imported(path):
     """The module of a Python file.
 
@@ -56,7 +75,7 @@ def imported(path):
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, and the end of the program
         del sys.modules[name]
         fix = "Correct the file; it is run from its path, with the folder of the call as working folder."
         expected = f"The Python file must run; it says: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -82,12 +101,7 @@ def splits(name):
     Raises:
         ValueError: when it raises or returns something else.
     """
-    load = function(name, "data.name (--data)")
-    try:
-        given = load()
-    except Exception as error:  # whatever the user's code raises
-        expected = f"{name} must load the data; it says: {type(error).__name__}: {error}"
-        raise ValueError(errors.message(expected.rstrip(".") + ".", "Correct it.", data=name)) from error
+    given = called(name, "data")
     fix = 'Return train, validation, test, each as `fit` takes it, or {"train": (x, y), "validation": ...}.'
     if isinstance(given, dict) and set(given) <= {"train", "validation", "test"} and given.get("train") is not None:
         return tuple(given.get(split) for split in ("train", "validation", "test"))

@@ -41,9 +41,9 @@ def reader(name, data_dir, image_size):
     if path.is_dir():
         return lambda: _read_folder(path, image_size)
     if path.is_file():
-        raise ValueError(
-            errors.message("Expected an .npz file or a folder of images.", "Save arrays with numpy.savez.", name=name)
-        )
+        is_code = path.suffix == ".py"
+        fix = f"Name the function that loads the data: {name}:load." if is_code else "Save arrays with numpy.savez."
+        raise ValueError(errors.message("Expected an .npz file or a folder of images.", fix, name=name))
     if explicit or len(path.parts) > 1:
         raise FileNotFoundError(errors.message("Expected an existing .npz file or folder.", "Check the path.", name=name))
     near = difflib.get_close_matches(name, ["digits", *known], n=1, cutoff=0.5)

@@ -34,7 +34,7 @@ def model_of(config, data):
     for path in named.custom:
         parts |= code.parts_of(code.imported(path))
     if code.is_code(named.name):
-        return code.function(named.name, "model.name")()
+        return code.called(named.name, "model")
     if isinstance(data, datasets.Dataset):
         return models.load(named.name, data.input_shape, data.num_classes, parts or None)
     if named.name in models.names():
