@@ -29,8 +29,10 @@ _FIELDS = (
     ("error", ">8"), ("after ", ">8"),
 )  # fmt: skip
 _COLUMNS = [
-    ["net", "{net}"], ["precision", "{precision}"], ["fully accelerated as converted", "{whole}"], ["rewritten", "{after}"],
-    ["bytes", "{size}"], ["added", "{added}"], ["error of outputs", "{error}"], ["rewritten", "{error_after}"],
+    ["net", "{net}"], ["precision", "{precision}"],
+    ["fully accelerated as converted", "{whole}"], ["once rewritten", "{after}"],
+    ["bytes as converted", "{size}"], ["added by rewriting", "{added}"],
+    ["error of outputs as converted", "{error}"], ["error once rewritten", "{error_after}"],
 ]  # fmt: skip
 
 

@@ -148,8 +148,8 @@ def result_of(rows, searches, seeds, measured_at):
             *map(_told, searches),
         ],
         "columns": [
-            ["removed", "{removed}"], ["budget", "{quantity}={budget}"], ["lowest error of a file", "{lowest:+.1%}"],
-            ["highest", "{highest:+.1%}"], ["goal", "{goal:.0%}"], ["files", "{files}"],
+            ["removed", "{removed}"], ["budget", "{quantity}={budget}"], ["lowest error of a file", "{lowest:+.2%}"],
+            ["highest", "{highest:+.2%}"], ["goal", "{goal:.0%}"], ["files", "{files}"],
         ],
         "figures": figures, "rows": rows, "searches": searches,
     }  # fmt: skip

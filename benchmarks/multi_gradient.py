@@ -56,33 +56,39 @@ def rows_of(seed, digits):
             yield row
 
 
+def spread(values, digits):
+    """The mean of shares, with the lowest and the highest where there are several."""
+    mean = f"{np.mean(values):.{digits}%}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}%} to {max(values):.{digits}%})"
+
+
 def result_of(rows, seeds, measured_at):
     figures = []
     for budget in dict.fromkeys(row["budget"] for row in rows):
         cells = {"budget": budget.replace("_", "=")}
         for method in METHODS:
             values = [row["test"] for row in rows if (row["budget"], row["method"]) == (budget, method)]
-            cells |= {method: float(np.mean(values)), f"{method}_lowest": min(values), f"{method}_highest": max(values)}
+            cells[method] = spread(values, 2)
         figures.append(cells)
     own = [row["zeros"] for row in rows if row["zeros"] is not None]
     dense = [row["dense"] for row in rows]
     return {
         "title": "Two objectives by the multi-gradient rule, against a budget",
-        "command": "python benchmarks/multi_gradient.py",
+        "command": f"python benchmarks/multi_gradient.py --seeds {' '.join(map(str, seeds))}",
         "commit": measured_at,
         "recorded": "written by the script itself",
         "environment": environment_of(environment()),
         "seeds": seeds,
         "findings": [
-            f"Digits, `{NET}`, single weights, test accuracy of the float32 files; {min(dense):.1%} to {max(dense):.1%} dense. "
+            f"Digits, `{NET}`, single weights, test accuracy of the float32 files; {spread(dense, 1)} dense. "
             f"Equal epochs for both: {EPOCHS['regularize']} that find the zeros and {EPOCHS['retrain']} afterwards.",
-            f"By itself, before it was cut to a budget, the rule with its defaults ended with {min(own):.1%} to {max(own):.1%} "
-            "of the weights at zero.",
+            f"By itself, before it was cut to a budget, the rule with its defaults ended with {spread(own, 1)} of the "
+            "weights at zero.",
         ],
         "columns": [
             ["left", "{budget}"],
-            ["`multi_gradient`", "{multi_gradient:.2%} ({multi_gradient_lowest:.2%} to {multi_gradient_highest:.2%})"],
-            ["towards the budget", "{deadline:.2%} ({deadline_lowest:.2%} to {deadline_highest:.2%})"],
+            ["`multi_gradient`", "{multi_gradient}"],
+            ["towards the budget", "{deadline}"],
         ],
         "figures": figures, "rows": rows,
     }  # fmt: skip

@@ -28,15 +28,29 @@ def results():
             raise ValueError(f"benchmarks/results/{name}.json must have {', '.join(_NEEDED)}. Received: no {missing[0]}.")
         if "figures" in result and not (result["figures"] and result.get("columns")):
             raise ValueError(f"benchmarks/results/{name}.json must have rows and columns, or no table. Received: an empty one.")
+        _check_table(name, result)
     return read
+
+
+def _check_table(name, result):
+    """Raises for cells that say nothing, and for columns that cannot be told apart."""
+    if "figures" not in result:
+        return
+    headings = _headings(result)
+    twice = sorted({heading for heading in headings if headings.count(heading) > 1})
+    if twice:
+        raise ValueError(f"benchmarks/results/{name}.json must name each column once. Received: {twice[0]!r} twice.")
+    empty = [row for row in _cells(result) if not all(cell.strip() for cell in row)]
+    if empty:
+        expected = f"benchmarks/results/{name}.json must have something in every cell, '–' for what was not measured."
+        raise ValueError(f"{expected} Received: {empty[0]}.")
 
 
 def section(result):
     """A result as it stands on a page: heading, conditions, table, one bullet for each finding."""
     lines = [f"### {result['title']}", "", *_conditions(result), ""]
     if "figures" in result:
-        headings = [heading.format(**result["figures"][0]) for heading, _ in result["columns"]]
-        lines += [*_table(headings, _cells(result)), ""]
+        lines += [*_table(_headings(result), _cells(result)), ""]
     lines += [f"- {finding}" for finding in result["findings"]]
     return "\n".join(lines).rstrip()
 
@@ -52,6 +66,10 @@ def _conditions(result):
     lines = ["```", result["command"], "```", "", f"{about} The figures were {result['recorded']}."]
     options = result.get("options", {})
     return lines + [""] * bool(options) + [f"- {mark} `{words}`" for mark, words in options.items()]
+
+
+def _headings(result):
+    return [heading.format(**result["figures"][0]) for heading, _ in result["columns"]]
 
 
 def _cells(result):

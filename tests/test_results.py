@@ -39,6 +39,15 @@ def test_every_result_is_shown_and_says_how_it_was_measured():
         assert (ROOT / script).is_file(), f"{name}: {script}"
 
 
+@pytest.mark.parametrize(
+    "columns, cell, words", [("ab", "", "something in every cell"), ("aa", "1", "each column once")], ids=["empty", "twice"]
+)
+def test_tables_with_empty_cells_or_columns_of_one_name_are_refused(columns, cell, words):
+    result = {"figures": [{"a": "1", "b": cell}], "columns": [[columns[0], "{a}"], [columns[1], "{b}"]]}
+    with pytest.raises(ValueError, match=f"{words}.*Received: "):
+        GENERATE["_check_table"]("mine", result)
+
+
 def test_no_figure_of_the_benchmark_page_is_typed():
     """Outside of blocks stand words: no percentage, no ratio, no decimal number."""
     text = GENERATE["BLOCK"].sub("", (ROOT / "docs" / "benchmarks.md").read_text())
