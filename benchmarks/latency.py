@@ -14,6 +14,7 @@ import pathlib
 from rich.console import Console
 
 from tf_reweight.export import benchmark
+from tf_reweight.tflite.latency import RUNTIMES
 
 
 def files_of(folder):
@@ -31,6 +32,7 @@ def main():
     parser.add_argument("--runs", type=int, default=300, help="measured runs of each file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=20, help="runs of each file before measuring")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="what runs the files")
     parser.add_argument("--output", type=pathlib.Path, help="write the figures to this JSON file")
     options = parser.parse_args()
     folders = [path for path in options.paths if path.is_dir()]
@@ -39,11 +41,12 @@ def main():
     try:
         groups = [files_of(folder) for folder in folders] + ([("files", files)] if files else [])
         for name, paths in groups:
-            timed = benchmark(paths, options.runs, options.threads, options.warmup)
-            console.print(name, *timed.to_tables())
-            tables.append({"run": name, **timed.to_dict()})
-            if options.output:
-                options.output.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+            for runtime in options.runtimes:
+                timed = benchmark(paths, options.runs, options.threads, options.warmup, runtime=runtime)
+                console.print(name, *timed.to_tables())
+                tables.append({"run": name, "in": runtime, **timed.to_dict()})
+                if options.output:
+                    options.output.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

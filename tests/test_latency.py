@@ -11,7 +11,7 @@ import pytest
 
 from tf_reweight import export
 from tf_reweight.cli import main
-from tf_reweight.tflite import latency
+from tf_reweight.tflite import compiled, latency
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ def test_files_take_turns(files, monkeypatch):
 def test_figures_against_plain_loops(files, monkeypatch):
     """Medians, percentiles and ratios of times that are known."""
     own = [[3.0, 1.0], [5.0, 2.0], [4.0, 4.0]]
-    monkeypatch.setattr(latency, "_in_turns", lambda runners, num_runs: np.array(own))
+    monkeypatch.setattr(latency, "_in_turns", lambda runners, num_runs, warmup: np.array(own))
     timed = export.benchmark(files, num_runs=3)
     first, second = timed.rows
     assert first["name"] == "a.tflite" and first["median_ms"] == 4.0 and first["speedup"] == first["speedup_low"] == 1.0
@@ -55,6 +55,28 @@ def test_files_of_one_name_are_told_apart(files, tmp_path):
     twin.write_bytes(files[0].read_bytes())
     rows = export.benchmark([files[0], twin], num_runs=1, warmup=0).rows
     assert [row["name"] for row in rows] == [str(files[0]), str(twin)]
+
+
+def test_files_take_turns_in_the_newer_runtime_too(files, monkeypatch):
+    calls, invoke = [], compiled.Program.invoke
+    monkeypatch.setattr(compiled.Program, "invoke", lambda self: (calls.append(self.read()), invoke(self)))
+    timed = export.benchmark(files, num_runs=3, warmup=1, num_threads=2, runtime="compiled")
+    assert len(calls) == 8 and all(row["median_ms"] > 0 for row in timed.rows)
+    assert timed.measurement["runtime"].endswith("CompiledModel") and timed.num_threads == 2
+    # It computes what the interpreter does from the same inputs.
+    runner = latency._prepared(files[0], 1, None)
+    runner.invoke()
+    ((name, output),) = calls[-1].items()
+    np.testing.assert_allclose(output, runner.get(name), atol=1e-5)
+    assert np.abs(output).max() > 0
+
+
+def test_a_file_that_the_newer_runtime_does_not_run_is_refused(files, monkeypatch):
+    monkeypatch.setattr(compiled, "missing", lambda: "this version of ai-edge-litert has no CompiledModel")
+    with pytest.raises(ValueError, match='CompiledModel must run the files; it says: this version.*runtime="interpreter"'):
+        export.benchmark(files, num_runs=1, runtime="compiled")
+    with pytest.raises(ValueError, match="Did you mean 'compiled'"):
+        export.benchmark(files, num_runs=1, runtime="compild")
 
 
 def test_bad_arguments(files):
@@ -101,7 +123,8 @@ def test_the_table_of_runs(files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
     runpy.run_path(str(ROOT / "benchmarks" / "latency.py"), run_name="__main__")
     tables = json.loads(output.read_text())
-    assert [table["run"] for table in tables] == ["mine", "files"] and "dense_float32" in capsys.readouterr().out
+    assert [table["run"] for table in tables] == ["mine", "mine", "files", "files"]
+    assert [table["in"] for table in tables] == ["interpreter", "compiled"] * 2 and "dense_float32" in capsys.readouterr().out
     assert [row["name"] for row in tables[0]["rows"]] == ["dense_float32.tflite", "pruned_int8.tflite"]
     assert tables[0]["num_threads"] == 1 and tables[0]["num_runs"] == 2
     (run / "pruned_int8.tflite").unlink()

@@ -296,8 +296,9 @@ def _numbers(text):
 def _define_benchmark(values):
     define_shape(values)
     flags.DEFINE_integer("runs", 100, "measured runs of each file", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("threads", 1, "interpreter threads", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("threads", 1, "threads of the runtime", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("warmup", 10, "runs of each file before measuring", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("runtime", "interpreter", '"interpreter", or "compiled" for CompiledModel', flag_values=values)
 
 
 def _benchmark(values, positional):
@@ -308,10 +309,11 @@ def _benchmark(values, positional):
     if not positional:
         raise ValueError(errors.message("Expected at least one FILE.tflite.", "See tf-reweight --help.", arguments=positional))
     if any(path.endswith(".json") for path in positional):
-        _check_unset(values, ("runs", "threads", "warmup", "shape"))
+        _check_unset(values, ("runs", "threads", "warmup", "shape", "runtime"))
         timed = latency.reopen(positional)
     else:
-        timed = benchmark(positional, values.runs, values.threads, values.warmup, shapes_of(values.shape))
+        shapes = shapes_of(values.shape)
+        timed = benchmark(positional, values.runs, values.threads, values.warmup, shapes, values.runtime)
     show(values, timed.to_dict(), timed.to_tables() if not values.json else [])
     return 0
 

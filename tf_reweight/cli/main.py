@@ -38,7 +38,7 @@ tf-reweight: prune and quantize Keras models, ship checked .tflite files
   tf-reweight bundle FILE.tflite OUT.zip [--labels FILE] [--extra FILE ...]
                      [--normalization MEAN,STD] [--preprocessing WORDS]
   tf-reweight benchmark A.tflite B.tflite ... [--runs N] [--threads N]
-                        [--warmup N]
+                        [--warmup N] [--runtime compiled]
   tf-reweight explain MODEL.keras FILE.tflite --data DATA.py:FUNCTION
                       [--examples N]
   tf-reweight phone FILE.tflite --out DIR [--threads N] [--runs N]

@@ -146,7 +146,7 @@ def _layers_named(text, model):
     known, found = {layer.name for layer in all_layers(model)}, []
     for scopes in re.findall(r'"([^"@]+)/[^"@/]+@__inference', text):
         # Keras makes the name of a scope that it opens again unique by a number.
-        names = [re.sub(r"_1$", "", scope) for scope in scopes.split("/")]
+        names = [re.sub(r"_\d+$", "", scope) for scope in scopes.split("/")]
         found += [name for name in reversed(names) if name in known][:1] or [scopes]
     return list(dict.fromkeys(found))
 

@@ -62,34 +62,89 @@ def run(content, inputs):
     return _on_model(content, lambda model: _outputs(model, inputs))
 
 
+@contextlib.contextmanager
+def programs(files, num_threads):
+    """Files that are loaded side by side to be run again and again, a list of `Program`s, as long as the context lasts.
+
+    Args:
+        files: pairs of the bytes and the raw inputs, a dict of arrays by name, of which the first example is set.
+        num_threads: threads of each.
+
+    Raises:
+        Unavailable, RuntimeError: as for `run`.
+    """
+    with _loading() as load:
+        made = [Program(load(content, num_threads), inputs) for content, inputs in files]
+        for program, (_, inputs) in zip(made, files):
+            program.write(inputs, 0)
+        yield made
+
+
+class Program:
+    """A loaded `CompiledModel` with buffers for the inputs and outputs of its first signature.
+
+    Args:
+        model: the `CompiledModel`.
+        inputs: dict of arrays `(num, ...)` by name, of the sizes that it will be given.
+    """
+
+    def __init__(self, model, inputs):
+        ends = model.get_signature_by_index(0)
+        if set(ends["inputs"]) != set(inputs):
+            raise Unavailable(f"CompiledModel names the inputs {ends['inputs']}")
+        _resize(model, ends, inputs)
+        self._model, self._key = model, ends["key"]
+        self._sources = {name: model.create_input_buffer_by_name(self._key, name) for name in ends["inputs"]}
+        self._targets = {name: model.create_output_buffer_by_name(self._key, name) for name in ends["outputs"]}
+
+    def write(self, inputs, number):
+        """Sets the inputs to one example."""
+        for name, buffer in self._sources.items():
+            buffer.write(np.ascontiguousarray(inputs[name][number]).reshape(-1).view("int8"))
+
+    def invoke(self):
+        """Computes once."""
+        self._model.run_by_name(self._key, self._sources, self._targets)
+
+    def read(self):
+        """The outputs, a dict of arrays."""
+        return {name: _read(buffer) for name, buffer in self._targets.items()}
+
+
 def _on_model(content, work):
     """What `work` returns of a `CompiledModel` for the CPU, which is gone afterwards: its end is as noisy as its beginning."""
+    with _loading() as load:
+        return work(load(content))
+
+
+@contextlib.contextmanager
+def _loading():
+    """A function from bytes to a `CompiledModel` for the CPU; whatever LiteRT writes meanwhile is dropped."""
     reason = missing()
     if reason:
         raise Unavailable(reason)
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
+    def load(content, num_threads=None):
+        if num_threads is None:
+            return CompiledModel.from_buffer(content, HardwareAccelerator.CPU)
+        from ai_edge_litert.options import CpuOptions, Options
+
+        return CompiledModel.from_buffer(content, options=Options(HardwareAccelerator.CPU, CpuOptions(num_threads=num_threads)))
+
     _used[:] = [True]
     with _quiet():
-        return work(CompiledModel.from_buffer(content, HardwareAccelerator.CPU))
+        yield load
 
 
 def _outputs(model, inputs):
-    ends = model.get_signature_by_index(0)
-    if set(ends["inputs"]) != set(inputs):
-        raise Unavailable(f"CompiledModel names the inputs {ends['inputs']}")
-    _resize(model, ends, inputs)
-    sources = {name: model.create_input_buffer_by_name(ends["key"], name) for name in ends["inputs"]}
-    targets = {name: model.create_output_buffer_by_name(ends["key"], name) for name in ends["outputs"]}
-    made = {name: [] for name in targets}
+    program, made = Program(model, inputs), []
     for number in range(len(next(iter(inputs.values())))):
-        for name, buffer in sources.items():
-            buffer.write(np.ascontiguousarray(inputs[name][number]).reshape(-1).view("int8"))
-        model.run_by_name(ends["key"], sources, targets)
-        for name, buffer in targets.items():
-            made[name].append(_read(buffer))
-    return {name: np.stack(arrays) for name, arrays in made.items()}
+        program.write(inputs, number)
+        program.invoke()
+        made.append(program.read())
+    return {name: np.stack([outputs[name] for outputs in made]) for name in made[0]}
 
 
 def _resize(model, ends, inputs):

@@ -131,6 +131,11 @@ class Runner:
         detail = self.inputs[name]
         self._interpreter.set_tensor(detail["index"], _quantized(np.asarray(value), detail))
 
+    @property
+    def raw_inputs(self):
+        """The inputs as they are set, a dict of raw arrays by name."""
+        return {name: self._interpreter.get_tensor(detail["index"]) for name, detail in self.inputs.items()}
+
     def invoke(self):
         """Computes once."""
         self._interpreter.invoke()

@@ -14,13 +14,15 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer
+from tf_reweight.checks import check_integer, check_name
 from tf_reweight.records import Report
+from tf_reweight.tflite import compiled
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.processor import processor_name
 
 # No machine has more; LiteRT dies of numbers that its integers do not hold.
 MOST_THREADS = 1024
+RUNTIMES = ("interpreter", "compiled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Latencies(Report):
         return [table]
 
 
-def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None):
+def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtime=RUNTIMES[0]):
     """Times files against each other: in turns, in one process, on the same kind of inputs.
 
     Turns spread whatever else the machine does over all of them; figures of different processes or days are not comparable.
@@ -71,12 +73,14 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None):
         num_threads: threads of each interpreter.
         warmup: runs before measuring.
         shapes: of inputs whose sizes the files leave open: one whole shape as `(1, 224, 224, 3)`, or a dict by input name.
+        runtime: `"interpreter"`, which apps have used so far, or `"compiled"`, LiteRT's newer `CompiledModel`.
 
     Returns:
         `Latencies`.
 
     Raises:
-        FileNotFoundError, ValueError: for a file that is missing or does not load; nothing is measured then.
+        FileNotFoundError, ValueError: for a file that is missing or does not load, or that the runtime does not run; nothing is
+            measured then.
 
     Example:
         >>> benchmark(["dense_int8.tflite", "pruned_int8.tflite"]).rows[1]["speedup"]
@@ -87,13 +91,14 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None):
     for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):
         check_integer(name, value, least, fix="Count runs.")
     check_integer("num_threads", num_threads, 1, MOST_THREADS, fix="Count the processor's large cores.")
+    check_name("runtime", runtime, RUNTIMES)
     runners = [_prepared(path, num_threads, shapes) for path in paths]
-    for _ in range(warmup):
-        for runner in runners:
-            runner.invoke()
-    times = _in_turns(runners, num_runs)
+    if runtime == "compiled":
+        times = _of_compiled(runners, paths, num_runs, num_threads, warmup)
+    else:
+        times = _in_turns(runners, num_runs, warmup)
     rows = [_row(name, times[:, i], times[:, 0]) for i, name in enumerate(_names(paths))]
-    return Latencies(tuple(rows), num_runs, num_threads, warmup, _measurement())
+    return Latencies(tuple(rows), num_runs, num_threads, warmup, _measurement(runtime))
 
 
 def reopen(paths):
@@ -135,8 +140,23 @@ def _saved(path):
     return found
 
 
-def _in_turns(runners, num_runs):
-    """Milliseconds `(num_runs, files)`."""
+def _of_compiled(runners, paths, num_runs, num_threads, warmup):
+    """Milliseconds `(num_runs, files)` in `CompiledModel`."""
+    files = [(runner.content, {name: array[None] for name, array in runner.raw_inputs.items()}) for runner in runners]
+    try:
+        with compiled.programs(files, num_threads) as programs:
+            return _in_turns(programs, num_runs, warmup)
+    except (compiled.Unavailable, RuntimeError) as error:
+        expected = f"CompiledModel must run the files; it says: {' '.join(str(error).split())[:300]}."
+        fix = 'Measure in the interpreter, runtime="interpreter".'
+        raise ValueError(errors.message(expected, fix, files=_names(paths))) from error
+
+
+def _in_turns(runners, num_runs, warmup):
+    """Milliseconds `(num_runs, files)`, after `warmup` runs of each."""
+    for _ in range(warmup):
+        for runner in runners:
+            runner.invoke()
     times = np.zeros((num_runs, len(runners)))
     for turn in range(num_runs):
         # Every other turn backwards, so that no file always runs after the same neighbour.
@@ -162,11 +182,12 @@ def _names(paths):
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _measurement():
+def _measurement(runtime):
+    version = importlib.metadata.version("ai-edge-litert")
     return {
         "id": uuid.uuid4().hex,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
+        "runtime": f"ai-edge-litert {version}, {'CompiledModel' if runtime == 'compiled' else 'interpreter'}",
         "machine": platform.machine(),
         "processor": processor_name(),
         "processor_count": os.cpu_count(),
