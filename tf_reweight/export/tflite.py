@@ -156,14 +156,7 @@ def export_tflite(
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
     given, model = model, single_precision(model)
     emulator = Emulator() if verify_arm else None
-    representative, held_out = _taken(given, representative_data, verify_data)
-    specs = samples.input_specs(model, held_out if held_out is not None else representative)
-    if representative is not None:
-        representative = samples.checked(representative, specs, "representative_data")
-    if held_out is not None:
-        held_out = samples.checked(held_out, specs, "verify_data")
-    else:
-        held_out = representative if representative is not None else random_inputs.inputs(model, specs, num=8)
+    specs, representative, held_out = _examples(given, model, representative_data, verify_data)
     converted = _converted(model, precision, specs, representative, quantized_io)
     wider = _wider(summarize(converted, path), precision)
     fragile = verification.is_fragile(model, precision)
@@ -172,9 +165,8 @@ def export_tflite(
         return verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given, classes)
 
     content, checked = _chosen(converted, False if fragile else accelerated, check)
-    if precision == "int16":
-        checked = dataclasses.replace(checked, doubts=(*checked.doubts, SLOW))
-    checked = dataclasses.replace(checked, doubts=(*checked.doubts, *_larger(content, model, precision, specs)))
+    slow = (SLOW,) if precision == "int16" else ()
+    checked = dataclasses.replace(checked, doubts=(*checked.doubts, *slow, *_larger(content, model, precision, specs)))
     verification.say_doubts(checked)
     found = apart.delegation(content) if fragile else delegation(content)
     write_whole(path, content)
@@ -233,6 +225,27 @@ def _accelerated(content, spared):
 def _costs_nothing(fast, plain):
     agree = plain.top1_agreement is None or fast.top1_agreement >= plain.top1_agreement
     return agree and fast.relative_error <= _NOISE * plain.relative_error
+
+
+def _examples(given, model, representative_data, verify_data):
+    """What goes into the file, and the examples for it.
+
+    Args:
+        given: the model of the user, who has the examples for it.
+        model: the one that is converted.
+        representative_data, verify_data: as for `export_tflite`.
+
+    Returns:
+        `(specs, representative, held_out)`: the inputs, examples that set ranges, or None, and those to compare on, which are
+        random where there are no others.
+    """
+    representative, held_out = _taken(given, representative_data, verify_data)
+    specs = samples.input_specs(model, held_out if held_out is not None else representative)
+    if representative is not None:
+        representative = samples.checked(representative, specs, "representative_data")
+    if held_out is not None:
+        return specs, representative, samples.checked(held_out, specs, "verify_data")
+    return specs, representative, random_inputs.inputs(model, specs, num=8) if representative is None else representative
 
 
 def _taken(model, representative_data, verify_data):
