@@ -95,26 +95,16 @@ def regularize_coupled(
     removable(model)  # refused before any work
     budget = filed.calibrated(model, budget, "of_channels")
     coupled = groups(model)
-    positions: dict[str, int] = {}
-    made, left_out = [], []
-    costs = savings.of_sets(price, coupled)
-    for cost, (item, target) in zip(costs, anchored(coupled.sets, find(model)[0], trainable=True)):
-        if target is None:
-            left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
-            continue
-        # Sets that stay whole count as well: the position tells sets apart when a model is loaded.
-        position = positions.get(target.name, 0)
-        positions[target.name] = position + 1
-        if item.frozen_layers:
-            left_out.append(LeftOut(item.name, f"{', '.join(item.frozen_layers[:3])}: trainable=False"))
-            continue
+    made, costs = [], savings.of_sets(price, coupled)
+    anchors, left_out = _anchors(model, coupled)
+    for number, target, position in anchors:
+        item = coupled.sets[number]
         with beside(target.variable):
             if budget is None:
-                regularizer = Coupled(item.num_groups, strength, penalty, criterion, cost, relative, position)
+                regularizer = Coupled(item.num_groups, strength, penalty, criterion, costs[number], relative, position)
             else:
                 regularizer = CoupledBudgeted(item.num_groups, budget, criterion, position)
         made.append((target, regularizer.join(item, target.variable)))
-    left_out += [LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
     if not made:
         raise ValueError(
             errors.message(
@@ -126,6 +116,24 @@ def regularize_coupled(
     add_all(model, made)
     warn_of_frozen(model, budget=budget)
     return CoupledPenalties(tuple(regularizer for _, regularizer in made), tuple(left_out))
+
+
+def _anchors(model, coupled):
+    """`(number of the set, the kernel that carries its penalty, position)` of each set to be pressed, and what is left out."""
+    found, left_out = [], []
+    positions: dict[str, int] = {}
+    for number, (item, target) in enumerate(anchored(coupled.sets, find(model)[0], trainable=True)):
+        if target is None:
+            left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
+            continue
+        # Sets that stay whole count as well: the position tells sets apart when a model is loaded.
+        position = positions.get(target.name, 0)
+        positions[target.name] = position + 1
+        if item.frozen_layers:
+            left_out.append(LeftOut(item.name, f"{', '.join(item.frozen_layers[:3])}: trainable=False"))
+        else:
+            found.append((number, target, position))
+    return found, left_out + [LeftOut(item.name, "; ".join(item.reasons)) for item in coupled.frozen]
 
 
 def _check_within_reach(coupled, budget, pressed):

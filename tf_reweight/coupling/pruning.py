@@ -143,14 +143,7 @@ def prune_groups(
     """
     check_flags(include_frozen=include_frozen)
     check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
-    given = {"sparsity": sparsity, "budget": budget, "macs": macs}
-    given = {name: amount for name, amount in given.items() if amount is not None}
-    if len(given) > 1:
-        fix = "Pass one of them: how many groups, what may be left, or how much computing goes."
-        raise ValueError(errors.message(f"{_listed(given)} exclude each other.", fix, **given))
-    for name, of in (("sparsity", "groups removed"), ("macs", "multiply-accumulates removed")):
-        if name in given:
-            check_fraction(name, given[name], of)
+    given = _amount_given(sparsity, budget, macs)
     budget = filed.calibrated(model, budgets.get(budget), "of_channels")
     check_name("scope", scope, ("model", "set"))
     coupled = removable(model, include_frozen)
@@ -159,10 +152,7 @@ def prune_groups(
         fix = "Pass some hundred inputs as data; labels are not needed."
         raise ValueError(errors.message("`reconstruct` needs examples.", fix, data=data))
     criterion = _default_criterion(model, budget, examples) if criterion is None else criterion
-    check_criterion(criterion, RANKINGS)
-    if criterion == TAYLOR and not given:
-        fix = 'Pass a budget, or rank by criterion="lamp".'
-        raise ValueError(errors.message('criterion="taylor" needs an amount.', fix, sparsity=sparsity, budget=budget))
+    _check_ranking(criterion, given)
     warn_of_frozen(coupled.model, include_frozen, budget)
     zero_again(model)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
@@ -183,6 +173,28 @@ def prune_groups(
     follow_closely(model)
     batch_statistics.refresh(model, examples)
     return dataclasses.replace(report, notes=unmet.said([unfreed, _short(report, sparsity, scope)]), reconstructed=rebuilt)
+
+
+def _amount_given(sparsity, budget, macs):
+    """How much goes, by the name of the argument that says it; empty where the penalties say it."""
+    given = {"sparsity": sparsity, "budget": budget, "macs": macs}
+    given = {name: amount for name, amount in given.items() if amount is not None}
+    if len(given) > 1:
+        fix = "Pass one of them: how many groups, what may be left, or how much computing goes."
+        names = " and ".join(f"`{name}`" for name in given)
+        raise ValueError(errors.message(f"{names} exclude each other.", fix, **given))
+    for name, of in (("sparsity", "groups removed"), ("macs", "multiply-accumulates removed")):
+        if name in given:
+            check_fraction(name, given[name], of)
+    return given
+
+
+def _check_ranking(criterion, given):
+    """Raises for an unknown criterion, and for one that ranks where nothing says how much goes."""
+    check_criterion(criterion, RANKINGS)
+    if criterion == TAYLOR and not given:
+        fix = 'Pass a budget, or rank by criterion="lamp".'
+        raise ValueError(errors.message('criterion="taylor" needs an amount.', fix, sparsity=None, budget=None))
 
 
 def _default_criterion(model, budget, examples):
@@ -380,10 +392,6 @@ def hold_groups(model: keras.Model) -> int:
         _add_masks(masks, item, keep)
     hold_all(model, list(masks.values()))
     return count
-
-
-def _listed(names):
-    return " and ".join(f"`{name}`" for name in names)
 
 
 def _add_masks(masks, item, keep):
