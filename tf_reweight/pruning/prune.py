@@ -138,36 +138,16 @@ def prune(
     limit = budgets.get(budget)
     _check_amount(sparsity, threshold, limit, scope, criterion)
     examples = batch_statistics.given(model, data)
+    amount_given, carried, parts = _any(sparsity, threshold, limit), None, []
     if structure is None:
-        if layers is not None:
-            raise ValueError(errors.message("`layers` goes with `structure`.", "Name the structure too.", layers=layers))
-        parts = attachments(model)
-        if not parts:
-            raise ValueError(
-                errors.message(
-                    "Expected a model with a penalty on it, or a `structure`.",
-                    "Call `regularize` and train first, or pass structure= for magnitude pruning.",
-                    structure=None,
-                )
-            )
-        if any(a.regularizer.spans_several for a in parts):
-            raise ValueError(
-                errors.message(
-                    "Coupled penalties span several kernels and are pruned by `prune_groups(model)`.",
-                    "Call it first; it takes them off.",
-                    kernels=[a.target.name for a in parts if a.regularizer.spans_several][:5],
-                )
-            )
-        common = None if _any(sparsity, threshold, limit) else common_budget([a.regularizer for a in parts])
-        zero_again(model)
-        chosen = [(a.target, a.regularizer.structure, a.regularizer.negligible) for a in parts]
-        if common is not None:
-            limit = _still_to_meet(model, common, parts)
-        names = {target.name for target, _, _ in chosen}
-        left_out = [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
+        parts = _single_penalties(model, layers)
+        carried = None if amount_given else common_budget([part.regularizer for part in parts])
+        chosen, left_out = _penalised_chosen(model, parts)
     else:
-        chosen, left_out = _magnitude_chosen(model, structure, layers, _any(sparsity, threshold, limit), limit)
-        zero_again(model)
+        chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
+    zero_again(model)
+    if carried is not None:
+        limit = _still_to_meet(model, carried, parts)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     last = {target.name: (target, structure) for target, structure, _ in chosen}
@@ -308,6 +288,33 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
         check_sparsity(sparsity)
     if threshold is not None:
         check_threshold(threshold)
+
+
+def _single_penalties(model, layers):
+    """The `Attachment`s of a model that is pruned by its penalties; raises for none, and for those of `regularize_coupled`."""
+    if layers is not None:
+        raise ValueError(errors.message("`layers` goes with `structure`.", "Name the structure too.", layers=layers))
+    parts = attachments(model)
+    if not parts:
+        raise ValueError(
+            errors.message(
+                "Expected a model with a penalty on it, or a `structure`.",
+                "Call `regularize` and train first, or pass structure= for magnitude pruning.",
+                structure=None,
+            )
+        )
+    coupled = [part.target.name for part in parts if part.regularizer.spans_several]
+    if coupled:
+        expected = "Coupled penalties span several kernels and are pruned by `prune_groups(model)`."
+        raise ValueError(errors.message(expected, "Call it first; it takes them off.", kernels=coupled[:5]))
+    return parts
+
+
+def _penalised_chosen(model, parts):
+    """`(target, structure, norm up to which groups are negligible)` of every penalty, and the kernels that carry none."""
+    chosen = [(part.target, part.regularizer.structure, part.regularizer.negligible) for part in parts]
+    names = {target.name for target, _, _ in chosen}
+    return chosen, [LeftOut(t.name, "carries no penalty") for t in find(model)[0] if t.name not in names]
 
 
 def _magnitude_chosen(model, structure, layers, amount_given, budget):
