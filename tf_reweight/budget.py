@@ -220,10 +220,10 @@ def _is_calibration(found):
     """Whether it is a mapping of quantities of files to what `filecost` measures of them."""
     if not isinstance(found, dict) or not set(found) <= set(OF_FILES):
         return False
-    return all(isinstance(entry, dict) and _is_measured(name, entry) for name, entry in found.items())
+    return all(isinstance(entry, dict) and _is_measured(entry) for entry in found.values())
 
 
-def _is_measured(name, entry):
+def _is_measured(entry):
     """Whether an entry has a curve, and where times are predicted by those of operations, theirs."""
     curves = [entry.get("points"), *entry.get("operations", ())] if is_sequence(entry.get("operations", ())) else [None]
     return set(entry) <= {"points", "operations"} and all(map(_is_curve, curves))

@@ -17,13 +17,14 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.demands import check_met, demands_of, prices_of, ranked, split, within, without_macs
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import can_listen, reactions
+from tf_reweight.coupling.penalty import coupled_penalties
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
 from tf_reweight.kernels.held import hold_all, zero_again
-from tf_reweight.penalties.attachment import attach, attachments, common_budget, detach
+from tf_reweight.penalties.attachment import attach, common_budget, detach
 from tf_reweight.records import Report
 
 
@@ -206,7 +207,7 @@ def _default_criterion(model, budget, examples):
 
 def _unfreed(model, coupled, scores):
     """A sentence about penalties that freed nothing; None where they have a budget, which says so itself."""
-    penalties = penalties_of(coupled.sets, [part.regularizer for part in attachments(model) if part.regularizer.spans_several])
+    penalties = penalties_of(coupled.sets, coupled_penalties(model))
     pressed = [(score, penalty) for score, penalty in zip(scores, penalties) if penalty is not None and penalty.budget is None]
     if not pressed:
         return None
@@ -292,7 +293,7 @@ def _freed(model, floors):
     """Norms as the penalties see them, and keep flags: False where a norm became negligible. Sets without one stay whole."""
     attach(model)
     coupled = floors.coupled
-    penalties = [item.regularizer for item in attachments(model) if item.regularizer.spans_several]
+    penalties = coupled_penalties(model)
     if not penalties:
         raise ValueError(
             errors.message(

@@ -80,7 +80,7 @@ def ranking(sets, criterion, prices=None, reactions=None):
         reactions: for `"taylor"`, per set how the loss reacts to each group; see `gates.reactions`.
     """
     if criterion == TAYLOR:
-        return [score / (1.0 if prices is None else price) for score, price in zip(reactions, prices or reactions)]
+        return reactions if prices is None else [score / price for score, price in zip(reactions, prices)]
     if criterion != LAMP:
         return relative_scores(sets, criterion)
     sums = {}
