@@ -18,11 +18,11 @@ class Traced(keras.layers.Layer):
         return inputs
 
 
-def net(loss="mse", **options):
+def net(loss="mse", optimizer=lambda: keras.optimizers.Adam(0.1), **options):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(1)(Traced()(inputs)))
-    model.compile(keras.optimizers.Adam(0.1), loss, metrics=["mae", keras.metrics.R2Score()], **options)
+    model.compile(optimizer(), loss, metrics=["mae", keras.metrics.R2Score()], **options)
     return model
 
 
@@ -35,10 +35,19 @@ def fitted(model):
     return Traced.traces - before, history, model.get_weights()
 
 
-def test_the_step_is_traced_once_and_trains_the_same():
-    made = net()
+OPTIMIZERS = {
+    "Adam": lambda: keras.optimizers.Adam(0.1),
+    "accumulation": lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2),
+    "average": lambda: keras.optimizers.Adam(0.1, use_ema=True),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_the_step_is_traced_once_and_trains_the_same(optimizer):
+    made = net(optimizer=optimizer)
     build_training(made, (X, Y, None))
-    (traces, history, weights), (plain_traces, plain_history, plain) = fitted(made), fitted(net())
+    (traces, history, weights), (plain_traces, plain_history, plain) = fitted(made), fitted(net(optimizer=optimizer))
     assert (traces, plain_traces) == (1, 2) and history == plain_history
     assert all(np.array_equal(one, other) for one, other in zip(weights, plain))
 

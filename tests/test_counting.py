@@ -71,6 +71,12 @@ def alone(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 
 
+def frames():
+    """A model applied to each of five frames, and inside it another one to each of its eight rows."""
+    rows = alone((8, 3), L.Conv1D(4, 3), L.Flatten(), L.Dense(2))
+    return alone((5, 8, 8, 3), L.TimeDistributed(alone((8, 8, 3), L.Conv2D(3, 3, padding="same"), L.TimeDistributed(rows))))
+
+
 UNLIKE = {
     "recurrent, last step": (lambda: alone((20, 4), L.LSTM(8)), 20 * (4 * 32 + 8 * 32)),
     "recurrent, all steps": (lambda: alone((20, 4), L.LSTM(8, return_sequences=True)), 20 * (4 * 32 + 8 * 32)),
@@ -79,6 +85,8 @@ UNLIKE = {
     "convolution in time": (lambda: alone((5, 8, 8, 3), L.ConvLSTM2D(4, 3, padding="same")), 5 * 64 * (27 * 16 + 36 * 16)),
     "transposed": (lambda: alone((8, 8, 4), L.Conv2DTranspose(6, 3, strides=2)), 64 * 9 * 4 * 6),
     "transposed in time": (lambda: alone((5, 8, 4), L.TimeDistributed(L.Conv1DTranspose(6, 3, strides=2))), 40 * 3 * 4 * 6),
+    "a model in time": (frames, 5 * (64 * 27 * 3 + 8 * (6 * 9 * 4 + 24 * 2))),
+    "recurrent in time": (lambda: alone((5, 20, 4), L.TimeDistributed(L.LSTM(8))), 5 * 20 * (4 * 32 + 8 * 32)),
     "channels first": (lambda: alone((4, 8, 8), L.Conv2D(6, 3, data_format="channels_first")), 36 * 9 * 4 * 6),
     "channels first, depthwise": (lambda: alone((4, 8, 8), L.DepthwiseConv2D(3, data_format="channels_first")), 36 * 9 * 4),
     "heads": (lambda: alone((10, 6), L.EinsumDense("abc,cde->abde", output_shape=(10, 3, 5))), 10 * 6 * 3 * 5),

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tests.test_page import file, whole
 from tf_reweight.reports import alarms, charts, metrics, page, tables
+from tf_reweight.workflow import scoring
 
 ACCURACY = {"name": "accuracy", "mode": "max", "proportion": True}
 ERROR = {"name": "mae", "mode": "min", "proportion": False}
@@ -130,6 +131,23 @@ def test_the_page_shows_every_metric_and_the_alarms():
         "mae went from 0.5 to 0.7.", "kind 99.00%, place 1.0e-02 off", "40.0% higher (worse)",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_a_metric_whose_direction_nobody_knows_is_shown_and_said():
+    """The loss heads then; without the table the user's own metric would be nowhere in the report."""
+    given = [scoring.Metric("loss", "min", False), scoring.Metric("hit", None, True)]
+    with pytest.warns(UserWarning, match="`loss` decides and heads the report.*'hit'.*monitor=\"hit\" and mode"):
+        found = scoring.in_order(given, None, None)
+    assert [metric["name"] for metric in found] == ["loss", "hit"]
+    figures = regression_run()
+    loss = {"name": "loss", "mode": "min", "proportion": False}
+    figures["metrics"] = [loss, {"name": "hits", "mode": None, "proportion": True}]
+    assert "Every metric" in page.render(figures) and "90.00%" in page.render(figures)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(*tables._metric_tables(figures))
+    assert "Every metric, test examples" in console.file.getvalue()
+    figures["metrics"] = [ERROR, loss]
+    assert "Every metric" not in page.render(figures)
 
 
 def test_a_page_of_files_that_only_their_class_can_measure():

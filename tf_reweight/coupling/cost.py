@@ -7,6 +7,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.counting import calls_at
 from tf_reweight.graph.positions import kernels_of, positions_of
 from tf_reweight.kernels.quantities import Curve, Product, Products, Timed
 
@@ -126,7 +127,7 @@ def _is_shift(variable):
 
 def kernel_uses(trace):
     """`(positions, variable, node)` for every use of a kernel: the call in which it is used."""
-    for step in trace.steps:
-        if is_layer(step.operation):
-            kernels = kernels_of(step.operation)
-            yield from ((positions_of(step.node, kernel), kernel, step.node) for kernel in kernels)
+    for node, times in (call for step in trace.steps for call in calls_at(step.node)):
+        if is_layer(node.operation):
+            kernels = kernels_of(node.operation)
+            yield from ((times * positions_of(node, kernel), kernel, node) for kernel in kernels)

@@ -21,7 +21,8 @@ def build_training(model, batch):
         return
     import tensorflow as tf
 
-    if tf.distribute.has_strategy() or isinstance(model.optimizer.iterations.value, tf.distribute.DistributedValues):
+    steps = model.optimizer.variables[0]  # `iterations` is no variable where gradients are accumulated
+    if tf.distribute.has_strategy() or isinstance(steps.value, tf.distribute.DistributedValues):
         return  # there Keras makes them itself
     try:
         model._symbolic_build(data_batch=batch)

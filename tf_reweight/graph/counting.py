@@ -6,7 +6,7 @@ import numpy as np
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.positions import kernels_of, positions_of
-from tf_reweight.graph.walking import is_graph, nodes_of
+from tf_reweight.graph.walking import is_distributed_model, is_graph, nodes_of
 
 
 def count_parameters(model):
@@ -29,27 +29,40 @@ def kernel_uses(model):
     Returns:
         List of `(variable, positions)`, one per kernel and call of its layer.
     """
-    calls = [(node.operation, node) for node in nodes_of(model)] if is_graph(model) else _calls_of_layers(model)
+    calls = [call for node in nodes_of(model) for call in calls_at(node)] if is_graph(model) else _calls_of_layers(model)
     found, counted = [], set()
     for layer, group in _by_layer(calls):
         kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
-        for node in group:
-            found += [(kernel, positions_of(node, kernel)) for kernel in kernels]
+        for node, times in group:
+            found += [(kernel, times * positions_of(node, kernel)) for kernel in kernels]
     return found
+
+
+def calls_at(node):
+    """The calls that a call stands for, as a list of `(node, times)`: those of a model that is distributed over time.
+
+    Args:
+        node: a call in Keras' graph.
+    """
+    if not is_distributed_model(node.operation):
+        return [(node, 1)]
+    steps = node.input_tensors[0].shape[1] or 1
+    return [(call, steps * times) for inner in nodes_of(node.operation.layer) for call, times in calls_at(inner)]
 
 
 def _by_layer(calls):
     """`(layer, its calls)` in order; operations that are no layers have no weights."""
     layers, groups = {}, {}
-    for layer, node in calls:
+    for node, times in calls:
+        layer = node.operation
         if is_layer(layer):
             layers[id(layer)] = layer
-            groups.setdefault(id(layer), []).append(node)
+            groups.setdefault(id(layer), []).append((node, times))
     return [(layers[key], group) for key, group in groups.items()]
 
 
 def _calls_of_layers(model):
     """Every call of a layer inside a subclassed model; a wrapper comes before the layer inside it."""
     inner = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
-    return [(layer, node) for layer in inner for node in layer._inbound_nodes]
+    return [(node, 1) for layer in inner for node in layer._inbound_nodes]

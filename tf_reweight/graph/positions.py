@@ -29,8 +29,14 @@ def positions_of(node, kernel):
         node: the call in Keras' graph.
         kernel: one of `kernels_of(node.operation)`.
     """
-    layer = node.operation.layer if isinstance(node.operation, _L.TimeDistributed) else node.operation
-    inputs, outputs = node.input_tensors[0].shape, node.outputs[0].shape
+    layer, inputs, outputs = node.operation, node.input_tensors[0].shape, node.outputs[0].shape
+    if isinstance(layer, _L.TimeDistributed):
+        steps, inputs, outputs = inputs[1] or 1, (inputs[0], *inputs[2:]), (outputs[0], *outputs[2:])
+        return steps * _positions(layer.layer, node, kernel, inputs, outputs)
+    return _positions(layer, node, kernel, inputs, outputs)
+
+
+def _positions(layer, node, kernel, inputs, outputs):
     if isinstance(layer, _ATTENTION):
         read = _read_by(node, kernel.path.split("/")[-2]).shape
         return _places(read, len(read) - 1)

@@ -21,6 +21,12 @@ def head_of(figures):
     return metrics_of(figures)[0]
 
 
+def tabled_of(figures):
+    """Every metric of a run, for a table of them; none where the one that heads the report and the loss are all there is."""
+    every = metrics_of(figures)
+    return every if any(metric["name"] != "loss" for metric in every[1:]) else []
+
+
 def value_of(entry, split, metric):
     """A metric of a stage or a file on a split; None where it was not measured."""
     return (entry.get(split) or {}).get(metric["name"], entry.get(f"{split}_{metric['name']}"))

@@ -85,10 +85,7 @@ def change(figures):
 
 
 def _metric_rows(figures):
-    """Every metric of the test examples where there are more than one and a loss: name and a text per stage and file."""
-    every = metrics.metrics_of(figures)
-    if len(every) <= 2:
-        return []
+    """Every metric of the test examples where the report has others than its head: name and a text per stage and file."""
     entries = [figures["stages"][0], figures["stages"][-1], *figures["files"]]
     guess = figures.get("guess") or {}
     return [
@@ -98,7 +95,7 @@ def _metric_rows(figures):
             "texts": [metrics.text_of(metric, metrics.value_of(entry, "test", metric)) for entry in entries],
             "guess": metrics.text_of(metric, guess.get(metric["name"])),
         }
-        for metric in every
+        for metric in metrics.tabled_of(figures)
     ]
 
 

@@ -169,9 +169,9 @@ def _stage_table(report):
 
 
 def _metric_tables(report):
-    """One table with every metric of the test examples, per stage and file; none where there is one metric and a loss."""
-    every = metrics.metrics_of(report)
-    if len(every) <= 2:
+    """One table with every metric of the test examples, per stage and file; none where the head says all."""
+    every = metrics.tabled_of(report)
+    if not every:
         return []
     table = Table(title="Every metric, test examples", box=box.SIMPLE_HEAD)
     table.add_column("metric")

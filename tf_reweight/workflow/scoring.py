@@ -1,6 +1,7 @@
 """Every metric of every output, alike for Keras models and for files: of their outputs, by the user's own objects."""
 
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -173,6 +174,12 @@ def _identities(outputs, names):
     return keras.Model(inputs, keras.tree.pack_sequence_as(outputs, made))
 
 
+def _warn_of_direction(name, first):
+    fix = f'To decide by it, pass monitor="{name}" and mode="max" or "min" (--set task.monitor={name} --set task.mode=max).'
+    text = f"`{first}` decides and heads the report: whether {name!r} is better high or low is not known from its name. {fix}"
+    warnings.warn(text, stacklevel=2)
+
+
 def in_order(metrics, monitor, mode):
     """The metrics of a run as dicts, the one that decides first.
 
@@ -187,8 +194,11 @@ def in_order(metrics, monitor, mode):
     """
     by_name = {metric.name: metric for metric in metrics}
     if monitor is None:
-        known = [metric for metric in metrics if metric.mode is not None and "loss" not in metric.name]
+        compiled_ones = [metric for metric in metrics if "loss" not in metric.name]
+        known = [metric for metric in compiled_ones if metric.mode is not None]
         first = (known or [by_name.get(_LOSS) or Metric(_LOSS, "min", False)])[0]
+        if compiled_ones and compiled_ones[0].mode is None:
+            _warn_of_direction(compiled_ones[0].name, first.name)
     else:
         name = monitor.removeprefix("val_")
         if name not in by_name:
