@@ -16,8 +16,8 @@ PACKAGE = pathlib.Path(tfr.__file__).parent
 # From the ground up. A room imports only rooms of the floors below its own; those on one floor know nothing of each other.
 FLOORS = (
     ("errors", "lazy", "records", "registration", "_version"),
-    ("checks", "extras", "registry", "files", "learning_rate"),
-    ("budget", "graph", "structures", "tflite"),
+    ("checks", "extras", "registry", "files"),
+    ("budget", "graph", "learning_rate", "structures", "tflite"),
     ("kernels", "packing", "data"),
     ("batch_statistics", "penalties"),
     ("pruning", "coupling", "baselines", "regularizers"),

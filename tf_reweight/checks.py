@@ -72,6 +72,12 @@ def check_name(kind, name, options):
         raise ValueError(errors.unknown(kind, name, options))
 
 
+def check_text(name, value):
+    """Raises TypeError unless `value` is text, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(errors.message(f"`{name}` must be text.", "Pass a str.", **{name: value}))
+
+
 def check_flag(name, value, fix="Pass True or False."):
     """Raises TypeError unless `value` is a bool, Python's or NumPy's."""
     if not isinstance(value, (bool, np.bool_)):
@@ -82,6 +88,15 @@ def check_flags(**flags):
     """Raises TypeError unless every argument is a bool; public functions begin with it, before they look at anything else."""
     for name, value in flags.items():
         check_flag(name, value)
+
+
+def check_classes(y, shape):
+    """Raises ValueError unless `y` holds class numbers in this shape: of others, NumPy would compare all with all."""
+    y = np.asarray(y)
+    if y.shape != tuple(shape) or y.dtype.kind not in "biuf":
+        fix = "One-hot labels: pass `y.argmax(-1)`; labels of shape (num, 1): `y.reshape(-1)`."
+        received = {"shape": y.shape, "dtype": str(y.dtype)}
+        raise ValueError(errors.message(f"`y` must be class numbers of the shape {tuple(shape)}.", fix, **received))
 
 
 def is_integer(value):

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from tf_reweight import errors
+from tf_reweight.checks import check_number
 
 
 class CosineDecay(keras.callbacks.Callback):
@@ -19,8 +19,8 @@ class CosineDecay(keras.callbacks.Callback):
 
     def __init__(self, learning_rate, warmup=0):
         super().__init__()
-        if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
-            raise ValueError(errors.message("`learning_rate` must be a number > 0.", "Try 1e-3.", learning_rate=learning_rate))
+        check_number("learning_rate", learning_rate, exclusive=True, fix="Try 1e-3.")
+        check_number("warmup", warmup, fix="It counts epochs.")
         self.learning_rate, self.warmup = learning_rate, warmup
         self._epoch = 0
 

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 
 from tf_reweight import registry
-from tf_reweight.checks import REMOVED, STEPS, check_fraction, check_integer, check_number
+from tf_reweight.checks import REMOVED, STEPS, check_fraction, check_integer, check_number, is_integer
 from tf_reweight.records import fields_of
 
 
@@ -42,7 +42,7 @@ class Schedule(abc.ABC):
     def _check_steps(self, endless):
         check_integer("begin_step", self.begin_step, 0, fix=STEPS)
         check_integer("frequency", self.frequency, 1, fix=STEPS)
-        if not (endless and self.end_step == -1):
+        if not (endless and is_integer(self.end_step) and self.end_step == -1):
             check_integer("end_step", self.end_step, self.begin_step if endless else self.begin_step + 1, fix=STEPS)
 
 

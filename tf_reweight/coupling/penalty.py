@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from tf_reweight import errors, penalties
-from tf_reweight.checks import check_flag
+from tf_reweight.checks import check_flag, check_integer
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.scores import CRITERIA, check_criterion, counted_slices
 from tf_reweight.graph.attributes import models_with
@@ -46,6 +46,7 @@ class Coupled(Renewed):
         penalty = penalties.get(penalty)
         check_criterion(criterion)
         _check_relative(relative, penalty)
+        check_integer("num_groups", num_groups, 1, fix="It counts the groups of a coupled set.")
         super().__init__(strength, penalty, price, (num_groups,))
         self.num_groups, self.position = num_groups, position
         self.criterion, self.relative = criterion, bool(relative)  # a configuration holds no bool of NumPy's

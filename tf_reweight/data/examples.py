@@ -131,11 +131,9 @@ class _Door:
             if single:
                 arrays = [array[None] for array in arrays]
                 y = None if y is None else np.asarray(y)[None]
-        lengths = [len(array) if array.ndim else 0 for array in arrays]
-        if y is not None:
-            y = np.asarray(y)
-            lengths.append(len(y) if y.ndim else 0)
-        if len(set(lengths)) != 1:
+        y = None if y is None else np.asarray(y)
+        lengths = [len(array) if array.ndim else None for array in (*arrays, *([] if y is None else [y]))]
+        if len(set(lengths)) != 1 or None in lengths:
             fix = "Each batch holds as many examples for each input, and as many labels."
             raise ValueError(errors.message(f"`{self.argument}` must yield whole batches.", fix, lengths=lengths))
         return arrays, y

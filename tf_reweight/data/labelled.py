@@ -49,10 +49,10 @@ def read(model, x, y=None, argument="x"):
     """
     arrays, found = take_labelled(model, x, argument)
     arrays, labels = checked(arrays, input_specs(model, arrays), argument), found if y is None else y
-    lengths = {len(np.asarray(array)) for array in keras.tree.flatten(labels)} if labels is not None else set()
-    if lengths - {len(arrays[0])}:
-        fix = "Pass as many labels as examples."
-        received = {"labels": sorted(lengths), "examples": len(arrays[0])}
+    shapes = [np.shape(array) for array in keras.tree.flatten(labels)] if labels is not None else [arrays[0].shape]
+    if not shapes or any(shape[:1] != arrays[0].shape[:1] for shape in shapes):
+        fix = "Pass an array with as many labels as examples."
+        received = {"labels": shapes[:5], "examples": len(arrays[0])}
         raise ValueError(errors.message("`y` must have a label for each example.", fix, **received))
     return Labelled(arrays, labels)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
-from tf_reweight.checks import check_fraction, check_integer, check_number
+from tf_reweight.checks import check_fraction, check_integer, check_number, is_number
 from tf_reweight.deadline.found import groups_of, noted
 from tf_reweight.deadline.pace import pace
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
@@ -79,7 +79,7 @@ class BudgetProximal(keras.callbacks.Callback):
         check_integer("every", every, 1, fix="It counts training steps.")
         if power is not None:
             check_number("power", power, exclusive=True, fix="1 is usual.")
-        if survivors is not None and not 0 <= survivors <= 1:
+        if survivors is not None and not (is_number(survivors) and 0 <= survivors <= 1):
             fix = "0 leaves the groups that are to stay alone, 1 presses on all alike."
             raise ValueError(errors.message("`survivors` must be in [0, 1].", fix, survivors=survivors))
         self.budget, self.until, self.criterion, self.every = budgets.get(budget), until, criterion, every

@@ -8,7 +8,8 @@ import re
 import zipfile
 
 from tf_reweight import errors
-from tf_reweight.files import write_whole
+from tf_reweight.checks import check_flag, check_text, listed
+from tf_reweight.files import as_path, write_whole
 from tf_reweight.packing import equivalence
 from tf_reweight.tflite import flatbuffer, metadata, sizes
 from tf_reweight.tflite.execution import Runner, read_file
@@ -31,7 +32,7 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
         out: the `.zip` to write, whole or not at all.
         labels: names of the classes in the order of the outputs, or None; then those that the file has.
         preprocessing: how an input is made of raw data, in words, such as `"grey, 28 x 28 pixels"`; or None.
-        extra: paths of further files, such as a run's `report.html`.
+        extra: paths of further files, a list or tuple, or one alone, such as a run's `report.html`.
         normalization: `(mean, std)`: the input is `(raw - mean) / std`; see `metadata.annotate`.
         header: whether to write the C header; None does for files up to 1 MiB.
         shapes: of inputs whose sizes the file leaves open, for running it: one whole shape, or a dict by input name.
@@ -48,8 +49,11 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
     Example:
         >>> bundle("pruned_int8.tflite", "app.zip", labels=data.class_names, normalization=(0, 255))
     """
+    if header is not None:
+        check_flag("header", header)
+    check_text("preprocessing", preprocessing)
     out = _checked_out(out)
-    extra = [pathlib.Path(item) for item in extra]
+    extra = [as_path("extra", item) for item in listed(extra)]
     _check_extra(extra)
     given = read_file(path)
     content = given
@@ -96,7 +100,7 @@ def describe(content, name, preprocessing=None, shapes=None):
 
 
 def _checked_out(out):
-    out = pathlib.Path(out).expanduser()
+    out = as_path("out", out).expanduser()
     if out.suffix != ".zip" or not out.parent.is_dir() or out.is_dir():
         raise ValueError(errors.message("`out` must end in .zip, in an existing folder.", "Choose another.", out=str(out)))
     if not os.access(out.parent, os.W_OK):

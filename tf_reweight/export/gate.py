@@ -13,6 +13,7 @@ from tf_reweight.data.labelled import read
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
 from tf_reweight.export.verification import is_classes, keras_outputs
+from tf_reweight.graph.checking import check_model
 from tf_reweight.records import Report
 from tf_reweight.tflite import apart, compiled
 from tf_reweight.tflite.comparing import compare, differences
@@ -113,6 +114,8 @@ def check_file(
 
 
 def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop):
+    if agrees_with is not None:
+        check_model(agrees_with)
     if max_bytes is not None:
         check_integer("max_bytes", max_bytes, 1, fix="It counts bytes.")
     if max_ms is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags
+from tf_reweight.checks import check_classes, check_flags
 from tf_reweight.data.examples import take_labelled
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
@@ -131,12 +131,15 @@ def _check_precisions(precisions):
 def _report(model, specs, arrays, y, precisions):
     """`precision_sensitivity` on checked arrays."""
     check_recurrent(model)
-    if y is not None and len(y) != len(arrays[0]):
+    if y is not None and np.shape(y)[:1] != arrays[0].shape[:1]:
         fix = "Pass one label per example."
-        raise ValueError(errors.message("`y` must have a label for each input.", fix, x=len(arrays[0]), y=len(y)))
+        received = {"x": arrays[0].shape, "y": np.shape(y)}
+        raise ValueError(errors.message("`y` must have a label for each input.", fix, **received))
     content = convert(model, "float32", specs)
     inputs = dict(zip(samples.identifiers([spec.name for spec in specs]), arrays))
     expected = Runner(content)(inputs)
+    if y is not None:
+        check_classes(y, expected[0].shape[:-1])
     operations = tuple(_measured(content, inputs, expected, y, item, precisions) for item in kernels(content))
     if not operations:
         fix = "There is nothing to store in fewer bits."

@@ -6,14 +6,7 @@ from tf_reweight.graph.access import is_layer
 
 def check_model(model):
     """Raises unless `model` is a built Keras 3 model."""
-    if not is_layer(model):
-        raise TypeError(
-            errors.message(
-                "`model` must be a Keras 3 model.",
-                "tf_keras models: save as .keras and load with `keras.saving.load_model`.",
-                model=type(model).__module__ + "." + type(model).__name__,
-            )
-        )
+    check_layer(model)
     unbuilt = [layer.name for layer in (model, *sublayers(model)) if not layer.built]
     if not model.built or not model.weights and unbuilt:
         raise ValueError(
@@ -22,6 +15,18 @@ def check_model(model):
                 "Give it an Input, call `model.build(input_shape)`, or run it once on a batch.",
                 model=model.name,
                 unbuilt_layers=unbuilt[:5],
+            )
+        )
+
+
+def check_layer(model):
+    """Raises unless `model` is a Keras 3 model or layer, built or not."""
+    if not is_layer(model):
+        raise TypeError(
+            errors.message(
+                "`model` must be a Keras 3 model.",
+                "tf_keras models: save as .keras and load with `keras.saving.load_model`.",
+                model=type(model).__module__ + "." + type(model).__name__,
             )
         )
 

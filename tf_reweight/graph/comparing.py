@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.recasting import is_half
 from tf_reweight.graph.walking import graph_of
@@ -47,6 +48,7 @@ def compare(model, other, inputs):
     """
     outputs = []
     for each in (model, other):
+        check_layer(each)
         with fixed_draws(each):
             made = each(keras.tree.pack_sequence_as(graph_of(each).input, inputs), training=False)
         outputs.append(keras.tree.flatten(made))

@@ -179,8 +179,11 @@ def check_not_beside(budget, options):
         budget: a `Budget` or None.
         options: for each name what was given, and its default.
     """
-    given = {name: value for name, (value, default) in options.items() if value is not default and value != default}
-    if budget is not None and given:
+    if budget is None:
+        return
+    # Of arrays and tensors no one value says whether they are the default.
+    given = {name: value for name, (value, default) in options.items() if hasattr(value, "__array__") or value != default}
+    if given:
         expected = f"{', '.join(f'`{name}`' for name in given)} must be left out beside a budget."
         fix = "It presses by the log-sum, at the prices of what it limits; `criterion` says what a group is worth."
         raise ValueError(errors.message(expected, fix, **given, budget=budget))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tf_reweight import errors
+from tf_reweight.checks import check_name
 from tf_reweight.penalties.renewed import check_price
 
 PRICES = ("equal", "size")
@@ -12,11 +12,10 @@ PRICES = ("equal", "size")
 
 def check(price, names=PRICES):
     """Raises ValueError unless `price` is a number > 0 or among `names`."""
-    if price in names:
-        return
     if isinstance(price, str):
-        raise ValueError(errors.unknown("price", price, names))
-    check_price(price)
+        check_name("price", price, names)
+    else:
+        check_price(price)
 
 
 def of_kernels(price, items):

@@ -51,7 +51,7 @@ class Reweighting(keras.callbacks.Callback):
         self.epsilon = _checked_epsilon(epsilon, rounds)
         if learning_rate is not None:
             fix = "None leaves the optimizer alone."
-            check_number("learning_rate", learning_rate, exclusive=True, fix=fix, finite=False)
+            check_number("learning_rate", learning_rate, exclusive=True, fix=fix)
         self.learning_rate = learning_rate
         self.history = []
         self._epoch, self._slow = 0, []

@@ -320,6 +320,9 @@ def _penalised_chosen(model, parts):
 def _magnitude_chosen(model, structure, layers, amount_given, budget):
     """`(target, structure, 0.0)` of every kernel and structure named, in their order, and what is left out of all."""
     named = [get_structure(item) for item in listed(structure)]
+    if not named:
+        fix = 'For example "filter", or a list of them.'
+        raise ValueError(errors.message("`structure` must name one at least.", fix, structure=structure))
     if not amount_given and not all(item.decides for item in named):
         raise ValueError(
             errors.message(

@@ -197,6 +197,7 @@ def keep_clusters(model, max_values=256, per_channel=False):
         TypeError: when `per_channel` is not a bool.
     """
     check_flags(per_channel=per_channel)
+    check_integer("max_values", max_values, 1, fix="It counts values; a byte tells 256.")
     count = 0
     for target in find(model)[0]:
         kernel = as_numpy(target.variable).astype("float32")

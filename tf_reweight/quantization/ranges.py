@@ -10,6 +10,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph.access import all_layers
+from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
@@ -128,4 +129,5 @@ class FreezeRanges(keras.callbacks.Callback):
 
 
 def _layers(model, kinds):
+    check_layer(model)
     return [layer for layer in all_layers(model) if isinstance(layer, kinds)]

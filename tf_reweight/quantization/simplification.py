@@ -11,6 +11,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
+from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
@@ -60,6 +61,7 @@ def simplify(model):
     Raises:
         ValueError: when the outputs differ by more than float noise.
     """
+    check_model(model)
     given = recast(model, "float32") if is_double(model) else model
     work = _Simplifier(Names(model), given)
     made = rebuild(given, Inlined(work.visit), like=given)

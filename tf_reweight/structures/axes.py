@@ -4,6 +4,7 @@ import dataclasses
 
 from keras import ops
 
+from tf_reweight.checks import check_integer, check_name
 from tf_reweight.structures.base import Structure, num_rows
 from tf_reweight.structures.one_pass import sum_of_squares
 
@@ -136,6 +137,12 @@ class Head(Structure):
 
     name = "head"
     cuts_whole_axes = True
+
+    def __post_init__(self):
+        if self.num_heads is not None:
+            check_integer("num_heads", self.num_heads, 1, fix="None takes it from the layer.")
+        if self.axis is not None:
+            check_name("axis", self.axis, ("in", "out"))
 
     def fit(self, layout):
         if self.num_heads is not None or layout.num_heads is None:

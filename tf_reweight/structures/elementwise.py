@@ -76,7 +76,7 @@ class NOfM(Structure):
                     "`n` and `m` must be integers with 1 <= n < m.", "`n` counts what is KEPT of `m`.", n=self.n, m=self.m
                 )
             )
-        if self.axis not in _AXES and not (is_integer(self.axis) and self.axis >= 0):
+        if not (isinstance(self.axis, str) and self.axis in _AXES) and not (is_integer(self.axis) and self.axis >= 0):
             raise ValueError(errors.unknown("axis", self.axis, (*_AXES, "or a number of an axis, 0 and up")))
 
     def _axis(self, shape):

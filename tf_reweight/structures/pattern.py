@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import math
+import operator
 
 import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.checks import is_integer, is_number
+from tf_reweight.checks import is_integer, is_number, is_sequence
 from tf_reweight.structures.base import Structure, safe_sqrt
 
 
@@ -46,6 +47,9 @@ class Pattern(Structure):
     decides = True
 
     def __post_init__(self):
+        if not isinstance(self.positions, str) and not is_sequence(self.positions):
+            fix = "For example [[0, 1, 3, 4], [1, 2, 4, 5]], row * width + column each."
+            raise TypeError(errors.message("`positions` must be a name or lists of positions.", fix, positions=self.positions))
         size = _checked_size(self.kernel_size)
         _check_fields(self)
         if self.positions not in _OPEN:
@@ -222,17 +226,17 @@ def natural(kernels, entries, num_patterns, kernel_size=(3, 3)):
 def _checked_size(size):
     if size is None:
         return None
-    size = tuple(size)
-    if len(size) != 2 or not all(is_integer(n) and n >= 1 for n in size):
-        raise ValueError(
-            errors.message("`kernel_size` must be two positive integers.", "Try [3, 3].", kernel_size=list(size))
-        )
-    return size
+    if not is_sequence(size) or len(size) != 2 or not all(is_integer(n) and n >= 1 for n in size):
+        raise ValueError(errors.message("`kernel_size` must be two positive integers.", "Try [3, 3].", kernel_size=size))
+    return tuple(size)
 
 
 def _checked_positions(positions, size):
     area = math.prod(size)
-    patterns = tuple(tuple(sorted({int(p) for p in pattern})) for pattern in positions)
+    try:
+        patterns = tuple(tuple(sorted({operator.index(p) for p in pattern})) for pattern in positions)
+    except TypeError:  # what is no list of lists of whole numbers
+        patterns = ()
     if not patterns or any(not pattern or pattern[0] < 0 or pattern[-1] >= area for pattern in patterns):
         raise ValueError(
             errors.message(

@@ -73,7 +73,7 @@ def delegation(content, shapes=None):
         folder = pathlib.Path(name)
         (folder / "model.tflite").write_bytes(content)
         if shapes is not None:
-            (folder / "shapes.json").write_text(json.dumps(shapes))
+            (folder / "shapes.json").write_text(json.dumps(shapes, default=_plain))
         try:
             _run([sys.executable, "-m", "tf_reweight.tflite.delegation", name])
         except RuntimeError as error:
@@ -82,6 +82,11 @@ def delegation(content, shapes=None):
                 raise input_shapes.Unfit(said) from error
             raise ValueError(str(error).removeprefix("ValueError: ")) from error
         return from_dict(json.loads((folder / "delegation.json").read_text()))
+
+
+def _plain(value):
+    """Numbers and arrays of NumPy as Python's, anything else as its text, which is refused as a shape by whoever reads it."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def _run(command):

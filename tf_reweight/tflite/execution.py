@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags
+from tf_reweight.checks import check_classes, check_flags
 from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
@@ -179,9 +179,12 @@ def evaluate_tflite(path, x, y, num_threads=1):
     Example:
         >>> evaluate_tflite("model.tflite", *data.test)
     """
-    if len(x) != len(y) or not len(x):
-        raise ValueError(errors.message("Expected as many inputs as labels, at least one.", "Check it.", x=len(x), y=len(y)))
-    outputs = Runner(path, num_threads)([np.asarray(x)])
+    x = np.asarray(x)
+    if x.shape[:1] != np.shape(y)[:1] or not x.size:
+        expected = "Expected as many inputs as labels, at least one."
+        raise ValueError(errors.message(expected, "Pass arrays.", x=x.shape, y=np.shape(y)))
+    check_classes(y, x.shape[:1])
+    outputs = Runner(path, num_threads)([x])
     if len(outputs) != 1 or outputs[0].ndim != 2:
         shapes = [output.shape for output in outputs]
         raise ValueError(

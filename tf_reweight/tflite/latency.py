@@ -14,7 +14,8 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_integer, check_name
+from tf_reweight.checks import check_integer, check_name, listed
+from tf_reweight.files import as_path
 from tf_reweight.records import Report
 from tf_reweight.tflite import compiled
 from tf_reweight.tflite.execution import Runner
@@ -68,7 +69,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
     What single operations take is not reported: LiteRT's Python interface does not tell, and its delegate runs them as one.
 
     Args:
-        paths: the `.tflite` files; the first is what the others are compared with.
+        paths: the `.tflite` files, a list or tuple, or one alone; the first is what the others are compared with.
         num_runs: measured runs of each.
         num_threads: threads of each interpreter.
         warmup: runs before measuring.
@@ -85,7 +86,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
     Example:
         >>> benchmark(["dense_int8.tflite", "pruned_int8.tflite"]).rows[1]["speedup"]
     """
-    paths = [pathlib.Path(path) for path in paths]
+    paths = [as_path("paths", path) for path in listed(paths)]
     if not paths:
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import check_text
 from tf_reweight.tflite import flatbuffer
 
 LABELS = "labels.txt"
@@ -48,6 +49,8 @@ def annotate(content, labels=None, normalization=None, name="model", description
         >>> read(annotated)["outputs"][0]["labels"]
         ['cat', 'dog']
     """
+    check_text("name", name)
+    check_text("description", description)
     model = flatbuffer.parse(content)
     flatbuffer.name_ends(model)
     graph = model.subgraphs[0]
@@ -128,6 +131,9 @@ def _labelled(outputs, labels):
     """Position of the output that labels belong to; None without labels."""
     if labels is None:
         return None
+    if isinstance(labels, (str, bytes)) or np.ndim(labels) != 1:
+        fix = "Pass a list of names; the command line takes a file of them."
+        raise TypeError(errors.message("Labels must be names, one for each class.", fix, labels=labels))
     labels, shapes = list(labels), [[int(size) for size in tensor.shape] for tensor in outputs]
     wrong = [label for label in labels if not isinstance(label, str) or not label.strip() or "\n" in label]
     if wrong:

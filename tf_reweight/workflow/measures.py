@@ -10,15 +10,34 @@ import keras
 import numpy as np
 
 from tf_reweight._version import __version__
+from tf_reweight.checks import check_classes
+from tf_reweight.data.labelled import read
+from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.pruning.prune import sparsity
 from tf_reweight.workflow.scoring import outputs_of
 
+# Examples that go through a model together.
+_BATCH = 512
+
 
 def accuracy(model, x, y):
-    """Top-1 accuracy of a classifier on arrays, as a float in [0, 1]."""
-    hits = [np.argmax(outputs_of(model, x[i : i + 512]), axis=-1) == y[i : i + 512] for i in range(0, len(x), 512)]
-    return float(np.mean(np.concatenate(hits)))
+    """Top-1 accuracy of a classifier on arrays, as a float in [0, 1].
+
+    Args:
+        model: a built Keras model with one output, whose last axis has an entry for each class.
+        x: its inputs.
+        y: class numbers, an array `(num,)`, or of the shape of the outputs without their last axis.
+
+    Raises:
+        TypeError, ValueError: for what is no model, holds no examples, or does not fit together.
+    """
+    check_model(model)
+    labelled = read(model, x, y)
+    batches = (slice(start, start + _BATCH) for start in range(0, labelled.num, _BATCH))
+    chosen = np.concatenate([np.argmax(outputs_of(model, labelled.batch(model, rows)[0]), axis=-1) for rows in batches])
+    check_classes(y, chosen.shape)
+    return float(np.mean(chosen == np.asarray(y)))
 
 
 def stage_figures(model, data, scorer):

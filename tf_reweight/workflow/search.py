@@ -76,9 +76,9 @@ def check(run):
     if run.metric["name"] == "loss" and run.config.task.monitor is None:
         fix = "Compile the model with a metric, or say monitor='loss' and a drop in units of the loss."
         raise ValueError(errors.message("`accuracy_drop` needs a metric.", fix, metrics=[m["name"] for m in run.metrics]))
-    if run.metric["proportion"] and drop > 1:
+    if run.metric["proportion"] and drop >= 1:
         hint = f"Did you mean {drop / 100:g}? " if drop < 100 else ""
-        expected = f"`accuracy_drop` must be at most 1: {run.metric['name']} is a proportion."
+        expected = f"`accuracy_drop` must be below 1: {run.metric['name']} is a proportion."
         raise ValueError(errors.message(expected, f"{hint}0.005 is half a point.", accuracy_drop=drop))
     if run.config.regularize.coupled is None and len(run.config.regularize.rules) != 1:
         fix = "Keep one rule, or `coupled`."

@@ -1,0 +1,119 @@
+"""What a hurried user hands to public functions by mistake: it is refused in our words, or means what it can only mean."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tf_reweight import baselines, callbacks, coupling, export, quantization, shrinking, structures
+
+X, Y = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32"), np.arange(12) % 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="relu", name="conv"), keras.layers.BatchNormalization(name="norm")]
+    net = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)])
+    net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    return net
+
+
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "a.tflite"
+    tfr.export_tflite(model, path, verify_data=X)
+    return path
+
+
+COLUMN, ONE_HOT = Y[:, None], np.eye(4)[Y]
+
+
+@pytest.mark.parametrize("y", [COLUMN, ONE_HOT, Y[:5], Y[0], np.array(["a"] * 12), X, []])
+def test_an_accuracy_is_of_one_number_for_each_example(y, model, path):
+    """Labels (num, 1), as CIFAR's come, were compared all with all, and gave a number that was no accuracy."""
+    for measure in (
+        lambda: tfr.workflow.accuracy(model, X, y), lambda: export.evaluate_tflite(path, X, y),
+        lambda: export.precision_sensitivity(model, X, y, ["float16"]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="Received: "):
+            measure()
+
+
+def test_an_accuracy_is_the_same_from_all(model, path):
+    expected = float(np.mean(model.predict(X, verbose=0).argmax(-1) == Y))
+    for y in (Y, list(Y), Y.astype("float32"), Y.astype("uint8")):
+        assert export.evaluate_tflite(path, X, y) == expected
+    assert tfr.workflow.accuracy(model, X, Y) == export.evaluate_tflite(path, list(X), Y) == expected
+    assert export.precision_sensitivity(model, X, Y, ["float16"]).accuracy == expected
+
+
+@pytest.mark.parametrize("labels", ["a.txt", "abcd", b"abcd", 4, np.array("abcd"), True])
+def test_a_text_is_no_list_of_labels(labels, path, tmp_path):
+    """Each of its characters was the name of a class where there were as many, as for the path of a file of labels."""
+    with pytest.raises(TypeError, match="Labels must be names, one for each class. Received: labels="):
+        export.bundle(path, tmp_path / "a.zip", labels=labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_path_is_a_list_of_one(path, tmp_path):
+    assert len(export.benchmark(str(path), num_runs=1, warmup=0).rows) == 1
+    (tmp_path / "notes.txt").write_text("x")
+    export.bundle(path, tmp_path / "a.zip", extra=tmp_path / "notes.txt")
+
+
+BAD = [
+    (lambda m, p: export.bundle(p, None), TypeError, "`out` must be a path"),
+    (lambda m, p: export.bundle(p, "a.zip", extra=[3]), TypeError, "`extra` must be a path"),
+    (lambda m, p: export.bundle(p, "a.zip", preprocessing=b"grey"), TypeError, "`preprocessing` must be text"),
+    (lambda m, p: export.bundle(p, "a.zip", header="no"), TypeError, "`header` must be a bool"),
+    (lambda m, p: export.annotate(p.read_bytes(), name=3), TypeError, "`name` must be text"),
+    (lambda m, p: export.annotate(p.read_bytes(), description=3), TypeError, "`description` must be text"),
+    (lambda m, p: export.benchmark(None), TypeError, "`paths` must be a path"),
+    (lambda m, p: export.check_file(p, agrees_with=str(p), data=X), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: export.check_file(p, shapes=np.array([1, 7, 8, 1])), ValueError, "must fit"),
+    (lambda m, p: export.check_file(p, shapes={1, 8}), ValueError, "must fit"),
+    (lambda m, p: quantization.is_quantized("m.keras"), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: quantization.simplify(None), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: quantization.freeze(None), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: quantization.calibrate(keras.Sequential, X), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: shrinking.compare(m, None, [X]), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: quantization.keep_clusters(m, "16"), ValueError, "`max_values` must be an int >= 1"),
+    (lambda m, p: tfr.workflow.accuracy(None, X, Y), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: tfr.prune(m, [], budget="weights=0.5"), ValueError, "`structure` must name one at least"),
+    (lambda m, p: tfr.prune(m, "filter", sparsity=0.5, data=range(9)), ValueError, "`data` must yield whole batches"),
+    (lambda m, p: tfr.prune(m, "filter", sparsity=0.5, data=lambda: "no"), ValueError, "`data` must yield whole batches"),
+    (lambda m, p: tfr.refresh_statistics(m, X, 3), ValueError, "`y` must have a label for each example"),
+    (lambda m, p: tfr.refresh_statistics(m, X, []), ValueError, "`y` must have a label for each example"),
+    (lambda m, p: tfr.regularize(m, "filter", price=np.ones(2)), ValueError, "`price` must be a finite number > 0"),
+    (lambda m, p: tfr.regularize(m, "filter", price="sise"), ValueError, "Did you mean 'size'"),
+    (lambda m, p: tfr.regularize(m, "filter", budget="weights=0.5", price=np.ones(2)), ValueError, "beside a budget"),
+    (lambda m, p: tfr.regularize(m, "filter", penalty=np.ones(2)), (TypeError, ValueError), "penalty"),
+    (lambda m, p: tfr.regularize_coupled(m, price=np.ones(2)), ValueError, "`price` must be a finite number > 0"),
+    (lambda m, p: callbacks.BudgetProximal(survivors="all"), ValueError, "`survivors` must be in"),
+    (lambda m, p: callbacks.CosineDecay(float("inf")), ValueError, "`learning_rate` must be a finite number > 0"),
+    (lambda m, p: callbacks.CosineDecay(True), ValueError, "`learning_rate` must be a finite number > 0"),
+    (lambda m, p: callbacks.CosineDecay(0.1, "2"), ValueError, "`warmup` must be a finite number >= 0"),
+    (lambda m, p: callbacks.CosineDecay(0.1, -1), ValueError, "`warmup` must be a finite number >= 0"),
+    (lambda m, p: callbacks.Reweighting(learning_rate=float("inf")), ValueError, "`learning_rate` must be a finite number > 0"),
+    (lambda m, p: baselines.ConstantSparsity(0.5, 0, np.array([1, 2])), ValueError, "`end_step` must be an int"),
+    (lambda m, p: coupling.Coupled(2.5), ValueError, "`num_groups` must be an int >= 1"),
+    (lambda m, p: coupling.CoupledBudgeted(-1, "macs=0.5"), ValueError, "`num_groups` must be an int >= 1"),
+    (lambda m, p: structures.NOfM(axis=["in"]), ValueError, "Expected a known axis"),
+    (lambda m, p: structures.Head(0), ValueError, "`num_heads` must be an int >= 1"),
+    (lambda m, p: structures.Head(2, "left"), ValueError, "Expected a known axis"),
+    (lambda m, p: structures.Pattern(None), TypeError, "`positions` must be a name or lists"),
+    (lambda m, p: structures.Pattern([0, 1]), ValueError, "needs at least one position"),
+    (lambda m, p: structures.Pattern([[0.9, 1]]), ValueError, "needs at least one position"),
+    (lambda m, p: structures.Pattern("circles", 3), ValueError, "`kernel_size` must be two positive integers"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call, kind, words", BAD, ids=map(str, range(len(BAD))))
+def test_it_is_refused_before_any_work(call, kind, words, model, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = model.get_weights()
+    with pytest.raises(kind, match=words) as caught:
+        call(model, path)
+    assert str(caught.value).count("Received: ") == 1 and not list(tmp_path.iterdir())
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights())) and not tfr.detach(model)
