@@ -114,6 +114,7 @@ class Own(keras.Model):
 def test_a_budget_of_macs_is_refused_where_calls_are_not_known():
     model = Own()
     model(np.zeros((1, 8, 8, 3), "float32"))
+    assert count_macs(model) is None
     with pytest.raises(ValueError, match="whose calls are known"):
         prune(model, "filter", budget="macs=0.5")
     with pytest.warns(UserWarning, match="after the model was saved"):

@@ -10,6 +10,7 @@ import pytest
 import tf_reweight as tfr
 from tests import tasks
 from tf_reweight.cli import main
+from tf_reweight.reports import front as pages
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.progress import QUIET
 from tf_reweight.workflow import fronts, search
@@ -169,6 +170,17 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
     lower = fronts.marked(points((0.1, 100), (0.12, 50), (0.5, 10), (0.2, 60)), "min")
     assert [bool(point["best_by"]) for point in lower] == [True, True, True, False]
     assert not any(point["knee_by"] for point in fronts.marked(points((0.9, 100), (0.8, 50)), "max"))
+
+
+def test_a_cost_that_is_not_known_is_neither_drawn_nor_marked():
+    """A model of the user's own class does not say how much it computes; it is no model that computes nothing."""
+    known = {"name": "one", "test": 0.5, "folder": "one", "file": "one.tflite"}
+    found = fronts.marked([{**point, **known, "num_macs": None} for point in points((0.9, 100), (0.6, 40))], "max")
+    assert [point["best_by"] for point in found] == [["num_bytes", "latency_ms"]] * 2
+    front = fronts.Front({"name": "accuracy", "mode": "max", "proportion": True}, tuple(found))
+    assert " - " in str(front)
+    page = pages.render(front.to_dict(), fronts.axes_of(found))
+    assert page.count("<circle") == 4 and "multiply-accumulates" not in page and "<td>-</td>" in page
 
 
 @pytest.mark.parametrize(

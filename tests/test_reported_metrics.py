@@ -150,6 +150,16 @@ def test_a_metric_whose_direction_nobody_knows_is_shown_and_said():
     assert "Every metric" not in page.render(figures)
 
 
+def test_what_a_model_computes_is_a_dash_where_it_is_not_known():
+    figures = regression_run()
+    for stage in figures["stages"]:
+        stage["num_macs"] = None
+    assert ">None<" not in page.render(figures)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables._stage_table(figures))
+    assert [line.split()[-1] for line in console.file.getvalue().splitlines() if line.split()[:1] == ["dense"]] == ["-"]
+
+
 def test_a_page_of_files_that_only_their_class_can_measure():
     """A `test_step` of the user's own measures models, and no file."""
     figures = regression_run()

@@ -17,9 +17,12 @@ def count_parameters(model):
 def count_macs(model):
     """Multiply-accumulates of dense and convolution kernels for one example, int; unknown sizes count as 1.
 
-    Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long.
+    Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long. None for a model of the
+    user's own class that does not say how often it calls its kernels.
     """
     uses = kernel_uses(model)
+    if not is_graph(model) and not {id(kernel) for kernel in kernels_of(model)} <= {id(kernel) for kernel, _ in uses}:
+        return None
     return sum(positions * int(np.prod(kernel.shape)) for kernel, positions in uses)
 
 

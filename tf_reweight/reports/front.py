@@ -20,7 +20,7 @@ def render(figures, axes):
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["metric"] = lambda value: metrics.text_of(figures["metric"], value)
-    environment.filters["bytes"], environment.filters["count"] = charts.size_text, "{:,}".format
+    environment.filters["bytes"], environment.filters["count"] = charts.size_text, metrics.count_of
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(front=figures, plots=[_plot(figures, axis) for axis in axes], width=_WIDTH, height=_HEIGHT)
 

@@ -39,6 +39,11 @@ def text_of(metric, value):
     return f"{value:.2%}" if metric["proportion"] else f"{value:.4g}"
 
 
+def count_of(number):
+    """A count as text, `-` for one that is not known."""
+    return "-" if number is None else f"{number:,}"
+
+
 def interval(metric, value, num):
     """Half the width of the 95 % confidence interval of a proportion, after Wilson; None for other figures.
 

@@ -26,7 +26,7 @@ def render(figures, model=None):
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["count"] = "{:,}".format
+    environment.filters["count"] = metrics.count_of
     environment.filters["percent"] = "{:.2%}".format
     environment.filters["ratio"], environment.filters["versus"] = ratio, versus
     environment.filters["bytes"] = charts.size_text

@@ -163,7 +163,7 @@ def _stage_table(report):
             f"{stage['num_nonzero']:,}" if counted else "",
             f"{report['num_weights'] / stage['num_nonzero']:.1f}x" if stage["keeps_zeros"] else "",
             f"{stage['num_parameters']:,}",
-            f"{stage['num_macs']:,}",
+            metrics.count_of(stage["num_macs"]),
         )
     return table
 

@@ -50,7 +50,12 @@ class Front(Report):
 
 def _marked(point, axis, form):
     marks = ("*" if axis in point["best_by"] else "") + ("K" if axis in point["knee_by"] else "")
-    return f"{form.format(point[axis])}{' ' + marks if marks else ''}"
+    return "-" if point[axis] is None else f"{form.format(point[axis])}{' ' + marks if marks else ''}"
+
+
+def axes_of(points):
+    """The costs that are known of all points: how much a model of the user's own class computes is not."""
+    return [axis for axis in AXES if all(point[axis] is not None for point in points)]
 
 
 def trace(run, wanted, out):
@@ -81,7 +86,7 @@ def _traced(run, configs):
         points.append(_point(name, report, -1, point))
     found = Front(run.metric, tuple(marked(points, run.metric["mode"])))
     run.folder.write_json("sweep.json", found.to_dict())
-    run.folder.write_text("sweep.html", pages.render(found.to_dict(), AXES))
+    run.folder.write_text("sweep.html", pages.render(found.to_dict(), axes_of(points)))
     run.folder.tidy()
     for table in found.to_tables():
         run.console.print(table)
@@ -138,13 +143,13 @@ def marked(points, mode):
         points: dicts with `validation` and every cost.
         mode: `"max"` or `"min"`: which way the metric is better.
     """
-    marks = {axis: _front(points, axis, mode) for axis in AXES}
+    marks = {axis: _front(points, axis, mode) for axis in axes_of(points)}
     knees = {axis: _knee([points[i] for i in front], axis, mode) for axis, front in marks.items()}
     return [
         {
             **point,
-            "best_by": [axis for axis in AXES if i in marks[axis]],
-            "knee_by": [axis for axis in AXES if knees[axis] is point],
+            "best_by": [axis for axis in marks if i in marks[axis]],
+            "knee_by": [axis for axis in marks if knees[axis] is point],
         }
         for i, point in enumerate(points)
     ]
