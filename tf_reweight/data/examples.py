@@ -249,7 +249,11 @@ def checked(arrays, specs, argument):
     if len({len(array) for array in made}) != 1:
         lengths = [len(array) for array in made]
         raise ValueError(
-            errors.message(f"`{argument}` must have as many examples for each input.", "Check it.", lengths=lengths)
+            errors.message(
+                f"`{argument}` must have as many examples for each input.",
+                "Cut the longer ones, or pass what is missing.",
+                lengths=lengths,
+            )
         )
     return made
 

@@ -328,7 +328,7 @@ def _of_arrays(model, given, argument, batch_size, seed):
     x, y, weight = (*(_structure(part, argument) for part in parts), None, None)[:3]
     num = check_batch(x, y, weight, argument)
     if not num:
-        raise ValueError(errors.message(f"`{argument}` must hold at least one example.", "Check it.", examples=num))
+        raise ValueError(errors.message(f"`{argument}` must hold at least one example.", "Look at what made it.", examples=num))
     if weight is not None and not any(np.any(part) for part in keras.tree.flatten(weight) if part is not None):
         expected = f"The sample weights of `{argument}` must not all be zero: nothing would count."
         raise ValueError(errors.message(expected, "Leave them out, or give some examples a weight.", examples=num))
@@ -371,7 +371,11 @@ def parted(batch, argument):
     parts = listed(batch)
     if len(parts) not in (1, 2, 3):
         raise ValueError(
-            errors.message(f"`{argument}` must yield (x, y) or (x, y, sample_weight).", "Check it.", entries=len(parts))
+            errors.message(
+                f"`{argument}` must yield (x, y) or (x, y, sample_weight).",
+                "Put several inputs or outputs into a list or dict of their own.",
+                entries=len(parts),
+            )
         )
     parts = tuple(None if part is None else keras.tree.map_structure(_numpy, part) for part in parts)
     return (*parts, None, None)[:3]

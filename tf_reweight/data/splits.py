@@ -25,7 +25,10 @@ def arrays(split, x, y):
     if len(x) != len(y) or not len(x):
         raise ValueError(
             errors.message(
-                f"Expected as many inputs as labels, at least one, in {split}.", "Check it.", inputs=len(x), labels=len(y)
+                f"Expected as many inputs as labels, at least one, in {split}.",
+                "Pass both of the same examples.",
+                inputs=len(x),
+                labels=len(y),
             )
         )
     whole = np.iinfo("int32")
