@@ -104,6 +104,15 @@ def test_zipped_files_are_measured_again_when_training_has_moved_the_weights(mon
     assert 0.98 < left / dense / 0.5 <= 1.01
 
 
+def test_a_budget_of_files_is_put_on_once():
+    """Each call measured files in which its own kernels alone have zeros, and the first one's curve was taken for all."""
+    model = small()
+    regularize(model, "unstructured", budget="zipped_bytes=0.95", layers=model.layers[:1])
+    with pytest.raises(ValueError, match="all kernels at once.*Received: budget="):
+        regularize(model, "unstructured", budget="zipped_bytes=0.95", layers=model.layers[1:])
+    assert [item.target.layer.name for item in attachments(model)] == [model.layers[0].name]
+
+
 def test_times_are_predicted_by_single_operations_and_fitted_to_files(monkeypatch):
     """With a clock that counts bytes, which falls with channels whatever else the machine does."""
     clock = lambda contents: [len(content) * 1e-3 for content in contents]  # noqa: E731

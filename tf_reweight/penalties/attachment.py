@@ -94,8 +94,8 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for a model that is not Keras 3 or not built, an unknown structure, a layer that cannot
-            have it, a strength, penalty or price beside a budget, a structure without groups to choose from; the model is then
-            unchanged.
+            have it, a strength, penalty or price beside a budget, a budget of files beside another budget, a structure without
+            groups to choose from; the model is then unchanged.
 
     Example:
         >>> regularize(model, "filter", strength=1e-3)
@@ -107,6 +107,7 @@ def regularize(
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0)})
     if budget is not None:
         check_choosable(get_structure(structure))
+        _check_measured_once(model, budget)
     selected, left_out = select(model, structure, layers)
     template = Reweighted(structure, strength, penalty)
     chosen, frozen = [], []
@@ -160,6 +161,15 @@ def add_all(model, pairs):
             "class makes these layers without them. Put them on again after loading.",
             stacklevel=3,
         )
+
+
+def _check_measured_once(model, budget):
+    """Raises for a budget of files beside another: what was measured is about the kernels of one call."""
+    others = [item.target.name for item in attachments(model) if item.regularizer.budget is not None]
+    if budget.of_files and others:
+        fix = "Name all kernels in one call, or `detach` the model first."
+        expected = "A budget of files is for all kernels at once, and some have a budget already."
+        raise ValueError(errors.message(expected, fix, budget=budget, kernels=others[:5]))
 
 
 def check_strength(strength, budget, default):
