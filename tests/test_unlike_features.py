@@ -105,3 +105,14 @@ def test_integer_inputs_that_were_asked_for_stay_and_what_they_lose_is_told(tmp_
     exported("normalized", tmp_path / "model.tflite", quantized_io=True, tolerance=10.0)
     file = Interpreter(str(tmp_path / "model.tflite"))
     assert file.get_input_details()[0]["dtype"] == file.get_output_details()[0]["dtype"] == np.int8
+
+
+def test_many_ways_from_an_input_are_followed_together(tmp_path):
+    """Two ways through each of forty operations before the first kernel: followed one by one they would have no end."""
+    x = table()
+    y = normalized(x)
+    for _ in range(40):
+        y = ops.maximum(y, -y) - 0.5
+    model = keras.Model(x, head(y))
+    tfr.export_tflite(model, tmp_path / "a.tflite", "int8", X, tolerance=1.0)
+    assert tfr.export.inspect_tflite(tmp_path / "a.tflite").ops["MAXIMUM"] == 40

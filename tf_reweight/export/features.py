@@ -42,21 +42,23 @@ def in_float(graph):
 
 def _until_alike(graph, index):
     """Positions of the operations from an input to the last that enlarges its steps too much."""
-    found, pending = set(), [(index, graph.width(index) or 0.0, ())]
-    while pending:
-        tensor, width, path = pending.pop()
-        for position, _ in graph.readers.get(tensor, ()):
-            gain = _gain(graph, position, tensor)
+    # By tensor: what the widest value became on any way from the input, and the operations since it was last rounded.
+    found, reached = set(), {index: (graph.width(index) or 0.0, frozenset())}
+    for position, name in enumerate(graph.names):
+        for tensor in dict.fromkeys(graph.read(position)):
+            width, path = reached.get(tensor, (0.0, frozenset()))
+            gain = _gain(graph, position, tensor) if tensor in reached else 0.0
             for made in graph.made(position) if gain else ():
                 # What a value as large as the widest would become, were it one of the smallest feature.
-                enlarged, narrow, through = width * gain, graph.width(made) or 0.0, (*path, position)
+                enlarged, narrow, through = width * gain, graph.width(made) or 0.0, path | {position}
                 if not enlarged:  # of integers no range is known, and none is needed
-                    enlarged, through = narrow, ()
+                    enlarged, through = narrow, frozenset()
                 elif narrow and enlarged >= LIMIT_AT_OUTPUT * narrow:
-                    found.update(through)
-                    enlarged, through = narrow, ()  # rounded only here, in a range of its own
-                if enlarged and graph.names[position] not in _KERNELS:
-                    pending.append((made, enlarged, through))
+                    found |= through
+                    enlarged, through = narrow, frozenset()  # rounded only here, in a range of its own
+                if enlarged and name not in _KERNELS:
+                    widest, others = reached.get(made, (0.0, frozenset()))
+                    reached[made] = (max(widest, enlarged), others | through)
     return found
 
 
