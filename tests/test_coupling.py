@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 from tf_reweight import coupling, shrinking
+from tf_reweight.coupling import scores
 from tf_reweight.coupling.analysis import rules_channelwise, table
 from tf_reweight.coupling.analysis.labels import Labels, aligned
 
@@ -335,3 +336,51 @@ def test_bad_arguments_leave_the_model_alone(bad):
         coupling.prune_groups(model, **{"sparsity": 0.5, **bad})
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
+
+
+# What a report says, and what a rule refuses.
+
+
+def test_held_channels_are_counted_and_long_lists_are_cut():
+    model = nets.grouped()
+    model.get_layer("before").trainable = False
+    held = coupling.groups(model).without_frozen_layers().frozen[-1]
+    assert (held.name, held.num_channels) == ("before", 12)
+    x = keras.Input((4,))
+    y = L.Dense(3, name="made")(x)
+    wide = keras.Model(x, [L.Dense(1, name=f"reader{number}")(y) for number in range(8)])
+    (line,) = [line for line in str(coupling.groups(wide)).splitlines() if "read by" in line]
+    assert line.count("reader") == 6 and line.endswith(" and 2 more")
+    short = keras.Model(x, [L.Dense(1, name=f"reader{number}")(y) for number in range(6)])
+    (line,) = [line for line in str(coupling.groups(short)).splitlines() if "read by" in line]
+    assert line.count("reader") == 6 and "more" not in line
+
+
+def test_what_moves_the_examples_around_freezes():
+    x = keras.Input((4, 6))
+    y = L.Dense(6, name="made")(x)
+    moved = keras.Model(x, L.Dense(2)(ops.transpose(y, (1, 0, 2))))
+    reasons = {item.name: item.reasons for item in coupling.groups(moved).frozen}
+    assert any("moves the batch axis" in reason for reason in reasons["made"])
+    kept = keras.Model(x, L.Dense(2)(ops.transpose(y, (0, 2, 1))))
+    assert [item.name for item in coupling.groups(kept).sets] == []  # read one by one, by position
+    # A bias for each position as well is more than a matrix over the last axis.
+    for axes, found in (("c", ["made"]), ("bc", [])):
+        inner = L.EinsumDense("abc,cd->abd", (4, 5), bias_axes=axes.replace("c", "d"), name="made")
+        model = keras.Model(x, L.Dense(2)(L.ReLU()(inner(x))))
+        assert [item.name for item in coupling.groups(model).sets] == found
+
+
+def test_scores_by_what_a_group_frees():
+    """LAMP over the root of the price, the loss's reaction over the price."""
+    found = coupling.groups(nets.plain()).sets
+    prices = [np.arange(1.0, item.num_groups + 1) ** 2 for item in found]
+    plain = scores.ranking(found, "lamp")
+    for one, other, price in zip(plain, scores.ranking(found, "lamp", prices), prices):
+        np.testing.assert_allclose(other, one / np.sqrt(price), rtol=1e-12)
+        assert len(np.unique(price)) > 1
+    reactions = [np.full(item.num_groups, 3.0) for item in found]
+    for other, price in zip(scores.ranking(found, "taylor", prices, reactions), prices):
+        np.testing.assert_allclose(other, 3.0 / price)
+    for other in scores.ranking(found, "taylor", None, reactions):
+        np.testing.assert_allclose(other, 3.0)
