@@ -442,7 +442,8 @@ def test_what_counts_as_the_same_outputs():
     values = np.array([[1.0, -2.0], [1e-3, 0.0]], "float32")
     near = np.nextafter(values, 9, dtype="float32")
     small = values + np.array([[0, 0], [1e-4, 0]], "float32")
-    assert equivalence._agree(values, values.copy(), 0.0) and equivalence._agree(values, np.where(values == 0, -0.0, values), 0.0)
+    assert equivalence._agree(values, values.copy(), 0.0)
+    assert equivalence._agree(values, np.where(values == 0, np.float32(-0.0), values), 0.0)
     assert not equivalence._agree(values, near, 0.0) and equivalence._agree(values, near, 1e-6)
     # A tenth of a small example is not made up for by a large one beside it.
     assert not equivalence._agree(values, small, 1e-2) and equivalence._agree(values, small, 0.11)
