@@ -244,6 +244,33 @@ def test_unknown_things_freeze_with_a_reason_and_the_rest_goes_on(name):
     assert "frozen: 6 channels" in str(coupled)
 
 
+class Own(L.Layer):
+    """A layer of a user's with layers inside."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = L.Dense(5)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize(
+    "build, reason",
+    [
+        (lambda: Own(name="inside"), "what Own does to channels is unknown"),
+        (lambda: L.TimeDistributed(keras.Sequential([L.Dense(7), L.Dense(5)]), name="inside"), "a model in TimeDistributed"),
+        (lambda: L.RNN(L.StackedRNNCells([L.LSTMCell(5), L.LSTMCell(5)]), True, name="inside"), "what RNN does"),
+    ],
+)
+def test_layers_with_kernels_that_no_rule_follows_are_named(build, reason):
+    """They may hold most of a model, and nothing else of the result says that they keep all their channels."""
+    x = keras.Input((4, 6))
+    coupled = coupling.groups(keras.Model(x, L.Dense(2, name="top")(build()(x))))
+    held = {item.name: item for item in coupled.frozen}
+    assert set(held) == {"inside", "top"} and held["inside"].num_channels == 5 and reason in held["inside"].reasons[0]
+
+
 def test_softmax_inside_a_layer_and_outputs_are_frozen():
     x = keras.Input((4,))
     gate = L.Dense(5, activation="softmax", name="gate")(x)

@@ -56,6 +56,46 @@ def test_a_text_is_no_list_of_labels(labels, path, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_have_no_rank(value):
+    """One NaN was a filter like others, and decided in silence which of them stayed."""
+    for work in (
+        lambda net: tfr.prune(net, "filter", sparsity=0.5), lambda net: tfr.prune_groups(net, sparsity=0.5),
+        lambda net: quantization.cluster(net), tfr.quantize,
+    ):  # fmt: skip
+        net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.Conv2D(4, 3)])
+        kernel = keras.ops.convert_to_numpy(net.layers[0].kernel).copy()
+        kernel[0, 0, 0, 1] = value
+        net.layers[0].kernel.assign(kernel)
+        with pytest.raises(ValueError, match="Every weight must be finite.*Received: weights="):
+            work(net)
+        np.testing.assert_array_equal(net.layers[0].kernel, kernel)
+
+
+def test_a_model_without_kernels_is_told_so():
+    net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.ReLU()])
+    with pytest.raises(ValueError, match="Received: model='.*'. It has no kernels.$"):
+        tfr.prune(net, "filter", sparsity=0.5)
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_weights_of_half_precision_are_quantized_in_single(policy):
+    """Keras' words about a convolution of two types were the answer."""
+    half = {"dtype": policy}
+    layers = [keras.layers.Conv2D(4, 3, **half), keras.layers.BatchNormalization(**half), keras.layers.ReLU(**half)]
+    net = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Flatten(**half), keras.layers.Dense(4, **half)])
+    tfr.prune(net, "unstructured", sparsity=0.5)
+    found = tfr.quantize(net)
+    quantization.calibrate(found, X)
+    expected = np.asarray(keras.ops.cast(net(X), "float32"))
+    assert np.abs(np.asarray(found(X)) - expected).max() < 0.05 * np.abs(expected).max()
+    found.compile("adam", "mse")
+    found.fit(X, expected, verbose=0)
+    assert {w.dtype for w in found.trainable_weights} == {"float32"}
+    zeros, size = map(sum, zip(*tfr.sparsity(tfr.strip_quantization(found)).values()))
+    assert zeros >= 0.49 * size
+
+
 def test_one_path_is_a_list_of_one(path, tmp_path):
     assert len(export.benchmark(str(path), num_runs=1, warmup=0).rows) == 1
     (tmp_path / "notes.txt").write_text("x")

@@ -21,6 +21,7 @@ from tf_reweight.coupling.penalty import coupled_penalties
 from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, TAYLOR, check_criterion, group_norms, ranking
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
 from tf_reweight.kernels.held import hold_all, zero_again
@@ -145,6 +146,7 @@ def prune_groups(
     check_flags(include_frozen=include_frozen)
     check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
     given = _amount_given(sparsity, budget, macs)
+    check_finite(model)
     budget = filed.calibrated(model, budgets.get(budget), "of_channels")
     check_name("scope", scope, ("model", "set"))
     coupled = removable(model, include_frozen)

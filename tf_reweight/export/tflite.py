@@ -19,7 +19,7 @@ from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
@@ -325,13 +325,4 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
     if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
     check_recurrent(model)
-    _check_finite(model)
-
-
-def _check_finite(model):
-    """Raises ValueError for weights that are not finite, on which the converter gives garbage or takes the process along."""
-    floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
-    broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]
-    if broken:
-        fix = "Training diverged: load an earlier checkpoint, and lower the learning rate."
-        raise ValueError(errors.message("Every weight must be finite (no NaN, no infinity).", fix, weights=broken[:5]))
+    check_finite(model)

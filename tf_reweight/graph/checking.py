@@ -1,5 +1,7 @@
 """Whether something is a built Keras 3 model, and what is inside."""
 
+import keras
+
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer
 
@@ -17,6 +19,16 @@ def check_model(model):
                 unbuilt_layers=unbuilt[:5],
             )
         )
+
+
+def check_finite(model):
+    """Raises for weights that are not finite: a rank among them means nothing, and the converter makes garbage of them."""
+    check_model(model)
+    floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
+    broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]
+    if broken:
+        fix = "Training diverged: load an earlier checkpoint, and lower the learning rate."
+        raise ValueError(errors.message("Every weight must be finite (no NaN, no infinity).", fix, weights=broken[:5]))
 
 
 def check_layer(model):

@@ -19,6 +19,11 @@ def is_half(model):
     return _computes_in(model, _HALF)
 
 
+def is_stored_half(model):
+    """Whether any layer has its weights in half precision, as under the policy float16; under mixed_float16 none has."""
+    return any(layer.variable_dtype in _HALF for layer in all_layers(model))
+
+
 def is_double(model):
     """Whether any layer computes in double precision."""
     return _computes_in(model, ("float64",))

@@ -72,10 +72,11 @@ def select(model, structure, layers=None):
         else:
             skipped.append(LeftOut(target.name, reason))
     if not selected:
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in (skipped + left_out)[:6])
         raise ValueError(
             errors.message(
                 f"No kernel of the model can have the structure {structure.name!r}.",
-                "; ".join(f"{item.name}: {item.reason}" for item in (skipped + left_out)[:6]) + ".",
+                f"{reasons or 'It has no kernels'}.",
                 model=model.name,
             )
         )

@@ -12,6 +12,7 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
 from tf_reweight.checks import check_flags, check_name, check_sparsity, check_threshold, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
@@ -137,6 +138,7 @@ def prune(
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
     limit = budgets.get(budget)
     _check_amount(sparsity, threshold, limit, scope, criterion)
+    check_finite(model)
     examples = batch_statistics.given(model, data)
     amount_given, carried, parts = _any(sparsity, threshold, limit), None, []
     if structure is None:

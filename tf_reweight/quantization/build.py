@@ -8,6 +8,7 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import packed
 from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
@@ -93,6 +94,7 @@ def quantize(
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
+    check_finite(model)
     examples = batch_statistics.given(model, data)
     held = any(mask_of(target.variable) is not None for target in find(model)[0])
     with batch_statistics.refreshed_for(model, examples):

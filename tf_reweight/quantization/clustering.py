@@ -8,6 +8,7 @@ from keras import ops
 
 from tf_reweight import extras
 from tf_reweight.checks import check_flags, check_integer
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
@@ -168,6 +169,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     check_flags(per_channel=per_channel)
     check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
     extras.check("sklearn", _WHAT)
+    check_finite(model)
     selected, left_out = select(model, "unstructured", layers)
     kernels = []
     for item in selected:

@@ -18,7 +18,7 @@ from tf_reweight.graph.copying import Copied, assign_like, fresh
 from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import Inlined, rebuild
-from tf_reweight.graph.recasting import is_double, recast
+from tf_reweight.graph.recasting import is_double, is_stored_half, recast
 from tf_reweight.graph.walking import graph_of, graphs_of
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
@@ -50,7 +50,7 @@ def simplify(model):
     - Nested models become part of the one model, so that each use of a shared one has ranges of its own.
     - Separable convolutions become two, a sum of many becomes sums of two.
     - Attention and recurrent layers are written out, where that can be (`rules.REASONS`): Dense layers, products, gates.
-    - Layers that compute in float64 compute in float32, as all files do.
+    - Layers that compute in float64, and those whose weights are of half precision, compute in float32, as all files do.
 
     Args:
         model: a built Sequential or functional model, unchanged.
@@ -62,7 +62,7 @@ def simplify(model):
         ValueError: when the outputs differ by more than float noise.
     """
     check_model(model)
-    given = recast(model, "float32") if is_double(model) else model
+    given = recast(model, "float32") if is_double(model) or is_stored_half(model) else model
     work = _Simplifier(Names(model), given)
     made = rebuild(given, Inlined(work.visit), like=given)
     _check(model, made)

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.graph.access import has_channels_first, has_lora, quantization_of
+from tf_reweight.graph.walking import is_graph
 
 # Activations that see one number at a time. Softmax, GLU and unknown functions mix channels.
 _ELEMENTWISE = {
@@ -126,6 +127,8 @@ def embedding(t, layer, x):
 def time_distributed(t, layer, x, mask=None, **_):
     """The rule of the layer inside, on a signal without the time axis."""
     rule, reason = t.rule_of(layer.layer)
+    if is_graph(layer.layer):
+        reason = "a model in TimeDistributed is not followed"
     if rule is None or len(t.shapes) != 1:
         return t.opaque(f"{t.step.path}: {reason or 'what it does inside is unknown'}")
     if x.varying_axis == 0:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Labels, Signal, aligned
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import graph_of, is_graph, walk
 
 
@@ -83,6 +84,8 @@ class Trace:
         self.outputs = []
         self.step = None
         self.shapes = []
+        # Channels made and a reason for each layer with kernels that no rule follows.
+        self.unfollowed = {}
 
     # What rules use.
 
@@ -157,8 +160,10 @@ class Trace:
         self.rewrite(operation, field, labels, lambda alive: int(alive.sum()))
 
     def opaque(self, reason):
-        """Freezes all that comes in, and returns outputs of which nothing is known."""
+        """Freezes all that comes in, and returns outputs of which nothing is known; a layer with kernels is noted."""
         self.step.mixes = True
+        if is_layer(self.step.operation) and any(len(weight.shape) > 1 for weight in self.step.operation.weights):
+            self.unfollowed[self.step.path] = (self.shapes[0][-1] or 1 if self.shapes[0] else 1, reason)
         for signal in self.step.inputs:
             self.freeze(signal, reason)
         outputs = []
