@@ -43,6 +43,15 @@ def test_labels_that_are_no_classes_are_an_error_and_no_agreement(made, shift):
         export.check_file(made / "whole.tflite", agrees_with=model, data=data)
 
 
+@pytest.mark.parametrize("form", [lambda y: y, lambda y: y[:, None], lambda y: np.eye(3)[y]])
+def test_labels_of_any_form_are_numbers_of_classes(made, form):
+    """As a column, which data sets bring, and one-hot ones were passed over: what was measured then was agreement."""
+    model, stored = keras.saving.load_model(made / "model.keras"), np.load(made / "data.npz")
+    labels = form(np.where(np.arange(64) < 16, (stored["y_test"] + 1) % 3, stored["y_test"]))
+    found = export.check_file(made / "whole.tflite", agrees_with=model, data=(stored["x_test"], labels), max_drop=0.1)
+    assert "of the model 75.00%" in str(found.to_dict())
+
+
 def test_labels_that_the_loss_ignores_are_none_of_the_classes(made):
     model, stored = keras.saving.load_model(made / "model.keras"), np.load(made / "data.npz")
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=255))

@@ -108,6 +108,22 @@ def class_numbers(labels):
     return found if found is not None and found.ndim == 1 and found.dtype.kind in "iu" else None
 
 
+def numbered(labels, shape):
+    """Labels as one number for each choice of a class: those with an axis of one and one-hot ones too; others as they are.
+
+    Args:
+        labels: an array, or None.
+        shape: of the outputs, `(num, ..., classes)`.
+    """
+    if labels is None or np.shape(labels) == shape[:-1]:
+        return labels
+    labels = np.asarray(labels)
+    if labels.shape == (*shape[:-1], 1):
+        return labels[..., 0]
+    one_hot = labels.shape == shape and np.isin(labels, (0, 1)).all() and (labels.sum(-1) == 1).all()
+    return labels.argmax(-1) if one_hot else labels
+
+
 def stratified_order(labels, seed):
     """Shuffles so that every prefix holds the classes in proportion, one of each first.
 

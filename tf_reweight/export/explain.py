@@ -10,7 +10,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data.examples import take_labelled
-from tf_reweight.data.splits import class_numbers
+from tf_reweight.data.splits import class_numbers, numbered
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.explanation import Explanation, loses_nothing
@@ -137,10 +137,12 @@ def _twins(own, names, path):
 
 def _accuracies(files, arrays, labels):
     """Top-1 accuracies of both; None each without labels of one class each, or without a classifier's output."""
-    labels = None if labels is None else class_numbers(np.asarray(labels))
     if labels is None or len(labels) != len(arrays[0]):
         return None, None
     outputs = [found[0] for found in files(arrays)]
     if outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
+        return None, None
+    labels = class_numbers(np.asarray(numbered(labels, outputs[0].shape)))
+    if labels is None:
         return None, None
     return tuple(float(np.mean(output.argmax(-1) == labels)) for output in outputs)

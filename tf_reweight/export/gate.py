@@ -10,6 +10,7 @@ from rich.table import Table
 from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer, check_number
 from tf_reweight.data.labelled import read
+from tf_reweight.data.splits import numbered
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
 from tf_reweight.export.verification import is_classes, keras_outputs
@@ -171,7 +172,7 @@ def _agrees(runner, model, data, max_drop):
     names = identifiers([spec.name for spec in input_specs(model, given.arrays)])
     inputs = dict(zip(_matched(names, runner.inputs, "inputs"), given.arrays))
     outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
-    labels = given.labels if len(expected) == 1 else None
+    labels = numbered(given.labels, expected[0].shape) if len(expected) == 1 else None
     _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
     drops = [_drop(a, b, labels) for a, b in zip(expected, outputs)]
     drop, said = max(drops, key=lambda item: item[0])
