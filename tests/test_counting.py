@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from tests import nets
 from tf_reweight.coupling import Cost, groups
@@ -94,11 +95,45 @@ UNLIKE = {
 }
 
 
+class Block(L.Layer):
+    """A user's own, with layers, a model and a kernel of its own inside, and one of them called twice."""
+
+    def build(self, shape):
+        self.net = keras.Sequential([L.Conv2D(8, 3, padding="same"), L.GlobalAveragePooling2D(), L.Dense(5)])
+        self.twice = L.Dense(5)
+        self.kernel = self.add_weight(shape=(5, 3), name="kernel")
+
+    def call(self, x):
+        return ops.matmul(self.twice(self.twice(self.net(x))), self.kernel)
+
+
+class Outer(L.Layer):
+    """Own layers inside own layers, some of Keras' that have layers inside, and sizes that it says itself."""
+
+    def build(self, shape):
+        self.block, self.mix, self.time = Block(), L.MultiHeadAttention(2, 3), L.LSTM(4)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 7)
+
+    def call(self, x):
+        places = ops.reshape(x, (-1, 64, 1))
+        return ops.concatenate([self.block(x), self.time(self.mix(places, places))], -1)
+
+
+BLOCK_MACS = 64 * 9 * 8 + 8 * 5 + 2 * 25 + 15
+OUTER_MACS = BLOCK_MACS + 4 * 64 * 6 + 64 * (16 + 64)
+UNLIKE["own layer"] = (lambda: alone((8, 8, 1), Block()), BLOCK_MACS)
+UNLIKE["own layers in own layers"] = (lambda: alone((8, 8, 1), Outer()), OUTER_MACS)
+UNLIKE["own layer in time"] = (lambda: alone((3, 8, 8, 1), L.TimeDistributed(alone((8, 8, 1), Outer()))), 3 * OUTER_MACS)
+
+
 @pytest.mark.parametrize("name", UNLIKE)
 def test_kernels_count_as_often_as_they_are_used(name):
     build, macs = UNLIKE[name]
     model = build()
     assert count_macs(model) == Cost(groups(model)).macs() == macs
+    assert not [layer.name for layer in model._flatten_layers() if "call" in vars(layer)]  # as it was
 
 
 class Own(keras.Model):

@@ -5,10 +5,8 @@ import math
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
-from tf_reweight.graph.counting import calls_at
-from tf_reweight.graph.positions import kernels_of, positions_of
+from tf_reweight.graph.counting import calls_at, uses_at
 from tf_reweight.kernels.quantities import Curve, Product, Products, Timed
 
 # Bytes of one weight in a file, and what each channel has beside its weights: the bias and, for integers, scales and offsets.
@@ -127,7 +125,5 @@ def _is_shift(variable):
 
 def kernel_uses(trace):
     """`(positions, variable, node)` for every use of a kernel: the call in which it is used."""
-    for node, times in (call for step in trace.steps for call in calls_at(step.node)):
-        if is_layer(node.operation):
-            kernels = kernels_of(node.operation)
-            yield from ((times * positions_of(node, kernel), kernel, node) for kernel in kernels)
+    calls = [call for step in trace.steps for call in calls_at(step.node)]
+    return [(positions, kernel, node) for kernel, positions, node in uses_at(calls)]

@@ -11,6 +11,11 @@ def all_layers(model):
     return list(model._flatten_layers(include_self=False))
 
 
+def layers_inside(layer):
+    """The layers that a layer holds itself, not those inside them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def unshared_variables(layer):
     """The weights of a layer that none of the layers inside it has; those are asked only where it has any of its own."""
     own = [*layer._trainable_variables, *layer._non_trainable_variables]

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.inner_calls import inner_calls, is_own
 from tf_reweight.graph.positions import kernels_of, positions_of
 from tf_reweight.graph.walking import is_distributed_model, is_graph, nodes_of
 
@@ -33,25 +34,33 @@ def kernel_uses(model):
         List of `(variable, positions)`, one per kernel and call of its layer.
     """
     calls = [call for node in nodes_of(model) for call in calls_at(node)] if is_graph(model) else _calls_of_layers(model)
+    return [(kernel, positions) for kernel, positions, _ in uses_at(calls)]
+
+
+def uses_at(calls):
+    """List of `(variable, positions, node)` for calls of `calls_at`; a kernel in several layers is the first one's."""
     found, counted = [], set()
     for layer, group in _by_layer(calls):
         kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
         for node, times in group:
-            found += [(kernel, times * positions_of(node, kernel)) for kernel in kernels]
+            found += [(kernel, times * positions_of(node, kernel), node) for kernel in kernels]
     return found
 
 
 def calls_at(node):
     """The calls that a call stands for, as a list of `(node, times)`: those of a model that is distributed over time.
 
+    A layer of the user's own comes behind the layers inside it, for kernels that none of them has.
+
     Args:
         node: a call in Keras' graph.
     """
-    if not is_distributed_model(node.operation):
-        return [(node, 1)]
-    steps = node.input_tensors[0].shape[1] or 1
-    return [(call, steps * times) for inner in nodes_of(node.operation.layer) for call, times in calls_at(inner)]
+    if is_distributed_model(node.operation):
+        steps = node.input_tensors[0].shape[1] or 1
+        return [(call, steps * times) for inner in nodes_of(node.operation.layer) for call, times in calls_at(inner)]
+    inside = [call for inner in inner_calls(node) for call in calls_at(inner)] if is_own(node.operation) else []
+    return [*inside, (node, 1)]
 
 
 def _by_layer(calls):
