@@ -328,12 +328,9 @@ def removable(model, include_frozen=False):
     if not include_frozen:
         coupled = coupled.without_frozen_layers()
     if not coupled.sets:
+        reasons = "; ".join(f"{item.name}: {item.reasons[0]}" for item in coupled.frozen[:5]) or "It has no hidden channels"
         raise ValueError(
-            errors.message(
-                "Expected a model with channels that can be removed.",
-                "; ".join(f"{item.name}: {item.reasons[0]}" for item in coupled.frozen[:5]) or "It has no hidden channels.",
-                model=model.name,
-            )
+            errors.message("Expected a model with channels that can be removed.", f"{reasons}.", model=model.name)
         )
     return coupled
 

@@ -241,7 +241,10 @@ def _found(model):
     sets = [_set(numbers, roots, entries, roots_of) for numbers, roots in by_span.items()]
     single = [FrozenChannels(item.name, 1, ("the only group of its kind",)) for item in sets if item.num_groups < 2]
     held = [FrozenChannels(name, count, tuple(reasons)) for name, (count, reasons) in left.items()]
-    others = [FrozenChannels(name, count, (reason,)) for name, (count, reason) in trace.unfollowed.items() if name not in left]
+    others = [
+        FrozenChannels(name, count, (reason.removeprefix(f"{name}: "),))
+        for name, (count, reason) in trace.unfollowed.items() if name not in left
+    ]  # fmt: skip
     return CoupledSets(model, tuple(item for item in sets if item.num_groups > 1), tuple(held + single + others), trace)
 
 
