@@ -31,6 +31,8 @@ class CoupledGroups:
 
     criteria = ("taylor", "lamp")
     until = 0.25
+    # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
+    power, survivors = 2.0, 1.0
 
     def __init__(self, model, penalties, criterion, multiple_of=1):
         self.model, self._coupled = model, groups(model)
@@ -40,8 +42,6 @@ class CoupledGroups:
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
         self.criterion = criterion or ("taylor" if can_listen() else "lamp")
-        # By the loss's reaction, those that stay are needed as they are; norms tell less, and pressing on all makes them tell.
-        self.power, self.survivors = (1.0, 0.0) if self.criterion == "taylor" else (2.0, 1.0)
         self._gates = Gates(penalties) if self.criterion == "taylor" else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)

@@ -46,8 +46,8 @@ class BudgetProximal(keras.callbacks.Callback):
             squared, averaged over batches) over what it frees, or `"lamp"`, its norm among those of its set over the root of
             that. On single kernels: `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None (default): `"taylor"` for
             coupled groups where gradients can be seen, on TensorFlow, else `"lamp"`; what `prune` takes for single kernels.
-        power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups by `"lamp"`, else 1.
-        survivors: the pressure on groups that are to stay, in [0, 1]; None is 0 by `"taylor"`, else 1.
+        power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 1 for single kernels.
+        survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
         every: training steps between two looks, at most; fewer where the deadline is near.
         steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
