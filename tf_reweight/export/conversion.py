@@ -1,5 +1,6 @@
 """The converter, with a graph phones like: one example at a time, named inputs and outputs, built-in operations only."""
 
+import contextlib
 import pathlib
 import re
 import tempfile
@@ -9,6 +10,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.export import converter, joins, scales
 from tf_reweight.export.litert_quantizer import requantize
+from tf_reweight.export.one_hot import compared
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
@@ -74,7 +76,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
     settings = {"precision": precision, "names": names, "quantized_io": quantized_io, "needs_data": TABLE[precision].needs_data}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        with exporting(model):
+        with exporting(model), compared() if TABLE[precision].needs_data else contextlib.nullcontext():
             traced = serve.get_concrete_function()
         tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.

@@ -1,0 +1,34 @@
+"""One-hot vectors in files of integers: written so that the converter gives them the scale they are stored with."""
+
+import contextlib
+
+
+@contextlib.contextmanager
+def compared():
+    """Lets whatever is traced meanwhile write a one-hot as a comparison whose result is cast.
+
+    The converter gives the output of ONE_HOT the scale of the concatenation behind it, and its two values scales of their own:
+    1 then reads as another number. With learned ranges it refuses the operation. What a comparison gives is 0 or 1 in floats,
+    and is quantized as any tensor.
+    """
+    import tensorflow as tf
+
+    known = tf.one_hot
+
+    def one_hot(indices, depth, on_value=None, off_value=None, axis=None, dtype=None, name=None):
+        if on_value is not None or off_value is not None or not tf.as_dtype(dtype or tf.float32).is_floating:
+            return known(indices, depth, on_value, off_value, axis, dtype, name)
+        indices = tf.cast(tf.convert_to_tensor(indices), tf.int32)
+        axis = indices.shape.rank if axis in (None, -1) else axis
+        places = tf.reshape(tf.range(depth), [-1] + [1] * (indices.shape.rank - axis))
+        indices = tf.expand_dims(indices, axis)
+        # A single comparison and its cast are what the converter makes ONE_HOT of by itself.
+        alike = tf.logical_and(tf.greater_equal(indices, places), tf.less_equal(indices, places))
+        return tf.cast(alike, dtype or tf.float32)
+
+    # Keras and users alike look it up here at each call.
+    tf.one_hot = one_hot
+    try:
+        yield
+    finally:
+        tf.one_hot = known
