@@ -243,7 +243,7 @@ def test_the_budget_is_met_by_the_deadline_whatever_the_loss(scale, optimizer):
     assert solver.met_at == 60 and 0.0 <= solver.history[0]["freed"] < 0.5
     report = tfr.prune_groups(model)
     small = shrink(model)
-    assert 0.98 < count_macs(small) / dense / 0.4 <= 1.0 and report.kept_groups < report.num_groups
+    assert 0.985 < count_macs(small) / dense / 0.4 <= 1.0 and report.kept_groups < report.num_groups
     assert not attachments(model)
 
 

@@ -12,6 +12,8 @@ from tf_reweight.kernels.quantities import Quantity
 _CLOSE = 0.005
 # How many of the groups that are kept with the lowest scores may change places with others to come closer to the budget.
 _MOST_EXCHANGED = 64
+# How many of one cost may go at a time for others.
+_MOST_OF_A_COST = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,12 +118,10 @@ def said(amount):
     return f"{amount:,.0f}" if amount >= 10 or amount == int(amount) else f"{amount:.3g}"
 
 
-def give_back(keep, scores, demands, barred=-1):
-    """Takes groups back, in place, the best first, as long as one fits into the room that is left; never the one `barred`."""
+def give_back(keep, scores, demands, barred=None):
+    """Takes groups back, in place, the best first, as long as one fits into the room that is left; none of those `barred`."""
     while not keep.all():
-        fits = ~keep
-        if barred >= 0:
-            fits[barred] = False
+        fits = ~keep if barred is None else ~(keep | barred)
         for demand in demands:
             fits &= demand.quantity.changes(keep) <= demand.room(keep)
         if not fits.any():
@@ -130,20 +130,43 @@ def give_back(keep, scores, demands, barred=-1):
 
 
 def _exchange(keep, scores, demands, spared):
-    """Lets a kept group of low score go for others that fill the room better, in place, while the budget is not used up."""
+    """Lets kept groups of low score go for others that fill the room better, in place, while the budget is not used up.
+
+    One at a time for any other; then some of one cost for those of other costs, since the next of its own kernel would only
+    take the place of a group.
+    """
 
     def left_over(flags):
         return min(demand.room(flags) / demand.limit for demand in demands)
 
+    def improve(gone, barred):
+        tried = keep & ~gone
+        give_back(tried, scores, demands, barred)
+        better = 0 <= left_over(tried) < left_over(keep)
+        if better:
+            keep[:] = tried
+        return better
+
     kept = np.flatnonzero(keep & ~np.asarray(spared))
-    for group in kept[np.argsort(scores[kept], kind="stable")][:_MOST_EXCHANGED]:
+    kept = kept[np.argsort(scores[kept], kind="stable")]
+    places = np.arange(len(keep))
+    for group in kept[:_MOST_EXCHANGED]:
         if left_over(keep) <= _CLOSE:
             return
-        tried = keep.copy()
-        tried[group] = False
-        give_back(tried, scores, demands, barred=group)
-        if 0 <= left_over(tried) < left_over(keep):
-            keep[:] = tried
+        improve(places == group, places == group)
+    known = np.zeros(len(keep), bool)
+    for group in kept:
+        if left_over(keep) <= _CLOSE:
+            return
+        if known[group] or not keep[group]:
+            continue
+        costs = [demand.quantity.changes(keep) for demand in demands]
+        alike = np.all([np.isclose(cost, cost[group]) for cost in costs], axis=0)
+        known |= alike
+        lowest = kept[alike[kept] & keep[kept]]
+        for count in range(1, min(_MOST_OF_A_COST, len(lowest)) + 1):
+            if improve(np.isin(places, lowest[:count]), alike):
+                break
 
 
 def lamp(norms):
