@@ -1,12 +1,11 @@
 """What marks a coupled set for a budget: its groups are pressed by `callbacks.BudgetProximal`, outside of the loss."""
 
 import keras
-from keras import ops
 
 from tf_reweight import budget as budgets
 from tf_reweight.coupling.penalty import Coupled
 from tf_reweight.coupling.scores import CRITERIA
-from tf_reweight.penalties.base import KernelPenalty
+from tf_reweight.penalties.base import KernelPenalty, as_loss
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -48,7 +47,7 @@ class CoupledBudgeted(Coupled):
 
     def __call__(self, kernel):
         """Zero: the loss is that of the model alone."""
-        return ops.zeros((), dtype="float32")
+        return as_loss(0.0)
 
     def get_config(self):
         config = {"num_groups": self.num_groups, "budget": self.budget.to_dict()}

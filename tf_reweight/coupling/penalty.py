@@ -14,6 +14,7 @@ from tf_reweight.graph.attributes import models_with
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.penalties.attachment import attachments
+from tf_reweight.penalties.base import as_loss
 from tf_reweight.penalties.renewed import Renewed
 from tf_reweight.structures.base import safe_sqrt
 
@@ -128,8 +129,8 @@ class Coupled(Renewed):
             part.variable.assign(part.variable * ops.cast(part.spread(factors), part.variable.dtype))
 
     def __call__(self, kernel):
-        """The penalty of the whole set: a float32 scalar."""
-        return self.strength * ops.sum(self.penalty_weights * self.norms(kernel) ** self.penalty.power)
+        """The penalty of the whole set: a scalar."""
+        return as_loss(self.strength * ops.sum(self.penalty_weights * self.norms(kernel) ** self.penalty.power))
 
     def _weights_at(self, norms, epsilon):
         scale = _root_mean_square(norms) if self.relative else 1.0

@@ -53,7 +53,7 @@ class KernelPenalty(Addition, keras.layers.Layer, keras.regularizers.Regularizer
 
     @abc.abstractmethod
     def __call__(self, kernel):
-        """The penalty of a kernel in the layer's own order: a float32 scalar, `strength` included."""
+        """The penalty of a kernel in the layer's own order, `strength` included: a scalar; see `as_loss`."""
 
     @abc.abstractmethod
     def norms(self, kernel):
@@ -203,3 +203,8 @@ def removed(penalty):
 def _in_a_row(norms):
     rows = [ops.reshape(norm, (1, -1)) for norm in norms]
     return ops.concatenate(rows, axis=1) if rows else ops.zeros((1, 0), dtype="float32")
+
+
+def as_loss(value):
+    """A penalty, computed in float32, in the type in which Keras adds up losses."""
+    return ops.cast(value, keras.config.floatx())

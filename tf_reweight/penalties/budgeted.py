@@ -6,7 +6,7 @@ from keras import ops
 from tf_reweight import budget as budgets
 from tf_reweight import structures
 from tf_reweight.kernels.layout import Layout
-from tf_reweight.penalties.base import KernelPenalty
+from tf_reweight.penalties.base import KernelPenalty, as_loss
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -59,7 +59,7 @@ class Budgeted(KernelPenalty):
 
     def __call__(self, kernel):
         """Zero: the loss is that of the model alone."""
-        return ops.zeros((), dtype="float32")
+        return as_loss(0.0)
 
     def get_config(self):
         layout = self.layout.get_config() if self.bound else None

@@ -7,7 +7,7 @@ from tf_reweight.graph.attention import shared_regularizer
 from tf_reweight.graph.attributes import models_with, set_part
 from tf_reweight.graph.copying import without_penalties
 from tf_reweight.kernels.table import find, walk
-from tf_reweight.penalties.base import Holder, own_of, parts_of, removed, replaced
+from tf_reweight.penalties.base import Holder, as_loss, own_of, parts_of, removed, replaced
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
@@ -51,7 +51,7 @@ class PerProjection(Holder):
         return self
 
     def __call__(self, kernel):
-        """The penalty of one of the kernels: a float32 scalar."""
+        """The penalty of one of the kernels: a scalar."""
         if not isinstance(kernel, keras.Variable):
             raise ValueError(
                 errors.message(
@@ -61,7 +61,7 @@ class PerProjection(Holder):
                 )
             )
         own = self.of(kernel.path.split("/")[-2])
-        return keras.ops.zeros((), dtype="float32") if own is None else own(kernel)
+        return as_loss(0.0) if own is None else own(kernel)
 
     def load_own_variables(self, store):
         # By now the model stands: Keras loads what it holds after all layers have been built.

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number
@@ -12,7 +11,7 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import attach, attachments
-from tf_reweight.penalties.base import Holder, replaced
+from tf_reweight.penalties.base import Holder, as_loss, replaced
 from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.soft_threshold import SoftThreshold
 
@@ -47,7 +46,7 @@ class Silent(Holder):
         return Silent(self.penalty.bind(layout))
 
     def __call__(self, kernel):
-        return ops.zeros((), dtype="float32")
+        return as_loss(0.0)
 
 
 class Proximal(keras.callbacks.Callback):

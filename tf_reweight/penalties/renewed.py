@@ -10,7 +10,7 @@ from tf_reweight import errors, penalties
 from tf_reweight.checks import check_number
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.layout import Layout
-from tf_reweight.penalties.base import KernelPenalty
+from tf_reweight.penalties.base import KernelPenalty, as_loss
 
 
 class Renewed(KernelPenalty):
@@ -100,14 +100,14 @@ class RenewedOnKernel(Renewed):
         return self.structure.misfit(shape)
 
     def __call__(self, kernel):
-        """The penalty of a kernel: a float32 scalar."""
+        """The penalty of a kernel: a scalar."""
         if not self.bound:
             warnings.warn(
                 "This penalty is not attached to a kernel yet: it acts as a static one, all weights 1. Pass "
                 "tf_reweight.callbacks.Reweighting() to fit, or call tf_reweight.attach(model).",
                 stacklevel=2,
             )
-            return self.strength * self.price * ops.sum(self.norms(kernel) ** self.penalty.power)
+            return as_loss(self.strength * self.price * ops.sum(self.norms(kernel) ** self.penalty.power))
         if tuple(kernel.shape) != self.layout.shape:
             raise ValueError(
                 errors.message(
@@ -116,7 +116,8 @@ class RenewedOnKernel(Renewed):
                     shape=tuple(kernel.shape),
                 )
             )
-        return self.strength * self.structure.surrogate(self.penalty_weights, self.norms(kernel), self.penalty.power)
+        penalty = self.structure.surrogate(self.penalty_weights, self.norms(kernel), self.penalty.power)
+        return as_loss(self.strength * penalty)
 
     @property
     def _follows_norms(self):

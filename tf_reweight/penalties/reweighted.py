@@ -6,7 +6,7 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.copying import without_penalties
-from tf_reweight.penalties.base import Holder, bind, parts_of, replaced
+from tf_reweight.penalties.base import Holder, as_loss, bind, parts_of, replaced
 from tf_reweight.penalties.renewed import RenewedOnKernel
 
 
@@ -95,8 +95,8 @@ class Combined(Holder):
         return Combined([bind(item, layout) for item in self.regularizers])
 
     def __call__(self, kernel):
-        """The sum of all: a float32 scalar."""
-        return sum(ops.cast(regularizer(kernel), "float32") for regularizer in self.regularizers)
+        """The sum of all: a scalar."""
+        return as_loss(sum(ops.cast(regularizer(kernel), "float32") for regularizer in self.regularizers))
 
     def get_config(self):
         return {"regularizers": [keras.saving.serialize_keras_object(item) for item in self.regularizers]}
