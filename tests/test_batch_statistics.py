@@ -9,6 +9,7 @@ from keras import ops
 import tf_reweight as tfr
 from tf_reweight.batch_statistics import refresh_statistics
 from tf_reweight.graph.batchnorm import FOLLOWING, follow_closely, following
+from tf_reweight.penalties.attachment import attachments
 
 L = keras.layers
 
@@ -311,3 +312,28 @@ def test_a_subclass_whose_call_knows_no_mask():
     x = keras.Input((6, 6, 3))
     model = keras.Model(x, Plain()(x))
     assert refresh_statistics(model, examples()[0]).refreshed == 1
+
+
+WRONG_LABELS = {
+    "a class too many": lambda y: y + 9, "no numbers": lambda y: y.astype(str), "one-hot": lambda y: np.eye(4)[y],
+    "by name": lambda y: {"a": y},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG_LABELS)
+def test_labels_that_the_loss_does_not_take_are_told_before_anything_is_cut(kind):
+    """The kernels were cut and the penalties taken off, and then TensorFlow's words came."""
+    x, y = examples()
+    for cut in (
+        lambda model, data: tfr.prune(model, "unstructured", sparsity=0.5, data=data),
+        lambda model, data: tfr.prune_groups(model, 0.5, data=data),
+        lambda model, data: tfr.prune_groups(model, budget="macs=0.5", data=data, criterion="lamp", reconstruct=True),
+        lambda model, data: refresh_statistics(model, *data),
+    ):  # fmt: skip
+        model = deep()
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        tfr.regularize(model, "filter", 1e-3)
+        before = state(model)
+        with pytest.raises(ValueError, match="must have labels that the loss of the model takes. Received: loss_says="):
+            cut(model, (x, WRONG_LABELS[kind](y)))
+        assert not changed(before, model) and attachments(model)

@@ -422,7 +422,61 @@ def test_running_refuses_what_does_not_fit(small, tmp_path):
 
 
 def test_names_become_identifiers():
-    assert samples.identifiers(["a", "a b", "a_b", "1x", ""]) == ["a", "a_b", "a_b_", "_1x", "_"]
+    assert samples.identifiers(["a", "a b", "a_b", "1x", ""]) == ["a", "a_b", "a_b_", "tensor_1x", "tensor_"]
+
+
+@pytest.mark.parametrize("name", ["1abc", "日本", "..", "%s{}", "class", "_a"])
+def test_every_name_of_an_input_becomes_one_that_a_signature_takes(name, tmp_path):
+    """TensorFlow's words about arguments of a SavedModel were the answer."""
+    inputs = keras.Input((6,), name=name)
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    assert export.export_tflite(model, tmp_path / "a.tflite").num_bytes
+
+
+def lookups():
+    return [
+        (keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot"), "string"),
+        (keras.layers.IntegerLookup(vocabulary=[4, 7], output_mode="one_hot"), "int64"),
+        (keras.layers.Hashing(4, output_mode="one_hot"), "int64"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_lookups_are_refused_by_name(number, tmp_path):
+    """TensorFlow's words about an untracked resource were the answer."""
+    layer, dtype = lookups()[number]
+    inputs = keras.Input((1,), dtype=dtype)
+    model = keras.Model(inputs, keras.layers.Dense(3)(layer(inputs)))
+    with pytest.raises(ValueError, match=f"No layer may look up or hash.*layers=\\['{layer.name}'\\].*keras.Model"):
+        export.export_tflite(model, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_without_a_batch_axis_are_refused(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.ops.sum(keras.layers.Dense(3)(inputs)))
+    with pytest.raises(ValueError, match="Outputs must have a batch axis"):
+        export.export_tflite(model, tmp_path / "a.tflite")
+
+
+def test_examples_that_are_one_and_the_same_are_doubted(tmp_path):
+    """On zeros a file was measured and compared, and kept without a word: it gave half of the classes right."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+    same, unlike = np.ones((64, 6), "float32"), np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    for given, held, named in ((same, None, "representative_data and"), (same, unlike, "in representative_data are"),
+                               (unlike, same, "in verify_data are"), (unlike, None, None)):  # fmt: skip
+        record = export.export_tflite(model, tmp_path / "a.tflite", "int8", given, held, tolerance=9.0)
+        told = [doubt for doubt in record.verification.doubts if "are the same" in doubt]
+        assert len(told) == (named is not None) and all(named in doubt for doubt in told)
+
+
+def test_a_file_without_a_kernel_in_the_bits_asked_for_says_so(tmp_path):
+    """A file of "dynamic_int8" was the float32 file, byte for byte nearly, and only a list of kernels told."""
+    small = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)])
+    large = keras.Sequential([keras.Input((6,)), keras.layers.Dense(400), keras.layers.Dense(3)])
+    for model, told in ((small, True), (large, False)):
+        record = export.export_tflite(model, tmp_path / "a.tflite", "dynamic_int8")
+        assert any("No kernel has the bits of dynamic_int8" in doubt for doubt in record.verification.doubts) == told
 
 
 def test_comparison_against_a_plain_loop():

@@ -2,10 +2,12 @@
 
 import io
 
+import keras
 import numpy as np
 import pytest
 from rich.console import Console
 
+import tf_reweight as tfr
 from tests.test_page import file, whole
 from tf_reweight.reports import alarms, charts, metrics, page, tables
 from tf_reweight.workflow import scoring
@@ -186,3 +188,20 @@ def test_the_last_table_fits_a_terminal_of_80_columns():
     console.print(table)
     lines = console.file.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80 and any("123,456,789" in line for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore:Only 1 training steps")
+def test_a_metric_with_a_value_for_each_class_counts_by_their_mean(tmp_path):
+    """Keras trains with it; the run ended in NumPy's words about arrays and scalars."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).random((96, 8, 8, 1)).astype("float32")
+    y = np.eye(2, dtype="float32")[(x.mean((1, 2, 3)) > 0.5).astype(int)]
+    layers = [keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(2, activation="softmax")])
+    model.compile("adam", "categorical_crossentropy", metrics=[keras.metrics.F1Score()])
+    model.fit(x, y, verbose=0)
+    expected = float(np.mean(model.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]))
+    told = tfr.compress(
+        model, (x, y), validation=(x, y), epochs=3, budget="macs=0.5", out=tmp_path / "run", console=Console(file=io.StringIO())
+    )
+    assert told.report["summary"]["before"] == pytest.approx(expected, abs=1e-6)

@@ -102,7 +102,24 @@ def test_one_path_is_a_list_of_one(path, tmp_path):
     export.bundle(path, tmp_path / "a.zip", extra=tmp_path / "notes.txt")
 
 
+HUGE = 10**400
 BAD = [
+    (lambda m, p: export.export_mixed(m, p, float("nan"), X), ValueError, "`max_bytes` must be a finite number >= 1"),
+    (lambda m, p: export.export_mixed(m, p, None, X), ValueError, "`max_bytes` must be a finite number >= 1"),
+    (lambda m, p: export.export_mixed(m, p, 1e6, X, precisions=[]), ValueError, "`precisions` must be a list of names"),
+    (lambda m, p: export.precision_sensitivity(m, X, precisions=5), ValueError, "`precisions` must be a list of names"),
+    (lambda m, p: export.precision_sensitivity(5, X), TypeError, "`model` must be a Keras 3 model"),
+    (lambda m, p: export.benchmark(p, num_runs=HUGE), ValueError, "`num_runs` must be an int in"),
+    (lambda m, p: export.benchmark(p, warmup=HUGE), ValueError, "`warmup` must be an int in"),
+    (lambda m, p: tfr.prune(m, "unstructured", threshold=HUGE), ValueError, "`threshold` must be a number >= 0"),
+    (lambda m, p: tfr.prune(m, HUGE), TypeError, "second argument of `prune` is a structure"),
+    (lambda m, p: tfr.prune(m, "filter", threshold=0.1, criterion="lamp"), ValueError, "`criterion` ranks where an amount"),
+    (lambda m, p: tfr.prune_groups(m, criterion="kernel"), ValueError, "`criterion` ranks where an amount"),
+    (lambda m, p: tfr.prune_groups(m, budget="macs=0.5", multiple_of=HUGE), ValueError, "stay a multiple of"),
+    (lambda m, p: tfr.compress(m, (X, Y), overrides=[0.5]), TypeError, "`overrides` must be a list of"),
+    (lambda m, p: tfr.compress(m, (X, Y), overrides=None), TypeError, "`overrides` must be a list of"),
+    (lambda m, p: tfr.compress(m, (X, Y), config={"task": {"optimizer": "sgd"}}), ValueError, "`task` must name a loss"),
+    (lambda m, p: tfr.compress(m, (X, Y), config={"task": {"metrics": ["mae"]}}), ValueError, "`task` must name a loss"),
     (lambda m, p: export.bundle(p, None), TypeError, "`out` must be a path"),
     (lambda m, p: export.bundle(p, "a.zip", extra=[3]), TypeError, "`extra` must be a path"),
     (lambda m, p: export.bundle(p, "a.zip", preprocessing=b"grey"), TypeError, "`preprocessing` must be text"),

@@ -107,6 +107,7 @@ def refresh_statistics(
     check_integer("batch_size", batch_size, 2, fix="Typical: 64.")
     examples = labelled.read(model, x, y)
     check_enough(model, examples, "x")
+    check_labels(model, examples, "y")
     return refresh(model, examples, batch_size)
 
 
@@ -151,7 +152,26 @@ def given(model, data):
     """The examples that a function was given as `data`, read once and found enough, or None; see `data.labelled.given`."""
     examples = labelled.given(model, data)
     check_enough(model, examples)
+    if following(model):
+        check_labels(model, examples)
     return examples
+
+
+def check_labels(model, examples, argument="data"):
+    """Raises where a compiled model's loss does not take the labels of examples; before any work."""
+    if examples is None or examples.labels is None or not model.compiled:
+        return
+    x, y = examples.batch(model, slice(None))
+    try:
+        model.evaluate(x, y, batch_size=64, verbose=0)
+    except Exception as error:  # each backend has types of its own for what a loss refuses
+        fix = "Pass labels as `evaluate` takes them, or the examples without labels."
+        # TensorFlow says where in the graph it was before and after what it says.
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = [line for line in lines if line and not line.startswith(("[[", "File"))]
+        said = f"{type(error).__name__}: {told[-1] if told else 'nothing'}"[:300]
+        expected = f"`{argument}` must have labels that the loss of the model takes."
+        raise ValueError(errors.message(expected, fix, loss_says=said)) from error
 
 
 @contextlib.contextmanager

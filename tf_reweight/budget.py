@@ -30,9 +30,11 @@ class Budget:
 
     Args:
         sparsity: fraction of the weights of kernels that are zero, at least, in (0, 1); the same as `weights=1 - sparsity`.
-        weights: weights of kernels that are not zero, at most: a fraction of all in (0, 1], or a number above 1.
+        weights: weights of kernels that are not zero, at most: a fraction of all in (0, 1], or a number above 1. Where single
+            kernels are pruned, those that `layers` leaves out, or that the structure does not fit, are not counted.
         parameters: parameters of the whole model, biases and normalisations included, at most; a fraction or a number.
-        macs: multiply-accumulates of one example in dense and convolution kernels, at most; a fraction or a number.
+        macs: multiply-accumulates of one example in dense and convolution kernels, at most; a fraction or a number; of the same
+            kernels as `weights`.
         bytes: size of the `.tflite` as stored, zeros packed where that is smaller; a fraction of the dense file of the same
             precision, or a number.
         zipped_bytes: size of the file in a compressed download (gzip); a fraction or a number.

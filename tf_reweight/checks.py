@@ -41,8 +41,8 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
         finite: whether infinity is too high.
     """
     good = is_number(value) and (value > minimum if exclusive else value >= minimum)
-    # An int may be finite and yet larger than any float.
-    if not good or (finite and value > sys.float_info.max):
+    # An int may be finite and yet larger than any float: then nothing can be computed with it.
+    if not good or (value > sys.float_info.max and (finite or is_integer(value))):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
         raise ValueError(errors.message(f"`{name}` must be a {kind} {relation} {minimum:g}.", fix, **{name: value}))
 

@@ -15,7 +15,7 @@ _LONGEST = 240
 # What libraries in C say of the system where they raise errors of other kinds, such as h5py.
 _ERRNO = re.compile(r"errno = (\d+)|No space left on device|File too large|Disk quota exceeded")
 PARTIAL = ".*.partial*"
-_MAKE_ROOM = "Nothing was left behind: make room, or choose another place, and do the same again."
+_MAKE_ROOM = "Nothing of this file was left behind: make room, or choose another place, and do the same again."
 
 
 class NotWritten(OSError):

@@ -154,8 +154,10 @@ def prune_groups(
     if reconstruct and examples is None:
         fix = "Pass some hundred inputs as data; labels are not needed."
         raise ValueError(errors.message("`reconstruct` needs examples.", fix, data=data))
-    criterion = _default_criterion(model, budget, examples) if criterion is None else criterion
-    _check_ranking(criterion, given)
+    if criterion is None:
+        criterion = _default_criterion(model, budget, examples)
+    else:
+        _check_ranking(criterion, given)
     warn_of_frozen(coupled.model, include_frozen, budget)
     zero_again(model)
     floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
@@ -195,9 +197,9 @@ def _amount_given(sparsity, budget, macs):
 def _check_ranking(criterion, given):
     """Raises for an unknown criterion, and for one that ranks where nothing says how much goes."""
     check_criterion(criterion, RANKINGS)
-    if criterion == TAYLOR and not given:
-        fix = 'Pass a budget, or rank by criterion="lamp".'
-        raise ValueError(errors.message('criterion="taylor" needs an amount.', fix, sparsity=None, budget=None))
+    if not given:
+        fix = "Pass a sparsity or a budget; what penalties freed needs no `criterion`."
+        raise ValueError(errors.message("`criterion` ranks where an amount says how much goes.", fix, criterion=criterion))
 
 
 def _default_criterion(model, budget, examples):

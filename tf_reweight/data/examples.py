@@ -267,6 +267,9 @@ def _checked(array, spec, argument):
                 shape=array.shape,
             )
         )
+    if spec.dtype == "string":
+        fix = "Take the part of the model behind its lookup, with keras.Model(layer.output, model.output)."
+        raise ValueError(errors.message(f"`{argument}` must be for inputs of numbers.", fix, text=spec.name))
     if array.dtype.kind not in "biuf" or ("int" in spec.dtype and array.dtype.kind == "f"):
         raise ValueError(
             errors.message(f"`{argument}` must hold numbers that fit {spec.dtype}.", "Convert it.", dtype=str(array.dtype))

@@ -182,7 +182,8 @@ class BudgetProximal(keras.callbacks.Callback):
             return
         if earlier is not self and earlier.params is self.params:
             fix = "Leave one of them out."
-            raise ValueError(errors.message("`callbacks` must hold one BudgetProximal.", fix, budgets=[str(self.budget)] * 2))
+            received = [str(earlier.budget), str(self.budget)]
+            raise ValueError(errors.message("`callbacks` must hold one BudgetProximal.", fix, budgets=received))
         earlier._end()
 
     def _end(self):

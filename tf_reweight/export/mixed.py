@@ -6,14 +6,16 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_classes, check_flags
+from tf_reweight.checks import check_classes, check_flags, check_number, is_sequence
 from tf_reweight.data.examples import take_labelled
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
 from tf_reweight.export.recurrent import check_recurrent
+from tf_reweight.export.tables import check_tables
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
+from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer
@@ -113,6 +115,7 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     Example:
         >>> rich.print(*precision_sensitivity(model, *data.validation).to_tables())
     """
+    check_model(model)
     _check_precisions(precisions)
     given, model = model, single_precision(model)
     arrays, found = take_labelled(given, x, "x")
@@ -123,6 +126,9 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
 
 def _check_precisions(precisions):
     check_installed()
+    if not is_sequence(precisions) or not precisions:
+        fix = f"Choose of {', '.join(WEIGHT_PRECISIONS)}."
+        raise ValueError(errors.message("`precisions` must be a list of names, one at least.", fix, precisions=precisions))
     for precision in precisions:
         if precision not in WEIGHT_PRECISIONS:
             raise ValueError(errors.unknown("precision", precision, WEIGHT_PRECISIONS))
@@ -131,6 +137,7 @@ def _check_precisions(precisions):
 def _report(model, specs, arrays, y, precisions):
     """`precision_sensitivity` on checked arrays."""
     check_recurrent(model)
+    check_tables(model)
     if y is not None and np.shape(y)[:1] != arrays[0].shape[:1]:
         fix = "Pass one label per example."
         received = {"x": arrays[0].shape, "y": np.shape(y)}
@@ -209,6 +216,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
     """
     check_flags(verify_arm=verify_arm)
+    check_model(model)
+    check_number("max_bytes", max_bytes, minimum=1, fix="It is the largest size of the file.")
     path = checked_path(path)
     _check_precisions(precisions)
     emulator = Emulator() if verify_arm else None

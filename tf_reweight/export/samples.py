@@ -1,5 +1,6 @@
 """What goes into a file: its inputs, and names that a signature can carry."""
 
+import keyword
 import re
 
 from tf_reweight.data.examples import InputSpec, checked, input_specs, take
@@ -8,11 +9,12 @@ __all__ = ["InputSpec", "checked", "identifiers", "input_specs", "take"]
 
 
 def identifiers(names):
-    """Names a signature can carry: letters, digits and underscores, each once."""
+    """Names a signature can carry: ASCII letters, digits and underscores, a letter first, no word of Python's, each once."""
     made = []
     for name in names:
-        clean = re.sub(r"\W", "_", name)
-        clean = clean if clean and not clean[0].isdigit() else f"_{clean}"
+        clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+        if not clean[:1].isalpha() or keyword.iskeyword(clean):
+            clean = f"tensor_{clean.lstrip('_')}"
         while clean in made:
             clean += "_"
         made.append(clean)

@@ -17,6 +17,7 @@ from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
+from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_finite, check_model
@@ -158,7 +159,8 @@ def export_tflite(
     emulator = Emulator() if verify_arm else None
     specs, representative, held_out = _examples(given, model, representative_data, verify_data)
     converted = _converted(model, precision, specs, representative, quantized_io)
-    wider = _wider(summarize(converted, path), precision)
+    described = summarize(converted, path)
+    wider = _wider(described, precision)
     fragile = verification.is_fragile(model, precision)
 
     def check(content):
@@ -166,7 +168,9 @@ def export_tflite(
 
     content, checked = _chosen(converted, False if fragile else accelerated, check)
     slow = (SLOW,) if precision == "int16" else ()
-    checked = dataclasses.replace(checked, doubts=(*checked.doubts, *slow, *_larger(content, model, precision, specs)))
+    said = (*slow, *_alike(precision, representative, held_out), *_all_wider(precision, described.kernels, wider))
+    doubts = (*checked.doubts, *said, *_larger(content, model, precision, specs))
+    checked = dataclasses.replace(checked, doubts=doubts)
     verification.say_doubts(checked)
     found = apart.delegation(content) if fragile else delegation(content)
     write_whole(path, content)
@@ -259,6 +263,28 @@ def _taken(model, representative_data, verify_data):
     return representative, held_out
 
 
+def _alike(precision, representative, held_out):
+    """A sentence where the examples of an integer file are one and the same: they tell nothing of others."""
+    if not TABLE[precision].needs_data:
+        return ()
+    given = {"representative_data": representative, "verify_data": held_out}
+    alike = [name for name, arrays in given.items() if arrays is not None and all((x == x[:1]).all() for x in arrays)]
+    if not alike:
+        return ()
+    return (
+        f"All examples in {' and '.join(alike)} are the same: what the file computes for others was neither measured nor "
+        "compared. Pass a hundred real ones.",
+    )
+
+
+def _all_wider(precision, kernels, wider):
+    """A sentence where no kernel has the bits that were asked for."""
+    if not wider or len(wider) < len(kernels):
+        return ()
+    instead = ' "weight_int8" stores them in 8 bits.' if precision == "dynamic_int8" else ""
+    return (f"No kernel has the bits of {precision}: the converter leaves kernels of less than 1,024 weights wider.{instead}",)
+
+
 def facts(path, content, summary, checked, found):
     """The fields of an `ExportRecord` that every file has, whatever its precision."""
     known = {"sparsity": summary.sparsity, "num_ops": summary.num_ops, "verification": checked, "delegation": found}
@@ -325,4 +351,5 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
     if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
         raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
     check_recurrent(model)
+    check_tables(model)
     check_finite(model)

@@ -291,6 +291,9 @@ def keras_outputs(model, arrays):
     batches = []
     for start in range(0, len(arrays[0]), _BATCH):
         outputs = call(model, [array[start : start + _BATCH] for array in arrays])
+        if any(len(output.shape) == 0 for output in outputs):
+            fix = "Compute them for each example, as ops.sum(x, axis=-1)."
+            raise ValueError(errors.message("Outputs must have a batch axis.", fix, shapes=[tuple(x.shape) for x in outputs]))
         batches.append([np.asarray(output) for output in outputs])
     made = [np.concatenate(parts) for parts in zip(*batches)]
     return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]

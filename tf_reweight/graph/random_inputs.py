@@ -77,7 +77,7 @@ def _values(shape, dtype, num_integers, pixels, rng):
     if "float" in dtype:
         values = _pictures(shape, pixels, rng) if len(shape) == 4 else rng.normal(size=shape)
         return ops.convert_to_numpy(ops.cast(values, dtype))
-    fix = "Pass a real batch of inputs."
+    fix = "Pass a real batch of inputs: shrink(model, inputs=...), quantize(model, data=...)."
     raise ValueError(errors.message("Inputs of numbers can be made up, others not.", fix, dtype=dtype))
 
 

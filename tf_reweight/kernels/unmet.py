@@ -58,6 +58,8 @@ def falls_short(asked, removed, spared, why):
     """A sentence where less went than asked for, by more than `spared`, the share of a group that did not fit; or None."""
     if asked - removed <= max(_GAP, spared):
         return None
+    if not removed:
+        return f"{_NOTHING} where sparsity={asked:g} was asked for: {why}."
     return f"{removed:.1%} was removed where sparsity={asked:g} was asked for, {asked - removed:.1%} less: {why}."
 
 

@@ -134,7 +134,7 @@ def prune(
     """
     check_flags(include_frozen=include_frozen)
     if is_number(structure):
-        fix = f"Pass a fraction by its name: prune(model, sparsity={structure:g})."
+        fix = f"Pass a fraction by its name: prune(model, sparsity={structure})."
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
     limit = budgets.get(budget)
     _check_amount(sparsity, threshold, limit, scope, criterion)
@@ -286,6 +286,9 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
         raise ValueError(errors.message("A budget holds over the whole model.", fix, scope=scope))
     if criterion is not None:
         check_name("criterion", criterion, CRITERIA)
+        if sparsity is None and budget is None:
+            fix = "Pass a sparsity or a budget, or leave `criterion` out."
+            raise ValueError(errors.message("`criterion` ranks where an amount says how much goes.", fix, criterion=criterion))
     if sparsity is not None:
         check_sparsity(sparsity)
     if threshold is not None:

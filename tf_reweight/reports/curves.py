@@ -60,7 +60,9 @@ class Curves(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model if self._counted is None else self._counted
-        record = {"stage": self.stage, "epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        # A metric with a value for each class counts by their mean.
+        figures = {name: float(np.mean(value)) for name, value in (logs or {}).items()}
+        record = {"stage": self.stage, "epoch": epoch + 1, **figures}
         counts = sparsity(model).values()
         num_weights = sum(size for _, size in counts)
         record |= {"learning_rate": self._learning_rate, "num_weights": num_weights}

@@ -23,6 +23,8 @@ from tf_reweight.tflite.processor import processor_name
 
 # No machine has more; LiteRT dies of numbers that its integers do not hold.
 MOST_THREADS = 1024
+# Far more than anyone waits for.
+_MOST_RUNS = 10_000_000
 RUNTIMES = ("interpreter", "compiled")
 
 
@@ -90,7 +92,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
     if not paths:
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):
-        check_integer(name, value, least, fix="Count runs.")
+        check_integer(name, value, least, _MOST_RUNS, fix="Count runs.")
     check_integer("num_threads", num_threads, 1, MOST_THREADS, fix="Count the processor's large cores.")
     check_name("runtime", runtime, RUNTIMES)
     runners = [_prepared(path, num_threads, shapes) for path in paths]

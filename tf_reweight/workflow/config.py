@@ -8,6 +8,7 @@ import yaml
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 from tf_reweight.files import as_path
 from tf_reweight.workflow import methods, own_stages, strategies, strict_yaml, trainers
 from tf_reweight.workflow.sections import (
@@ -184,11 +185,11 @@ def load(source, overrides=()):
     values = read(source)
     origin = "the configuration" if isinstance(source, (dict, Config)) else str(source)
     config = _validated(values, origin)
-    if not overrides:
+    if not _texts(overrides):
         return config
     # Overrides act on the resolved configuration, so that they reach into defaults the file does not spell out.
     values = config.model_dump(mode="json")
-    for override in overrides:
+    for override in _texts(overrides):
         path, value = methods.override(*_parsed(override))
         values = _with(values, path, value)
     return _validated(values, "--set")
@@ -200,9 +201,17 @@ def read(source, overrides=()):
         values = source.model_dump(mode="json")
     else:
         values = dict(source) if isinstance(source, dict) else _read(as_path("config", source))
-    for override in overrides:
+    for override in _texts(overrides):
         values = _with(values, *_parsed(override))
     return values
+
+
+def _texts(overrides):
+    """The overrides; raises for what is no list of texts."""
+    if not is_sequence(overrides) or not all(isinstance(item, str) for item in overrides):
+        fix = 'For example ["train.epochs=3"].'
+        raise TypeError(errors.message('`overrides` must be a list of "section.key=value" texts.', fix, overrides=overrides))
+    return overrides
 
 
 def _validated(values, origin):

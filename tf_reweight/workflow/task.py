@@ -109,6 +109,11 @@ def of_names(settings):
         ValueError: for a name that Keras does not know.
     """
     if settings.loss is None:
+        names = ("optimizer", "metrics", "weighted_metrics", "loss_weights")
+        without = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+        if without:
+            fix = "Name `task.loss` too, or leave these to the compiled model."
+            raise ValueError(errors.message("The section `task` must name a loss where it names anything.", fix, **without))
         return None
     optimizer = None if settings.optimizer is None else _known("optimizer", keras.optimizers.get, settings.optimizer)
     for loss in keras.tree.flatten(settings.loss):

@@ -104,7 +104,7 @@ class CoupledSet:
     def rounded_up(self, kept, multiple_of):
         """The smallest number of groups, `kept` or more, whose channels are a multiple of `multiple_of`; at most all."""
         step = multiple_of // math.gcd(multiple_of, self.channels_per_group)
-        return min(self.num_groups, math.ceil(kept / step) * step)
+        return min(self.num_groups, -(-kept // step) * step)
 
     def paths(self, role):
         """Paths of the layers that play a role, each once, in order."""
