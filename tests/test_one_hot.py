@@ -66,3 +66,22 @@ def test_comparing_gives_what_tensorflow_gives(given):
         found = tf.one_hot(indices, 6, **given)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype and tf.one_hot is known
+
+
+JOINS = {
+    "concatenated": lambda first, second: keras.ops.concatenate([first, second], axis=-1), "the larger": keras.ops.maximum,
+    "added": keras.ops.add,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", JOINS)
+def test_integers_that_are_computed_and_joined_are_on_no_grid(kind, tmp_path):
+    """`quantize` ended in a KeyError with the address of a tensor."""
+    num, cat = keras.Input((8,), name="num"), keras.Input((1,), name="cat", dtype="int32")
+    codes = L.Flatten()(keras.ops.one_hot(JOINS[kind](cat, (cat + 1) % 6), 12))
+    model = keras.Model({"num": num, "cat": cat}, L.Dense(3)(L.Concatenate()([num, codes])))
+    quantized = tfr.quantize(model, data=X)
+    expected = model.predict(X, verbose=0)
+    assert np.abs(quantized.predict(X, verbose=0) - expected).mean() < 0.1 * np.abs(expected).mean()
+    record = tfr.export_tflite(quantized, tmp_path / "a.tflite", "int8", verify_data=X)
+    assert record.verification.relative_error < 0.02

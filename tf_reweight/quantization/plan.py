@@ -90,7 +90,8 @@ class Plan:
         for node in nodes:
             self._place(node)
         for node in nodes:
-            if self.rules[id(node)][0] == rules.JOINED:
+            # Integers, as indices that are joined, are on no grid.
+            if self.rules[id(node)][0] == rules.JOINED and is_float(node.outputs[0]):
                 self._share(node)
 
     def feeds_kernel(self, tensor):
