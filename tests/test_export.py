@@ -433,6 +433,17 @@ def test_every_name_of_an_input_becomes_one_that_a_signature_takes(name, tmp_pat
     assert export.export_tflite(model, tmp_path / "a.tflite").num_bytes
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_kernels_are_told_by_the_operation_that_computes_with_them(precision, tmp_path):
+    """Of float16 files every kernel was used by DEQUANTIZE, which says nothing."""
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32")
+    export.export_tflite(model, tmp_path / "a.tflite", precision, *([x] if precision == "int8" else []))
+    kernels = export.inspect_tflite(tmp_path / "a.tflite").kernels
+    assert sorted(kernel.used_by for kernel in kernels) == ["CONV_2D", "FULLY_CONNECTED"]
+
+
 def lookups():
     return [
         (keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot"), "string"),

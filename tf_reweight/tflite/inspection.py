@@ -14,11 +14,13 @@ from tf_reweight.tflite import constants, flatbuffer, metadata, sizes, sparse_la
 from tf_reweight.tflite.execution import read_file
 
 _QUANTIZERS = ("QUANTIZE", "DEQUANTIZE", "DENSIFY")
+# What only turns a constant into the form that operations compute with.
+_UNPACKERS = ("DEQUANTIZE", "DENSIFY")
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSummary:
-    """A constant of two or more axes: a kernel."""
+    """A constant of two or more axes: a kernel, and the operations that compute with it."""
 
     name: str
     shape: tuple
@@ -136,17 +138,19 @@ def summarize(content, name):
 def _summarize(model, content, name):
     ops, floats, kernels = collections.Counter(), [], []
     for graph in model.subgraphs:
-        used_by = {}
+        used_by, unpacked = {}, {}
         for operator in graph.operators:
             kind = flatbuffer.op_name(model, operator)
             ops[kind] += 1
             for index in operator.inputs:
                 used_by.setdefault(int(index), []).append(kind)
+                if kind in _UNPACKERS:
+                    unpacked[int(index)] = int(operator.outputs[0])
             made = [graph.tensors[i] for i in operator.outputs if i >= 0]
             if kind not in _QUANTIZERS and any(flatbuffer.dtype_name(tensor) in ("FLOAT32", "FLOAT16") for tensor in made):
                 floats.append(kind)
         for index, tensor in enumerate(graph.tensors):
-            summary = _kernel(model, tensor, used_by.get(index, []))
+            summary = _kernel(model, tensor, _readers(index, used_by, unpacked))
             if summary is not None:
                 kernels.append(summary)
     main = model.subgraphs[0]
@@ -156,6 +160,15 @@ def _summarize(model, content, name):
     signatures = tuple((s.signatureKey or b"").decode() for s in model.signatureDefs or [])
     figures = (dict(ops), tuple(floats), tuple(kernels), *ends, signatures, metadata.read(content))
     return FileSummary(name, *sizes.sizes_of(content).values(), *figures)
+
+
+def _readers(index, used_by, unpacked):
+    """Kinds of the operations that compute with a constant: float16 and sparse ones are unpacked first."""
+    seen = set()
+    while index in unpacked and index not in seen and all(kind in _UNPACKERS for kind in used_by[index]):
+        seen.add(index)
+        index = unpacked[index]
+    return used_by.get(index, [])
 
 
 def _kernel(model, tensor, used_by):
