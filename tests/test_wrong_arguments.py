@@ -103,7 +103,11 @@ def test_one_path_is_a_list_of_one(path, tmp_path):
 
 
 HUGE = 10**400
+TWO = X[..., [0, 0]]
 BAD = [
+    (lambda m, p: tfr.compress(m, (TWO, Y), budget="macs=0.5"), ValueError, "must take the data's inputs.*split='train'"),
+    (lambda m, p: tfr.compress(m, (X, Y), (TWO, Y), budget="macs=0.5"), ValueError, "data's inputs.*split='validation'"),
+    (lambda m, p: tfr.compress(m, (X.astype(str), Y), budget="macs=0.5"), ValueError, "data's inputs.*split='train'"),
     (lambda m, p: export.export_mixed(m, p, float("nan"), X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, None, X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, 1e6, X, precisions=[]), ValueError, "`precisions` must be a list of names"),
