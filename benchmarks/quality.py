@@ -3,12 +3,12 @@
 Each seed trains one dense model, from which every method starts. A method gets `--epochs` epochs to find its zeros and
 `--retrain` epochs with the zeros fixed; one-shot pruning gets both for retraining. Reweighting goes first and removes what it
 freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each
-of `--sparsities`. Where a method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are
-several `--epochs` to find the zeros in, validation chooses, per seed and target; the target "free" takes the first of
-`--strength` and `--epochs`. Whatever is chosen, all have the same epochs together. Strengths are of all groups together, so
-that one suits every structure: each group's is that divided by their number. Test accuracy is that of the last epoch. Weights
-are counted in the kernels that can have the structure. A pattern says itself how much is kept: all methods have one target
-there, "own".
+of `--sparsities`. `budget` is told the sparsity and no strength, and is left out of structures that decide themselves. Where a
+method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several `--epochs` to find the
+zeros in, validation chooses, per seed and target; the target "free" takes the first of `--strength` and `--epochs`. Whatever is
+chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every structure: each group's
+is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in the kernels that can have the
+structure. A pattern says itself how much is kept: all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
 the same command goes on where it was cut off; with `--cache` several commands share the dense models.
@@ -17,6 +17,7 @@ the same command goes on where it was cut off; with `--cache` several commands s
     python benchmarks/quality.py --structures unstructured --seeds 2 --output quality.json
     python benchmarks/quality.py --dataset mnist --model lenet5 --data_dir data --epochs 25 --retrain 10 --strength 8
     python benchmarks/quality.py --dataset fashion_mnist --model bn_cnn --data_dir data --limit 10000 --epochs 8 4 --retrain 4
+    python benchmarks/quality.py --structures unstructured --methods reweighted budget --sparsities 0.9 --no_free
 """
 
 import argparse
@@ -28,7 +29,7 @@ import time
 
 from tf_reweight.penalties.prices import PRICES
 
-METHODS = ("reweighted", "proximal", "admm", "gradual", "lasso", "one_shot")
+METHODS = ("reweighted", "budget", "proximal", "admm", "gradual", "lasso", "one_shot")
 STRUCTURES = {
     "unstructured": "unstructured",
     "kernel": "kernel",
@@ -129,6 +130,12 @@ class Comparison:
         elif method == "admm":
             rho = (coefficient, 100 * coefficient)
             self.fit(model, epochs, [baselines.ADMM(structure, sparsity, rho, scope=options.scope)])
+        elif method == "budget":
+            # No coefficient: the zeros are there at the deadline in the middle of all epochs.
+            tfr.regularize(model, structure, budget={"sparsity": sparsity})
+            self.fit(model, epochs + retrain, [tfr.callbacks.BudgetProximal()])
+            tfr.prune(model)
+            return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
         elif method == "gradual":
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
             steps = -(-len(self.data.train[1]) // options.batch_size) * epochs
@@ -239,7 +246,7 @@ def rows_of(comparison, name, done):
         targets = {"free": 1.0 - free["num_nonzero"] / free["num_weights"], **targets}
     for target, sparsity in targets.items():
         for method in comparison.options.methods:
-            if (method, target) != ("reweighted", "free"):
+            if (method, target) != ("reweighted", "free") and not (method == "budget" and structure.decides):
                 yield row(method, target, sparsity)
 
 
