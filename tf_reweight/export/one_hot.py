@@ -16,9 +16,11 @@ def compared():
     known = tf.one_hot
 
     def one_hot(indices, depth, on_value=None, off_value=None, axis=None, dtype=None, name=None):
-        if on_value is not None or off_value is not None or not tf.as_dtype(dtype or tf.float32).is_floating:
+        indices = tf.convert_to_tensor(indices)
+        plain = on_value is None and off_value is None and tf.as_dtype(dtype or tf.float32).is_floating
+        if not plain or indices.shape.rank is None:
             return known(indices, depth, on_value, off_value, axis, dtype, name)
-        indices = tf.cast(tf.convert_to_tensor(indices), tf.int32)
+        indices = tf.cast(indices, tf.int32)
         axis = indices.shape.rank if axis in (None, -1) else axis
         places = tf.reshape(tf.range(depth), [-1] + [1] * (indices.shape.rank - axis))
         indices = tf.expand_dims(indices, axis)

@@ -168,7 +168,8 @@ def export_tflite(
 
     content, checked = _chosen(converted, False if fragile else accelerated, check)
     slow = (SLOW,) if precision == "int16" else ()
-    said = (*slow, *_alike(precision, representative, held_out), *_all_wider(precision, described.kernels, wider))
+    whole = _all_wider(described.kernels, wider) if precision == "dynamic_int8" else ()
+    said = (*slow, *_alike(precision, representative, held_out), *whole)
     doubts = (*checked.doubts, *said, *_larger(content, model, precision, specs))
     checked = dataclasses.replace(checked, doubts=doubts)
     verification.say_doubts(checked)
@@ -277,12 +278,12 @@ def _alike(precision, representative, held_out):
     )
 
 
-def _all_wider(precision, kernels, wider):
-    """A sentence where no kernel has the bits that were asked for."""
+def _all_wider(kernels, wider):
+    """A sentence where no kernel of a `dynamic_int8` file has the bits that were asked for."""
     if not wider or len(wider) < len(kernels):
         return ()
-    instead = ' "weight_int8" stores them in 8 bits.' if precision == "dynamic_int8" else ""
-    return (f"No kernel has the bits of {precision}: the converter leaves kernels of less than 1,024 weights wider.{instead}",)
+    why = "the converter leaves kernels of less than 1,024 weights wider"
+    return (f'No kernel has the bits of dynamic_int8: {why}. "weight_int8" stores them in 8 bits.',)
 
 
 def facts(path, content, summary, checked, found):

@@ -10,7 +10,8 @@ from tf_reweight.kernels.quantities import Quantity
 
 # A budget counts as reached where no more than this part of it is left over.
 _CLOSE = 0.005
-# How many of the groups that are kept with the lowest scores may change places with others to come closer to the budget.
+# How many of the groups that are kept with the lowest scores, and how many kinds of cost, may change places with others to come
+# closer to the budget.
 _MOST_EXCHANGED = 64
 # How many of one cost may go at a time for others.
 _MOST_OF_A_COST = 4
@@ -154,16 +155,13 @@ def _exchange(keep, scores, demands, spared):
         if left_over(keep) <= _CLOSE:
             return
         improve(places == group, places == group)
-    known = np.zeros(len(keep), bool)
-    for group in kept:
-        if left_over(keep) <= _CLOSE:
+    for _ in range(_MOST_EXCHANGED):
+        kept = kept[keep[kept]]
+        if left_over(keep) <= _CLOSE or not len(kept):
             return
-        if known[group] or not keep[group]:
-            continue
         costs = [demand.quantity.changes(keep) for demand in demands]
-        alike = np.all([np.isclose(cost, cost[group]) for cost in costs], axis=0)
-        known |= alike
-        lowest = kept[alike[kept] & keep[kept]]
+        alike = np.all([np.isclose(cost, cost[kept[0]]) for cost in costs], axis=0)
+        lowest, kept = kept[alike[kept]], kept[~alike[kept]]
         for count in range(1, min(_MOST_OF_A_COST, len(lowest)) + 1):
             if improve(np.isin(places, lowest[:count]), alike):
                 break
