@@ -337,3 +337,20 @@ def test_labels_that_the_loss_does_not_take_are_told_before_anything_is_cut(kind
         with pytest.raises(ValueError, match="must have labels that the loss of the model takes. Received: loss_says="):
             cut(model, (x, WRONG_LABELS[kind](y)))
         assert not changed(before, model) and attachments(model)
+
+
+def test_labels_are_tried_as_they_are_used():
+    """Tried by 64 at a time, a model that takes fewer was refused; and one that has nothing to refresh."""
+    class Small(L.Layer):
+        def call(self, x):
+            assert x.shape[0] is None or x.shape[0] <= 16
+            return x
+
+    x, y = examples(64)
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(Small()(L.BatchNormalization()(inputs)))))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    assert set(refresh_statistics(model, x, y, batch_size=16).losses) == {"before", "after"}
+    without = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(inputs)))
+    without.compile("sgd", "mse")
+    assert refresh_statistics(without, x, y.astype(str)).layers == ()

@@ -425,7 +425,7 @@ def test_names_become_identifiers():
     assert samples.identifiers(["a", "a b", "a_b", "1x", ""]) == ["a", "a_b", "a_b_", "tensor_1x", "tensor_"]
 
 
-@pytest.mark.parametrize("name", ["1abc", "日本", "..", "%s{}", "class", "_a"])
+@pytest.mark.parametrize("name", ["1abc", "日本", "..", "%s{}", "class", "_a", "self"])
 def test_every_name_of_an_input_becomes_one_that_a_signature_takes(name, tmp_path):
     """TensorFlow's words about arguments of a SavedModel were the answer."""
     inputs = keras.Input((6,), name=name)
@@ -442,6 +442,12 @@ def test_kernels_are_told_by_the_operation_that_computes_with_them(precision, tm
     export.export_tflite(model, tmp_path / "a.tflite", precision, *([x] if precision == "int8" else []))
     kernels = export.inspect_tflite(tmp_path / "a.tflite").kernels
     assert sorted(kernel.used_by for kernel in kernels) == ["CONV_2D", "FULLY_CONNECTED"]
+
+
+def test_names_that_differ_in_the_size_of_letters_alone_are_two(tmp_path):
+    inputs = [keras.Input((6,), name="a"), keras.Input((6,), name="A")]
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Subtract()(inputs)))
+    assert export.export_tflite(model, tmp_path / "a.tflite").verification.relative_error < 1e-4
 
 
 def lookups():
@@ -477,7 +483,7 @@ def test_examples_that_are_one_and_the_same_are_doubted(tmp_path):
     for given, held, named in ((same, None, "representative_data and"), (same, unlike, "in representative_data are"),
                                (unlike, same, "in verify_data are"), (unlike, None, None)):  # fmt: skip
         record = export.export_tflite(model, tmp_path / "a.tflite", "int8", given, held, tolerance=9.0)
-        told = [doubt for doubt in record.verification.doubts if "are the same" in doubt]
+        told = [doubt for doubt in record.verification.doubts if "are one and the same" in doubt]
         assert len(told) == (named is not None) and all(named in doubt for doubt in told)
 
 

@@ -34,6 +34,7 @@ fitted(model, callbacks.Reweighting())
 model = net()
 tfr.regularize(model, "unstructured", 1e-2)
 fitted(model, callbacks.Reweighting(), callbacks.Proximal(1e-1))
+fitted(net(), tfr.baselines.ADMM("unstructured", 0.5))
 for criterion in ("taylor", "lamp"):
     model = fitted(net(), callbacks.BudgetProximal("macs=0.5", criterion=criterion))
     tfr.prune_groups(model)

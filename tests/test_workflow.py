@@ -400,3 +400,11 @@ def test_a_precision_that_a_model_cannot_have_costs_that_file_alone(tmp_path):
     assert [file["name"] for file in found["files"]] == ["dense_float32.tflite", "shrunk_float32.tflite"]
     assert {item["name"] for item in found["refused"]} == {"dense_int16.tflite", "shrunk_int16.tflite"}
     assert all('Choose "int8"' in item["reason"] for item in found["refused"])
+
+
+@pytest.mark.filterwarnings("ignore:Nothing was removed")
+def test_coupled_channels_are_pruned_by_what_the_penalty_freed(tmp_path):
+    """The criterion of the section was handed on as one to rank by, and refused after the training."""
+    config = {**TINY, "regularize": {"coupled": {"strength": 2e-2}, "rounds": 2, "every": 2}, "prune": {}}
+    figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
+    assert [stage["name"] for stage in figures["stages"]][:3] == ["dense", "regularized", "pruned"]

@@ -107,7 +107,7 @@ def refresh_statistics(
     check_integer("batch_size", batch_size, 2, fix="Typical: 64.")
     examples = labelled.read(model, x, y)
     check_enough(model, examples, "x")
-    check_labels(model, examples, "y")
+    check_labels(model, examples, "y", batch_size)
     return refresh(model, examples, batch_size)
 
 
@@ -116,18 +116,16 @@ def refresh(model, examples, batch_size=64):
     layers = following(model)
     if examples is None or not layers:
         return StatisticsReport((), {}, 0)
-    order = np.random.default_rng(0).permutation(examples.num)
-    decides = examples.labels is not None and model.compiled
-    held = max(1, round(_DECIDING * examples.num)) if decides else 0
+    held, used = _parted(model, examples)
     before = [_values(layer) for layer in layers]
     try:
-        estimates = _estimated(model, layers, examples, order[held:], batch_size)
+        estimates = _estimated(model, layers, examples, used, batch_size)
         distances = [estimate.distance(layer, *values) for estimate, layer, values in zip(estimates, layers, before)]
         choices = {
             "before": before,
             "after": [e.values if d > _STALE else b for e, d, b in zip(estimates, distances, before)],
         }
-        losses = _losses(model, layers, choices, examples, order[:held], batch_size) if decides else {}
+        losses = _losses(model, layers, choices, examples, held, batch_size) if len(held) else {}
         chosen = choices[min(losses, key=losses.get) if losses else "after"]
     except BaseException:
         _set(layers, before)
@@ -137,7 +135,15 @@ def refresh(model, examples, batch_size=64):
         LayerStatistics(layer.path, float(distance), new is not old)
         for layer, distance, new, old in zip(layers, distances, chosen, before)
     ]
-    return StatisticsReport(tuple(entries), losses, examples.num - held)
+    return StatisticsReport(tuple(entries), losses, len(used))
+
+
+def _parted(model, examples):
+    """`(rows that decide, rows that estimate)`: without labels, or a loss, none decide."""
+    order = np.random.default_rng(0).permutation(examples.num)
+    decides = examples.labels is not None and model.compiled
+    held = max(1, round(_DECIDING * examples.num)) if decides else 0
+    return order[:held], order[held:]
 
 
 def check_enough(model, examples, argument="data"):
@@ -152,18 +158,21 @@ def given(model, data):
     """The examples that a function was given as `data`, read once and found enough, or None; see `data.labelled.given`."""
     examples = labelled.given(model, data)
     check_enough(model, examples)
-    if following(model):
-        check_labels(model, examples)
+    check_labels(model, examples)
     return examples
 
 
-def check_labels(model, examples, argument="data"):
-    """Raises where a compiled model's loss does not take the labels of examples; before any work."""
-    if examples is None or examples.labels is None or not model.compiled:
+def check_labels(model, examples, argument="data", batch_size=64):
+    """Raises where a compiled model's loss does not take the labels by which `refresh` decides; before any work."""
+    # On JAX an `evaluate` that raises takes the weights along, and labels out of range raise nothing.
+    if examples is None or not following(model) or keras.backend.backend() == "jax":
         return
-    x, y = examples.batch(model, slice(None))
+    held, _ = _parted(model, examples)
+    if not len(held):
+        return
+    x, y = examples.batch(model, held)
     try:
-        model.evaluate(x, y, batch_size=64, verbose=0)
+        model.evaluate(x, y, batch_size=batch_size, verbose=0)
     except Exception as error:  # each backend has types of its own for what a loss refuses
         fix = "Pass labels as `evaluate` takes them, or the examples without labels."
         # TensorFlow says where in the graph it was before and after what it says.

@@ -11,7 +11,7 @@ from tf_reweight.graph.distribution import as_numpy, beside_all
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
 from tf_reweight.penalties.attachment import add_all, attachments
-from tf_reweight.penalties.base import KernelPenalty
+from tf_reweight.penalties.base import KernelPenalty, as_loss
 
 # The coefficient, raised over the updates: a small one first, which lets the loss choose what Z is to be.
 RHO = (1e-4, 1e-2)
@@ -66,9 +66,9 @@ class AdmmPenalty(KernelPenalty):
         return self.structure.group_norms(self.layout.to_standard(ops.cast(kernel, "float32")))
 
     def __call__(self, kernel):
-        """The penalty of the kernel: a float32 scalar."""
+        """The penalty of the kernel: a scalar."""
         distance = ops.cast(kernel, "float32") - self.z.value + self.u.value
-        return 0.5 * self.rho.value * ops.sum(ops.square(distance))
+        return as_loss(0.5 * self.rho.value * ops.sum(ops.square(distance)))
 
     def get_config(self):
         return {"structure": self.structure.serialize(), "rho": self.initial_rho, "layout": self.layout.get_config()}

@@ -13,9 +13,10 @@ def identifiers(names):
     made = []
     for name in names:
         clean = re.sub(r"\W", "_", name, flags=re.ASCII)
-        if not clean[:1].isalpha() or keyword.iskeyword(clean):
+        if not clean[:1].isalpha() or keyword.iskeyword(clean) or clean == "self":
             clean = f"tensor_{clean.lstrip('_')}"
-        while clean in made:
+        # TensorFlow does not tell large letters from small ones.
+        while clean.lower() in [other.lower() for other in made]:
             clean += "_"
         made.append(clean)
     return made

@@ -37,6 +37,8 @@ from tf_reweight.tflite.sizes import sizes_of
 SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
 # Bytes of a file of whose size nobody complains.
 _SMALL = 16_384
+# Kernels of fewer weights stay in floats where ranges are measured while the file runs.
+_LEAST_WEIGHTS = 1024
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
 # Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
@@ -265,16 +267,21 @@ def _taken(model, representative_data, verify_data):
 
 
 def _alike(precision, representative, held_out):
-    """A sentence where the examples of an integer file are one and the same: they tell nothing of others."""
+    """A sentence where the examples of an integer file are one and the same: they tell nothing of others.
+
+    One alone to compare on is what was wanted; ranges of one are those of no other.
+    """
     if not TABLE[precision].needs_data:
         return ()
     given = {"representative_data": representative, "verify_data": held_out}
     alike = [name for name, arrays in given.items() if arrays is not None and all((x == x[:1]).all() for x in arrays)]
+    if alike == ["verify_data"] and len(held_out[0]) == 1:
+        return ()
     if not alike:
         return ()
     return (
-        f"All examples in {' and '.join(alike)} are the same: what the file computes for others was neither measured nor "
-        "compared. Pass a hundred real ones.",
+        f"All examples in {' and '.join(alike)} are one and the same: what the file computes for others was neither measured "
+        "nor compared. Pass a hundred real ones.",
     )
 
 
@@ -282,8 +289,11 @@ def _all_wider(kernels, wider):
     """A sentence where no kernel of a `dynamic_int8` file has the bits that were asked for."""
     if not wider or len(wider) < len(kernels):
         return ()
-    why = "the converter leaves kernels of less than 1,024 weights wider"
-    return (f'No kernel has the bits of dynamic_int8: {why}. "weight_int8" stores them in 8 bits.',)
+    if all(kernel.num_weights < _LEAST_WEIGHTS for kernel in kernels):
+        why = f'the converter leaves kernels of less than {_LEAST_WEIGHTS:,} weights in floats. Try "weight_int8"'
+    else:
+        why = f"the converter leaves {', '.join(sorted({kernel.used_by for kernel in kernels}))} in floats"
+    return (f"No kernel has the bits of dynamic_int8: {why}.",)
 
 
 def facts(path, content, summary, checked, found):

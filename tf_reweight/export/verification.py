@@ -291,7 +291,8 @@ def keras_outputs(model, arrays):
     batches = []
     for start in range(0, len(arrays[0]), _BATCH):
         outputs = call(model, [array[start : start + _BATCH] for array in arrays])
-        if any(len(output.shape) == 0 for output in outputs):
+        given = len(arrays[0][start : start + _BATCH])
+        if any(len(output.shape) == 0 or output.shape[0] is not None and output.shape[0] % given for output in outputs):
             fix = "Compute them for each example, as ops.sum(x, axis=-1)."
             raise ValueError(errors.message("Outputs must have a batch axis.", fix, shapes=[tuple(x.shape) for x in outputs]))
         batches.append([np.asarray(output) for output in outputs])

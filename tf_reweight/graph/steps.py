@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 
 _STATELESS = "stateless_scope"  # where Keras keeps the scope in which it traces a step for JAX
@@ -23,6 +24,11 @@ def test_step(model, batch):
     if keras.backend.backend() == "tensorflow":
         return model.test_step(batch)  # not compiled: a few batches of another model each time
     return model.test_on_batch(*batch, return_dict=True)
+
+
+def figure_of(value):
+    """A metric's value as a float, of any backend; of one with a value for each class their mean."""
+    return float(np.mean(keras.ops.convert_to_numpy(value)))
 
 
 def _before_tensorflow_step():

@@ -155,6 +155,8 @@ def _exchange(keep, scores, demands, spared):
         if left_over(keep) <= _CLOSE:
             return
         improve(places == group, places == group)
+    # What is worth more than half of the others stays whatever room is left.
+    kept = kept[: max(_MOST_EXCHANGED, len(kept) // 2)]
     for _ in range(_MOST_EXCHANGED):
         kept = kept[keep[kept]]
         if left_over(keep) <= _CLOSE or not len(kept):

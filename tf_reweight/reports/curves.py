@@ -11,6 +11,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import EPOCHS, check_integer
 from tf_reweight.files import append_line
+from tf_reweight.graph.steps import figure_of
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.pruning.prune import sparsity
 
@@ -60,8 +61,7 @@ class Curves(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model if self._counted is None else self._counted
-        # A metric with a value for each class counts by their mean.
-        figures = {name: float(np.mean(value)) for name, value in (logs or {}).items()}
+        figures = {name: figure_of(value) for name, value in (logs or {}).items()}
         record = {"stage": self.stage, "epoch": epoch + 1, **figures}
         counts = sparsity(model).values()
         num_weights = sum(size for _, size in counts)

@@ -4,8 +4,9 @@ import sys
 import time
 
 import keras
-import numpy as np
 from rich.console import Console
+
+from tf_reweight.graph.steps import figure_of
 
 # In a log file there is no terminal to ask for its width.
 _FILE_WIDTH = 110
@@ -80,7 +81,7 @@ def _figures(logs, penalised):
     names = [name for name in logs if name != "learning_rate"]
     order = sorted(names, key=lambda name: (name.endswith("_loss") and name != "val_loss", name.removeprefix("val_") == "loss"))
     renamed = {"loss": "loss+penalty", "val_loss": "val_loss+penalty"} if penalised else {}
-    return [(renamed.get(name, name), float(np.mean(logs[name]))) for name in order]
+    return [(renamed.get(name, name), figure_of(logs[name])) for name in order]
 
 
 def _fitting(figures, width):

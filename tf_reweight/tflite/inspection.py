@@ -145,7 +145,7 @@ def _summarize(model, content, name):
             for index in operator.inputs:
                 used_by.setdefault(int(index), []).append(kind)
                 if kind in _UNPACKERS:
-                    unpacked[int(index)] = int(operator.outputs[0])
+                    unpacked.setdefault(int(index), []).append(int(operator.outputs[0]))
             made = [graph.tensors[i] for i in operator.outputs if i >= 0]
             if kind not in _QUANTIZERS and any(flatbuffer.dtype_name(tensor) in ("FLOAT32", "FLOAT16") for tensor in made):
                 floats.append(kind)
@@ -162,13 +162,12 @@ def _summarize(model, content, name):
     return FileSummary(name, *sizes.sizes_of(content).values(), *figures)
 
 
-def _readers(index, used_by, unpacked):
+def _readers(index, used_by, unpacked, seen=()):
     """Kinds of the operations that compute with a constant: float16 and sparse ones are unpacked first."""
-    seen = set()
-    while index in unpacked and index not in seen and all(kind in _UNPACKERS for kind in used_by[index]):
-        seen.add(index)
-        index = unpacked[index]
-    return used_by.get(index, [])
+    kinds = [kind for kind in used_by.get(index, []) if kind not in _UNPACKERS]
+    seen = (*seen, index)  # a damaged file may go round in circles
+    made = [tensor for tensor in unpacked.get(index, []) if tensor not in seen]
+    return kinds + [kind for tensor in made for kind in _readers(tensor, used_by, unpacked, seen)]
 
 
 def _kernel(model, tensor, used_by):

@@ -73,8 +73,7 @@ class Scorer:
         self._probe.reset_metrics()
         for batch in batches:
             self._step(batch)
-        # A metric with a value for each class counts by their mean.
-        return {name: float(np.mean(value)) for name, value in self._probe.get_metrics_result().items()}
+        return {name: steps.figure_of(value) for name, value in self._probe.get_metrics_result().items()}
 
     def of_model(self, model, feed):
         """The figures of a Keras model on a `Feed`."""
@@ -121,7 +120,7 @@ class Scorer:
         model.reset_metrics()
         for batch in batches:
             figures = steps.test_step(model, tuple(part for part in batch if part is not None))
-        return {name: float(np.mean(value)) for name, value in figures.items()}
+        return {name: steps.figure_of(value) for name, value in figures.items()}
 
     def _step(self, batch):
         outputs, y, weight = batch

@@ -110,7 +110,7 @@ def of_names(settings):
     """
     if settings.loss is None:
         names = ("optimizer", "metrics", "weighted_metrics", "loss_weights")
-        without = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+        without = {name: getattr(settings, name) for name in names if getattr(settings, name)}
         if without:
             fix = "Name `task.loss` too, or leave these to the compiled model."
             raise ValueError(errors.message("The section `task` must name a loss where it names anything.", fix, **without))

@@ -85,7 +85,8 @@ class Penalised(Method):
 
     def grouping(self, settings, amount):
         how = Method.grouping(self, settings, amount)
-        if amount.budget is not None:
+        # Ranks where an amount says how much goes; what the penalty freed is told by its own norms.
+        if amount.sparsity is None and amount.macs is None:
             return how
         return how | {"criterion": said(settings.coupled, self.of_coupled)["criterion"]}
 
