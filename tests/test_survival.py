@@ -45,7 +45,8 @@ def test_a_full_disk_leaves_the_file_of_before_and_says_its_path(call, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(files.NotWritten, match=r"No space left on device\. Received: path='.*report.json'\. Nothing of this file was left"):
+    said = r"No space left on device\. Received: path='.*report.json'\. Nothing of this file was left"
+    with pytest.raises(files.NotWritten, match=said):
         files.write_text(path, "after")
     monkeypatch.undo()
     assert path.read_text() == "before" and names(tmp_path) == ["report.json"]
