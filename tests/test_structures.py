@@ -1,6 +1,7 @@
 """Laws every structure obeys, NumPy references in plain loops, and goldens written by hand."""
 
 import dataclasses
+import itertools
 
 import hypothesis
 import hypothesis.strategies as st
@@ -12,6 +13,7 @@ from tables import PENALTIES, STRUCTURE_CASES, STRUCTURE_IDS, STRUCTURES, random
 
 from tf_reweight import penalties, structures
 from tf_reweight.kernels.layout import Layout
+from tf_reweight.structures.one_pass import sum_of_squares
 
 cases = pytest.mark.parametrize("structure, shape", STRUCTURE_CASES, ids=STRUCTURE_IDS)
 
@@ -74,6 +76,32 @@ def test_the_gradient_of_squared_norms_is_that_of_automatic_differentiation(stru
         own = tf.reduce_sum(slope * structure.squared_norms(kernel))
         plain = tf.reduce_sum(slope * tf.reduce_sum(tf.square(structure.partition(kernel)), axis=-1))
     np.testing.assert_array_equal(numpy_of(tape.gradient(own, kernel)), numpy_of(tape.gradient(plain, kernel)))
+
+
+@pytest.mark.parametrize("power", (1, 2))
+@cases
+def test_the_penalty_of_a_kernel_and_its_gradient_are_those_of_its_norms(structure, shape, power):
+    import tensorflow as tf
+
+    kernel = random_kernel(shape)
+    kernel.flat[::5] = 0.0
+    weights = np.random.default_rng(1).random(structure.group_shape(shape)).astype("float32")
+    kernel = tf.Variable(kernel)
+    with tf.GradientTape(persistent=True) as tape:
+        own = 3.0 * structure.penalised(weights, kernel, power)
+        plain = 3.0 * structure.surrogate(weights, structure.group_norms(kernel), power)
+    np.testing.assert_allclose(numpy_of(own), numpy_of(plain), rtol=1e-6)
+    np.testing.assert_array_equal(numpy_of(tape.gradient(own, kernel)), numpy_of(tape.gradient(plain, kernel)))
+
+
+@pytest.mark.parametrize("shape", [(7,), (48, 5), (47, 5), (3, 3, 16, 4), (1, 5, 7, 2), (2, 1, 3, 8, 3)], ids=str)
+def test_sums_of_squares_are_those_of_numpy_over_any_axes(shape):
+    kernel = random_kernel(shape)
+    for count in range(len(shape) + 1):
+        for axes in itertools.combinations(range(len(shape)), count):
+            expected = np.sum(np.square(kernel.astype("float64")), axis=axes)
+            np.testing.assert_allclose(numpy_of(sum_of_squares(kernel, axes)), expected, rtol=1e-5)
+            assert numpy_of(sum_of_squares(np.zeros(shape, "float32"), axes)).max() == 0
 
 
 @cases

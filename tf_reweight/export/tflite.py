@@ -39,6 +39,8 @@ SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 t
 _SMALL = 16_384
 # Kernels of fewer weights stay in floats where ranges are measured while the file runs.
 _LEAST_WEIGHTS = 1024
+# What "weight_int8" takes, however small.
+_STORED_IN_8_BITS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
 # Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
@@ -290,7 +292,8 @@ def _all_wider(kernels, wider):
     if not wider or len(wider) < len(kernels):
         return ()
     if all(kernel.num_weights < _LEAST_WEIGHTS for kernel in kernels):
-        why = f'the converter leaves kernels of less than {_LEAST_WEIGHTS:,} weights in floats. Try "weight_int8"'
+        instead = '. Try "weight_int8"' if {kernel.used_by for kernel in kernels} <= _STORED_IN_8_BITS else ""
+        why = f"the converter leaves kernels of less than {_LEAST_WEIGHTS:,} weights in floats{instead}"
     else:
         why = f"the converter leaves {', '.join(sorted({kernel.used_by for kernel in kernels}))} in floats"
     return (f"No kernel has the bits of dynamic_int8: {why}.",)

@@ -116,8 +116,11 @@ class RenewedOnKernel(Renewed):
                     shape=tuple(kernel.shape),
                 )
             )
-        penalty = self.structure.surrogate(self.penalty_weights, self.norms(kernel), self.penalty.power)
-        return as_loss(self.strength * penalty)
+        return as_loss(self.strength * self._penalised(kernel))
+
+    def _penalised(self, kernel):
+        """The penalty of a kernel at strength 1."""
+        return self.structure.surrogate(self.penalty_weights, self.norms(kernel), self.penalty.power)
 
     @property
     def _follows_norms(self):

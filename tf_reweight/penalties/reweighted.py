@@ -48,8 +48,14 @@ class Reweighted(RenewedOnKernel):
 
     def norms(self, kernel):
         """Group norms `(scopes, groups)`, float32, of the kernel in the layer's own order."""
+        return self.structure.group_norms(self._standard(kernel))
+
+    def _penalised(self, kernel):
+        return self.structure.penalised(self.penalty_weights, self._standard(kernel), self.penalty.power)
+
+    def _standard(self, kernel):
         kernel = ops.cast(kernel, "float32")
-        return self.structure.group_norms(self.layout.to_standard(kernel) if self.bound else kernel)
+        return self.layout.to_standard(kernel) if self.bound else kernel
 
     def get_config(self):
         return {"structure": self.structure.serialize(), **super().get_config()}

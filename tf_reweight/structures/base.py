@@ -85,6 +85,10 @@ class Structure(abc.ABC):
         """The reweighted penalty, one scalar: `sum(weights * norms ** power)` with `weights` held constant."""
         return ops.sum(weights * (norms if power == 1 else norms**power))
 
+    def penalised(self, weights, kernel, power=1):
+        """`surrogate` at the norms of a kernel; override where it can be had in fewer passes."""
+        return self.surrogate(weights, self.group_norms(kernel), power)
+
     def shrinkage(self, norms, thresholds):
         """Factors `(scopes, groups)` in [0, 1] of a proximal step: the soft threshold that belongs to `surrogate`."""
         alive = norms > thresholds

@@ -9,6 +9,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import is_integer
 from tf_reweight.structures.base import Structure
+from tf_reweight.structures.one_pass import weighted_magnitudes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Unstructured(Structure):
     def group_norms(self, kernel):
         # |w| directly: a third of the cost of the square root, and the penalty of every step is computed from it.
         return ops.reshape(ops.abs(kernel), (1, -1))
+
+    def penalised(self, weights, kernel, power=1):
+        return weighted_magnitudes(kernel, weights) if power == 1 else super().penalised(weights, kernel, power)
 
     def shrunk(self, kernel, thresholds):
         # What is above its threshold loses it, and the rest itself: no quotients are needed.
