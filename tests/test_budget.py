@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import tf_reweight as tfr
@@ -346,6 +347,72 @@ def test_the_loss_s_reaction_to_a_group_is_weight_times_gradient_squared():
     model.fit(inputs, targets, batch_size=32, epochs=40, verbose=0, callbacks=[_Ended(BudgetProximal(until=0.9, every=5))])
     (item,) = attachments(model)
     assert np.allclose(item.regularizer.saliency, slopes**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "filter", "channel", "block"])
+def test_the_loss_s_reaction_to_single_kernels_is_squared_weights_times_squared_gradients(structure):
+    """Against a NumPy loop over two batches, of a kernel and of one that lies the other way round in its layer."""
+    x = keras.Input((5, 5, 2))
+    made = L.Conv2DTranspose(3, 2, name="up")(L.Conv2D(4, 3, name="conv")(x))
+    model = keras.Model(x, made)
+    nets.randomize(model)
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(32, 5, 5, 2)).astype("float32"), rng.normal(size=(32, 4, 4, 3)).astype("float32")
+    regularize(model, structure, budget="sparsity=0.5")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    squares = {}
+    for rows in (slice(0, 16), slice(16, 32)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(inputs[rows]) - targets[rows]))
+        kernels = [item.target.variable.value for item in attachments(model)]
+        for item, gradient in zip(attachments(model), tape.gradient(loss, kernels)):
+            parts = ops.convert_to_numpy(item.regularizer.structure.partition(item.target.layout.to_standard(gradient)))
+            members = item.regularizer.structure.num_members(item.target.standard_shape)
+            squares.setdefault(item.target.name, []).append(np.square(parts).sum(axis=-1) / members)
+    found, solver = [], BudgetProximal(until=0.9, every=5)
+
+    def look(epoch, logs):
+        found[:] = [solver._groups.scores(solver._groups.norms())]
+
+    looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    model.fit(inputs, targets, batch_size=16, epochs=20, verbose=0, shuffle=False, callbacks=[_Ended(solver), looking])
+    expected = [np.mean(squares[item.target.name], axis=0) for item in attachments(model)]
+    norms = [ops.convert_to_numpy(item.regularizer.norms(item.target.variable)) for item in attachments(model)]
+    scores = np.concatenate([np.ravel(square * norm**2) for square, norm in zip(expected, norms)])
+    np.testing.assert_allclose(found[0], scores, rtol=1e-3)
+
+
+def test_weights_that_the_loss_does_not_feel_go_first_however_large():
+    """Half of the inputs are always zero, and what reads them is largest; by norms it would stay."""
+    left = {}
+    for criterion in (None, "lamp"):
+        model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(1)])
+        nets.randomize(model)
+        kernel = model.layers[0].kernel
+        kernel.assign(kernel.value * np.where(np.arange(8) < 4, 5.0, 1.0)[:, None])
+        x = np.random.default_rng(0).normal(size=(128, 8)).astype("float32")
+        x[:, :4] = 0.0
+        regularize(model, "unstructured", budget="sparsity=0.5")
+        model.compile(keras.optimizers.SGD(1e-3), "mse")
+        y = np.sum(x, axis=1, keepdims=True)
+        model.fit(x, y, batch_size=16, epochs=12, verbose=0, callbacks=[BudgetProximal(criterion=criterion)])
+        left[criterion] = np.count_nonzero(ops.convert_to_numpy(kernel)[:4])
+    assert left[None] == 0 < left["lamp"]
+
+
+def test_a_kernel_that_no_gradient_reaches_is_ranked_as_if_it_were_like_the_others():
+    """A head that the loss knows nothing of: without a reaction it would be the first to go, whole."""
+    x = keras.Input((6,))
+    trunk = L.Dense(8, activation="relu")(x)
+    model = keras.Model(x, [L.Dense(4, name="known")(trunk), L.Dense(4, name="unknown")(trunk)])
+    nets.randomize(model)
+    regularize(model, "unstructured", budget="sparsity=0.5")
+    model.compile(keras.optimizers.SGD(1e-3), ["mse", None])
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 6)).astype("float32"), rng.normal(size=(64, 4)).astype("float32")
+    model.fit(x, [y, y], batch_size=8, epochs=10, verbose=0, callbacks=[BudgetProximal()])
+    shares = [np.mean(ops.convert_to_numpy(model.get_layer(name).kernel) != 0) for name in ("known", "unknown")]
+    assert all(0.2 < share < 0.9 for share in shares)
 
 
 class _Ended(_Stopped):

@@ -6,64 +6,31 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.distribution import sum_over_replicas
-from tf_reweight.graph.optimizers import innermost
-
-# How much of the average a new batch replaces, once there are enough.
-_NEW = 0.02
+from tf_reweight.graph.gradients import Listener, average, can_listen
 
 
-class Gates:
+class Gates(Listener):
     """Keeps, for each coupled set, a moving average of the squared derivative of the loss by a gate on each group.
 
     A gate multiplies all that a group gives to the layers that read it. Its derivative is the sum of weight times gradient
     over the weights that read the group, and its square is how much the loss would change if the group were gone (Molchanov
     et al., arXiv 1906.10771). Sets that nobody trainable reads are measured by the weights that make them.
 
-    The gradients are taken from the call that applies them, inside the compiled step.
-
     Args:
         penalties: the `CoupledBudgeted` penalties of the model, connected to their sets.
     """
 
     def __init__(self, penalties):
+        super().__init__(self._see_slopes)
         self._watched = [(penalty, _parts(penalty.item)) for penalty in penalties]
-        self._optimizer = None
 
-    def open(self, optimizer):
-        """Listens to an optimizer from now on; the training step has to be traced anew."""
-        # Inside loss scaling: what overflowed does not come this far, and the rest has its own scale.
-        self._optimizer = optimizer = innermost(optimizer)
-        apply = optimizer.apply
-
-        def listening(gradients, trainable_variables=None):
-            variables = optimizer.trainable_variables if trainable_variables is None else trainable_variables
-            self._see({id(variable): gradient for variable, gradient in zip(variables, gradients)})
-            return apply(gradients, trainable_variables)
-
-        optimizer.apply = listening
-
-    def close(self):
-        """Listens no more."""
-        if self._optimizer is not None:
-            vars(self._optimizer).pop("apply", None)
-            self._optimizer = None
-
-    def _see(self, gradients):
+    def _see_slopes(self, gradients):
         for penalty, parts in self._watched:
             found = [(part, gradients.get(id(part.variable))) for part in parts]
             slopes = [_slopes(part, gradient, penalty.num_groups) for part, gradient in found if gradient is not None]
             if slopes:
                 # Each replica has a part of the batch, and gradients of that alone.
-                _average(penalty, ops.square(sum_over_replicas(sum(slopes))))
-
-
-def _average(penalty, squares):
-    """Takes a batch into the average; one that is not finite would stay in it for ever, and is left out."""
-    seen, finite = penalty.batches.value, ops.all(ops.isfinite(squares))
-    fresh = ops.where(finite, ops.maximum(1.0 / (seen + 1.0), _NEW), 0.0)
-    squares = ops.where(finite, squares, penalty.saliency)
-    penalty.saliency.assign(penalty.saliency + fresh * (squares - penalty.saliency))
-    penalty.batches.assign(seen + ops.cast(finite, "float32"))
+                average(penalty.saliency, penalty.batches, ops.square(sum_over_replicas(sum(slopes))))
 
 
 def _parts(item):
@@ -81,11 +48,6 @@ def _slopes(part, gradient, num_groups):
     sums = ops.sum(products, axis=tuple(axis for axis in range(len(products.shape)) if axis != part.axis))
     segments = np.where(part.group_of < 0, num_groups, part.group_of).astype("int32")
     return ops.segment_sum(sums, segments, num_segments=num_groups + 1)[:num_groups]
-
-
-def can_listen():
-    """Whether gradients can be seen here: in TensorFlow's training step, which runs in variables."""
-    return keras.backend.backend() == "tensorflow"
 
 
 def reactions(model, sets, examples, batch_size=32):

@@ -7,16 +7,14 @@ from keras import ops
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.demands import demands_of, prices_of, split, within
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.coupling.gates import Gates, can_listen
+from tf_reweight.coupling.gates import Gates
 from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.gradients import ENOUGH_BATCHES, can_listen
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
-
-# Batches after which the loss's reaction to a group is known well enough to press by it.
-_ENOUGH_BATCHES = 20
 
 
 class CoupledGroups:
@@ -27,21 +25,23 @@ class CoupledGroups:
         penalties: its `CoupledBudgeted` penalties, connected.
         criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
         multiple_of: the channels that stay in the end are a multiple of it.
+        listening: whether gradients may be asked for.
     """
 
-    criteria = ("taylor", "lamp")
+    by_norms = ("lamp",)
+    criteria = ("taylor", *by_norms)
     until = 0.25
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
     power, survivors = 2.0, 1.0
 
-    def __init__(self, model, penalties, criterion, multiple_of=1):
+    def __init__(self, model, penalties, criterion, multiple_of=1, listening=True):
         self.model, self._coupled = model, groups(model)
         self._sets = self._coupled.sets
         self._penalties = penalties_of(self._sets, penalties)
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
-        self.criterion = criterion or ("taylor" if can_listen() else "lamp")
+        self.criterion = criterion or ("taylor" if listening and can_listen() else "lamp")
         self._gates = Gates(penalties) if self.criterion == "taylor" else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)
@@ -64,7 +64,7 @@ class CoupledGroups:
         if self._gates is None:
             return True
         # The most that any has seen: sets that no loss depends on see none, however long one waits.
-        return self._seen >= _ENOUGH_BATCHES
+        return self._seen >= ENOUGH_BATCHES
 
     def norms(self):
         """Float64 `(groups,)`."""

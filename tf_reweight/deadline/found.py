@@ -10,7 +10,7 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.penalties.attachment import attach, attachments
 
 
-def groups_of(model, solver, budget, criterion, multiple_of, coupled_by=None):
+def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
     """The `SingleGroups` or `CoupledGroups` of a model; without penalties on it, coupled ones are put on first.
 
     Args:
@@ -19,14 +19,15 @@ def groups_of(model, solver, budget, criterion, multiple_of, coupled_by=None):
         budget: a `Budget`, or None for that of the penalties.
         criterion: what groups are ranked by, or None.
         multiple_of: the channels that stay in the end are a multiple of it.
-        coupled_by: the one criterion for coupled groups, or None where each of theirs will do.
+        listening: whether criteria that see the gradients of the training will do.
 
     Raises:
         ValueError: for an unknown criterion, penalties without a budget or with another one, two structures on a kernel.
     """
     attach(model)
     single = any(not item.regularizer.spans_several for item in attachments(model))
-    options = SingleGroups.criteria if single else CoupledGroups.criteria if coupled_by is None else (coupled_by,)
+    kind = SingleGroups if single else CoupledGroups
+    options = kind.criteria if listening else kind.by_norms
     if criterion is not None and criterion not in options:
         raise ValueError(errors.unknown("criterion", criterion, options))
     if budget is not None and not attachments(model):
@@ -47,8 +48,8 @@ def groups_of(model, solver, budget, criterion, multiple_of, coupled_by=None):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
     if kinds == {True}:
-        return CoupledGroups(model, [item.regularizer for item in items], criterion or coupled_by, multiple_of)
-    return SingleGroups(model, [(item.target, item.regularizer) for item in items], criterion)
+        return CoupledGroups(model, [item.regularizer for item in items], criterion, multiple_of, listening)
+    return SingleGroups(model, [(item.target, item.regularizer) for item in items], criterion, listening)
 
 
 def noted(groups, step, planned, keep, marginal):

@@ -15,9 +15,6 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import half_cosine
 
-# Of coupled channels: by norms alone, since the loss's reaction is known only after some batches.
-COUPLED_BY = "lamp"
-
 
 class IterativePruning(keras.callbacks.Callback):
     """Cuts a trained model in rounds while `fit` runs, and trains what is left from the full learning rate each time.
@@ -73,7 +70,8 @@ class IterativePruning(keras.callbacks.Callback):
             fix = "Compile with a number as learning_rate: it falls along half a cosine in each round."
             expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
-        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of, COUPLED_BY)
+        # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
+        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of, False)
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         self._groups.check_reachable(scores)

@@ -3,7 +3,9 @@
 import numpy as np
 from keras import ops
 
+from tf_reweight.deadline.reactions import Reactions
 from tf_reweight.graph.distribution import beside
+from tf_reweight.graph.gradients import ENOUGH_BATCHES, can_listen
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
@@ -20,18 +22,23 @@ class SingleGroups:
     Args:
         model: the model in training.
         pairs: list of `(target, penalty)`.
-        criterion: `"lamp"`, `"relative"` or `"magnitude"`; None is what `prune` would take.
+        criterion: one of `criteria`; None is `"taylor"` where gradients are seen, else what `prune` would take.
+        listening: whether gradients may be asked for.
     """
 
     # Scores follow the squared norm, so that this is the log-sum penalty's step, which presses on all.
     power, survivors = 1.0, 1.0
-    criteria = tuple(CRITERIA)
+    by_norms = tuple(CRITERIA)
+    criteria = ("taylor", *by_norms)
     until = 0.5
 
-    def __init__(self, model, pairs, criterion):
+    def __init__(self, model, pairs, criterion, listening=True):
         self.model, self._pairs = model, pairs
         whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
-        self.criterion = criterion or ("relative" if whole else "lamp")
+        # What groups are ranked by until enough batches were seen.
+        self._at_first = "relative" if whole else "lamp"
+        self.criterion = criterion or ("taylor" if listening and can_listen() else self._at_first)
+        self._reactions = Reactions(pairs) if self.criterion == "taylor" else None
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]
         self._real = self._row(members) > 0
@@ -39,7 +46,10 @@ class SingleGroups:
         self.demands = self._demands_of(self._budget)
         self._constraints = []
 
-    ready = True
+    @property
+    def ready(self):
+        """Whether enough batches were seen to tell groups apart."""
+        return self._reactions is None or self._reactions.batches >= ENOUGH_BATCHES
 
     def open(self):
         """Before the training step is traced."""
@@ -49,12 +59,16 @@ class SingleGroups:
                 constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
             insert(target.variable, constraint)
             self._constraints.append(constraint)
+        if self._reactions is not None:
+            self._reactions.open(self.model.optimizer)
 
     def close(self):
         """When there is nothing more to press."""
         for target, _ in self._pairs:
             remove(target.variable, SoftThreshold)
         self._constraints = []
+        if self._reactions is not None:
+            self._reactions.close()
 
     def norms(self):
         """Float64 `(groups,)`."""
@@ -62,8 +76,11 @@ class SingleGroups:
 
     def scores(self, norms):
         """What groups are ranked by, float64 `(groups,)`; squared, where they are not yet, so that small ones go first."""
-        scores = self._row([group.by(self.criterion) for group in self._groups()])
-        return scores if self.criterion == "lamp" else np.square(scores)
+        if self._reactions is not None and self._reactions.batches:
+            return np.square(norms) * self._row(self._reactions.squares())
+        criterion = self._at_first if self._reactions is not None else self.criterion
+        scores = self._row([group.by(criterion) for group in self._groups()])
+        return scores if criterion == "lamp" else np.square(scores)
 
     def spared(self, scores):
         """Bool `(groups,)`: the best of each kernel, and places that no weight fills."""
@@ -77,13 +94,16 @@ class SingleGroups:
         renew_step(self.model)
 
     def amounts(self):
-        """What is pressed with now, as a list of arrays; see `press_on`."""
-        return [ops.convert_to_numpy(constraint.thresholds.value) for constraint in self._constraints]
+        """What is pressed with now, and what was seen of the loss, as a list of arrays; see `press_on`."""
+        thresholds = [ops.convert_to_numpy(constraint.thresholds.value) for constraint in self._constraints]
+        return thresholds + ([] if self._reactions is None else self._reactions.state())
 
     def press_on(self, amounts):
         """Presses with what `amounts` gave."""
         for constraint, amount in zip(self._constraints, amounts):
             constraint.thresholds.assign(amount)
+        if self._reactions is not None:
+            self._reactions.set_state(amounts[len(self._constraints) :])
 
     def step(self, steps):
         """After so many training steps: the optimizer has applied the thresholds itself."""

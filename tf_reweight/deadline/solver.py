@@ -42,10 +42,11 @@ class BudgetProximal(keras.callbacks.Callback):
             penalties on the model.
         until: the deadline, as a fraction of the training steps of this `fit`, in (0, 1); None is 0.25 for coupled groups,
             which need long to recover, and 0.5 for single kernels.
-        criterion: what groups are ranked by. Coupled ones: `"taylor"`, how the loss reacts to a group (weight times gradient,
-            squared, averaged over batches) over what it frees, or `"lamp"`, its norm among those of its set over the root of
-            that. On single kernels: `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None (default): `"taylor"` for
-            coupled groups where gradients can be seen, on TensorFlow, else `"lamp"`; what `prune` takes for single kernels.
+        criterion: what groups are ranked by. `"taylor"`: how the loss reacts to a group, of coupled ones the square of weight
+            times gradient over what the group frees, of single kernels the squared norm times the mean square of its weights'
+            gradients; both averaged over batches. By norms alone: of coupled ones `"lamp"`, the norm among those of its set
+            over the root of what it frees; on single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None
+            (default): `"taylor"` where gradients can be seen, on TensorFlow, else `"lamp"`, or what `prune` takes.
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 1 for single kernels.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
         every: training steps between two looks, at most; fewer where the deadline is near.

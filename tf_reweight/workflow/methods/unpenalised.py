@@ -9,7 +9,7 @@ from tf_reweight.baselines import schedules
 from tf_reweight.baselines.admm import RHO
 from tf_reweight.checks import check_name, is_sequence
 from tf_reweight.deadline.coupled import CoupledGroups
-from tf_reweight.deadline.iterative import COUPLED_BY, IterativePruning
+from tf_reweight.deadline.iterative import IterativePruning
 from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.kernels.selection import select
@@ -220,7 +220,7 @@ class Iterative(TowardsBudget):
     multiple_of: int = 1
 
     name = "iterative"
-    of_channels = (COUPLED_BY,)
+    of_single, of_channels = SingleGroups.by_norms, CoupledGroups.by_norms
 
     def __post_init__(self):
         IterativePruning(criterion=self.criterion, multiple_of=self.multiple_of)  # checks them

@@ -1,0 +1,67 @@
+"""How the loss reacts to the groups of single kernels, seen from the gradients of a training."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_reweight.graph.distribution import as_numpy, beside, sum_over_replicas
+from tf_reweight.graph.gradients import Listener, average
+
+
+class Reactions(Listener):
+    """Keeps, for each group of each kernel, a moving average of the mean square of its weights' gradients.
+
+    Times the squared norm it says how much the loss would change if the group were gone: half of it is what the diagonal of the
+    Fisher information gives for the loss (LeCun et al. 1990; Theis et al., arXiv 1801.05787), and for single weights it is the
+    square of weight times gradient (Molchanov et al., arXiv 1906.10771).
+
+    Args:
+        pairs: list of `(target, penalty)`.
+    """
+
+    def __init__(self, pairs):
+        super().__init__(self._see_squares)
+        self._watched = []
+        for target, penalty in pairs:
+            members = np.asarray(penalty.structure.num_members(target.standard_shape))
+            with beside(target.variable):
+                kept, batches = (_state(shape) for shape in (members.shape, ()))
+            self._watched.append((target, penalty.structure, members, kept, batches))
+
+    @property
+    def batches(self):
+        """The most that any kernel has seen: one that no loss depends on sees none, however long one waits."""
+        return max(int(as_numpy(batches)) for *_, batches in self._watched)
+
+    def squares(self):
+        """A list of float32 `(scopes, groups)`, one for each kernel; one without gradients has the mean of all others."""
+        seen = [as_numpy(kept) if int(as_numpy(batches)) else None for *_, kept, batches in self._watched]
+        mean = np.mean(np.concatenate([np.ravel(squares) for squares in seen if squares is not None]))
+        pairs = zip(self._watched, seen)
+        return [np.full(members.shape, mean) if squares is None else squares for (_, _, members, *_), squares in pairs]
+
+    def state(self):
+        """What `set_state` takes: a list of arrays."""
+        return [as_numpy(variable) for *_, kept, batches in self._watched for variable in (kept, batches)]
+
+    def set_state(self, arrays):
+        """Goes on from what `state` gave."""
+        variables = [variable for *_, kept, batches in self._watched for variable in (kept, batches)]
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+
+    def _see_squares(self, gradients):
+        for target, structure, members, kept, batches in self._watched:
+            gradient = gradients.get(id(target.variable))
+            if gradient is None:
+                continue
+            # Each replica has a part of the batch, and gradients of that alone.
+            whole = sum_over_replicas(ops.cast(ops.convert_to_tensor(gradient), "float32"))
+            squares = structure.squared_norms(target.layout.to_standard(whole))
+            if members.max() > 1:
+                squares = squares / np.maximum(members, 1).astype("float32")
+            average(kept, batches, squares)
+
+
+def _state(shape):
+    return keras.Variable(np.zeros(shape, "float32"), trainable=False, autocast=False)
