@@ -175,7 +175,7 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": "deadline", "coupled": {"strength": 1.0}}, {"sparsity": 0.5}, "Leave out regularize.coupled.strength"),
         ({"method": "deadline", "coupled": {}}, {"macs": 0.5}, "must be told how much"),
         ({"method": {"name": "deadline", "criterion": "taylr"}, "coupled": {}}, {"sparsity": 0.5}, "Did you mean 'taylor'"),
-        ({"method": {"name": "deadline", "criterion": "taylor"}}, {"budget": "macs=0.5"}, "Valid: lamp, magnitude, relative"),
+        ({"method": {"name": "deadline", "criterion": "gamma"}}, {"budget": "macs=0.5"}, "Valid: lamp, magnitude, relative, taylor"),
         ({"method": {"name": "deadline", "multiple_of": 8}}, {"budget": "macs=0.5"}, "channels that go together"),
         ({"method": {"name": "iterative", "criterion": "taylor"}, "coupled": {}}, {"budget": "macs=0.5"}, "Valid: lamp."),
         ({"method": {"name": "iterative", "rounds": 3}}, {"sparsity": 0.5}, "Valid: criterion"),
