@@ -67,6 +67,17 @@ def coupled_budget():
     return model, [*losses, solver.met_at]
 
 
+def clusters_and_ranges():
+    """Kernels of 4 values that train on, and a model trained for integers, with its ranges."""
+    model = net()
+    tfr.cluster(model, 4)
+    losses = fit(model, 1)
+    values = [len(np.unique(keras.ops.convert_to_numpy(model.get_layer(name).kernel))) for name in "ab"]
+    learning = tfr.quantize(net())
+    learning.compile(keras.optimizers.SGD(5e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return learning, [*losses, *values, *fit(learning, 2)]
+
+
 def whole_model_on_each():
     return keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
 
@@ -110,7 +121,7 @@ def compared(do, distribution, alone):
     return {"difference": largest_difference(alone, found), "devices": devices, "split": split, "zeros": zeros}
 
 
-CASES = (proximal_then_zeros_stay, zeros_of_a_file_stay, coupled_then_smaller, coupled_budget)
+CASES = (proximal_then_zeros_stay, zeros_of_a_file_stay, coupled_then_smaller, coupled_budget, clusters_and_ranges)
 WAYS = (whole_model_on_each, channels_apart)
 
 if __name__ == "__main__":
