@@ -89,7 +89,8 @@ SITES = {
     "transposed with a relu": (
         lambda x: flat_head(L.Conv2DTranspose(4, 2, name="t", activation="relu")(x)), "x t t_activation mean head", {}),
     "sums of floats": (
-        lambda x: flat_head(conv(name="c")(L.Add(name="s")([norm("n")(conv(name="a")(x)), L.ReLU(name="r")(norm("m")(conv(name="b")(x)))]))),
+        lambda x: flat_head(conv(name="c")(L.Add(name="s")(
+            [norm("n")(conv(name="a")(x)), L.ReLU(name="r")(norm("m")(conv(name="b")(x)))]))),
         "x a b s c mean head", {"n": NO_RULE, "m": NO_RULE, "r": FLOAT, "s": FLOAT}),
 }  # fmt: skip
 # Builder -> the one range that several have: its name, its calls, and its joins.
