@@ -213,18 +213,18 @@ STEMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", STEMS)
-def test_what_is_a_stem(case):
-    options, is_stem = STEMS[case]
-    net = Image()
-    found, has_stem = verdicts(net, net.mean(net.stem(**options)))
-    assert has_stem == is_stem and [name for name, _, _ in found][1:] == ["CONV_2D", "MEAN"]
-    if not is_stem:
-        assert {verdict for _, verdict, _ in found} == {"outside"}
-    elif case == "padded by PADV2":
-        assert found[1][1:] == ("unverified", "its padding is not known beforehand") and found[2][1] == "mean"
-    else:
-        assert found == [("PAD", "outside", ""), ("CONV_2D", "stem", ""), ("MEAN", "mean", "")]
+def test_what_is_a_stem():
+    for case in STEMS:
+        options, is_stem = STEMS[case]
+        net = Image()
+        found, has_stem = verdicts(net, net.mean(net.stem(**options)))
+        assert has_stem == is_stem and [name for name, _, _ in found][1:] == ["CONV_2D", "MEAN"]
+        if not is_stem:
+            assert {verdict for _, verdict, _ in found} == {"outside"}
+        elif case == "padded by PADV2":
+            assert found[1][1:] == ("unverified", "its padding is not known beforehand") and found[2][1] == "mean"
+        else:
+            assert found == [("PAD", "outside", ""), ("CONV_2D", "stem", ""), ("MEAN", "mean", "")]
 
 
 def test_integers_and_convolutions_without_a_padding_before_are_no_stem():
@@ -236,12 +236,12 @@ def test_integers_and_convolutions_without_a_padding_before_are_no_stem():
         assert not has_stem and {verdict for _, verdict, _ in found} == {"outside"}
 
 
-@pytest.mark.parametrize("size, right", [((16, 16), True), ((15, 16), False), ((16, 15), False), ((15, 15), False)])
-def test_images_of_odd_sizes_are_unverified(size, right):
-    net = Image()
-    found, _ = verdicts(net, net.mean(net.stem((1, *size, 3))))
-    odd = ("unverified", "only images of even height and width were executed")
-    assert found[1][1:] == (("stem", "") if right else odd)
+def test_images_of_odd_sizes_are_unverified():
+    for size, right in [((16, 16), True), ((15, 16), False), ((16, 15), False), ((15, 15), False)]:
+        net = Image()
+        found, _ = verdicts(net, net.mean(net.stem((1, *size, 3))))
+        odd = ("unverified", "only images of even height and width were executed")
+        assert found[1][1:] == (("stem", "") if right else odd)
 
 
 def test_two_stems_and_all_that_they_lead_to():
@@ -337,20 +337,21 @@ ADDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ADDED)
-def test_each_operation_behind_the_stem_has_its_verdict(case):
-    make, reason = ADDED[case]
-    before, (*between, last), after = behind_stem(make)
-    assert before[1][1] == "stem"
-    # Kernels of integers make the mean wrong as well, and a convolution of other numbers is unverified itself.
-    others = {"1x1 of integers": ["verified", "wrong"], **dict.fromkeys(("half numbers", "integers"), ["unverified", "mean"])}
-    assert [verdict for _, verdict, _ in after] == others.get(case, ["verified", "mean"])
-    wrong = reason is not None and ("wrong results" in reason)
-    assert last[1:] == (("verified", "") if reason is None else ("wrong" if wrong else "unverified", reason))
-    if "axes" not in case:
-        assert all(verdict == "verified" for _, verdict, _ in between)
-    else:
-        assert between[0][1:] == ("unverified", MEANS)
+def test_each_operation_behind_the_stem_has_its_verdict():
+    for case in ADDED:
+        make, reason = ADDED[case]
+        before, (*between, last), after = behind_stem(make)
+        assert before[1][1] == "stem"
+        # Kernels of integers make the mean wrong as well, and a convolution of other numbers is unverified itself.
+        others = {"1x1 of integers": ["verified", "wrong"]}
+        others |= dict.fromkeys(("half numbers", "integers"), ["unverified", "mean"])
+        assert [verdict for _, verdict, _ in after] == others.get(case, ["verified", "mean"])
+        wrong = reason is not None and ("wrong results" in reason)
+        assert last[1:] == (("verified", "") if reason is None else ("wrong" if wrong else "unverified", reason))
+        if "axes" not in case:
+            assert all(verdict == "verified" for _, verdict, _ in between)
+        else:
+            assert between[0][1:] == ("unverified", MEANS)
 
 
 def test_numbers_that_a_file_leaves_out_are_the_ones_of_the_format():
@@ -365,15 +366,15 @@ def test_numbers_that_a_file_leaves_out_are_the_ones_of_the_format():
     assert padding[1:] == ("unverified", OUTPUT)
 
 
-@pytest.mark.parametrize("rows, columns, right", [(8, 8, True), (7, 8, False), (8, 7, False), (7, 7, False)])
-def test_depthwise_strides_on_odd_sizes_are_unverified(rows, columns, right):
-    for strides in ((1, 1), (2, 2)):
-        def middle(net, x):
-            x = net.op("RESIZE_BILINEAR", [x], (1, rows, columns, 16))
-            return net.depthwise(net.pad(x), strides=strides, padding=VALID)
+def test_depthwise_strides_on_odd_sizes_are_unverified():
+    for rows, columns, right in [(8, 8, True), (7, 8, False), (8, 7, False), (7, 7, False)]:
+        for strides in ((1, 1), (2, 2)):
+            def middle(net, x):
+                x = net.op("RESIZE_BILINEAR", [x], (1, rows, columns, 16))
+                return net.depthwise(net.pad(x), strides=strides, padding=VALID)
 
-        found = behind_stem(middle)[1][-1]
-        assert found[1:] == (("verified", "") if right or strides == (1, 1) else ("unverified", EVEN))
+            found = behind_stem(middle)[1][-1]
+            assert found[1:] == (("verified", "") if right or strides == (1, 1) else ("unverified", EVEN))
 
 
 def test_padding_is_that_of_one_depthwise_convolution():
@@ -447,29 +448,29 @@ def test_outputs_and_ends_without_a_mean_are_unverified():
     assert found[1] == ("CONV_2D", "unverified", OUTPUT)
 
 
-@pytest.mark.parametrize("kernel", ["fully connected", "1x1", "1x3", "3x1", "half", "float", "half 1x1"])
-@pytest.mark.parametrize("name", ["MEAN", "SUM", "DEPTH_TO_SPACE", "RELU", "of an input", "dequantized", "flat", "integers"])
-def test_quantized_kernels_beside_float_reductions_of_images(kernel, name):
+def test_quantized_kernels_beside_float_reductions_of_images():
     """XNNPACK counts the zeros of 1x1 kernels there, and knows no 8 bits."""
-    net = Image()
-    x = net.input((1, 8, 8, 16), "INT8" if name in ("dequantized", "integers") else "FLOAT32")
-    dtype = {"half": "FLOAT16", "half 1x1": "FLOAT16", "float": "FLOAT32"}.get(kernel, "INT8")
-    if kernel in ("fully connected", "half", "float"):
-        other = net.op("FULLY_CONNECTED", [net.input((1, 4)), net.tensor((3, 4), dtype)], (1, 3))
-    else:
-        size = {"1x3": (1, 3), "3x1": (3, 1)}.get(kernel, (1, 1))
-        other = net.conv(net.input((1, 8, 8, 4)), size=size, dtype=dtype)
-    if name != "of an input":
-        x = net.op("DEQUANTIZE", [x], dtype="FLOAT32") if name == "dequantized" else net.op("ABS", [x])
-    if name == "flat":
-        made = net.mean(net.op("RESHAPE", [x], (1, 64, 16)), (1,))
-    else:
-        made = net.op(name if name in ("SUM", "DEPTH_TO_SPACE", "RELU") else "MEAN", [x, net.numbers((1, 2))], (1, 16))
-    found, has_stem = verdicts(net, made, other)
-    is_wrong = kernel in ("fully connected", "1x1") and name in ("MEAN", "SUM", "DEPTH_TO_SPACE")
-    assert not has_stem and all(op == (op[0], "outside", "") for op in found[:-1])
-    wrong = ("wrong", "it computes in floating point beside quantized kernels")
-    assert found[-1][1:] == (wrong if is_wrong else ("outside", ""))
+    for kernel in ["fully connected", "1x1", "1x3", "3x1", "half", "float", "half 1x1"]:
+        for name in ["MEAN", "SUM", "DEPTH_TO_SPACE", "RELU", "of an input", "dequantized", "flat", "integers"]:
+            net = Image()
+            x = net.input((1, 8, 8, 16), "INT8" if name in ("dequantized", "integers") else "FLOAT32")
+            dtype = {"half": "FLOAT16", "half 1x1": "FLOAT16", "float": "FLOAT32"}.get(kernel, "INT8")
+            if kernel in ("fully connected", "half", "float"):
+                other = net.op("FULLY_CONNECTED", [net.input((1, 4)), net.tensor((3, 4), dtype)], (1, 3))
+            else:
+                size = {"1x3": (1, 3), "3x1": (3, 1)}.get(kernel, (1, 1))
+                other = net.conv(net.input((1, 8, 8, 4)), size=size, dtype=dtype)
+            if name != "of an input":
+                x = net.op("DEQUANTIZE", [x], dtype="FLOAT32") if name == "dequantized" else net.op("ABS", [x])
+            if name == "flat":
+                made = net.mean(net.op("RESHAPE", [x], (1, 64, 16)), (1,))
+            else:
+                made = net.op(name if name in ("SUM", "DEPTH_TO_SPACE", "RELU") else "MEAN", [x, net.numbers((1, 2))], (1, 16))
+            found, has_stem = verdicts(net, made, other)
+            is_wrong = kernel in ("fully connected", "1x1") and name in ("MEAN", "SUM", "DEPTH_TO_SPACE")
+            assert not has_stem and all(op == (op[0], "outside", "") for op in found[:-1])
+            wrong = ("wrong", "it computes in floating point beside quantized kernels")
+            assert found[-1][1:] == (wrong if is_wrong else ("outside", ""))
 
 
 @pytest.mark.parametrize("num, said", [(5, "#0, #1, #2, #3, #4"), (6, "#0, #1, #2, #3, #4 and 1 more")])

@@ -8,6 +8,7 @@ from nets import randomize
 from tf_reweight import quantization
 from tf_reweight.kernels import constraints
 from tf_reweight.kernels.layout import Layout
+from tf_reweight.kernels.table import find
 from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import clustering
 from tf_reweight.quantization.clustering import Shared, centroids
@@ -24,7 +25,7 @@ def kernels(model):
     return [np.asarray(layer.kernel) for layer in model.layers if hasattr(layer, "kernel")]
 
 
-def trained(model, epochs=2):
+def trained(model, epochs=1):
     x = np.random.default_rng(1).normal(size=(16, *model.input_shape[1:])).astype("float32")
     if not model.compiled:
         model.compile(keras.optimizers.Adam(1e-2), "mse")
@@ -65,11 +66,14 @@ def test_no_value_is_zero():
 
 def test_large_kernels_are_sampled_with_both_ends():
     weights = np.random.default_rng(0).normal(size=60_000).astype("float32")
-    weights[7], weights[11] = -40.0, 50.0
+    # Two that are not among those that are looked at.
+    looked_at = np.random.default_rng(0).choice(np.arange(60_000), 50_000, replace=False)
+    left = np.setdiff1d(np.arange(60_000), looked_at)
+    weights[left[0]], weights[left[1]], weights[left[2]] = -40.0, 50.0, 45.0
     found = centroids(weights, 4)
     assert found[0] == pytest.approx(-40.0) and found[-1] == pytest.approx(50.0)
     np.testing.assert_array_equal(found, centroids(weights, 4))
-    assert not np.array_equal(found, centroids(weights, 4, seed=1))
+    assert not np.array_equal(found[1:3], centroids(weights, 4, seed=1)[1:3])
     assert clustering._SAMPLE == 50_000
     # As many as are looked at are all looked at.
     exact = centroids(weights[:50_000], 4)
@@ -126,8 +130,7 @@ def test_a_kernel_of_zeros_stays_one():
         assert not kernels(model)[0].any() and kernels(model)[1].all()
 
 
-@pytest.mark.parametrize("axes", [("in", "out"), ("out", "in")])
-def test_values_are_held_in_training_that_was_compiled_before(axes):
+def test_values_are_held_in_training_that_was_compiled_before():
     for keep in (False, True):
         model = trained(net())
         if keep:
@@ -143,18 +146,21 @@ def test_values_are_held_in_training_that_was_compiled_before(axes):
             assert len(np.unique(new)) <= num and not np.array_equal(old, new)
 
 
-@pytest.mark.parametrize("num_values, max_values, held", [
+WHICH_KERNELS_ARE_TAKEN = [
     (20, 256, True), (21, 256, False), (4, 4, True), (5, 4, False), (1, 1, True), (2, 1, False), (20, 20, True)
-])  # fmt: skip
-def test_which_kernels_are_taken_for_clustered_ones(num_values, max_values, held):
+]  # fmt: skip
+
+
+def test_which_kernels_are_taken_for_clustered_ones():
     """At most half as many values as weights, and no more than are told."""
-    model = keras.Sequential([keras.Input((5,)), L.Dense(8)])
-    kernel = np.resize(np.arange(1, num_values + 1), 40).reshape(5, 8).astype("float32")
-    model.layers[0].kernel.assign(kernel)
-    options = {} if max_values == 256 else {"max_values": max_values}
-    assert quantization.keep_clusters(model, **options) == held
-    assert isinstance(model.layers[0].kernel.constraint, Shared) == held
-    np.testing.assert_array_equal(kernels(model)[0], kernel)
+    for num_values, max_values, held in WHICH_KERNELS_ARE_TAKEN:
+        model = keras.Sequential([keras.Input((5,)), L.Dense(8)])
+        kernel = np.resize(np.arange(1, num_values + 1), 40).reshape(5, 8).astype("float32")
+        model.layers[0].kernel.assign(kernel)
+        options = {} if max_values == 256 else {"max_values": max_values}
+        assert quantization.keep_clusters(model, **options) == held
+        assert isinstance(model.layers[0].kernel.constraint, Shared) == held
+        np.testing.assert_array_equal(kernels(model)[0], kernel)
 
 
 def test_values_of_channels_are_counted_for_each():
@@ -233,3 +239,22 @@ def test_values_far_from_all_weights_stay_where_they_are():
     np.testing.assert_array_equal(held.numpy(), [[1, 2], [-9, 9]])
     np.testing.assert_allclose(np.asarray(held(held.numpy())), [[1, 2], [-50, 70]])
     np.testing.assert_allclose(held.values.numpy(), [[-50, 1, 2, 3, 70]])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_other_layouts_stay_in_their_places(channels):
+    """Of a transposed convolution, whose outputs are not on the last axis."""
+    x = keras.Input((4, 4, 2))
+    model = randomize(keras.Model(x, L.Conv2DTranspose(3, 2)(x)))
+    (target,), _ = find(model)
+    kernel = target.variable.numpy()
+    values = np.sort(np.unique(kernel))[None].repeat(channels, 0)
+    held = Shared(kernel, values, target.layout)
+    np.testing.assert_array_equal(held.numpy(), kernel)
+    np.testing.assert_allclose(np.asarray(held(kernel)), kernel, atol=1e-6)
+    mask = np.arange(24).reshape(kernel.shape) % 3 > 0
+    held.drop(mask)
+    np.testing.assert_allclose(held.numpy(), np.where(mask, kernel, 0), atol=1e-6)
+    report = quantization.cluster(model, 3, per_channel=channels > 1)
+    parts = np.moveaxis(target.variable.numpy(), 2, 0).reshape(3, -1) if channels > 1 else [target.variable.numpy()]
+    assert [len(np.unique(part)) for part in parts] == [3] * channels and report.kernels[0].num_values == 3

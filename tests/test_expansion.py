@@ -7,6 +7,7 @@ from keras import ops
 from nets import randomize
 
 from tf_reweight import quantization
+from tf_reweight.graph.naming import Names
 from tf_reweight.quantization import expansion
 
 L = keras.layers
@@ -235,3 +236,13 @@ def test_lasting_states_and_dropout_are_not_written_out():
         for kind in (L.LSTM, L.SimpleRNN):
             assert expansion._is_known(kind(**{"units": 5, option: value})) == (option == "units")
     assert not expansion._is_known(L.Dense(5))
+
+
+def test_the_question_alone_whether_a_layer_is_written_out():
+    for models, is_written in ((WRITTEN_OUT, True), (LEFT_ALONE, False)):
+        for name, build in models.items():
+            model = build()
+            known = [layer for layer in model.layers if not isinstance(layer, (L.InputLayer, L.Dense))]
+            made = [expansion.expand(layer, layer.name, Names(model)) is not None for layer in known]
+            assert any(made) == is_written, name
+    assert expansion.expand(L.Dense(3), "a", Names(model)) is None

@@ -476,24 +476,24 @@ PASSED_ON = "DEQUANTIZE passes it on to an operation that was not tried"
 GARBAGE = "LiteRT computes garbage from packed kernels that it dequantizes, beside "
 
 
-@pytest.mark.parametrize(
-    "name, slot, packed",
-    [
+KERNELS_ARE_PACKED_WHERE = [
         ("CONV_2D", 1, True), ("DEPTHWISE_CONV_2D", 1, True), ("TRANSPOSE_CONV", 1, True), ("FULLY_CONNECTED", 1, True),
         ("GATHER", 0, True), ("CONV_2D", 0, False), ("DEPTHWISE_CONV_2D", 2, False), ("TRANSPOSE_CONV", 0, False),
         ("TRANSPOSE_CONV", 2, False), ("FULLY_CONNECTED", 2, False), ("GATHER", 1, False), ("ADD", 1, False),
         ("MUL", 0, False),
-    ],
-)  # fmt: skip
-def test_kernels_are_packed_where_an_operation_reads_its_weights(name, slot, packed):
-    for others in (0, 1):
-        net = Written()
-        kernel = net.weights(KERNEL)
-        inputs = [net.input((1, 1, 1, 64)) for _ in range(3)]
-        inputs[slot] = kernel
-        outputs = [convolved(net, kernel) for _ in range(others)]
-        told = fate(net, kernel, net.op(name, inputs), *outputs)
-        assert told == ("" if packed else f"{name} {FOREIGN}, or was not tried with packed ones")
+    ]  # fmt: skip
+
+
+def test_kernels_are_packed_where_an_operation_reads_its_weights():
+    for name, slot, packed in KERNELS_ARE_PACKED_WHERE:
+        for others in (0, 1):
+            net = Written()
+            kernel = net.weights(KERNEL)
+            inputs = [net.input((1, 1, 1, 64)) for _ in range(3)]
+            inputs[slot] = kernel
+            outputs = [convolved(net, kernel) for _ in range(others)]
+            told = fate(net, kernel, net.op(name, inputs), *outputs)
+            assert told == ("" if packed else f"{name} {FOREIGN}, or was not tried with packed ones")
 
 
 def test_ends_variables_and_what_nothing_reads_are_left():
@@ -524,11 +524,11 @@ def test_values_shared_with_a_tensor_or_metadata_are_left():
     assert counted[net.part.tensors[kernel].buffer] == 2 and counted[0] == 3
 
 
-@pytest.mark.parametrize("dtype, packed", [("FLOAT32", True), ("UINT8", False), ("INT16", False)])
-def test_types_that_are_unfolded(dtype, packed):
-    net = Written()
-    kernel = net.weights((64, 1, 1, 256), dtype)
-    assert fate(net, kernel, convolved(net, kernel)) == ("" if packed else f"LiteRT unfolds no {dtype}")
+def test_types_that_are_unfolded():
+    for dtype, packed in [("FLOAT32", True), ("UINT8", False), ("INT16", False)]:
+        net = Written()
+        kernel = net.weights((64, 1, 1, 256), dtype)
+        assert fate(net, kernel, convolved(net, kernel)) == ("" if packed else f"LiteRT unfolds no {dtype}")
 
 
 def test_what_counts_as_a_kernel():
@@ -540,71 +540,84 @@ def test_what_counts_as_a_kernel():
     assert found == made[1:3] and empty not in found
 
 
-@pytest.mark.parametrize("reader, slot, told", [("CONV_2D", 1, ""), ("FULLY_CONNECTED", 1, ""), ("CONV_2D", 0, PASSED_ON),
-                                                ("ADD", 1, PASSED_ON), ("GATHER", 0, PASSED_ON)])  # fmt: skip
-@pytest.mark.parametrize("dtype", ["FLOAT16", "INT8"])
-def test_dequantized_kernels_are_packed_where_they_are_weights(reader, slot, told, dtype):
-    for others in (0, 1):
-        net = Written()
-        kernel = net.weights((64, 1, 1, 128), dtype, scale=0.1)
-        unfolded = net.op("DEQUANTIZE", [kernel], dtype="FLOAT32")
-        inputs = [net.input((1, 1, 1, 128)) for _ in range(2)]
-        inputs[slot] = unfolded
-        made = [net.op(reader, inputs), *[convolved(net, unfolded) for _ in range(others)]]
-        found = fate(net, kernel, *made)
-        if reader == "GATHER" and dtype == "FLOAT16":
-            assert told in found
-        elif reader == "CONV_2D" and slot == 1:
-            assert found == told
-        else:
-            assert found.startswith(told) and bool(found) == bool(told)
+DEQUANTIZED_KERNELS_ARE = [
+    ("CONV_2D", 1, ""), ("FULLY_CONNECTED", 1, ""), ("CONV_2D", 0, PASSED_ON), ("ADD", 1, PASSED_ON), ("GATHER", 0, PASSED_ON)
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype, reads, breaks", [
+def test_dequantized_kernels_are_packed_where_they_are_weights():
+    for reader, slot, told in DEQUANTIZED_KERNELS_ARE:
+        for dtype in ["FLOAT16", "INT8"]:
+            for others in (0, 1):
+                net = Written()
+                kernel = net.weights((64, 1, 1, 128), dtype, scale=0.1)
+                unfolded = net.op("DEQUANTIZE", [kernel], dtype="FLOAT32")
+                inputs = [net.input((1, 1, 1, 128)) for _ in range(2)]
+                inputs[slot] = unfolded
+                made = [net.op(reader, inputs), *[convolved(net, unfolded) for _ in range(others)]]
+                found = fate(net, kernel, *made)
+                if reader == "GATHER" and dtype == "FLOAT16":
+                    assert told in found
+                elif reader == "CONV_2D" and slot == 1:
+                    assert found == told
+                else:
+                    assert found.startswith(told) and bool(found) == bool(told)
+
+
+DEQUANTIZED_KERNELS_BESI = [
     ("FLOAT16", "computed", True), ("FLOAT16", "dequantized", True), ("INT8", "computed", False),
     ("INT8", "dequantized", True), ("INT8", "a part dequantized", True), ("FLOAT16", "nothing", False),
     ("INT8", "nothing", False),
-])  # fmt: skip
-def test_dequantized_kernels_beside_an_operation_outside_of_the_delegate(dtype, reads, breaks):
-    net = Written()
-    kernel = net.weights((64, 1, 1, 128), dtype, scale=0.1)
-    outputs = [convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))]
-    other = net.op("DEQUANTIZE", [net.weights((2, 2), dtype, zeros=0, scale=0.1)], dtype="FLOAT32")
-    if reads != "nothing":
-        inputs = {"computed": outputs, "dequantized": [other], "a part dequantized": [*outputs, other]}[reads]
-        outputs.append(net.op("SIN", inputs))
-    expected = f"{GARBAGE}SIN #3 outside of its delegate" if breaks else ""
-    assert fate(net, kernel, *outputs, other) == expected
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("size, strides, breaks", [
+def test_dequantized_kernels_beside_an_operation_outside_of_the_delegate():
+    for dtype, reads, breaks in DEQUANTIZED_KERNELS_BESI:
+        net = Written()
+        kernel = net.weights((64, 1, 1, 128), dtype, scale=0.1)
+        outputs = [convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))]
+        other = net.op("DEQUANTIZE", [net.weights((2, 2), dtype, zeros=0, scale=0.1)], dtype="FLOAT32")
+        if reads != "nothing":
+            inputs = {"computed": outputs, "dequantized": [other], "a part dequantized": [*outputs, other]}[reads]
+            outputs.append(net.op("SIN", inputs))
+        expected = f"{GARBAGE}SIN #3 outside of its delegate" if breaks else ""
+        assert fate(net, kernel, *outputs, other) == expected
+
+
+SMALL_TRANSPOSED_CONVOLU = [
     ((2, 2), (2, 2), False), ((3, 3), (2, 2), False), ((1, 2), (2, 2), True), ((2, 1), (2, 2), True), ((1, 1), (1, 1), False),
     ((2, 3), (2, 3), False), ((3, 2), (2, 3), True), ((1, 3), (1, 3), False), ((3, 1), (1, 3), True),
-])  # fmt: skip
-def test_small_transposed_convolutions_are_outside_of_the_delegate(size, strides, breaks):
-    net = Written()
-    kernel = net.weights((64, 1, 1, 128), "FLOAT16")
-    made = convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))
-    options = {"kind": "TransposeConvOptions", "strideH": strides[0], "strideW": strides[1]}
-    inputs = [net.numbers([1, 4, 4, 2]), net.weights((2, *size, 16)), made]
-    up = net.op("TRANSPOSE_CONV", inputs, (1, 4, 4, 2), dtype="FLOAT32", **options)
-    assert fate(net, kernel, up) == (f"{GARBAGE}TRANSPOSE_CONV #2 outside of its delegate" if breaks else "")
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, dtype, breaks", [
+def test_small_transposed_convolutions_are_outside_of_the_delegate():
+    for size, strides, breaks in SMALL_TRANSPOSED_CONVOLU:
+        net = Written()
+        kernel = net.weights((64, 1, 1, 128), "FLOAT16")
+        made = convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))
+        options = {"kind": "TransposeConvOptions", "strideH": strides[0], "strideW": strides[1]}
+        inputs = [net.numbers([1, 4, 4, 2]), net.weights((2, *size, 16)), made]
+        up = net.op("TRANSPOSE_CONV", inputs, (1, 4, 4, 2), dtype="FLOAT32", **options)
+        assert fate(net, kernel, up) == (f"{GARBAGE}TRANSPOSE_CONV #2 outside of its delegate" if breaks else "")
+
+
+HALF_KERNELS_BESIDE_DEQU = [
     ("CONV_2D", "INT8", True), ("DEPTHWISE_CONV_2D", "INT8", True), ("TRANSPOSE_CONV", "INT8", True),
     ("CONV_2D", "FLOAT16", False),
     ("FULLY_CONNECTED", "INT8", False), ("ADD", "INT8", False),
-])  # fmt: skip
-def test_half_kernels_beside_dequantized_integers_are_left(name, dtype, breaks):
+]  # fmt: skip
+
+
+def test_half_kernels_beside_dequantized_integers_are_left():
     """On ARM a convolution that reads int8 weights through DEQUANTIZE is outside of the delegate."""
-    net = Written()
-    kernel = net.weights((64, 1, 1, 128), "FLOAT16")
-    made = convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))
-    other = net.op("DEQUANTIZE", [net.weights((16, 1, 1, 16), dtype, scale=0.1)], dtype="FLOAT32")
-    inputs = [net.numbers([1, 1, 1, 16]), other, made] if name == "TRANSPOSE_CONV" else [made, other]
-    last = net.op(name, inputs, (1, 1, 1, 16), dtype="FLOAT32")
-    assert fate(net, kernel, last) == (f"{GARBAGE}{name} #3 outside of its delegate" if breaks else "")
+    for name, dtype, breaks in HALF_KERNELS_BESIDE_DEQU:
+        net = Written()
+        kernel = net.weights((64, 1, 1, 128), "FLOAT16")
+        made = convolved(net, net.op("DEQUANTIZE", [kernel], dtype="FLOAT32"))
+        other = net.op("DEQUANTIZE", [net.weights((16, 1, 1, 16), dtype, scale=0.1)], dtype="FLOAT32")
+        inputs = [net.numbers([1, 1, 1, 16]), other, made] if name == "TRANSPOSE_CONV" else [made, other]
+        last = net.op(name, inputs, (1, 1, 1, 16), dtype="FLOAT32")
+        assert fate(net, kernel, last) == (f"{GARBAGE}{name} #3 outside of its delegate" if breaks else "")
 
 
 def test_half_kernels_that_are_read_as_they_are_count_as_dequantized():
@@ -615,22 +628,23 @@ def test_half_kernels_that_are_read_as_they_are_count_as_dequantized():
         assert told == (f"{GARBAGE}SIN #1 outside of its delegate" if name == "SIN" else "")
 
 
-@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"])
-@pytest.mark.parametrize("computes", ["INT8", "INT16", "FLOAT32"])
-def test_int8_kernels_in_dynamic_range_are_left_but_for_depthwise(name, computes):
-    net = Written()
-    kernel = net.weights((64, 64) if name == "FULLY_CONNECTED" else KERNEL, "INT8", scale=0.1)
-    x = net.input((1, 64) if name == "FULLY_CONNECTED" else (1, 1, 1, 64), computes, scale=0.1)
-    inputs = [net.numbers([1, 1, 1, 64]), kernel, x] if name == "TRANSPOSE_CONV" else [x, kernel]
-    options = {"kind": "FullyConnectedOptions"} if name == "FULLY_CONNECTED" else {}
-    made = net.op(name, inputs, (1, 64) if options else (1, 1, 1, 64), dtype=computes, **options)
-    told = fate(net, kernel, made)
-    if computes == "FLOAT32" and name != "DEPTHWISE_CONV_2D":
-        assert told == f"LiteRT does not load a packed int8 kernel of a {name} that computes in FLOAT32 (dynamic range)"
-    elif computes == "INT16" and name == "FULLY_CONNECTED":
-        assert told == "only int8 throughout, a FULLY_CONNECTED can become the convolution that loads packed"
-    else:
-        assert told == ""
+def test_int8_kernels_in_dynamic_range_are_left_but_for_depthwise():
+    for name in ["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"]:
+        for computes in ["INT8", "INT16", "FLOAT32"]:
+            net = Written()
+            kernel = net.weights((64, 64) if name == "FULLY_CONNECTED" else KERNEL, "INT8", scale=0.1)
+            x = net.input((1, 64) if name == "FULLY_CONNECTED" else (1, 1, 1, 64), computes, scale=0.1)
+            inputs = [net.numbers([1, 1, 1, 64]), kernel, x] if name == "TRANSPOSE_CONV" else [x, kernel]
+            options = {"kind": "FullyConnectedOptions"} if name == "FULLY_CONNECTED" else {}
+            made = net.op(name, inputs, (1, 64) if options else (1, 1, 1, 64), dtype=computes, **options)
+            told = fate(net, kernel, made)
+            if computes == "FLOAT32" and name != "DEPTHWISE_CONV_2D":
+                refused = "that computes in FLOAT32 (dynamic range)"
+                assert told == f"LiteRT does not load a packed int8 kernel of a {name} {refused}"
+            elif computes == "INT16" and name == "FULLY_CONNECTED":
+                assert told == "only int8 throughout, a FULLY_CONNECTED can become the convolution that loads packed"
+            else:
+                assert told == ""
 
 
 def connected(kernel=(64, 64), x="INT8", y="INT8", bias="INT32", zero_points=(0,), made=(1, 64), signature=None, twice=False,
@@ -669,16 +683,16 @@ CONNECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CONNECTED)
-def test_which_fully_connected_become_convolutions(case):
-    options, told = CONNECTED[case]
-    if options.get("zero_points", 0) is None:
-        net, weights, outputs = connected()
-        net.part.tensors[weights].quantization.zeroPoint = None
-    else:
-        net, weights, outputs = connected(**options)
-    found = fate(net, weights, *outputs)
-    assert told in found and bool(found) == bool(told)
+def test_which_fully_connected_become_convolutions():
+    for case in CONNECTED:
+        options, told = CONNECTED[case]
+        if options.get("zero_points", 0) is None:
+            net, weights, outputs = connected()
+            net.part.tensors[weights].quantization.zeroPoint = None
+        else:
+            net, weights, outputs = connected(**options)
+        found = fate(net, weights, *outputs)
+        assert told in found and bool(found) == bool(told)
 
 
 def test_without_scales_a_fully_connected_stays():
@@ -687,48 +701,52 @@ def test_without_scales_a_fully_connected_stays():
     assert ASYMMETRIC in fate(net, weights, *outputs)
 
 
-@pytest.mark.parametrize("bias", ["INT32", None, "none"])
-@pytest.mark.parametrize("num, num_inputs", [(1, 64), (1, 512), (6, 64)])
-def test_a_rewritten_fully_connected_field_by_field(bias, num, num_inputs):
-    scales = np.linspace(0.25, 0.5, 64)
-    made = {"made": (num, 64) if num == 1 else (2, 3, 64), "activation": 3, "quantizedBiasType": 2}
-    net, weights, outputs = connected((64, num_inputs), bias=bias, zero_points=(0,) * 64, **made)
-    net.part.tensors[weights].quantization.scale = scales.astype("float32")
-    content = net.content(*outputs)
-    values = constants.values(flatbuffer.parse(content), flatbuffer.parse(content).subgraphs[0].tensors[weights])
-    graph = Graph(flatbuffer.parse(pack.pack(content).content))
-    assert graph.names == ["DENSIFY", "RESHAPE", "CONV_2D", "RESHAPE"]
-    densify, before, convolution, after = (graph.operators[i] for i in range(4))
-    kernel, (_, *image) = graph.tensors[weights], graph.shape(weights)
-    assert (64, *image) in rewriting.convolution_shapes((64, num_inputs)) and (image[1] == 1) == (num_inputs == 64)
-    assert kernel.quantization is None and kernel.sparsity is not None and graph.shape(weights) == (64, *image)
-    np.testing.assert_array_equal(graph.constant(weights), values.reshape(64, *image))
-    dense, pixels, made = graph.output(0), graph.output(1), graph.output(2)
-    assert list(densify.inputs) == [weights] and graph.tensors[dense].name == b"dense/%d" % weights
-    np.testing.assert_allclose(graph.tensors[dense].quantization.scale, scales, rtol=1e-6)
-    assert graph.tensors[dense].buffer == 0 and graph.tensors[dense].sparsity is None and graph.shape(dense) == (64, *image)
-    assert graph.shape(pixels) == (num, *image) and graph.shape(made) == (num, 1, 1, 64)
-    assert list(before.inputs)[:1] == graph.inputs and list(after.inputs)[:1] == [made] and graph.output(3) == outputs[0]
-    assert list(convolution.inputs)[:2] == [pixels, dense] and len(convolution.inputs) == 3
-    for operator, shape in ((before, (-1, *image)), (after, (-1, 64) if num == 1 else (-1, 3, 64))):
-        assert tuple(operator.builtinOptions.newShape) == shape == tuple(graph.constant(operator.inputs[1]))
-        assert graph.shape(operator.inputs[1]) == (len(shape),) and graph.dtype(operator.inputs[1]) == "INT32"
-    for index, like in ((pixels, graph.inputs[0]), (made, outputs[0])):
-        assert graph.scale(index) == graph.scale(like) and graph.dtype(index) == "INT8" and graph.tensors[index].buffer == 0
-        assert not graph.tensors[index].isVariable and graph.tensors[index].shapeSignature is None
-    options = convolution.builtinOptions
-    assert (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor) == (1, 1, 1, 1)
-    assert options.padding == flatbuffer.schema().Padding.VALID
-    assert options.fusedActivationFunction == 3 and options.quantizedBiasType == 2
-    added = graph.tensors[convolution.inputs[2]]
-    stored = graph.constant(convolution.inputs[2])
-    np.testing.assert_array_equal(stored, np.arange(64) if bias == "INT32" else np.zeros(64))
-    if bias != "INT32":
-        np.testing.assert_allclose(added.quantization.scale, 0.5 * scales, rtol=1e-6)
-        assert graph.dtype(convolution.inputs[2]) == "INT32" and list(added.quantization.zeroPoint) == [0] * 64
-    codes = {graph.names[i]: graph.model.operatorCodes[operator.opcodeIndex] for i, operator in enumerate(graph.operators)}
-    assert {name: code.version for name, code in codes.items()} == {"DENSIFY": 1, "RESHAPE": 1, "CONV_2D": 5}
-    assert all(code.builtinCode == code.deprecatedBuiltinCode for code in codes.values())
+def test_a_rewritten_fully_connected_field_by_field():
+    for bias in ["INT32", None, "none"]:
+        for num, num_inputs in [(1, 64), (1, 512), (6, 64)]:
+            scales = np.linspace(0.25, 0.5, 64)
+            made = {"made": (num, 64) if num == 1 else (2, 3, 64), "activation": 3, "quantizedBiasType": 2}
+            net, weights, outputs = connected((64, num_inputs), bias=bias, zero_points=(0,) * 64, **made)
+            net.part.tensors[weights].quantization.scale = scales.astype("float32")
+            content = net.content(*outputs)
+            values = constants.values(flatbuffer.parse(content), flatbuffer.parse(content).subgraphs[0].tensors[weights])
+            graph = Graph(flatbuffer.parse(pack.pack(content).content))
+            assert graph.names == ["DENSIFY", "RESHAPE", "CONV_2D", "RESHAPE"]
+            densify, before, convolution, after = (graph.operators[i] for i in range(4))
+            kernel, (_, *image) = graph.tensors[weights], graph.shape(weights)
+            assert (64, *image) in rewriting.convolution_shapes((64, num_inputs)) and (image[1] == 1) == (num_inputs == 64)
+            assert kernel.quantization is None and kernel.sparsity is not None and graph.shape(weights) == (64, *image)
+            np.testing.assert_array_equal(graph.constant(weights), values.reshape(64, *image))
+            dense, pixels, made = graph.output(0), graph.output(1), graph.output(2)
+            assert list(densify.inputs) == [weights] and graph.tensors[dense].name == b"dense/%d" % weights
+            np.testing.assert_allclose(graph.tensors[dense].quantization.scale, scales, rtol=1e-6)
+            assert graph.tensors[dense].buffer == 0 and graph.tensors[dense].sparsity is None
+            assert graph.shape(dense) == (64, *image)
+            assert graph.shape(pixels) == (num, *image) and graph.shape(made) == (num, 1, 1, 64)
+            assert list(before.inputs)[:1] == graph.inputs and list(after.inputs)[:1] == [made]
+            assert graph.output(3) == outputs[0]
+            assert list(convolution.inputs)[:2] == [pixels, dense] and len(convolution.inputs) == 3
+            for operator, shape in ((before, (-1, *image)), (after, (-1, 64) if num == 1 else (-1, 3, 64))):
+                assert tuple(operator.builtinOptions.newShape) == shape == tuple(graph.constant(operator.inputs[1]))
+                assert graph.shape(operator.inputs[1]) == (len(shape),) and graph.dtype(operator.inputs[1]) == "INT32"
+            for index, like in ((pixels, graph.inputs[0]), (made, outputs[0])):
+                assert graph.scale(index) == graph.scale(like) and graph.dtype(index) == "INT8"
+                assert graph.tensors[index].buffer == 0
+                assert not graph.tensors[index].isVariable and graph.tensors[index].shapeSignature is None
+            options = convolution.builtinOptions
+            assert (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor) == (1, 1, 1, 1)
+            assert options.padding == flatbuffer.schema().Padding.VALID
+            assert options.fusedActivationFunction == 3 and options.quantizedBiasType == 2
+            added = graph.tensors[convolution.inputs[2]]
+            stored = graph.constant(convolution.inputs[2])
+            np.testing.assert_array_equal(stored, np.arange(64) if bias == "INT32" else np.zeros(64))
+            if bias != "INT32":
+                np.testing.assert_allclose(added.quantization.scale, 0.5 * scales, rtol=1e-6)
+                assert graph.dtype(convolution.inputs[2]) == "INT32" and list(added.quantization.zeroPoint) == [0] * 64
+            codes = graph.model.operatorCodes
+            codes = {name: codes[operator.opcodeIndex] for name, operator in zip(graph.names, graph.operators)}
+            assert {name: code.version for name, code in codes.items()} == {"DENSIFY": 1, "RESHAPE": 1, "CONV_2D": 5}
+            assert all(code.builtinCode == code.deprecatedBuiltinCode for code in codes.values())
 
 
 def test_operation_codes_are_taken_where_their_version_will_do():
@@ -746,26 +764,29 @@ def test_operation_codes_are_taken_where_their_version_will_do():
     assert rewriter._opcode(number, 1) == 0
 
 
-@pytest.mark.parametrize("num_inputs", [1, 63, 64, 126, 127, 128, 255, 256, 512, 514, 1000, 4032, 4096, 4160, 16384, 16640])
-def test_shapes_of_convolutions_against_a_plain_loop(num_inputs):
-    expected = [(7, 1, 1, num_inputs)]
-    for columns in range(2, num_inputs + 1):
-        length = num_inputs // columns
-        if columns * length == num_inputs and columns <= 64 and 64 <= length <= 256:
-            expected.append((7, 1, columns, length))
-    assert rewriting.convolution_shapes(np.array([7, num_inputs])) == expected
+def test_shapes_of_convolutions_against_a_plain_loop():
+    for num_inputs in [1, 63, 64, 126, 127, 128, 255, 256, 512, 514, 1000, 4032, 4096, 4160, 16384, 16640]:
+        expected = [(7, 1, 1, num_inputs)]
+        for columns in range(2, num_inputs + 1):
+            length = num_inputs // columns
+            if columns * length == num_inputs and columns <= 64 and 64 <= length <= 256:
+                expected.append((7, 1, columns, length))
+        assert rewriting.convolution_shapes(np.array([7, num_inputs])) == expected
 
 
-@pytest.mark.parametrize("kind, precision, shared", [
+BYTES_OF_PACKED_KERNELS = [
     ("conv 3x3", "float32", 32), ("depthwise", "int8", 32), ("transpose", "float16", 32), ("dense", "int8", 192),
     ("dense on sequences", "int8", 192),
-])  # fmt: skip
-def test_bytes_of_packed_kernels_add_up_to_those_of_the_file(kind, precision, shared):
+]  # fmt: skip
+
+
+def test_bytes_of_packed_kernels_add_up_to_those_of_the_file():
     """But for a few bytes of each: tables of one kind share their descriptions, and where one begins is rounded up."""
-    content = zeroed(converted(kind, precision), "channel")
-    result = pack.pack(content)
-    saved = sum(tensor.num_bytes_before - tensor.num_bytes_after for tensor in result.tensors)
-    assert result.num_packed and -32 <= (len(content) - len(result.content) - saved) / result.num_packed <= shared
+    for kind, precision, shared in BYTES_OF_PACKED_KERNELS:
+        content = zeroed(converted(kind, precision), "channel")
+        result = pack.pack(content)
+        saved = sum(tensor.num_bytes_before - tensor.num_bytes_after for tensor in result.tensors)
+        assert result.num_packed and -32 <= (len(content) - len(result.content) - saved) / result.num_packed <= shared
 
 
 def test_a_kernel_that_shrinks_by_nothing_is_left_and_by_one_byte_is_packed(monkeypatch):

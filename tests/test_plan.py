@@ -9,6 +9,7 @@ from nets import randomize
 from tf_reweight import quantization
 from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import QuantizedActivation, QuantizedKernel, rules
+from tf_reweight.quantization.plan import Plan
 
 L = keras.layers
 AT_OUTPUT, INSIDE = 8.0, 30.0
@@ -360,9 +361,9 @@ def own(x):
     return x
 
 
-@pytest.mark.parametrize("layer, rule", RULES, ids=[f"{type(layer).__name__} {i}" for i, (layer, _) in enumerate(RULES)])
-def test_rules_of_layers(layer, rule):
-    assert rules.rule_of(layer) == (rule, None)
+def test_rules_of_layers():
+    for layer, rule in RULES:
+        assert rules.rule_of(layer) == (rule, None)
 
 
 def test_layers_without_a_rule_tell_why():
@@ -389,18 +390,21 @@ def test_operations_and_layers_of_one_name_are_told_apart():
     assert rules.rule_of(ops.sin(x)._keras_history.operation) == (None, "Sin has no rule for integers")
 
 
-@pytest.mark.parametrize("make, axes", [
+AXES_OF_CHANNELS = [
     (lambda: L.Conv2D(2, 2), 1), (lambda: L.DepthwiseConv2D(2), 2), (lambda: L.Conv1D(2, 2), 0),
     (lambda: L.DepthwiseConv1D(2), 0),
     (lambda: L.Conv2DTranspose(2, 2), 0), (lambda: L.Conv1DTranspose(2, 2), 0), (lambda: L.Dense(2), 0),
-])  # fmt: skip
-def test_axes_of_channels(make, axes):
+]  # fmt: skip
+
+
+def test_axes_of_channels():
     """Dense kernels have a step per channel with wide activations alone, as the converter makes them."""
-    layer = make()
-    assert rules.channel_axes(layer) == rules.channel_axes(layer, 8) == axes and rules.has_kernel(layer)
-    for bits in (9, 16):
-        assert rules.channel_axes(layer, bits) == (1 if isinstance(layer, L.Dense) else axes)
-    assert not rules.has_kernel(L.ReLU()) and rules.computes_clamp(layer) == ("Transpose" not in type(layer).__name__)
+    for make, axes in AXES_OF_CHANNELS:
+        layer = make()
+        assert rules.channel_axes(layer) == rules.channel_axes(layer, 8) == axes and rules.has_kernel(layer)
+        for bits in (9, 16):
+            assert rules.channel_axes(layer, bits) == (1 if isinstance(layer, L.Dense) else axes)
+        assert not rules.has_kernel(L.ReLU()) and rules.computes_clamp(layer) == ("Transpose" not in type(layer).__name__)
 
 
 def test_who_computes_a_relu_behind_it():
@@ -442,3 +446,33 @@ def test_rules_that_can_be_registered(monkeypatch):
 def test_every_table_has_a_verdict():
     assert all(rules.has_verdict(kind) for kind in (L.Dense, L.LSTM, L.Embedding, L.Conv3D, L.ConvLSTM2D, L.Flatten))
     assert not rules.has_verdict(Derived) and not rules.has_verdict(L.LayerNormalization)
+
+
+# Names of the sites, those of one group with a plus between.
+PLANNED = {
+    "relu behind a kernel": "head mean r", "read by a relu and another": "a head mean r s", "dropout between": "head mean r",
+    "dropout read twice": "a head mean r s", "relu of the input": "head mean r", "input behind moves": "a head mean",
+    "input and kernel added": "a s", "relu behind a sum": "a b head mean r", "relu with a slope": "a head mean r",
+    "transposed with a relu": "head mean t t_activation", "sums of floats": "a b c head mean r s",
+    "relu behind a pooling": "a head mean", "relu behind a pooling and dropout": "a head mean",
+    "pooling read twice": "a b c head mean s", "average": "a head mean", "smooth upsampling": "a head mean",
+    "joined at an output": "a a_activation+b+j", "joined inside": "a a_activation+b+j+x c head mean",
+    "joined and moved to an output": "a+b+j", "joined and multiplied at an output": "a+b+j m r",
+    "chosen from": "a+b+j c head mean", "the lesser": "a+b+j c head mean", "joined twice": "a+b+j+k c head mean",
+    "joined with floats": "a b+j+n c head mean", "joined after what was planned to be rounded": "b+j+s",
+}
+
+
+def test_plans_alone_without_a_model_made_of_them():
+    """Which sites there are, which of them are in one group, and the joins, for every net above."""
+    assert set(PLANNED) == {*SITES, *SHARED}
+    for case, (build, *_, last) in {**SITES, **SHARED}.items():
+        plan = Plan(quantization.simplify(image(build))[0], lambda layer: True)
+        sites = [*plan.sites.values(), *plan.entries.values()]
+        groups = {id(site.group): site.group for site in sites}.values()
+        assert sum(map(len, groups)) == len({id(site) for site in sites})
+        names = ["+".join(sorted(site.name.removesuffix("_inner") for site in group)) for group in groups]
+        assert " ".join(sorted(names)) == PLANNED[case]
+        assert [join.places() for join in plan.joins] == (last if case in SHARED else [])
+        assert all(site.fixed_range is None for group in groups if len(group) > 1 for site in group)
+        assert all(join in plan.joins_of(join.output.group) for join in plan.joins)

@@ -26,18 +26,18 @@ def rounded_by_loop(x, low, high, bits):
     return np.clip(np.round(np.asarray(x, "float64") / step), first, first + 2**bits - 1) * step, step
 
 
-@pytest.mark.parametrize("low, high", [(-1.0, 3.0), (-3.0, 1.0), (0.0, 2.0), (-2.0, 0.0), (-1.0, 1.02), (-100.0, 0.01)])
-@pytest.mark.parametrize("bits", [2, 4, 8, 9, 16])
-def test_rounded_activations_against_a_plain_loop(bits, low, high):
-    x = np.concatenate([np.linspace(1.5 * low - 1, 1.5 * high + 1, 501), [0.0, low, high]]).astype("float32")
-    found = np.asarray(grid.round_activation(ops.convert_to_tensor(x), low, high, bits))
-    expected, step = rounded_by_loop(x, low, high, bits)
-    # Halves of a step go either way in float32.
-    near = np.abs(x / step - np.floor(x / step) - 0.5) < 1e-2
-    np.testing.assert_allclose(found[~near], expected[~near], atol=1e-2 * step)
-    assert np.abs(found - expected).max() <= 1.01 * step and found[501] == 0 and len(np.unique(found)) <= 2**bits
-    half = np.asarray(grid.round_activation(ops.cast(x, "float16"), low, high, bits))
-    assert half.dtype == "float16"
+def test_rounded_activations_against_a_plain_loop():
+    for low, high in [(-1.0, 3.0), (-3.0, 1.0), (0.0, 2.0), (-2.0, 0.0), (-1.0, 1.02), (-100.0, 0.01)]:
+        for bits in [2, 4, 8, 9, 16]:
+            x = np.concatenate([np.linspace(1.5 * low - 1, 1.5 * high + 1, 501), [0.0, low, high]]).astype("float32")
+            found = np.asarray(grid.round_activation(ops.convert_to_tensor(x), low, high, bits))
+            expected, step = rounded_by_loop(x, low, high, bits)
+            # Halves of a step go either way in float32.
+            near = np.abs(x / step - np.floor(x / step) - 0.5) < 1e-2
+            np.testing.assert_allclose(found[~near], expected[~near], atol=1e-2 * step)
+            assert np.abs(found - expected).max() <= 1.01 * step and found[501] == 0 and len(np.unique(found)) <= 2**bits
+            half = np.asarray(grid.round_activation(ops.cast(x, "float16"), low, high, bits))
+            assert half.dtype == "float16"
 
 
 def test_bits_are_integers_between_two_and_sixteen():
@@ -62,56 +62,59 @@ def test_defaults_of_both_layers():
     assert again.get_config() == named.get_config()
 
 
-@pytest.mark.parametrize("fixed, fits", [
+FIXED_RANGES = [
     ((0, 6), True), ((-1, 0), True), ((-1, 1), True), ((0, 0), False), ((1, 2), False), ((-2, -1), False), ((1, 0), False),
     ((0, 1, 2), False), ((0,), False), ((float("nan"), 1), False),
-])  # fmt: skip
-def test_fixed_ranges(fixed, fits):
-    if not fits:
-        with pytest.raises(ValueError, match=r"`fixed_range` must be \(minimum, maximum\)"):
-            QuantizedActivation(fixed_range=fixed)
-        return
-    layer, x = QuantizedActivation(8, fixed_range=fixed), np.linspace(-7, 7, 57, dtype="float32")[None]
-    for training in (False, True):
-        expected, step = rounded_by_loop(x, *fixed, 8)
-        assert np.abs(np.asarray(layer(x, training=training)) - expected).max() <= 1.01 * step
-    assert layer.weights == []
-    layer.calibrating = True
-    np.testing.assert_array_equal(np.asarray(layer(x)), x)
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("momentum, fits", [(0.0, True), (0.999, True), (1.0, False), (-0.1, False)])
-def test_momentum_is_a_fraction(momentum, fits):
-    if fits:
-        assert QuantizedActivation(momentum=momentum).momentum == momentum
-    else:
-        with pytest.raises(ValueError, match="`momentum`"):
-            QuantizedActivation(momentum=momentum)
+def test_fixed_ranges():
+    for fixed, fits in FIXED_RANGES:
+        if not fits:
+            with pytest.raises(ValueError, match=r"`fixed_range` must be \(minimum, maximum\)"):
+                QuantizedActivation(fixed_range=fixed)
+            continue
+        layer, x = QuantizedActivation(8, fixed_range=fixed), np.linspace(-7, 7, 57, dtype="float32")[None]
+        for training in (False, True):
+            expected, step = rounded_by_loop(x, *fixed, 8)
+            assert np.abs(np.asarray(layer(x, training=training)) - expected).max() <= 1.01 * step
+        assert layer.weights == []
+        layer.calibrating = True
+        np.testing.assert_array_equal(np.asarray(layer(x)), x)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.6, 0.99])
-def test_ranges_are_means_first_and_then_moving_averages(momentum):
+def test_momentum_is_a_fraction():
+    for momentum, fits in [(0.0, True), (0.999, True), (1.0, False), (-0.1, False)]:
+        if fits:
+            assert QuantizedActivation(momentum=momentum).momentum == momentum
+        else:
+            with pytest.raises(ValueError, match="`momentum`"):
+                QuantizedActivation(momentum=momentum)
+
+
+def test_ranges_are_means_first_and_then_moving_averages():
     """Each place for itself, zero always inside, and nothing moves outside of training or once the range is frozen."""
-    layer, rng = QuantizedActivation(8, momentum=momentum, places=3), np.random.default_rng(0)
-    low, high, seen = np.zeros(3), np.zeros(3), np.zeros(3)
-    for step in range(12):
-        place = int(rng.integers(2))
-        x = (rng.normal(size=(4, 5)) + 4 * rng.integers(-1, 2)).astype("float32")
-        layer(x, training=True, place=place)
-        for options in ({"training": False}, {"training": True, "observe": False}, {"training": True, "place": None}):
-            layer(9 * x, **{"place": place, **options})
-        rate = max(1 / (seen[place] + 1), 1 - momentum)
-        low[place] += rate * (min(x.min(), 0) - low[place])
-        high[place] += rate * (max(x.max(), 0) - high[place])
-        seen[place] += 1
-        for variable, expected in ((layer.minimum, low), (layer.maximum, high), (layer.observed, seen)):
-            np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert seen.min() == 0 < seen[:2].min()
-    layer.frozen.assign(1.0)
-    layer(100 * x, training=True)
-    np.testing.assert_allclose(layer.maximum.numpy(), high, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(layer.observed.numpy(), seen)
-    assert not layer.trainable_variables and [v.dtype for v in layer.weights] == ["float32"] * 4
+    for momentum in [0.0, 0.6, 0.99]:
+        layer, rng = QuantizedActivation(8, momentum=momentum, places=3), np.random.default_rng(0)
+        low, high, seen = np.zeros(3), np.zeros(3), np.zeros(3)
+        for step in range(12):
+            place = int(rng.integers(2))
+            x = (rng.normal(size=(4, 5)) + 4 * rng.integers(-1, 2)).astype("float32")
+            layer(x, training=True, place=place)
+            for options in ({"training": False}, {"training": True, "observe": False}, {"training": True, "place": None}):
+                layer(9 * x, **{"place": place, **options})
+            rate = max(1 / (seen[place] + 1), 1 - momentum)
+            low[place] += rate * (min(x.min(), 0) - low[place])
+            high[place] += rate * (max(x.max(), 0) - high[place])
+            seen[place] += 1
+            for variable, expected in ((layer.minimum, low), (layer.maximum, high), (layer.observed, seen)):
+                np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert seen.min() == 0 < seen[:2].min()
+        layer.frozen.assign(1.0)
+        layer(100 * x, training=True)
+        np.testing.assert_allclose(layer.maximum.numpy(), high, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(layer.observed.numpy(), seen)
+        assert not layer.trainable_variables and [v.dtype for v in layer.weights] == ["float32"] * 4
 
 
 def test_a_place_that_saw_nothing_is_rounded_with_the_others():
@@ -125,13 +128,13 @@ def test_a_place_that_saw_nothing_is_rounded_with_the_others():
         assert 0 < np.abs(found - x).max() and np.abs(found - expected).max() <= 1.01 * step
 
 
-@pytest.mark.parametrize("size, width", [(0.0, 1.0), (0.9e-6, 1.0), (2e-6, 2e-6), (1e-3, 1e-3)])
-def test_tensors_that_are_all_zero_have_a_range_of_one(size, width):
-    layer = QuantizedActivation(8)
-    layer(np.array([[0.0, size]], "float32"), training=True)
-    x = np.array([[0.25, 0.7]], "float32") * np.float32(width)
-    found = np.asarray(layer(x))
-    assert np.abs(found - x).max() <= 0.51 * width / 255 and found.max() > 0.6 * width
+def test_tensors_that_are_all_zero_have_a_range_of_one():
+    for size, width in [(0.0, 1.0), (0.9e-6, 1.0), (2e-6, 2e-6), (1e-3, 1e-3)]:
+        layer = QuantizedActivation(8)
+        layer(np.array([[0.0, size]], "float32"), training=True)
+        x = np.array([[0.25, 0.7]], "float32") * np.float32(width)
+        found = np.asarray(layer(x))
+        assert np.abs(found - x).max() <= 0.51 * width / 255 and found.max() > 0.6 * width
 
 
 def test_calibrating_looks_and_does_not_round():
@@ -209,30 +212,33 @@ def test_ranges_are_frozen_from_an_epoch_on(first):
     assert moved == [float(min(epoch + 1, first)) for epoch in range(4)]
 
 
-@pytest.mark.parametrize("weights, activations, fits", [
+WHICH_WIDTHS_FILES_HOLD = [
     (2, 8, "int8"), (4, 8, "int8"), (8, 8, "int8"), (9, 8, None), (8, 16, "int16"), (7, 16, None), (9, 16, None),
     (16, 16, None), (8, 7, None), (8, 9, None), (8, 15, None),
-])  # fmt: skip
-def test_which_widths_files_hold(weights, activations, fits):
-    model = dense(weights, activations)
-    for precision in ("int8", "int16", "float32"):
-        if fits is None:
-            with pytest.raises(ValueError, match="Files hold 8-bit activations"):
-                ranges.check_exportable(model, precision)
-        elif precision != fits:
-            with pytest.raises(ValueError, match=f"A model quantized like this is an {fits} model"):
-                ranges.check_exportable(model, precision)
-        else:
-            with pytest.raises(ValueError, match="ranges of a quantized model must be learned first"):
-                ranges.check_exportable(model, precision)
-    for layer in ranges.rounders(model)[:-1]:
-        layer.observed.assign([1.0])
-    if fits:
-        last = ranges.rounders(model)[-1].name
-        with pytest.raises(ValueError, match=rf"Received: ranges=\['{last}'\]"):
+]  # fmt: skip
+
+
+def test_which_widths_files_hold():
+    for weights, activations, fits in WHICH_WIDTHS_FILES_HOLD:
+        model = dense(weights, activations)
+        for precision in ("int8", "int16", "float32"):
+            if fits is None:
+                with pytest.raises(ValueError, match="Files hold 8-bit activations"):
+                    ranges.check_exportable(model, precision)
+            elif precision != fits:
+                with pytest.raises(ValueError, match=f"A model quantized like this is an {fits} model"):
+                    ranges.check_exportable(model, precision)
+            else:
+                with pytest.raises(ValueError, match="ranges of a quantized model must be learned first"):
+                    ranges.check_exportable(model, precision)
+        for layer in ranges.rounders(model)[:-1]:
+            layer.observed.assign([1.0])
+        if fits:
+            last = ranges.rounders(model)[-1].name
+            with pytest.raises(ValueError, match=rf"Received: ranges=\['{last}'\]"):
+                ranges.check_exportable(model, fits)
+            ranges.rounders(model)[-1].observed.assign([1.0])
             ranges.check_exportable(model, fits)
-        ranges.rounders(model)[-1].observed.assign([1.0])
-        ranges.check_exportable(model, fits)
 
 
 def test_mixed_widths_are_those_of_the_widest():
@@ -286,23 +292,26 @@ def test_joins_are_float_only_while_a_file_is_made():
 # Kernels.
 
 
-@pytest.mark.parametrize("make, axes", [(lambda: L.Conv2D(4, 3), 1), (lambda: L.DepthwiseConv2D(2, depth_multiplier=2), 2),
-                                        (lambda: L.Dense(4), 0)])  # fmt: skip
-def test_a_wrapped_layer_computes_with_rounded_kernels_alone(make, axes):
-    inner, x = make(), numbers((2, 6, 5, 3))
-    inner.build(x.shape)
-    inner.bias.assign(numbers(inner.bias.shape, 1))
-    layer = QuantizedKernel(inner, 3, axes)
-    kernel = inner.weights[0].numpy()
-    ((key, rounded),) = layer.rounded_kernels().items()
-    assert key == id(inner.weights[0])
-    np.testing.assert_array_equal(np.asarray(rounded), np.asarray(grid.round_kernel(ops.convert_to_tensor(kernel), 3, axes)))
-    found = np.asarray(layer(x))
-    np.testing.assert_array_equal(inner.weights[0].numpy(), kernel)
-    assert np.abs(found - np.asarray(inner(x))).max() > 1e-3
-    inner.weights[0].assign(rounded)
-    np.testing.assert_allclose(found, np.asarray(inner(x)), atol=1e-5)
-    assert layer.get_config()["num_channel_axes"] == axes and layer.get_config()["bits"] == 3
+WRAPPED = [(lambda: L.Conv2D(4, 3), 1), (lambda: L.DepthwiseConv2D(2, depth_multiplier=2), 2), (lambda: L.Dense(4), 0)]
+
+
+def test_a_wrapped_layer_computes_with_rounded_kernels_alone():
+    for make, axes in WRAPPED:
+        inner, x = make(), numbers((2, 6, 5, 3))
+        inner.build(x.shape)
+        inner.bias.assign(numbers(inner.bias.shape, 1))
+        layer = QuantizedKernel(inner, 3, axes)
+        kernel = inner.weights[0].numpy()
+        ((key, rounded),) = layer.rounded_kernels().items()
+        assert key == id(inner.weights[0])
+        expected = np.asarray(grid.round_kernel(ops.convert_to_tensor(kernel), 3, axes))
+        np.testing.assert_array_equal(np.asarray(rounded), expected)
+        found = np.asarray(layer(x))
+        np.testing.assert_array_equal(inner.weights[0].numpy(), kernel)
+        assert np.abs(found - np.asarray(inner(x))).max() > 1e-3
+        inner.weights[0].assign(rounded)
+        np.testing.assert_allclose(found, np.asarray(inner(x)), atol=1e-5)
+        assert layer.get_config()["num_channel_axes"] == axes and layer.get_config()["bits"] == 3
 
 
 def test_frozen_kernels_are_rounded_as_well():

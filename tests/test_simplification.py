@@ -62,12 +62,11 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("kind", KERNELS)
-def test_normalization_becomes_part_of_every_kind_of_kernel(kind, use_bias):
+@pytest.mark.parametrize("use_bias, center, scale", [(True, True, True), (False, False, True), (True, True, False),
+                                                     (False, False, False)])  # fmt: skip
+def test_normalization_becomes_part_of_every_kind_of_kernel(use_bias, center, scale):
     """With the zeros of the kernel where they were, and with a scale, an offset, both or none."""
-    shape, make = KERNELS[kind]
-    for center, scale in ((True, True), (False, True), (True, False), (False, False)):
+    for kind, (shape, make) in KERNELS.items():
         model = net(shape, make(use_bias=use_bias, name="kernel"), normalization(center=center, scale=scale))
         kernel = model.get_layer("kernel").weights[0]
         kernel.assign(np.where(np.random.default_rng(1).random(kernel.shape) < 0.5, 0, kernel.numpy()))
@@ -82,11 +81,11 @@ def test_normalization_becomes_part_of_every_kind_of_kernel(kind, use_bias):
         assert ((found == 0) == (kernel.numpy() == 0)).all()
 
 
-@pytest.mark.parametrize("kind", ["Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv1D"])
-def test_layers_without_a_normalization_get_a_bias_of_zeros(kind):
-    shape, make = KERNELS[kind]
-    simple, rewritten = simplified(net(shape, make(use_bias=False, name="kernel")))
-    assert rewritten == {} and not simple.layers[-1].bias.numpy().any()
+def test_layers_without_a_normalization_get_a_bias_of_zeros():
+    for kind in ["Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv1D"]:
+        shape, make = KERNELS[kind]
+        simple, rewritten = simplified(net(shape, make(use_bias=False, name="kernel")))
+        assert rewritten == {} and not simple.layers[-1].bias.numpy().any()
 
 
 def test_training_and_types_of_copies_are_those_of_the_layers():
@@ -138,14 +137,14 @@ NOT_FOLDED = {
 }
 
 
-@pytest.mark.parametrize("case", NOT_FOLDED)
-def test_normalization_that_is_not_folded(case):
-    x = keras.Input(IMAGE)
-    model = randomize(keras.Model(x, NOT_FOLDED[case](x)))
-    simple, rewritten = simplified(model)
-    assert rewritten == ({} if "axis" in case else {"normalization": AFFINE})
-    assert kinds(simple).count("BatchNormalization") == ("axis" in case)
-    assert kinds(simple).count("DepthwiseConv2D") == ("axis" not in case)
+def test_normalization_that_is_not_folded():
+    for case in NOT_FOLDED:
+        x = keras.Input(IMAGE)
+        model = randomize(keras.Model(x, NOT_FOLDED[case](x)))
+        simple, rewritten = simplified(model)
+        assert rewritten == ({} if "axis" in case else {"normalization": AFFINE})
+        assert kinds(simple).count("BatchNormalization") == ("axis" in case)
+        assert kinds(simple).count("DepthwiseConv2D") == ("axis" not in case)
 
 
 def test_the_last_axis_by_its_number():
@@ -194,26 +193,32 @@ KEPT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SCALED)
-def test_scales_and_offsets_of_images_become_a_depthwise_convolution(case):
-    make, trains = SCALED[case]
-    for frozen in (False, True):
+def test_scales_and_offsets_of_images_become_a_depthwise_convolution():
+    for case in SCALED:
+        make, trains = SCALED[case]
+        for frozen in (False, True):
+            layer = make()
+            layer.trainable = not frozen
+            given = net(IMAGE, layer, L.ReLU()) if trains else keras.Sequential([keras.Input(IMAGE), layer])
+            simple, rewritten = simplified(given)
+            made = simple.layers[1]
+            assert rewritten == {layer.name: AFFINE} and type(made) is L.DepthwiseConv2D and made.name == layer.name
+            assert made.kernel_size == (1, 1) and made.kernel.shape == (1, 1, 3, 1) and made.bias.shape == (3,)
+            assert made.trainable == (trains and not frozen) and made.data_format == "channels_last"
+
+
+def test_scales_of_other_tensors_stay_what_they_are():
+    for case in KEPT:
+        shape, make = KEPT[case]
         layer = make()
-        layer.trainable = not frozen
-        given = net(IMAGE, layer, L.ReLU()) if trains else keras.Sequential([keras.Input(IMAGE), layer])
-        simple, rewritten = simplified(given)
-        made = simple.layers[1]
-        assert rewritten == {layer.name: AFFINE} and type(made) is L.DepthwiseConv2D and made.name == layer.name
-        assert made.kernel_size == (1, 1) and made.kernel.shape == (1, 1, 3, 1) and made.bias.shape == (3,)
-        assert made.trainable == (trains and not frozen) and made.data_format == "channels_last"
+        simple, rewritten = simplified(keras.Sequential([keras.Input(shape), layer]))
+        assert rewritten == {} and kinds(simple) == [type(layer).__name__]
 
 
-@pytest.mark.parametrize("case", KEPT)
-def test_scales_of_other_tensors_stay_what_they_are(case):
-    shape, make = KEPT[case]
-    layer = make()
-    simple, rewritten = simplified(keras.Sequential([keras.Input(shape), layer]))
-    assert rewritten == {} and kinds(simple) == [type(layer).__name__]
+def test_images_of_any_size_are_scaled_as_well():
+    for shape in ((None, None, 3), (None, 6, 3), (7, None, 3)):
+        simple, rewritten = simplified(net(shape, normalization(), L.ReLU()))
+        assert rewritten == {"normalization": AFFINE} and kinds(simple) == ["DepthwiseConv2D", "ReLU"]
 
 
 def test_images_of_integers_become_numbers_before_they_are_scaled():
@@ -226,32 +231,38 @@ def test_images_of_integers_become_numbers_before_they_are_scaled():
         assert rewritten == {"scaled": AFFINE}
 
 
-@pytest.mark.parametrize("activation, kept, behind", [
+ACTIVATIONS_THAT_KERNELS = [
     ("relu", "relu", []), ("relu6", "relu6", []), ("linear", "linear", []), ("tanh", "linear", ["Activation"]),
     ("elu", "linear", ["Activation"]), ("silu", "linear", ["Activation", "Multiply"]), ("hard_sigmoid", "linear", ["ReLU"]),
     ("hard_silu", "linear", ["Activation"]), ("softmax", "linear", ["Activation"]),
-])  # fmt: skip
-@pytest.mark.parametrize("transposed", [False, True])
-def test_activations_that_kernels_keep_and_those_behind(activation, kept, behind, transposed):
-    kind = L.Conv2DTranspose if transposed else L.Conv2D
-    simple, rewritten = simplified(net(IMAGE, kind(5, 3, activation=activation, name="kernel")))
-    if transposed and kept != "linear":
-        kept, behind = "linear", ["Activation"]
-    layer = next(layer for layer in simple.layers if layer.weights)
-    assert rules.activation_name(layer) == kept and kinds(simple)[1:] == behind and rewritten == {}
-    # An output keeps the name of its layer: what makes it is called so, or an Identity behind.
-    assert simple.output_names == ["kernel"]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", [L.Activation, lambda name: getattr(ops, name)])
-@pytest.mark.parametrize("name, made", [
+def test_activations_that_kernels_keep_and_those_behind():
+    for activation, kept, behind in ACTIVATIONS_THAT_KERNELS:
+        for transposed in [False, True]:
+            kind = L.Conv2DTranspose if transposed else L.Conv2D
+            simple, rewritten = simplified(net(IMAGE, kind(5, 3, activation=activation, name="kernel")))
+            if transposed and kept != "linear":
+                kept, behind = "linear", ["Activation"]
+            layer = next(layer for layer in simple.layers if layer.weights)
+            assert rules.activation_name(layer) == kept and kinds(simple)[1:] == behind and rewritten == {}
+            # An output keeps the name of its layer: what makes it is called so, or an Identity behind.
+            assert simple.output_names == ["kernel"]
+
+
+ACTIVATIONS_THAT_ARE_LAY = [
     ("silu", ["Activation", "Multiply"]), ("hard_sigmoid", ["ReLU"]), ("tanh", ["Activation"]), ("relu", ["Activation"])
-])  # fmt: skip
-def test_activations_that_are_layers_or_operations(layer, name, made):
-    x = keras.Input(IMAGE)
-    simple, _ = simplified(randomize(keras.Model(x, layer(name)(L.Conv2D(5, 3)(x)))))
-    expected = made if layer is L.Activation or len(made) == 2 or made == ["ReLU"] else []
-    assert kinds(simple) == ["Conv2D", *expected]
+]  # fmt: skip
+
+
+def test_activations_that_are_layers_or_operations():
+    for layer in [L.Activation, lambda name: getattr(ops, name)]:
+        for name, made in ACTIVATIONS_THAT_ARE_LAY:
+            x = keras.Input(IMAGE)
+            simple, _ = simplified(randomize(keras.Model(x, layer(name)(L.Conv2D(5, 3)(x)))))
+            expected = made if layer is L.Activation or len(made) == 2 or made == ["ReLU"] else []
+            assert kinds(simple) == ["Conv2D", *expected]
 
 
 def test_hard_sigmoid_and_silu_are_those_of_keras():
@@ -274,17 +285,18 @@ def test_an_activation_object_of_two_layers_stays_one():
     assert len(found) == 2 and kinds(simple).count("PReLU") == 2
 
 
-@pytest.mark.parametrize("num", [2, 3, 5])
-def test_sums_of_many_become_sums_of_two(num):
-    x = keras.Input((4,))
-    add = L.Add(name="sum")
-    parts = [L.Dense(3)(x) for _ in range(num)]
-    model = randomize(keras.Model(x, [L.Dense(2)(add(parts)), L.Dense(2)(add(parts[::-1]))]))
-    simple, _ = simplified(model)
-    sums = [layer for layer in simple.layers if isinstance(layer, L.Add)]
-    assert len(sums) == num - 1 and "sum" in [layer.name for layer in sums] and len({layer.name for layer in sums}) == num - 1
-    # The second call is of the same layers.
-    assert [len(layer._inbound_nodes) for layer in sums] == [2] * (num - 1)
+def test_sums_of_many_become_sums_of_two():
+    for num in [2, 3, 5]:
+        x = keras.Input((4,))
+        add = L.Add(name="sum")
+        parts = [L.Dense(3)(x) for _ in range(num)]
+        model = randomize(keras.Model(x, [L.Dense(2)(add(parts)), L.Dense(2)(add(parts[::-1]))]))
+        simple, _ = simplified(model)
+        sums = [layer for layer in simple.layers if isinstance(layer, L.Add)]
+        names = {layer.name for layer in sums}
+        assert len(sums) == len(names) == num - 1 and "sum" in names
+        # The second call is of the same layers.
+        assert [len(layer._inbound_nodes) for layer in sums] == [2] * (num - 1)
 
 
 def test_penalties_on_outputs_are_those_of_the_layer_that_was_rewritten():
