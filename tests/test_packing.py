@@ -533,11 +533,12 @@ def test_types_that_are_unfolded():
 
 def test_what_counts_as_a_kernel():
     net = Written()
+    smallest = net.numbers([[1]], "INT8")
     made = [net.weights((8,)), net.weights((4, 8)), net.weights((2, 2, 8)), net.numbers(np.ones((4, 4))), net.tensor((4, 8))]
     net.part.tensors[net.weights((4, 8))].shape = None
     empty = net.tensor((0, 8), values=np.zeros((0, 8), "float32"))
     found = [i for i, tensor in enumerate(net.part.tensors) if pack._is_kernel(net.model, tensor)]
-    assert found == made[1:3] and empty not in found
+    assert found == [smallest, *made[1:3]] and empty not in found
 
 
 DEQUANTIZED_KERNELS_ARE = [

@@ -476,3 +476,12 @@ def test_plans_alone_without_a_model_made_of_them():
         assert [join.places() for join in plan.joins] == (last if case in SHARED else [])
         assert all(site.fixed_range is None for group in groups if len(group) > 1 for site in group)
         assert all(join in plan.joins_of(join.output.group) for join in plan.joins)
+
+
+def test_what_a_model_was_compiled_with_is_carried_over():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(3)])
+    assert not quantization.quantize(model).compiled
+    model.compile(keras.optimizers.Adam(0.25), "mae", metrics=["mse"])
+    qat = quantization.quantize(model)
+    assert qat.compiled and qat.loss == "mae" and float(qat.optimizer.learning_rate) == 0.25
+    assert qat.optimizer is not model.optimizer and not model.get_config()["layers"][-1]["config"].get("bits")

@@ -6,9 +6,11 @@ import pytest
 from keras import ops
 
 from tf_reweight import export, quantization
+from tf_reweight.graph.emulation import as_stored
 from tf_reweight.quantization import QuantizedActivation, QuantizedKernel, grid, ranges
 
 L = keras.layers
+Emulated = (QuantizedActivation, QuantizedKernel)
 
 
 def numbers(shape, seed=0):
@@ -148,7 +150,8 @@ def test_calibrating_looks_and_does_not_round():
 
 
 def dense(weight_bits=8, activation_bits=8):
-    return quantization.quantize(keras.Sequential([keras.Input((5,)), L.Dense(4), L.Dense(3)]), weight_bits, activation_bits)
+    model = keras.Sequential([keras.Input((5,)), L.Dense(4), L.Dense(3, name="last")])
+    return quantization.quantize(model, weight_bits, activation_bits)
 
 
 @pytest.mark.parametrize("batch_size", [3, 4, 10, 32, None])
@@ -339,3 +342,20 @@ def test_exported_files_hold_the_kernel_as_it_is_rounded(tmp_path):
     quantization.calibrate(model, numbers((16, 5)))
     record = export.export_tflite(model, tmp_path / "a.tflite", "int8", verify_data=numbers((16, 5)))
     assert record.float_ops == () and not any(layer.calibrating for layer in ranges.rounders(model))
+
+
+def test_what_stands_for_both_layers_in_a_file_and_in_the_float_model():
+    model, x = dense(3), numbers((8, 5))
+    quantization.calibrate(model, x)
+    stored, floats = as_stored(model), quantization.strip_quantization(model)
+    kinds = [[type(layer) for layer in made.layers if isinstance(layer, (L.Dense, *Emulated))] for made in (stored, floats)]
+    assert kinds == [[L.Dense, L.Dense]] * 2
+    wrappers = [layer for layer in model.layers if isinstance(layer, QuantizedKernel)]
+    for made, is_rounded in ((stored, True), (floats, False)):
+        for wrapper, layer in zip(wrappers, [layer for layer in made.layers if isinstance(layer, L.Dense)], strict=True):
+            assert layer.name == (wrapper.name if is_rounded else wrapper.layer.name)
+            (rounded,) = wrapper.rounded_kernels().values()
+            expected = rounded if is_rounded else wrapper.layer.kernel
+            np.testing.assert_array_equal(layer.kernel.numpy(), np.asarray(expected))
+            np.testing.assert_array_equal(layer.bias.numpy(), wrapper.layer.bias.numpy())
+    assert made.layers[-1].name == "last" and not np.array_equal(np.asarray(stored(x)), np.asarray(floats(x)))

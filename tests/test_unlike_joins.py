@@ -280,4 +280,9 @@ def test_marks_of_joins_that_stay_float_in_a_file():
     np.testing.assert_array_equal(np.asarray(layer(image[:1], join=1)), image[:1])
     np.testing.assert_array_equal(np.asarray(layer(flat[0, :1], join=1)), flat[0, :1])
     np.testing.assert_array_equal(np.asarray(layer(flat[:1], join=1)), flat[:1])
-    assert float(ops.max(layer.observed)) == 0 and tfr.quantization.QuantizedActivation(8).float_joins() == ()
+    assert float(ops.max(layer.observed)) == 0
+    layer(image, training=True, place=0)
+    for options in ({}, {"training": True}):
+        np.testing.assert_array_equal(np.asarray(layer(9.7 * image, join=0, **options)), np.float32(9.7) * image)
+    assert layer.observed.numpy().tolist() == [1, 0, 0]
+    assert tfr.quantization.QuantizedActivation(8).float_joins() == ()
