@@ -146,14 +146,14 @@ def test_values_are_held_in_training_that_was_compiled_before():
             assert len(np.unique(new)) <= num and not np.array_equal(old, new)
 
 
-WHICH_KERNELS_ARE_TAKEN = [
+TAKEN = [
     (20, 256, True), (21, 256, False), (4, 4, True), (5, 4, False), (1, 1, True), (2, 1, False), (20, 20, True)
 ]  # fmt: skip
 
 
 def test_which_kernels_are_taken_for_clustered_ones():
     """At most half as many values as weights, and no more than are told."""
-    for num_values, max_values, held in WHICH_KERNELS_ARE_TAKEN:
+    for num_values, max_values, held in TAKEN:
         model = keras.Sequential([keras.Input((5,)), L.Dense(8)])
         kernel = np.resize(np.arange(1, num_values + 1), 40).reshape(5, 8).astype("float32")
         model.layers[0].kernel.assign(kernel)

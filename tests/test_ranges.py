@@ -215,14 +215,14 @@ def test_ranges_are_frozen_from_an_epoch_on(first):
     assert moved == [float(min(epoch + 1, first)) for epoch in range(4)]
 
 
-WHICH_WIDTHS_FILES_HOLD = [
+WIDTHS = [
     (2, 8, "int8"), (4, 8, "int8"), (8, 8, "int8"), (9, 8, None), (8, 16, "int16"), (7, 16, None), (9, 16, None),
     (16, 16, None), (8, 7, None), (8, 9, None), (8, 15, None),
 ]  # fmt: skip
 
 
 def test_which_widths_files_hold():
-    for weights, activations, fits in WHICH_WIDTHS_FILES_HOLD:
+    for weights, activations, fits in WIDTHS:
         model = dense(weights, activations)
         for precision in ("int8", "int16", "float32"):
             if fits is None:

@@ -231,7 +231,7 @@ def test_images_of_integers_become_numbers_before_they_are_scaled():
         assert rewritten == {"scaled": AFFINE}
 
 
-ACTIVATIONS_THAT_KERNELS = [
+KEPT_AND_BEHIND = [
     ("relu", "relu", []), ("relu6", "relu6", []), ("linear", "linear", []), ("tanh", "linear", ["Activation"]),
     ("elu", "linear", ["Activation"]), ("silu", "linear", ["Activation", "Multiply"]), ("hard_sigmoid", "linear", ["ReLU"]),
     ("hard_silu", "linear", ["Activation"]), ("softmax", "linear", ["Activation"]),
@@ -239,7 +239,7 @@ ACTIVATIONS_THAT_KERNELS = [
 
 
 def test_activations_that_kernels_keep_and_those_behind():
-    for activation, kept, behind in ACTIVATIONS_THAT_KERNELS:
+    for activation, kept, behind in KEPT_AND_BEHIND:
         for transposed in [False, True]:
             kind = L.Conv2DTranspose if transposed else L.Conv2D
             simple, rewritten = simplified(net(IMAGE, kind(5, 3, activation=activation, name="kernel")))
@@ -251,14 +251,14 @@ def test_activations_that_kernels_keep_and_those_behind():
             assert simple.output_names == ["kernel"]
 
 
-ACTIVATIONS_THAT_ARE_LAY = [
+WRITTEN_AS = [
     ("silu", ["Activation", "Multiply"]), ("hard_sigmoid", ["ReLU"]), ("tanh", ["Activation"]), ("relu", ["Activation"])
 ]  # fmt: skip
 
 
 def test_activations_that_are_layers_or_operations():
     for layer in [L.Activation, lambda name: getattr(ops, name)]:
-        for name, made in ACTIVATIONS_THAT_ARE_LAY:
+        for name, made in WRITTEN_AS:
             x = keras.Input(IMAGE)
             simple, _ = simplified(randomize(keras.Model(x, layer(name)(L.Conv2D(5, 3)(x)))))
             expected = made if layer is L.Activation or len(made) == 2 or made == ["ReLU"] else []
