@@ -995,6 +995,10 @@ def test_bounds_of_the_same_outputs():
     assert equivalence._agree(np.zeros((2, 0)), np.zeros((2, 0)), 1e-6) and equivalence._agree(ones[:, :0], ones[:, :0], 0.0)
     integers = np.array([[1, 2]], "int8")
     assert equivalence._agree(integers, integers.copy(), 0.0) and not equivalence._agree(integers, integers + np.int8(1), 0.0)
+    for one, other in ((1e-10, 2e-10), (1e8, 1.0000001e8)):
+        for dtype in ("float32", "float64", "float16"):
+            arrays = [np.array([[number]], "float64").astype(dtype) for number in (min(one, 6e4), min(other, 6e4))]
+            assert equivalence._agree(*arrays, 0.0) == (arrays[0] == arrays[1]).all()
     # The difference of two numbers of 8 bits is no number of 8 bits.
     far = np.array([[-128]], "int8"), np.array([[127]], "int8")
     assert not equivalence._agree(*far, 0.5) and equivalence._agree(*far, 2.0)

@@ -7,6 +7,7 @@ from keras import ops
 from nets import randomize
 
 from tf_reweight import quantization
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import QuantizedActivation, QuantizedKernel, rules
 from tf_reweight.quantization.plan import Plan
@@ -485,3 +486,14 @@ def test_what_a_model_was_compiled_with_is_carried_over():
     qat = quantization.quantize(model)
     assert qat.compiled and qat.loss == "mae" and float(qat.optimizer.learning_rate) == 0.25
     assert qat.optimizer is not model.optimizer and not model.get_config()["layers"][-1]["config"].get("bits")
+
+
+def test_a_relu_behind_a_kernel_is_part_of_it_where_it_alone_reads_the_kernel():
+    for name in (
+        "relu behind a kernel", "read by a relu and another", "dropout between", "dropout read twice", "relu of the input",
+        "relu behind a sum", "relu behind a pooling", "pooling read twice", "chosen from",
+    ):  # fmt: skip
+        model = image((SITES.get(name) or SHARED.get(name))[0])
+        plan = Plan(graph_of(model), lambda layer: True)
+        planned = PLANNED[name].replace("+", " ").split()
+        assert sorted(site.name for site in plan.sites.values()) == sorted(planned), name

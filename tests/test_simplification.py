@@ -117,6 +117,11 @@ def an_output(x):
     return [h, normalization()(h)]
 
 
+def read_thrice(x):
+    h = L.Conv2D(5, 3)(x)
+    return [h, L.ReLU()(h), normalization()(h)]
+
+
 def normalized_twice(x):
     same = normalization()
     return L.Add()([same(L.Conv2D(5, 3)(x)), same(L.Conv2D(5, 3)(x))])
@@ -132,9 +137,9 @@ NOT_FOLDED = {
     "another kind": lambda x: normalization()(L.MaxPooling2D()(x)),
     "another axis": lambda x: L.BatchNormalization(axis=2, name="normalization")(L.Conv2D(6, 3, padding="same")(x)),
     "the first axis": lambda x: L.BatchNormalization(axis=1, name="normalization")(L.Conv2D(6, 3, padding="same")(x)),
-    "called twice": called_twice, "read twice": read_twice, "an output": an_output, "normalized twice": normalized_twice,
-    "penalised outputs": penalised,
-}
+    "called twice": called_twice, "read twice": read_twice, "an output": an_output, "read thrice": read_thrice,
+    "normalized twice": normalized_twice, "penalised outputs": penalised,
+}  # fmt: skip
 
 
 def test_normalization_that_is_not_folded():
