@@ -871,6 +871,15 @@ def test_long_names_are_cut_in_the_table_and_rows_without_a_reason_are_apart():
     assert [column.justify for column in table.columns] == ["left", "left", "left", "right", "right", "left"]
 
 
+def test_names_that_are_no_text_and_results_in_short():
+    net = Written()
+    kernel = net.weights(KERNEL)
+    net.part.tensors[kernel].name = b"a\xff"
+    result = pack.pack(net.content(convolved(net, kernel)))
+    assert [tensor.name for tensor in result.tensors] == ["a\ufffd"] and result.num_packed == 1
+    assert "content" not in repr(result) and f"num_bytes_after={len(result.content)}" in repr(result)
+
+
 def test_control_flow_is_named_once():
     for names in (["WHILE"], ["IF", "WHILE", "IF"], ["CALL"], ["CALL_ONCE"], ["STABLEHLO_COMPOSITE"]):
         net = Written()

@@ -8,6 +8,7 @@ from nets import randomize
 
 from tf_reweight import quantization
 from tf_reweight.graph.walking import graph_of
+from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import QuantizedActivation, QuantizedKernel, rules
 from tf_reweight.quantization.plan import Plan
@@ -497,3 +498,21 @@ def test_a_relu_behind_a_kernel_is_part_of_it_where_it_alone_reads_the_kernel():
         plan = Plan(graph_of(model), lambda layer: True)
         planned = PLANNED[name].replace("+", " ").split()
         assert sorted(site.name for site in plan.sites.values()) == sorted(planned), name
+
+
+def test_models_that_are_refused_name_five_of_their_layers():
+    def stack(*layers):
+        return keras.Sequential([keras.Input((4,)), *layers])
+
+    adapted, rounded = (stack(*[L.Dense(4, name=f"dense_{i}") for i in range(7)]) for _ in range(2))
+    for layer in adapted.layers:
+        layer.enable_lora(2)
+    for layer in rounded.layers:
+        layer.quantize("int8")
+    masked = stack(*[Masked(L.Dense(4), name=f"dense_{i}") for i in range(7)])
+    for model, told in ((adapted, "have LoRA weights"), (rounded, "be quantized by Keras"), (masked, "Masked wrappers")):
+        with pytest.raises(ValueError, match=told) as caught:
+            quantization.quantize(model)
+        assert str(caught.value).count("'dense_") == 5
+    with pytest.raises(ValueError, match="must not be quantized yet"):
+        quantization.quantize(quantization.quantize(stack(L.Dense(2))))

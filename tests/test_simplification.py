@@ -1,5 +1,7 @@
 """What `simplify` rewrites and what it leaves: every kind of layer that a normalization is folded into, and every obstacle."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -329,14 +331,31 @@ def test_layers_of_nested_models_have_names_of_their_paths():
     assert rewritten == {"block/conv": INTO, "block/normalization": FOLDED}
 
 
-def test_channels_first_is_not_folded_into(monkeypatch):
-    x = keras.Input((3, 7, 6))
-    model = keras.Model(x, L.BatchNormalization()(L.Conv2D(5, 3, padding="same", data_format="channels_first")(x)))
-    found = simplification._find_folds(simplification.graph_of(model), dict.fromkeys(map(id, model.layers), 1))
-    assert found == {}
-    x = keras.Input((7, 6, 3))
-    model = keras.Model(x, L.BatchNormalization()(L.Conv2D(5, 3)(x)))
-    assert len(simplification._find_folds(simplification.graph_of(model), dict.fromkeys(map(id, model.layers), 1))) == 2
+def folds(model):
+    graph = simplification.graph_of(model)
+    uses = collections.Counter(id(node.operation) for node in simplification.nodes_in_order(graph))
+    return simplification._find_folds(graph, uses)
+
+
+def test_the_question_alone_what_is_folded():
+    """Channels first as well, which nothing is folded into."""
+    for build in NOT_FOLDED.values():
+        x = keras.Input(IMAGE)
+        assert folds(keras.Model(x, build(x))) == {}
+    for data_format, num in (("channels_first", 0), ("channels_last", 2)):
+        model = keras.Sequential([keras.Input((6, 6, 6)), L.Conv2D(6, 1, data_format=data_format), normalization()])
+        assert len(folds(model)) == num
+    for shape, make in KERNELS.values():
+        model = keras.Sequential([keras.Input(shape), make(), normalization(), L.ReLU()])
+        assert set(folds(model)) == {id(model.layers[0]), id(model.layers[1])}
+
+
+def test_penalties_on_outputs_of_half_precision_see_them_so():
+    x = keras.Input(IMAGE)
+    conv = L.Conv2D(5, 3, activity_regularizer=keras.regularizers.L2(0.1), dtype="mixed_float16", activation="silu")
+    simple, _ = quantization.simplify(keras.Model(x, L.Conv2D(3, 1)(conv(x))))
+    (behind,) = [layer for layer in simple.layers if isinstance(layer, L.Identity)]
+    assert behind.compute_dtype == "float16" and behind.output.dtype == "float16" and behind.activity_regularizer is not None
 
 
 def test_outputs_may_differ_by_rounding_and_no_more(monkeypatch):
@@ -350,3 +369,13 @@ def test_outputs_may_differ_by_rounding_and_no_more(monkeypatch):
         else:
             with pytest.raises(ValueError, match=f"within {limit:g} of their scale.*Received: difference=0.5, scale="):
                 quantization.simplify(model)
+
+
+def test_axes_of_kernels_that_are_their_outputs():
+    """As many as there are biases; all sizes of these kernels are unlike."""
+    for kind, (shape, make) in KERNELS.items():
+        layer = make()
+        layer.build((None, *shape))
+        kernel, bias = layer.weights[-2:]
+        axes = simplification._FOLDS[type(layer)]
+        assert np.prod([kernel.shape[axis] for axis in axes]) == bias.shape[0] and max(axes) < 0, kind

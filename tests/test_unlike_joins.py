@@ -231,7 +231,7 @@ def test_who_shares_a_range_against_a_plain_loop():
             inputs = sorted(map(int, rng.permutation(output)[: rng.integers(1, output + 1)]))
             limit = float(rng.choice([rules.LIMIT_AT_OUTPUT, rules.LIMIT_INSIDE]))
             joins.append([inputs, output, inputs if rng.random() < 0.7 else [output], limit])
-        maximum = rng.choice([0, 1e-9, 1, 2, 7.9, 8, 29, 30, 64], places).astype("float32")
+        maximum = rng.choice([0, 1e-9, 3e-5, 1, 2, 7.9, 8, 29, 30, 64], places).astype("float32")
         minimum = -rng.choice([0, 0, 1, 16], places).astype("float32")
         links = Links(joins, places)
         floats, expected = shared_by_loop(joins, places, minimum, maximum)
