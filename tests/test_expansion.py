@@ -18,8 +18,8 @@ def sequence(layer, length=4):
     return keras.Model(x, layer(x))
 
 
-def with_state(layer, num):
-    x, states = keras.Input((4, 6)), [keras.Input((5,), name=f"state_{i}") for i in range(num)]
+def with_state(layer, num, length=4):
+    x, states = keras.Input((length, 6)), [keras.Input((5,), name=f"state_{i}") for i in range(num)]
     return keras.Model([x, *states], layer(x, initial_state=states))
 
 
@@ -116,6 +116,7 @@ WRITTEN_OUT = {
 }  # fmt: skip
 LEFT_ALONE = {
     "a layer of the user's": lambda: sequence(Derived(5)),
+    "sequences of any length from a state": lambda: with_state(L.SimpleRNN(5), 1, length=None),
     "a mask of steps": lambda: given(L.LSTM(5), (4,), "mask"),
     "a mask of attention": lambda: given(L.MultiHeadAttention(2, 4), (4, 4), "attention_mask"),
     "attention over images": lambda: on_image(L.MultiHeadAttention(2, 4)),
