@@ -82,3 +82,71 @@ def zeroed(content, structure="random", fraction=0.75, seed=0):
 
 def ops_of(content):
     return Graph(flatbuffer.parse(content)).names
+
+
+class Written:
+    """A file written operation by operation, for what no net of Keras becomes; tensors are told by their indices."""
+
+    def __init__(self):
+        self.schema = flatbuffer.schema()
+        self.model, self.part = self.schema.ModelT(), self.schema.SubGraphT()
+        self.model.version, self.model.operatorCodes, self.model.subgraphs = 3, [], [self.part]
+        self.model.buffers = [self.schema.BufferT()]
+        self.part.tensors, self.part.operators, self.part.inputs, self.part.outputs = [], [], [], []
+
+    def tensor(self, shape, dtype="FLOAT32", values=None, scale=None, zero_points=(0,)):
+        made = self.schema.TensorT()
+        made.name, made.type = b"t%d" % len(self.part.tensors), getattr(self.schema.TensorType, dtype)
+        made.shape, made.buffer = np.asarray(shape, "int32"), 0
+        if values is not None:
+            made.buffer = len(self.model.buffers)
+            self.model.buffers.append(self.schema.BufferT())
+            self.model.buffers[-1].data = np.ascontiguousarray(values).reshape(-1).view("uint8")
+        if scale is not None:
+            made.quantization = self.schema.QuantizationParametersT()
+            made.quantization.scale = np.full(len(zero_points), scale, "float32")
+            made.quantization.zeroPoint = np.asarray(zero_points, "int64")
+        self.part.tensors.append(made)
+        return len(self.part.tensors) - 1
+
+    def weights(self, shape, dtype="FLOAT32", zeros=0.9, **options):
+        """A constant with zeros, the same for one shape and type."""
+        rng = np.random.default_rng(0)
+        values = np.where(rng.random(shape) < zeros, 0, rng.integers(1, 100, shape))
+        return self.tensor(shape, dtype, values.astype(dtype.lower()), **options)
+
+    def numbers(self, values, dtype="INT32"):
+        return self.tensor(np.shape(values), dtype, np.asarray(values, dtype.lower()))
+
+    def input(self, shape, dtype="FLOAT32", **options):
+        self.part.inputs.append(self.tensor(shape, dtype, **options))
+        return self.part.inputs[-1]
+
+    def op(self, name, inputs, shape=None, dtype=None, kind=None, made=None, **options):
+        """An operation; the index of the tensor that it makes, like its first input where nothing else is said."""
+        like = self.part.tensors[inputs[0]]
+        if made is None:
+            made = self.tensor(like.shape if shape is None else shape, "FLOAT32" if dtype is None else dtype)
+            self.part.tensors[made].type = like.type if dtype is None else self.part.tensors[made].type
+        code, operator = self.schema.OperatorCodeT(), self.schema.OperatorT()
+        code.builtinCode, code.version = getattr(self.schema.BuiltinOperator, name), 1
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        self.model.operatorCodes.append(code)
+        operator.opcodeIndex = len(self.model.operatorCodes) - 1
+        operator.inputs, operator.outputs = np.asarray(inputs, "int32"), np.asarray([made], "int32")
+        if kind is not None:
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
+            operator.builtinOptions = getattr(self.schema, f"{kind}T")()
+            for option, value in options.items():
+                assert hasattr(operator.builtinOptions, option), option
+                setattr(operator.builtinOptions, option, value)
+        self.part.operators.append(operator)
+        return made
+
+    def graph(self, *outputs):
+        self.part.outputs = list(outputs)
+        return Graph(self.model)
+
+    def content(self, *outputs):
+        self.part.outputs = list(outputs)
+        return flatbuffer.write(self.model)

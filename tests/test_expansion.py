@@ -7,6 +7,8 @@ from keras import ops
 from nets import randomize
 
 from tf_reweight import quantization
+from tf_reweight.graph.naming import Names
+from tf_reweight.quantization import expansion
 
 L = keras.layers
 
@@ -16,8 +18,8 @@ def sequence(layer, length=4):
     return keras.Model(x, layer(x))
 
 
-def with_state(layer, num):
-    x, states = keras.Input((4, 6)), [keras.Input((5,), name=f"state_{i}") for i in range(num)]
+def with_state(layer, num, length=4):
+    x, states = keras.Input((length, 6)), [keras.Input((5,), name=f"state_{i}") for i in range(num)]
     return keras.Model([x, *states], layer(x, initial_state=states))
 
 
@@ -26,12 +28,65 @@ def attended(layer, **arguments):
     return keras.Model([query, value, key], layer(query, value, key, **arguments))
 
 
-def causal(layer, **arguments):
-    x = keras.Input((4, 6))
+def causal(layer, length=4, **arguments):
+    x = keras.Input((length, 6))
     return keras.Model(x, layer(x, x, **arguments))
 
 
+def called_with(layer, **arguments):
+    x = keras.Input((4, 6))
+    return keras.Model(x, layer(x, **arguments))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def own(x):
+    """A function of the user's."""
+    return ops.tanh(x) + 0.1 * x
+
+
+def called_twice(layer, states=(True, True)):
+    x, state = keras.Input((4, 6)), keras.Input((5,), name="state")
+    return keras.Model([x, state], [layer(x, initial_state=state) if with_it else layer(x) for with_it in states])
+
+
+def by_position(layer):
+    x, state = keras.Input((4, 6)), keras.Input((5,), name="state")
+    return keras.Model([x, state], layer(x, state))
+
+
+def on_image(layer):
+    x = keras.Input((2, 4, 6))
+    return keras.Model(x, layer(x, x))
+
+
+def given(layer, shape, name):
+    """With a mask as an input of its own."""
+    x, mask = keras.Input((4, 6)), keras.Input(shape, name="mask")
+    arguments = (x, x) if isinstance(layer, L.MultiHeadAttention) else (x,)
+    return keras.Model([x, mask], layer(*arguments, **{name: ops.greater(mask, -9.0)}))
+
+
+class Derived(L.LSTM):
+    """A layer of the user's, which may compute anything."""
+
+
 WRITTEN_OUT = {
+    "LSTM called for inference": lambda: called_with(L.LSTM(5), training=False),
+    "LSTM of two states": lambda: sequence(L.LSTM(5, return_state=True, go_backwards=True)),
+    "GRU from a state by its position": lambda: by_position(L.GRU(5)),
+    "GRU twice from a state": lambda: called_twice(L.GRU(5)),
+    "GRU twice without biases": lambda: called_twice(L.GRU(5, use_bias=False), (True, False)),
+    "SimpleRNN from a state by its position": lambda: by_position(L.SimpleRNN(5, go_backwards=True)),
+    "Bidirectional GRU": lambda: sequence(L.Bidirectional(L.GRU(5, use_bias=False, return_sequences=True), merge_mode="sum")),
+    "Bidirectional of unlike functions": lambda: sequence(L.Bidirectional(
+        L.SimpleRNN(5, activation="relu", name="a"), backward_layer=L.SimpleRNN(5, go_backwards=True, name="b"))),
+    "attention of one head": lambda: attended(L.MultiHeadAttention(1, 7, value_dim=2)),
+    "attention of two tensors": lambda: causal(L.MultiHeadAttention(2, 4)),
+    "attention told of no mask": lambda: causal(
+        L.MultiHeadAttention(2, 4), use_causal_mask=False, return_attention_scores=False),
+    "attention axes in a list": lambda: causal(L.MultiHeadAttention(2, 4, attention_axes=[1])),
+    "one projection for steps of any number": lambda: sequence(L.TimeDistributed(L.Dense(5, use_bias=False)), length=None),
+    "EinsumDense of any length": lambda: sequence(L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"), length=None),
     "LSTM": lambda: sequence(L.LSTM(5)),
     "LSTM backwards": lambda: sequence(L.LSTM(5, go_backwards=True, return_sequences=True, use_bias=False)),
     "LSTM states": lambda: sequence(L.LSTM(5, return_sequences=True, return_state=True, unit_forget_bias=False)),
@@ -60,6 +115,21 @@ WRITTEN_OUT = {
     "EinsumDense dots": lambda: sequence(L.EinsumDense("...x,xy->...y", (4, 5))),
 }  # fmt: skip
 LEFT_ALONE = {
+    "a layer of the user's": lambda: sequence(Derived(5)),
+    "sequences of any length from a state": lambda: with_state(L.SimpleRNN(5), 1, length=None),
+    "a mask of steps": lambda: given(L.LSTM(5), (4,), "mask"),
+    "a mask of attention": lambda: given(L.MultiHeadAttention(2, 4), (4, 4), "attention_mask"),
+    "attention over images": lambda: on_image(L.MultiHeadAttention(2, 4)),
+    "attention over columns": lambda: on_image(L.MultiHeadAttention(2, 4, attention_axes=(2,))),
+    "attention over rows": lambda: on_image(L.MultiHeadAttention(2, 4, attention_axes=(1,))),
+    "attention over sequences of any length": lambda: causal(L.MultiHeadAttention(2, 4), length=None),
+    "GRU from a state and from zeros": lambda: called_twice(L.GRU(5), (True, False)),
+    "a user's function": lambda: sequence(L.SimpleRNN(5, activation=own)),
+    "a user's gate": lambda: sequence(L.GRU(5, use_bias=False, recurrent_activation=own)),
+    "a user's function in both directions": lambda: sequence(L.Bidirectional(L.SimpleRNN(5, activation=own))),
+    "a user's function for all steps": lambda: sequence(L.TimeDistributed(L.Dense(5, activation=own))),
+    "a user's function behind EinsumDense": lambda: sequence(L.EinsumDense("abc,cd->abd", (4, 5), activation=own)),
+    "EinsumDense that turns": lambda: sequence(L.EinsumDense("abc,cd->adb", (5, 4))),
     "dropout": lambda: sequence(L.LSTM(5, dropout=0.2)),
     "recurrent dropout": lambda: sequence(L.GRU(5, use_bias=False, recurrent_dropout=0.2)),
     "simple recurrent dropout": lambda: sequence(L.SimpleRNN(5, recurrent_dropout=0.2)),
@@ -124,3 +194,56 @@ def test_dropout_of_attention_acts_in_training():
     assert dropout.rate == 0.5
     x = numbers(model)
     assert np.abs(ops.convert_to_numpy(simple(x, training=True) - simple(x, training=False))).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU from a state", "Bidirectional sum", "attention", "EinsumDense"])
+def test_training_of_what_is_written_out_is_that_of_the_layer(name):
+    for trainable in (True, False):
+        model = WRITTEN_OUT[name]()
+        model.layers[-1].trainable = trainable
+        simple, rewritten = quantization.simplify(model)
+        assert list(rewritten.values()) == ["written out in layers that have integer arithmetic"]
+        assert list(rewritten) == [model.layers[-1].name]
+        dense = [layer for layer in simple.layers if isinstance(layer, L.Dense)]
+        assert dense and {layer.trainable for layer in dense} == {trainable}
+        assert simple.count_params() == model.count_params()
+
+
+def test_names_of_what_is_written_out_begin_with_that_of_the_layer():
+    x = keras.Input((4, 6))
+    h = L.LSTM(5, return_sequences=True, activation="relu", name="a")(x)
+    h = L.Bidirectional(L.SimpleRNN(5, return_sequences=True), name="b")(h)
+    h = L.MultiHeadAttention(2, 4, dropout=0.1, name="c")(h, h)
+    model = keras.Model(x, L.Dense(2)(L.TimeDistributed(L.Dense(5, activation="tanh"), name="d")(h)))
+    simple, _ = quantization.simplify(model)
+    names = [layer.name for layer in simple.layers if not isinstance(layer, L.InputLayer)]
+    assert set(names) == {
+        "a", "a_recurrent", "a_activation", "a_gate", "b", "b_recurrent", "b_activation", "b_backward", "b_backward_recurrent",
+        "b_backward_activation", "b_merge", "c_query", "c_key", "c_value", "c_softmax", "c_dropout", "c_output", "d",
+        "d_activation", model.layers[-1].name,
+    }  # fmt: skip
+
+
+def test_attention_with_the_padding_of_an_embedding_is_left_alone():
+    x = keras.Input((4,), dtype="int32")
+    for mask_zero in (True, False):
+        h = L.Embedding(9, 6, mask_zero=mask_zero)(x)
+        simple, _ = quantization.simplify(keras.Model(x, L.MultiHeadAttention(2, 4)(h, h)))
+        assert (L.MultiHeadAttention in kinds_of(simple)) == mask_zero
+
+
+def test_lasting_states_and_dropout_are_not_written_out():
+    for option, value in (("stateful", True), ("dropout", 0.1), ("recurrent_dropout", 0.1), ("units", 5)):
+        for kind in (L.LSTM, L.SimpleRNN):
+            assert expansion._is_known(kind(**{"units": 5, option: value})) == (option == "units")
+    assert not expansion._is_known(L.Dense(5))
+
+
+def test_the_question_alone_whether_a_layer_is_written_out():
+    for models, is_written in ((WRITTEN_OUT, True), (LEFT_ALONE, False)):
+        for name, build in models.items():
+            model = build()
+            known = [layer for layer in model.layers if not isinstance(layer, (L.InputLayer, L.Dense))]
+            made = [expansion.expand(layer, layer.name, Names(model)) is not None for layer in known]
+            assert any(made) == is_written, name
+    assert expansion.expand(L.Dense(3), "a", Names(model)) is None

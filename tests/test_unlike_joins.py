@@ -204,3 +204,85 @@ def test_who_shares_a_range(maxima, floats, shared):
     for places in shared:
         wanted[np.ix_(places, places)] = 1
     np.testing.assert_array_equal(together, wanted)
+
+
+def shared_by_loop(joins, places, minimum, maximum):
+    """What the joins decide, one after the other: float where ranges are unlike or a float join is read, else one range."""
+    widths, floats, group = np.maximum(-minimum, maximum), [], list(range(places))
+    for number, (inputs, output, compared, limit) in enumerate(joins):
+        widest = max(widths[place] for place in [*inputs, output])
+        alive = [widths[place] for place in compared if widths[place] > 1e-6 * widest]
+        unlike = widest > 0 and widest >= limit * min(alive, default=widest)
+        floats.append(bool(unlike or any(floats[i] and joins[i][1] in inputs for i in range(number))))
+    for is_float, (inputs, output, _, _) in zip(floats, joins):
+        for place in inputs if not is_float else []:
+            group = [group[output] if one == group[place] else one for one in group]
+    return floats, np.equal.outer(group, group)
+
+
+def test_who_shares_a_range_against_a_plain_loop():
+    """Chains and trees of joins, also of places that are joined twice, with limits of both kinds and dead branches."""
+    rng, kinds = np.random.default_rng(0), set()
+    for _ in range(150):
+        places = int(rng.integers(2, 8))
+        outputs = np.sort(rng.permutation(np.arange(1, places))[: rng.integers(1, min(4, places))])
+        joins = []
+        for output in map(int, outputs):
+            inputs = sorted(map(int, rng.permutation(output)[: rng.integers(1, output + 1)]))
+            limit = float(rng.choice([rules.LIMIT_AT_OUTPUT, rules.LIMIT_INSIDE]))
+            joins.append([inputs, output, inputs if rng.random() < 0.7 else [output], limit])
+        maximum = rng.choice([0, 1e-9, 3e-5, 1, 2, 7.9, 8, 29, 30, 64], places).astype("float32")
+        minimum = -rng.choice([0, 0, 1, 16], places).astype("float32")
+        links = Links(joins, places)
+        floats, expected = shared_by_loop(joins, places, minimum, maximum)
+        assert links.apart(minimum, maximum).tolist() == floats
+        together, is_float = (ops.convert_to_numpy(x) for x in links(minimum, maximum))
+        np.testing.assert_array_equal(together, expected)
+        assert [place for place in range(places) if is_float[place]] == [j[1] for j, apart in zip(joins, floats) if apart]
+        kinds |= {(any(floats), all(floats), len(joins))}
+    assert len(kinds) >= 6
+
+
+def test_limits_of_joins():
+    """The figures that the examples of the pages were measured with."""
+    assert (rules.LIMIT_AT_OUTPUT, rules.LIMIT_INSIDE, rules.NOISE) == (8.0, 30.0, 1e-6)
+
+
+def test_ranges_of_places_that_share_one_and_that_do_not():
+    """The layer rounds a place in the range of all that share it, and nothing behind a join that stays float."""
+    x = np.linspace(-2, 2, 41, dtype="float32")[None]
+    for scale, is_float in ((4.0, False), (100.0, True)):
+        layer = tfr.quantization.QuantizedActivation(8, places=3, joins=[[[0, 1], 2, [0, 1], 8.0]])
+        for place, size in enumerate((1.0, scale, scale)):
+            layer(size * x, place=place, training=True)
+        assert layer.float_joins() == ((0,) if is_float else ())
+        for place, size in enumerate((1.0, scale, scale)):
+            given, width = size * x, 2 * (size if is_float else scale)
+            found = np.asarray(layer(given, place=place))
+            if is_float and place == 2:
+                np.testing.assert_array_equal(found, given)
+            else:
+                step = 2 * width / 255
+                assert np.abs(found / step - np.round(found / step)).max() < 1e-3
+                assert 0.2 * step < np.abs(found - given).max() <= 0.51 * step
+
+
+def test_marks_of_joins_that_stay_float_in_a_file():
+    """The first entry in reverse order, and only while a file is made of it."""
+    layer = tfr.quantization.QuantizedActivation(8, places=3, joins=[[[0, 1], 2, [0, 1], 8.0]] * 2)
+    flat, image = np.arange(6, dtype="float32").reshape(2, 3), np.arange(12, dtype="float32").reshape(2, 3, 2)
+    layer.build()
+    assert layer.exporting_float == ()
+    np.testing.assert_array_equal(np.asarray(layer(image, join=0)), image)
+    layer.exporting_float = (1,)
+    np.testing.assert_array_equal(np.asarray(layer(image, join=0)), image)
+    # Of one entry the reverse is the entry: what counts is that there is an operation.
+    np.testing.assert_array_equal(np.asarray(layer(image[:1], join=1)), image[:1])
+    np.testing.assert_array_equal(np.asarray(layer(flat[0, :1], join=1)), flat[0, :1])
+    np.testing.assert_array_equal(np.asarray(layer(flat[:1], join=1)), flat[:1])
+    assert float(ops.max(layer.observed)) == 0
+    layer(image, training=True, place=0)
+    for options in ({}, {"training": True}):
+        np.testing.assert_array_equal(np.asarray(layer(9.7 * image, join=0, **options)), np.float32(9.7) * image)
+    assert layer.observed.numpy().tolist() == [1, 0, 0]
+    assert tfr.quantization.QuantizedActivation(8).float_joins() == ()
