@@ -34,7 +34,8 @@ class Shared(keras.constraints.Constraint):
 
     Args:
         weights: array of the weight's shape, where the hidden weights start.
-        values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them.
+        values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them. A channel with fewer
+            repeats its last one, which no weight goes to then.
         layout: the kernel's `kernels.table.Layout`, which says where channels are.
         inner: the weight's own constraint, applied first, or None.
     """
@@ -43,6 +44,10 @@ class Shared(keras.constraints.Constraint):
         self.layout, self.inner = layout, inner
         values = np.asarray(values, "float32")
         self.channels, self.num = values.shape
+        last = np.count_nonzero(np.diff(values, axis=1), axis=1)
+        # For each place the value that stands there, and whether it is one of the channel's own.
+        self._sources = np.minimum(np.arange(self.num), last[:, None])
+        self._own = self._sources == np.arange(self.num)
 
         def untracked(value, name):
             # Variables, not constants, and not tracked by the model, for the reasons that `Mask` has.
@@ -94,10 +99,13 @@ class Shared(keras.constraints.Constraint):
     def _clusters(self, rows):
         """The index of each weight's nearest value, counted through all channels."""
         values = self.values.value
+        if self.num == 1:
+            return ops.broadcast_to(ops.arange(self.channels, dtype="int32")[:, None], rows.shape)
         # One search in all channels: that of channel c takes place between c and c + 1.
         rows, first = ops.convert_to_tensor(rows), ops.arange(self.channels, dtype="float32")[:, None]
         low, width = values[:, :1], ops.maximum(values[:, -1:] - values[:, :1], 1e-30)
-        borders = first + 0.9 * ((values[:, 1:] + values[:, :-1]) / 2 - low) / width
+        borders = 0.9 * ((values[:, 1:] + values[:, :-1]) / 2 - low) / width
+        borders = first + ops.where(self._own[:, 1:], borders, 0.98)  # beyond all places
         places = first + ops.clip(0.9 * (rows - low) / width, 0.0, 0.95)
         found = ops.searchsorted(ops.reshape(borders, (-1,)), ops.reshape(places, (-1,)))
         # There is one border less than values in every channel.
@@ -110,7 +118,8 @@ class Shared(keras.constraints.Constraint):
         sums = ops.segment_sum(kept * ops.reshape(rows, (-1,)), clusters, total)
         counts = ops.segment_sum(kept, clusters, total)
         old = ops.reshape(self.values.value, (-1,))
-        return ops.reshape(ops.where(counts > 0, sums / ops.maximum(counts, 1.0), old), (self.channels, self.num))
+        means = ops.reshape(ops.where(counts > 0, sums / ops.maximum(counts, 1.0), old), (self.channels, self.num))
+        return ops.take_along_axis(means, self._sources, axis=1)
 
     def _take(self, values, clusters):
         return ops.where(self.kept.value, ops.take(ops.reshape(values, (-1,)), clusters), 0.0)
