@@ -793,3 +793,152 @@ def test_units_of_gates_go_only_where_every_gate_is_zero():
         assert small.get_layer("made").units == 4
         given = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
         np.testing.assert_allclose(small(given), model(given), atol=1e-5)
+
+
+UNKNOWN_SIZES = {
+    "flat places": ((None, 3), lambda h: L.Reshape((-1, 6))(L.Reshape((-1, 2, 6))(h)), 6, None),
+    "halves": ((None, 3), lambda h: L.Reshape((-1, 2, 3))(h), 3, None),
+    "places to channels": ((None, 3), lambda h: L.Reshape((-1, 12))(h), 6, None),
+    "channels to places": ((None, 3), lambda h: ops.reshape(h, (-1, 6, 1)), None, "input of"),
+    "two sizes": ((None, None, 3), lambda h: L.Reshape((-1, 6))(h), None, "unknown sizes"),
+    "flat": ((None, 3), lambda h: L.Reshape((-1,))(h)[:, :6], None, "unknown size"),
+    "pooled": ((None, None, 3), lambda h: L.GlobalAveragePooling2D()(h), 6, None),
+    "joined": ((None, 3), lambda h: L.Concatenate(axis=1)([h, ops.tanh(h)]), 6, None),
+    "joined along places": ((None, 3), lambda h: ops.concatenate([h, h[:, :1]], axis=1), 6, None),
+    "added to its mean": ((None, 3), lambda h: h + ops.mean(h, axis=1, keepdims=True), 6, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in UNKNOWN_SIZES if name not in ("channels to places", "flat")])
+def test_sizes_that_are_not_known_are_followed_where_they_can_be(name):
+    shape, apply, expected, reason = UNKNOWN_SIZES[name]
+    x = keras.Input(shape)
+    h = apply(L.Dense(6, activation="tanh", name="made")(x))
+    for axis in range(len(h.shape) - 2):
+        h = ops.mean(h, axis=1)
+    model = nets.randomize(keras.Model(x, L.Dense(2, name="top")(L.Dense(4, activation="tanh", name="after")(h))))
+    coupled = coupling.groups(model)
+    found = {item.name: item.num_groups for item in coupled.sets}
+    assert found == {"after": 4} | ({} if expected is None else {"made": expected})
+    if expected is None:
+        (held,) = [item for item in coupled.frozen if item.name == "made"]
+        assert any(reason in said for said in held.reasons)
+    coupling.prune_groups(model, 0.5, scope="set")
+    given = np.random.default_rng(0).normal(size=(2, *(4 if size is None else size for size in shape))).astype("float32")
+    small = shrinking.shrink(model, inputs=given)
+    assert small.get_layer("made").units == (6 if expected is None else 3 if expected == 6 else 4)
+    np.testing.assert_allclose(small(given), model(given), atol=1e-5)
+
+
+def test_channels_on_an_axis_of_unknown_size_stay():
+    x = keras.Input((None, 3))
+    h = ops.reshape(L.Dense(6, name="made")(x), (-1, 6, 1))
+    y = L.Reshape((-1, 1))(L.Dense(6, name="spread")(x))
+    model = keras.Model(x, [L.Dense(2, name="top")(h), L.Dense(2, name="other")(y)])
+    reasons = {item.name: " ".join(item.reasons) for item in coupling.groups(model).frozen}
+    assert "axis of unknown size" in reasons["spread"] and "unknown sizes" in reasons["made"]
+
+
+def union_of(item, group):
+    """How many weights one group spans, each counted once however many slices it lies in."""
+    total = 0
+    for variable in {id(part.variable): part.variable for part in item.slices if part.role != "state"}.values():
+        inside = np.zeros(tuple(variable.shape), bool)
+        for part in item.slices:
+            if part.variable is variable:
+                np.moveaxis(inside, part.axis, 0)[part.group_of == group] = True
+        total += int(inside.sum())
+    return total
+
+
+@pytest.mark.parametrize("build", nets.NETS)
+def test_figures_of_a_set_against_plain_loops(build):
+    model = nets.randomize(build())
+    coupled = coupling.groups(model)
+    assert coupled.num_groups == sum(item.num_groups for item in coupled.sets)
+    for item in coupled.sets:
+        assert item.weights_per_group == round(np.mean([union_of(item, group) for group in range(item.num_groups)]))
+        assert item.labels.shape == (item.num_groups,) and len(set(item.labels.tolist())) == item.num_groups
+        keep = np.arange(item.num_groups) % 3 != 1
+        factors = np.linspace(0.5, 2.0, item.num_groups).astype("float32")
+        for part in item.slices:
+            values = ops.convert_to_numpy(part.variable.value)
+            rows = np.moveaxis(values, part.axis, 0)
+            squares = [float(np.square(rows[part.group_of == group], dtype="float64").sum()) for group in range(item.num_groups)]
+            np.testing.assert_allclose(part.squared_norms(item.num_groups), squares, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(part.squared_norms(item.num_groups, 2.0 * values), np.multiply(squares, 4), rtol=1e-5)
+            mask, spread = np.ones(values.shape, bool), np.ones(values.shape, "float32")
+            for index, group in enumerate(part.group_of):
+                if group >= 0:
+                    np.moveaxis(mask, part.axis, 0)[index] = keep[group]
+                    np.moveaxis(spread, part.axis, 0)[index] = factors[group]
+            np.testing.assert_array_equal(np.broadcast_to(part.mask(keep), values.shape), mask)
+            np.testing.assert_allclose(ops.convert_to_numpy(part.spread(factors) * ops.ones(values.shape)), spread, rtol=1e-6)
+
+
+def test_counts_are_rounded_up_to_multiples_of_channels():
+    item = sets_of(nets.grouped())["before"]  # six groups of two channels
+    wanted = {1: [0, 1, 2, 3, 4, 5, 6], 2: [0, 1, 2, 3, 4, 5, 6], 4: [0, 2, 2, 4, 4, 6, 6], 3: [0, 3, 3, 3, 6, 6, 6],
+              6: [0, 3, 3, 3, 6, 6, 6], 8: [0, 4, 4, 4, 4, 6, 6], 64: [0, 6, 6, 6, 6, 6, 6]}  # fmt: skip
+    assert {multiple: [item.rounded_up(kept, multiple) for kept in range(7)] for multiple in wanted} == wanted
+
+
+def test_the_report_of_an_analysis_names_what_makes_scales_and_reads():
+    model = keras.Sequential([
+        keras.Input((6, 6, 2)), L.Conv2D(4, 3, name="conv"), L.BatchNormalization(name="norm"), L.Conv2D(1, 1, name="one"),
+        L.Conv2D(3, 1, name="last"), L.GlobalMaxPooling2D(), L.Dense(2, name="top"),
+    ])  # fmt: skip
+    coupled = coupling.groups(model)
+    found = coupled.to_dict()
+    assert found == {
+        "model": model.name,
+        "num_groups": 7,
+        "sets": [
+            # 18 of the kernel, bias, gamma, beta, and one weight that reads; 1 and 1 and 2.
+            {"name": "conv", "num_groups": 4, "weights_per_group": 22, "out": ["conv"], "scale": ["conv", "norm"],
+             "read": ["one"]},
+            {"name": "last", "num_groups": 3, "weights_per_group": 4, "out": ["last"], "scale": ["last"], "read": ["top"]},
+        ],
+        "frozen": [
+            {"name": "top", "num_channels": 2, "reasons": ("output of the model",)},
+            {"name": "one", "num_channels": 1, "reasons": ("the only group of its kind",)},
+        ],
+    }  # fmt: skip
+    assert [item.name for item in coupled.find("conv")] == ["conv"] and coupled.find("norm") == coupled.find("top") == []
+    assert coupled.without_frozen_layers().sets == coupled.sets
+    model.get_layer("norm").trainable = False
+    held = coupling.groups(model)
+    assert [item.frozen_layers for item in held.sets] == [["norm"], []]
+    assert [item.name for item in held.without_frozen_layers().sets] == ["last"]
+    assert held.without_frozen_layers().frozen[-1].reasons == (
+        "norm has trainable=False; include_frozen=True changes frozen layers too",)  # fmt: skip
+    model.get_layer("one").trainable = False
+    assert coupling.groups(model).sets[0].frozen_layers == ["norm", "one"]
+    assert "norm, one have trainable=False" in coupling.groups(model).without_frozen_layers().frozen[-1].reasons[0]
+
+
+def test_labels_that_are_tied_frozen_or_mixed_are_told_by_their_roots():
+    labels = Labels()
+    a, b = labels.fresh(4), labels.fresh(3)
+    assert a.tolist() == [0, 1, 2, 3] and b.tolist() == [4, 5, 6]
+    labels.tie(b, a[:1])  # one of four with all of three
+    assert labels.roots(np.array([[4, 5], [6, 1]])).tolist() == [[0, 0], [0, 1]]
+    labels.freeze(b[1:], "held")
+    labels.freeze(a[:2], "held")
+    labels.mark_mixed(a[2:])
+    assert labels.frozen() == {0: ["held"], 1: ["held"]} and labels.mixed() == {2, 3}
+    labels.tie(a[3:], b[:1])
+    assert labels.mixed() == {0, 2} and labels.frozen() == {0: ["held"], 1: ["held"]}
+
+
+def test_alignment_ties_all_but_one_axis():
+    labels = Labels()
+    first = labels.fresh(12).reshape(2, 3, 2)
+    signal = aligned(labels, first, (2, 3, 2), keep=1)
+    assert signal.varying_axis == 1 and signal.labels.shape == (1, 3, 1) and signal.shape == (2, 3, 2)
+    roots = labels.roots(first)
+    assert all((roots[:, place] == roots[0, place, 0]).all() for place in range(3)) and len(np.unique(roots)) == 3
+    second = labels.fresh(12).reshape(2, 3, 2)
+    assert aligned(labels, second, (2, 3, 2)).labels.shape == (1, 1, 2)
+    same = np.broadcast_to(labels.fresh(1), (2, 3))
+    assert aligned(labels, same, (2, 3)).labels.shape == (1, 1) and aligned(labels, same, (2, 3)).varying_axis is None

@@ -779,3 +779,122 @@ def test_groups_are_found_as_many_as_there_are(count, shape):
     assert compact._diagonal_blocks(kernel) == (count if count > 1 else None)
     kernel[0, 0, 0, -1] = 1.0
     assert compact._diagonal_blocks(kernel) is None
+
+
+# The parts of a smaller kernel against plain loops.
+
+
+@pytest.mark.parametrize("rows, window", [
+    ([1, 1, 1, 1, 1], (0, 5)), ([0, 1, 0, 1, 0], (1, 3)), ([1, 0, 0, 0, 0], (0, 1)), ([0, 0, 0, 0, 1], (4, 1)),
+    ([0, 0, 1, 1, 1], (2, 3)), ([0, 0, 0, 0, 0], (0, 5)),
+])  # fmt: skip
+def test_the_window_of_a_kernel_is_from_its_first_to_its_last_row(rows, window):
+    kernel = -np.ones((5, 3, 2, 4)) * np.reshape(rows, (5, 1, 1, 1))
+    kernel[..., 1:] = 0
+    start, size = compact._window(kernel)
+    assert (start[0], size[0]) == window and (start[1], size[1]) == (0, 3)
+    start, size = compact._window(np.swapaxes(kernel, 0, 1))
+    assert (start[1], size[1]) == window and (start[0], size[0]) == (0, 3)
+
+
+@pytest.mark.parametrize("size, taps, stride, dilation, padding", [
+    (9, 3, 1, 1, "same"), (9, 4, 1, 1, "same"), (9, 3, 2, 1, "same"), (8, 3, 2, 1, "same"), (7, 5, 3, 1, "same"),
+    (8, 1, 3, 1, "same"), (9, 3, 1, 2, "same"), (9, 3, 2, 1, "valid"), (9, 3, 1, 2, "causal"), (9, 4, 1, 1, "causal"),
+    (10, 3, 1, 1, "valid"),
+])  # fmt: skip
+@pytest.mark.parametrize("first, kept", [(0, None), (1, 1), (0, 2), (1, None)])
+def test_margins_are_the_zeros_that_keras_pads_with(size, taps, stride, dilation, padding, first, kept):
+    """With them a kernel of the rows kept gives, without any padding, what the whole one gives."""
+    rows = min(taps - first, kept or taps)
+    if first >= taps:
+        return
+    layer = L.Conv1D(1, taps, strides=stride, dilation_rate=dilation, padding=padding, use_bias=False)
+    layer.build((None, size, 1))
+    kernel = np.zeros((taps, 1, 1), "float32")
+    kernel[first : first + rows] = np.random.default_rng(0).uniform(1.0, 2.0, (rows, 1, 1))
+    layer.kernel.assign(kernel)
+    x = np.random.default_rng(1).normal(size=(1, size, 1)).astype("float32")
+    ((before, after),) = compact._margins(layer, (size,), (first,), (rows,))
+    line = np.pad(x[0, :, 0], (max(0, before), max(0, after)))
+    line = line[max(0, -before) : len(line) - max(0, -after)]
+    found = [
+        sum(line[start + tap * dilation] * kernel[first + tap, 0, 0] for tap in range(rows))
+        for start in range(0, len(line) - (rows - 1) * dilation, stride)
+    ]
+    np.testing.assert_allclose(found, ops.convert_to_numpy(layer(x))[0, :, 0], atol=1e-5)
+    # What the same padding gives a kernel of that many rows, where its size is known.
+    own = compact._own_margins(layer, (size,), (taps,), padding)
+    assert own == ((before + first * dilation, after + (taps - first - rows) * dilation),)
+    assert (compact._own_margins(layer, (None,), (taps,), padding) is None) == (padding == "same" and stride > 1)
+
+
+def test_layers_before_a_smaller_kernel_pad_and_crop_each_axis():
+    def made(*margins):
+        size = (5, 6, 7)[: len(margins)]
+        kept = compact.Compact((0,) * len(size), (1,) * len(size), "valid", None, {size: margins})
+        assert kept.layers_before("none", (9, *size[1:], 3)) == []
+        return [(type(layer).__name__, layer.name, layer.get_config()) for layer in kept.layers_before("conv_rows", (*size, 3))]
+
+    assert made((0, 0), (0, 0)) == []
+    (pad,) = made((1, 0))
+    assert pad[:2] == ("ZeroPadding1D", "conv_rows_pad") and tuple(pad[2]["padding"]) == (1, 0)
+    (crop,) = made((0, -2), (0, 0))
+    assert crop[:2] == ("Cropping2D", "conv_rows_crop") and crop[2]["cropping"] == ((0, 2), (0, 0))
+    pad, crop = made((1, -2), (-3, 0), (0, 4))
+    assert pad[:2] == ("ZeroPadding3D", "conv_rows_pad") and pad[2]["padding"] == ((1, 0), (0, 0), (0, 4))
+    assert crop[:2] == ("Cropping3D", "conv_rows_crop") and crop[2]["cropping"] == ((0, 2), (3, 0), (0, 0))
+
+
+def test_a_kernel_of_groups_has_the_blocks_side_by_side():
+    rng = np.random.default_rng(0)
+    blocks = [rng.normal(size=(3, 2, 2)) for _ in range(3)]
+    kernel = np.zeros((3, 6, 6))
+    for number, block in enumerate(blocks):
+        kernel[:, 2 * number : 2 * number + 2, 2 * number : 2 * number + 2] = block
+    found = compact.Compact((1,), (2,), "same", 3, {})
+    np.testing.assert_array_equal(found.kernel(kernel), np.concatenate(blocks, -1)[1:])
+    assert found.config() == {"kernel_size": [2], "padding": "same", "groups": 3}
+    whole = compact.Compact((0,), (3,), "causal", None, {})
+    np.testing.assert_array_equal(whole.kernel(kernel), kernel)
+    assert whole.config() == {"kernel_size": [3], "padding": "causal"}
+    layer = L.Conv1D(6, 3)
+    assert (found.words(layer), whole.words(layer)) == ("kernel 3 -> 2, 3 groups", "")
+    assert compact.Compact((0,), (3,), "causal", 2, {}).words(layer) == "2 groups"
+
+
+def compacted(layer, shape, gone, **options):
+    layer.build((None, *shape))
+    kernel = np.random.default_rng(0).uniform(0.5, 1.0, layer.kernel.shape)
+    kernel[gone] = 0
+    return compact.compact(layer, kernel, [shape], **options)
+
+
+def test_which_layers_get_smaller_kernels():
+    """Only plain and depthwise convolutions with channels last, and only where rows vanish or groups are asked for."""
+    first, last = np.s_[:1], np.s_[2:]
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), first).size == (2, 3)
+    assert compacted(L.Conv2D(4, 3, data_format="channels_first"), (2, 8, 8), first) is None
+    assert compacted(L.Conv2DTranspose(4, 3), (8, 8, 2), first) is None
+    assert compacted(L.Dense(4), (8,), first) is None
+    assert compact.compact(L.ReLU(), None, [(8,)]) is None
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), np.s_[:0]) is None
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), np.s_[:]) is None  # nothing is left of it, and it stays as large
+    # Where a depthwise kernel would need a layer for its padding, it stays. Two rows are padded behind.
+    assert compacted(L.DepthwiseConv2D(3, padding="same"), (8, 8, 2), last) is None
+    found = compacted(L.DepthwiseConv2D(3, padding="same"), (8, 8, 2), first)
+    assert (found.start, found.size, found.padding, found.margins) == ((1, 0), (2, 3), "same", {})
+    # A kernel cut at both ends pads as before with its smaller size; at one end by a layer.
+    both = compacted(L.Conv1D(4, 3, padding="same"), (8, 2), np.s_[::2])
+    assert (both.start, both.size, both.padding, both.margins) == ((1,), (1,), "same", {})
+    one = compacted(L.Conv1D(4, 3, padding="same"), (8, 2), last)
+    assert (one.start, one.size, one.padding, one.margins) == ((0,), (2,), "valid", {(8,): ((1, 0),)})
+    none = compacted(L.Conv1D(4, 3, padding="same", strides=2), (None, 2), first)
+    assert none is None
+    # Groups are found where they are asked for, of a plain convolution that has none.
+    blocks = np.kron(1 - np.eye(2), np.ones((2, 3))) > 0
+    for layer, options, groups in ((L.Conv1D(6, 3), {"find_groups": True}, 2), (L.Conv1D(6, 3), {}, None),
+                                   (L.Conv1D(6, 3, groups=1, padding="same"), {"find_groups": True}, 2)):  # fmt: skip
+        found = compacted(layer, (8, 4), np.s_[:, blocks], **options)
+        assert found is None if groups is None else (found.groups, found.size, found.padding) == (2, (3,), layer.padding)
+    narrow = L.Conv1D(6, 3, groups=2)
+    assert compacted(narrow, (8, 4), np.s_[:0], find_groups=True) is None
