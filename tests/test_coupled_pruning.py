@@ -1,5 +1,6 @@
 """Coupled groups: their cost, pruning them as one, and their common penalty."""
 
+import types
 import warnings
 
 import keras
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tf_reweight import budget as budgets
 from tf_reweight import coupling, shrinking
-from tf_reweight.coupling import CoupledProximal, scores
+from tf_reweight.coupling import CoupledProximal, demands, floors, gates, proximal_solver, pruning, savings, scores
 from tf_reweight.coupling.floors import Floors
-from tf_reweight.graph.counting import count_macs
+from tf_reweight.data import labelled
+from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.penalties.attachment import attach, regularize
 from tf_reweight.penalties.reweighting import Reweighting
 from tf_reweight.pruning.keep_zeros import KeepZeros
@@ -610,3 +613,234 @@ def test_what_a_budget_can_reach_beside_frozen_layers_is_said():
     model.get_layer("box_conv").trainable = False
     with pytest.warns(UserWarning, match="They count in the budget, which can reach macs from .* to "):
         coupling.prune_groups(model, budget="macs=0.95")
+
+
+# Numbers against plain loops.
+
+
+def some_kept(coupled, seed=0):
+    """Random keep flags, one group of each set at least."""
+    rng = np.random.default_rng(seed)
+    keeps = [rng.random(item.num_groups) < 0.6 for item in coupled.sets]
+    for keep in keeps:
+        keep[rng.integers(len(keep))] = True
+    return keeps
+
+
+@pytest.mark.parametrize("build", nets.NETS)
+def test_what_is_left_is_what_is_counted_on_the_smaller_model(build):
+    """Multiply-accumulates, weights of kernels, parameters and bytes of any groups, before the model is rebuilt."""
+    model = nets.randomize(build())
+    coupled = coupling.groups(model)
+    keeps, cost = some_kept(coupled), coupling.Cost(coupled)
+    flat = np.concatenate(keeps)
+    kinds = [types.SimpleNamespace(stored_in=stored) for stored in STORED]
+    found = {name: quantity.at(flat) for name, quantity in cost.quantities.items()}
+    found |= {stored: cost.inner("bytes", kind).at(flat) for stored, kind in zip(STORED, kinds)}
+    assert cost.macs() == count_macs(model) == cost.macs([np.ones(item.num_groups, bool) for item in coupled.sets])
+    coupling.pruning.zero_groups(model, coupled, keeps)
+    small = shrinking.shrink(model)
+    assert found["macs"] == cost.macs(keeps) == count_macs(small)
+    assert found["parameters"] == count_parameters(small)
+    shapes = [(tuple(weight.shape), weight.name) for weight in small.weights]
+    kernels = sum(int(np.prod(shape)) for shape, _ in shapes if len(shape) > 1)
+    shifts = sum(shape[0] for shape, name in shapes if len(shape) == 1 and name in ("bias", "beta"))
+    for stored, (weight, channel) in STORED.items():
+        assert found[stored] == weight * kernels + channel * shifts
+
+
+STORED = {"float32": (4, 4), "float16": (2, 2), "int8": (1, 28), "int16": (1, 32), "weight_int4": (0.5, 16)}
+
+
+def test_weights_of_a_budget_are_those_of_kernels_each_once():
+    x = keras.Input((6, 6, 2))
+    shared = L.Conv2D(4, 3, padding="same", name="shared")
+    h = shared(L.Conv2D(4, 1, name="a")(x)) + shared(L.Conv2D(4, 1, name="b")(x))
+    model = nets.randomize(keras.Model(x, L.Dense(3)(L.GlobalMaxPooling2D()(L.BatchNormalization()(h)))))
+    coupled = coupling.groups(model)
+    quantities = coupling.Cost(coupled).quantities
+    everything = np.ones(coupled.num_groups, bool)
+    kernels = 2 * (2 * 4) + 9 * 4 * 4 + 4 * 3
+    assert quantities["weights"].at(everything) == kernels
+    assert quantities["parameters"].at(everything) == kernels + 4 + 4 + 4 + 3 + 16
+    assert quantities["macs"].at(everything) == 36 * (2 * 8 + 2 * 144) + 12
+    # What comes with one group, each by itself.
+    changes = quantities["macs"].changes(everything)
+    for group in range(coupled.num_groups):
+        without = everything.copy()
+        without[group] = False
+        assert changes[group] == quantities["macs"].at(everything) - quantities["macs"].at(without)
+
+
+def floors_by_hand(keep, score, minimum, step):
+    """One group after the other, the best first, until there are enough and they are a multiple of `step`, or all."""
+    keep, best = keep.copy(), sorted(range(len(keep)), key=lambda group: -score[group])
+    rescued = 0
+    while keep.sum() < min(max(1, minimum), len(keep)):
+        keep[next(group for group in best if not keep[group])] = True
+        rescued += 1
+    while keep.sum() % step and not keep.all():
+        keep[next(group for group in best if not keep[group])] = True
+    return keep, rescued
+
+
+@pytest.mark.parametrize("minimum", [0, 1, 2, 5, 100])
+@pytest.mark.parametrize("multiple", [1, 2, 4, 5])
+def test_floors_give_the_best_back_and_count_what_was_rescued(minimum, multiple):
+    coupled = coupling.groups(nets.squeeze_excite())  # no branch: 16, 4 and 6 channels
+    rng = np.random.default_rng(minimum * 10 + multiple)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        keeps = [rng.random(item.num_groups) < share for item in coupled.sets]
+        values = [rng.permutation(item.num_groups).astype("float64") for item in coupled.sets]
+        kept, rescued = Floors(coupled, minimum, multiple)(keeps, values)
+        for item, keep, score, found, saved in zip(coupled.sets, keeps, values, kept, rescued, strict=True):
+            wanted, given = floors_by_hand(keep, score, minimum, multiple)
+            np.testing.assert_array_equal(found, wanted)
+            assert saved == given
+    with pytest.raises(ValueError, match="`minimum` must be"):
+        Floors(coupled, -1)
+    with pytest.raises(ValueError, match="`multiple_of` must be"):
+        Floors(coupled, 1, 0)
+    assert (Floors(coupled).minimum, Floors(coupled).multiple_of) == (1, 1)
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+def test_what_fits_comes_back_the_sets_of_the_highest_mean_first(multiple):
+    coupled = coupling.groups(nets.squeeze_excite())
+    rng, floors_of = np.random.default_rng(multiple), Floors(coupled, 1, multiple)
+    values = [rng.permutation(item.num_groups) / item.num_groups for item in coupled.sets]
+    keeps, _ = floors_of([rng.random(item.num_groups) < 0.3 for item in coupled.sets], values)
+    keeps[1][:] = False  # one that is gone whole stays gone
+    for most in (sum(int(keep.sum()) for keep in keeps) + more for more in (0, 3, 8, 100)):
+        wanted, changed = [keep.copy() for keep in keeps], True
+        while changed:
+            changed, options = False, []
+            for number, (item, keep, score) in enumerate(zip(coupled.sets, wanted, values)):
+                if 0 < keep.sum() < len(keep):
+                    more, _ = floors_by_hand(keep, score, keep.sum() + 1, multiple)
+                    options.append((score[more & ~keep].mean(), number, more))
+            for _, number, more in sorted(options, key=lambda option: option[:2], reverse=True):
+                if sum(keep.sum() for keep in wanted) - wanted[number].sum() + more.sum() <= most:
+                    wanted[number], changed = more, True
+                    break
+        found = floors_of.fill(keeps, values, lambda tried: sum(int(keep.sum()) for keep in tried) <= most)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert not keeps[1].any()
+
+
+@pytest.mark.parametrize("scope", ["model", "set"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.26, 0.5, 0.9])
+def test_ranks_are_over_the_model_or_in_each_set(scope, sparsity):
+    rng = np.random.default_rng(0)
+    values = [rng.permutation(8) * 1.0, rng.permutation(5) * 2.0, rng.permutation(3) * 3.0]
+    found = demands.ranked(values, sparsity, scope)
+    if scope == "set":
+        for score, keep in zip(values, found, strict=True):
+            np.testing.assert_array_equal(np.sort(score)[int(sparsity * len(score) + 1e-9) :], np.sort(score[keep]))
+    else:
+        order = np.argsort(np.concatenate(values), kind="stable")[: int(sparsity * 16 + 1e-9)]
+        np.testing.assert_array_equal(np.flatnonzero(~np.concatenate(found)), np.sort(order))
+
+
+def test_prices_are_what_a_group_frees_of_what_is_hardest_to_meet():
+    coupled = coupling.groups(nets.plain())
+    cost = coupling.Cost(coupled)
+    everything = np.ones(coupled.num_groups, bool)
+    for name in ("macs", "weights", "parameters"):
+        found = demands.prices_of(coupled.sets, demands.demands_of(coupled, budgets.get({name: 0.5})))
+        freed = []
+        for group in range(coupled.num_groups):
+            without = everything.copy()
+            without[group] = False
+            freed.append(cost.quantities[name].at(everything) - cost.quantities[name].at(without))
+        np.testing.assert_allclose(np.concatenate(found), freed)
+        assert [len(price) for price in found] == [item.num_groups for item in coupled.sets]
+        (demand,) = demands.demands_of(coupled, budgets.get({name: 0.5}))
+        assert demand.name == name and demand.limit == 0.5 * cost.quantities[name].at(everything)
+
+
+def test_a_group_that_frees_nothing_has_a_price_all_the_same():
+    class Flat:
+        def at(self, keep):
+            return 200.0 + keep[0]
+
+        def changes(self, keep):
+            return np.eye(len(keep))[0]
+
+    coupled = coupling.groups(one_set())
+    prices = demands.prices_of(coupled.sets, [demands.Demand("macs", Flat(), 100.0)])
+    np.testing.assert_allclose(prices[0], [1.0] + 5 * [201e-6])
+
+
+@pytest.mark.parametrize("name, limit", [("macs", 0.55), ("weights", 0.57), ("parameters", 0.6)])
+@pytest.mark.parametrize("options", [{}, {"multiple_of": 4}, {"minimum": 2}, {"scope": "set"}, {"criterion": "lamp"}], ids=str)
+def test_a_budget_is_met_and_no_group_that_went_still_fits(name, limit, options):
+    model = nets.randomize(nets.squeeze_excite())
+    coupled = coupling.groups(model)
+    quantity = coupling.Cost(coupled).quantities[name]
+    most = limit * quantity.at(np.ones(coupled.num_groups, bool))
+    report = coupling.prune_groups(model, budget={name: limit}, **options)
+    keeps = [scores.group_norms(item) > 0 for item in coupled.sets]
+    assert [int(keep.sum()) for keep in keeps] == [item.kept_groups for item in report.sets]
+    assert quantity.at(np.concatenate(keeps)) <= most
+    assert all(item.kept_groups >= options.get("minimum", 1) for item in report.sets)
+    step = options.get("multiple_of", 1)
+    assert all(item.kept_groups % step == 0 or item.kept_groups == item.num_groups for item in report.sets)
+    if options.get("scope") == "set":
+        assert len({item.kept_groups == item.num_groups for item in report.sets}) == 1
+        return
+    for number, keep in enumerate(keeps):
+        more = min(len(keep), (int(keep.sum()) // step + 1) * step) - int(keep.sum())
+        if more:
+            tried = [flags.copy() for flags in keeps]
+            tried[number][np.flatnonzero(~keep)[:more]] = True
+            assert quantity.at(np.concatenate(tried)) > most, coupled.sets[number].name
+
+
+def test_limits_that_channels_cannot_give_are_refused_with_the_least():
+    model = nets.randomize(nets.squeeze_excite())
+    coupled = coupling.groups(model)
+    quantities = coupling.Cost(coupled).quantities
+    everything, least = np.ones(coupled.num_groups, bool), np.concatenate([np.arange(i.num_groups) < 1 for i in coupled.sets])
+    four = np.concatenate([np.arange(item.num_groups) < 4 for item in coupled.sets])
+    found = pruning.least_left(model)
+    assert found == {name: (quantity.at(least), quantity.at(everything)) for name, quantity in quantities.items()}
+    assert pruning.least_left(model, 4) == {name: (q.at(four), q.at(everything)) for name, q in quantities.items()}
+    for multiple, flags in ((1, least), (4, four)):
+        share = quantities["macs"].at(flags) / quantities["macs"].at(everything)
+        assert pruning.most_macs(model, multiple) == pytest.approx(1 - share)
+        pruning.check_within_reach(model, budgets.get({"macs": 1.001 * share}), multiple)
+        words = "multiple of 4" if multiple == 4 else "macs"
+        with pytest.raises(ValueError, match=words):
+            pruning.check_within_reach(model, budgets.get({"macs": 0.98 * share}), multiple)
+        with pytest.raises(ValueError, match=words):
+            coupling.prune_groups(model, budget={"macs": 0.98 * share}, multiple_of=multiple)
+        with pytest.raises(ValueError, match=f"`macs` must be at most {1 - share:.3f}, all that"):
+            coupling.prune_groups(model, macs=1.002 * (1 - share), multiple_of=multiple)
+    assert pruning.most_macs(model) == 1 - quantities["macs"].at(least) / quantities["macs"].at(everything)
+    with pytest.raises(ValueError, match="must leave at least .* macs, where channels stay a multiple of 4"):
+        pruning.check_within_reach(model, budgets.get({"macs": 0.9 * share}), 4)
+
+
+def test_prices_by_name_are_between_a_quarter_and_four():
+    class Set:
+        def __init__(self, weights):
+            self.weights_per_group = weights
+
+    class Found:
+        sets = [Set(weights) for weights in (1, 10, 40, 49, 1000)]
+
+    assert savings.of_sets("weights", Found) == pytest.approx([0.25, 0.25, 0.25, 0.25, 4.0])
+    Found.sets = [Set(weights) for weights in (30, 50, 40)]
+    assert savings.of_sets("weights", Found) == pytest.approx([0.75, 1.25, 1.0])
+    assert savings.of_sets("equal", Found) == [1.0, 1.0, 1.0] and savings.of_sets(2.5, Found) == [2.5, 2.5, 2.5]
+    assert savings.of_sets(lambda item: item.weights_per_group / 10, Found) == [3.0, 5.0, 4.0]
+    coupled = coupling.groups(nets.plain())
+    cost = coupling.Cost(coupled)
+    saved = []
+    for number in range(3):
+        keeps = [np.ones(item.num_groups, bool) for item in coupled.sets]
+        keeps[number][0] = False
+        saved.append(cost.macs() - cost.macs(keeps))
+    assert savings._macs_per_group(coupled) == saved

@@ -478,7 +478,8 @@ ALONG = {
         lambda h: L.MaxPooling1D(2, data_format="channels_first")(h), None, "works along the channels' axis"),
     "mean of places": (lambda h: L.GlobalAveragePooling1D()(h), 6, None),
     "mean of places, axis kept": (lambda h: L.GlobalMaxPooling1D(keepdims=True)(h), 6, None),
-    "mean of channels": (lambda h: L.GlobalAveragePooling1D(data_format="channels_first")(h), None, "reduces over the channels"),
+    "mean of channels": (
+        lambda h: L.GlobalAveragePooling1D(data_format="channels_first")(h), None, "reduces over the channels"),
     "repeated": (lambda h: L.RepeatVector(3)(L.GlobalAveragePooling1D()(h)), 6, None),
     "turned and normalized": (lambda h: L.BatchNormalization(axis=1)(L.Permute((2, 1))(h)), 6, None),
     "turned and pooled": (lambda h: L.GlobalAveragePooling1D(data_format="channels_first")(L.Permute((2, 1))(h)), 6, None),
@@ -600,7 +601,8 @@ SEQUENCES = {
     "gates, reset before": (lambda h: L.GRU(6, reset_after=False, name="made")(h), 6, None),
     "all states": (lambda h: L.Concatenate()(list(L.LSTM(6, return_state=True, name="made")(h))), 6, None),
     "a state given": (lambda h: L.GRU(6, name="made")(h, initial_state=L.Dense(6, name="state")(h[:, 0])), 6, None),
-    "two states given": (lambda h: L.LSTM(6, name="made")(h, initial_state=[L.Dense(6)(h[:, 0]), L.Dense(6)(h[:, 1])]), 6, None),
+    "two states given": (
+        lambda h: L.LSTM(6, name="made")(h, initial_state=[L.Dense(6)(h[:, 0]), L.Dense(6)(h[:, 1])]), 6, None),
 }  # fmt: skip
 
 
@@ -864,7 +866,8 @@ def test_figures_of_a_set_against_plain_loops(build):
         for part in item.slices:
             values = ops.convert_to_numpy(part.variable.value)
             rows = np.moveaxis(values, part.axis, 0)
-            squares = [float(np.square(rows[part.group_of == group], dtype="float64").sum()) for group in range(item.num_groups)]
+            groups = [rows[part.group_of == group] for group in range(item.num_groups)]
+            squares = [float(np.square(group, dtype="float64").sum()) for group in groups]
             np.testing.assert_allclose(part.squared_norms(item.num_groups), squares, rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(part.squared_norms(item.num_groups, 2.0 * values), np.multiply(squares, 4), rtol=1e-5)
             mask, spread = np.ones(values.shape, bool), np.ones(values.shape, "float32")

@@ -145,7 +145,8 @@ def solved_by_hand(start, x, wanted, ridge):
 def test_a_ridge_holds_the_weights_to_what_they_were(ridge):
     rng = np.random.default_rng(0)
     start, x, wanted = rng.normal(size=(5, 3)), 3.0 * rng.normal(size=(40, 5)), rng.normal(size=(40, 3))
-    np.testing.assert_allclose(reconstruction._solved(start, x, wanted, ridge), solved_by_hand(start, x, wanted, ridge), rtol=1e-6)
+    found = reconstruction._solved(start, x, wanted, ridge)
+    np.testing.assert_allclose(found, solved_by_hand(start, x, wanted, ridge), rtol=1e-6)
     np.testing.assert_allclose(reconstruction._solved(start, x, x @ start, ridge), start, rtol=1e-9)
     np.testing.assert_array_equal(reconstruction._solved(start, 0.0 * x, wanted, ridge), start)
 
@@ -264,7 +265,8 @@ def test_kernels_whose_zeros_are_no_whole_rows_stay():
         hold_all(copy, [(copy.layers[-1].kernel, whole)])
         assert reconstruction._lost_inputs(copy.layers[-1]) and not reconstruction._lost_inputs(copy.layers[0])
         assert [entry["name"] for entry in reconstruction.reconstruct(copy, dense, examples).layers] == layers
-    hold_all(model, [(model.layers[-1].kernel, np.ones((8, 3), bool)), (model.layers[0].kernel, np.arange(8) > np.zeros((6, 1)))])
+    columns = np.tile(np.arange(8) > 0, (6, 1))
+    hold_all(model, [(model.layers[-1].kernel, np.ones((8, 3), bool)), (model.layers[0].kernel, columns)])
     assert not any(reconstruction._lost_inputs(layer) for layer in model.layers)
     hold_all(model, [(model.layers[-1].kernel, np.zeros((8, 3), bool))])
     assert reconstruction.reconstruct(model, dense, examples).layers == ()
