@@ -844,3 +844,581 @@ def test_prices_by_name_are_between_a_quarter_and_four():
         keeps[number][0] = False
         saved.append(cost.macs() - cost.macs(keeps))
     assert savings._macs_per_group(coupled) == saved
+
+
+# How the loss reacts to a group.
+
+
+def gated_loss(model, x, y, parts, group, gate):
+    """The loss with the weights that read a group multiplied by a gate."""
+    before = [ops.convert_to_numpy(part.variable.value).copy() for part in parts]
+    for part, values in zip(parts, before):
+        changed = values.copy()
+        np.moveaxis(changed, part.axis, 0)[part.group_of == group] *= gate
+        part.variable.assign(changed)
+    loss = float(model.compute_loss(x=x, y=y, y_pred=model(x, training=False)))
+    for part, values in zip(parts, before):
+        part.variable.assign(values)
+    return loss
+
+
+def test_reactions_are_squared_derivatives_by_a_gate_averaged_over_batches():
+    model = nets.randomize(keras.Sequential([
+        keras.Input((6, 6, 2)), L.Conv2D(4, 3, name="conv"), L.BatchNormalization(), L.Activation("tanh"), L.Flatten(),
+        L.Dense(5, activation="tanh", name="hidden"), L.Dense(3, name="top"),
+    ]))  # fmt: skip
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 6, 6, 2)).astype("float32"), rng.normal(size=(10, 3)).astype("float32")
+    sets = coupling.groups(model).sets
+    found = gates.reactions(model, sets, labelled.given(model, (x, y)), batch_size=4)
+    order = np.random.default_rng(0).permutation(10)
+    for item, reaction in zip(sets, found, strict=True):
+        parts = [part for part in item.slices if part.role == "read"]
+        assert reaction.shape == (item.num_groups,) and gates._parts(item) == parts
+        for group in range(item.num_groups):
+            wanted = 0.0
+            for rows in (order[:4], order[4:8], order[8:]):
+                high, low = (gated_loss(model, x[rows], y[rows], parts, group, 1.0 + step) for step in (0.01, -0.01))
+                wanted += ((high - low) / 0.02) ** 2
+            assert reaction[group] == pytest.approx(wanted, rel=0.02, abs=1e-5)
+    whole = gates.reactions(model, sets, labelled.given(model, (x, y)))
+    assert not np.allclose(whole[0], found[0], rtol=1e-3)
+
+
+def test_reactions_without_labels_or_a_loss_are_refused():
+    model, (x, y) = one_set(), (np.zeros((4, 5), "float32"), np.zeros((4, 3), "float32"))
+    sets = coupling.groups(model).sets
+    with pytest.raises(ValueError, match="needs the gradients of a loss.*compiled=False"):
+        gates.reactions(model, sets, labelled.given(model, (x, y)))
+    model.compile("sgd", "mse")
+    for examples in (None, labelled.given(model, x)):
+        with pytest.raises(ValueError, match="needs labelled examples"):
+            gates.reactions(model, sets, examples)
+
+
+def test_a_set_is_measured_by_what_reads_it_or_else_by_what_makes_it():
+    model = nets.plain()
+    (item, *_) = coupling.groups(model).sets
+    roles = {role: [part for part in item.slices if part.role == role] for role in ("read", "scale", "out")}
+    assert gates._parts(item) == roles["read"] and all(roles.values())
+    for part in roles["read"]:
+        part.variable.trainable = False
+    assert gates._parts(item) == roles["scale"]
+    for part in roles["scale"]:
+        part.variable.trainable = False
+    assert gates._parts(item) == roles["out"]
+    for part in roles["out"]:
+        part.variable.trainable = False
+    assert gates._parts(item) == []
+
+
+@pytest.mark.parametrize("build", [nets.plain, nets.dense_block, nets.lstm, nets.attention])
+def test_slopes_are_sums_of_weight_times_gradient(build):
+    rng = np.random.default_rng(0)
+    for item in coupling.groups(nets.randomize(build())).sets:
+        for part in item.slices:
+            values = ops.convert_to_numpy(part.variable.value)
+            gradient = rng.normal(size=values.shape).astype("float32")
+            wanted = np.zeros(item.num_groups)
+            for index, group in enumerate(part.group_of):
+                if group >= 0:
+                    wanted[group] += (np.take(values, index, part.axis) * np.take(gradient, index, part.axis)).sum()
+            np.testing.assert_allclose(gates._slopes(part, gradient, item.num_groups), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_of_reactions_is_plain_first_and_then_moves_slowly():
+    (penalty,) = coupling.regularize_coupled(one_set(), budget="macs=0.5").penalties
+    rng, seen = np.random.default_rng(0), []
+    mean = np.zeros(6)
+    for number in range(60):
+        squares = rng.random(6).astype("float32")
+        seen.append(squares)
+        gates._average(penalty, ops.convert_to_tensor(squares))
+        mean = mean + max(1 / (number + 1), 0.02) * (squares - mean)
+        np.testing.assert_allclose(penalty.saliency, mean, rtol=1e-4)
+        assert float(penalty.batches) == number + 1
+        if number == 30:
+            np.testing.assert_allclose(penalty.saliency, np.mean(seen, axis=0), rtol=1e-4)
+            for bad in (np.nan, np.inf):
+                gates._average(penalty, ops.convert_to_tensor(np.where(np.arange(6) == 2, bad, squares).astype("float32")))
+                np.testing.assert_allclose(penalty.saliency, mean, rtol=1e-4)
+                assert float(penalty.batches) == number + 1
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_gates_listen_to_the_gradients_that_an_optimizer_applies(eagerly):
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, budget="macs=0.5").penalties
+    listening, optimizer = gates.Gates([penalty]), keras.optimizers.SGD(0.0)
+    model.compile(optimizer, "mse", run_eagerly=eagerly)
+    x, y = fit_data(model)
+    listening.open(optimizer)
+    assert "apply" in vars(optimizer)
+    model.fit(x, y, batch_size=32, epochs=1, verbose=0)
+    listening.close()
+    assert "apply" not in vars(optimizer) and float(penalty.batches) == 1
+    listening.close()  # a second time does nothing
+    wanted = gates.reactions(model, [penalty.item], labelled.given(model, (x, y)))
+    np.testing.assert_allclose(penalty.saliency, wanted[0], rtol=1e-3)
+    assert np.asarray(wanted[0]).min() > 0
+
+
+# Parts of the penalty and of its solver.
+
+
+def test_what_a_penalty_with_a_budget_is():
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, budget="macs=0.5", criterion="kernel").penalties
+    assert penalty.negligible == 0.0 and sum(float(loss) for loss in model.losses) == 0.0 and not penalty.renewable
+    assert penalty.get_config() == {
+        "num_groups": 6, "budget": budgets.get("macs=0.5").to_dict(), "criterion": "kernel", "position": 0,
+    }  # fmt: skip
+    assert penalty.saliency.shape == (6,) and float(ops.sum(penalty.saliency)) == 0.0 == float(penalty.batches)
+    again = type(penalty).from_config(penalty.get_config())
+    assert again.get_config() == penalty.get_config()
+    with pytest.raises(ValueError, match="(?i)budget|renew"):
+        penalty.update(penalty.anchor.variable)
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_a_soft_threshold_spares_the_largest_group_when_told(spare):
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
+    before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    for amounts in (np.full(6, 0.3 * before.max()), np.full(6, 0.9 * before.max()), before.copy()):
+        model.set_weights(nets.randomize(model).get_weights())
+        before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+        penalty.soft_threshold(amounts.astype("float32"), spare)
+        after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+        taken = amounts.copy()
+        if spare:
+            largest = int(before.argmax())
+            taken[largest] = min(taken[largest], before[largest] / 2)
+        np.testing.assert_allclose(after, np.maximum(before - taken, 0), atol=1e-5)
+        assert (after[before <= 0.999 * taken] == 0).all()
+    for weight in model.weights:
+        weight.assign(ops.zeros_like(weight.value))
+    penalty.soft_threshold(np.ones(6, "float32"), spare)
+    assert all((ops.convert_to_numpy(weight.value) == 0).all() for weight in model.weights)
+
+
+def test_a_penalty_that_is_relative_of_a_set_that_is_gone_is_finite():
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0, relative=True).penalties
+    for weight in model.weights:
+        weight.assign(ops.zeros_like(weight.value))
+    penalty.update(penalty.anchor.variable)
+    assert float(penalty.scale) == pytest.approx(1e-12)
+    assert np.isfinite(penalty.penalty_weights).all() and float(sum(model.losses)) == 0.0
+    np.testing.assert_array_equal(penalty.compared_norms(penalty.anchor.variable), 0.0)
+
+
+def test_compared_norms_are_raised_to_the_power_of_the_penalty():
+    for relative in (False, True):
+        (penalty,) = coupling.regularize_coupled(one_set(), 1.0, "log_squared", relative=relative).penalties
+        norms = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable))
+        scale = np.sqrt(np.mean(norms**2)) if relative else 1.0
+        assert penalty.penalty.power == 2
+        np.testing.assert_allclose(penalty.compared_norms(penalty.anchor.variable), (norms / scale) ** 2, rtol=1e-5)
+        penalty.penalty_weights.assign(np.arange(6.0))
+        np.testing.assert_allclose(penalty(penalty.anchor.variable), np.sum(np.arange(6) * norms**2), rtol=1e-5)
+
+
+def test_configurations_of_coupled_penalties_hold_every_argument():
+    arguments = {
+        "num_groups": 7, "strength": 0.25, "penalty": {"name": "arctan", "epsilon": 0.3}, "criterion": "gamma", "price": 3.0,
+        "relative": True, "position": 2,
+    }  # fmt: skip
+    penalty = coupling.Coupled(**arguments)
+    config = penalty.get_config()
+    assert {**config, "penalty": None} == {**arguments, "penalty": None} and config["penalty"] == penalty.penalty.serialize()
+    assert coupling.Coupled.from_config(config).get_config() == config
+    np.testing.assert_array_equal(penalty.penalty_weights, np.full(7, 3.0))
+    plain = coupling.Coupled(3)
+    assert (plain.strength, plain.price, plain.position, plain.relative) == (1e-3, 1.0, 0, False)
+    assert plain.criterion == "kernel+gamma+next"
+    assert plain.penalty.name == "log_sum" and plain.scale is None
+    with pytest.raises(ValueError, match="`num_groups`"):
+        coupling.Coupled(0)
+    assert coupling.Coupled(1).num_groups == 1
+
+
+def test_a_penalty_whose_set_has_changed_is_refused():
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
+    for wrong in ({"num_groups": 5}, {"position": 1}):
+        other = type(penalty).from_config({**penalty.get_config(), **wrong})
+        target = types.SimpleNamespace(variable=model.layers[0].kernel, name="dense/kernel")
+        with pytest.raises(ValueError, match=r"must find its \d groups in the model again.*groups=\[6\]"):
+            other.connect(model, target)
+        assert other.item is None
+    other = type(penalty).from_config(penalty.get_config())
+    other.connect(model, target)
+    assert other.item.num_groups == 6 and other.anchor.variable is model.layers[0].kernel
+    item = other.item
+    other.connect(one_set(), target)  # it has one already
+    assert other.item is item
+
+
+def test_the_penalty_of_a_copy_that_was_never_connected_is_attached_by_pruning():
+    model = nets.randomize(nets.plain())
+    coupling.regularize_coupled(model, 0.1)
+    copy = keras.models.clone_model(model)
+    for part in (part for item in coupling.groups(copy).sets for part in item.slices if part.role != "state"):
+        flags = np.ones(int(part.group_of.max()) + 1, bool)
+        flags[1:3] = False
+        part.variable.assign(part.variable * part.mask(flags))
+    report = coupling.prune_groups(copy)
+    assert [item.kept_groups for item in report.sets] == [item.num_groups - 2 for item in report.sets]
+
+
+class Rates(keras.callbacks.Callback):
+    """Sets the learning rate of each step."""
+
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = list(rates)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = self.rates.pop(0)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_steps_follow_the_learning_rate_relative_to_the_largest_so_far(eagerly, monkeypatch):
+    if eagerly:
+        monkeypatch.setattr(proximal_solver, "compiled", lambda function: function)
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 2.0, price=3.0).penalties
+    penalty.penalty_weights.assign(np.linspace(0.5, 2.0, 6))
+    before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    rates = [0.0, 2e-12, 4e-12, 1e-12]  # the first of all may be zero, and takes nothing
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x, y = fit_data(model)
+    solver = CoupledProximal(step=1e-2)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[Rates(rates), solver])
+    after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    np.testing.assert_allclose(before - after, 2.0 * 1e-2 * np.linspace(0.5, 2.0, 6) * (1 + 1 + 0.25), rtol=1e-3)
+    assert solver.met_at is None and solver.checkpoint_state() is None
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_what_is_zero_when_the_budget_is_met_is_held_and_the_rest_is_free(eagerly, monkeypatch):
+    """The look comes every ten steps; nothing is pressed from then on, and what was zero cannot come back."""
+    if eagerly:
+        monkeypatch.setattr(proximal_solver, "compiled", lambda function: function)
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
+    rng = np.random.default_rng(0)
+    start = np.array([1.0, 1.1, 1.2, 4.0, 5.0, 6.0])
+    for weight, axis in ((model.layers[0].kernel, 1), (model.layers[1].kernel, 0)):
+        values = rng.normal(size=weight.shape)
+        weight.assign(np.moveaxis(np.moveaxis(values, axis, -1), -1, axis))
+    for weight, axis in ((model.layers[0].kernel, 1), (model.layers[1].kernel, 0)):
+        values = ops.convert_to_numpy(weight).copy()
+        shape = [1, 1]
+        shape[axis] = 6
+        weight.assign(values / np.sqrt(np.square(values).sum(1 - axis, keepdims=True)) * (start / np.sqrt(2)).reshape(shape))
+    np.testing.assert_allclose(penalty.norms(penalty.anchor.variable.value), start, rtol=1e-5)
+    model.compile(keras.optimizers.SGD(1e-12), "mse")
+    x, y = fit_data(model)
+    solver = CoupledProximal(step=0.1, macs=0.5)
+    model.fit(x, y, batch_size=8, epochs=8, verbose=0, callbacks=[solver])
+    # A tenth a step: three of six are zero after twelve steps, which is seen after twenty.
+    assert solver.met_at == 20
+    np.testing.assert_allclose(penalty.norms(penalty.anchor.variable.value), [0, 0, 0, 2.0, 3.0, 4.0], atol=2e-3)
+    np.testing.assert_array_equal(solver.checkpoint_state()[0], [np.inf, np.inf, np.inf, 0, 0, 0])
+    # What comes back is taken again, and no more of the others.
+    solver.set_model(model)
+    held = solver.checkpoint_state()
+    solver = CoupledProximal(step=0.1, macs=0.5)
+
+    class Resumed(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            solver.continue_from(held)
+            kernel = ops.convert_to_numpy(self.model.layers[0].kernel).copy()
+            kernel[:, 1] = 0.5
+            self.model.layers[0].kernel.assign(kernel)
+
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[solver, Resumed()])
+    np.testing.assert_allclose(penalty.norms(penalty.anchor.variable.value), [0, 0, 0, 2.0, 3.0, 4.0], atol=2e-3)
+    assert solver.met_at == 0
+
+
+def test_a_solver_for_a_budget_knows_exactly_what_its_channels_can_give():
+    model = one_set()  # 5 x 6 + 6 x 3 products
+    coupled = coupling.groups(model)
+    made = coupling.regularize_coupled(model, 1.0).penalties
+    items = [types.SimpleNamespace(regularizer=penalty) for penalty in made]
+    for macs in (0.0, 1.0 / 6, 0.5):
+        budget = proximal_solver._Budget(coupled, items, macs)
+        for gone in range(7):
+            for part in made[0].item.slices:
+                flags = np.arange(6) >= gone
+                part.variable.assign(np.ones(part.variable.shape) * part.mask(flags))
+            assert budget.met() == (gone >= 6 * macs - 1e-9), (macs, gone)
+    proximal_solver._Budget(coupled, items, 1.0)
+
+
+# What `prune_groups` takes, decides and says.
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"sparsity": 50}, "`sparsity` must be in .*groups removed|Did you mean 0.5"), ({"sparsity": 1.0}, "`sparsity` must be in"),
+    ({"sparsity": -0.1}, "`sparsity` must be in"), ({"macs": 1.0}, "`macs` must be in"), ({"macs": -0.5}, "`macs` must be in"),
+    ({"sparsity": 0.5, "macs": 0.5}, "`sparsity` and `macs` exclude each other"),
+    ({"sparsity": 0.0, "budget": "macs=0.5"}, "`sparsity` and `budget` exclude each other"),
+    ({"criterion": "kernel"}, "`criterion` ranks where an amount says how much goes"),
+    ({"sparsity": 0.5, "criterion": "size"}, "known criterion"), ({"sparsity": 0.5, "scope": "layer"}, "known scope"),
+    ({"sparsity": 0.5, "minimum": -1}, "`minimum` must be"), ({"sparsity": 0.5, "multiple_of": 0}, "`multiple_of` must be"),
+    ({"sparsity": 0.5, "criterion": "taylor"}, "needs the gradients of a loss"),
+    ({}, "Expected a model with a coupled penalty on it"),
+])  # fmt: skip
+def test_what_cannot_be_pruned_is_said_and_nothing_changes(arguments, words):
+    model = one_set()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=words):
+        coupling.prune_groups(model, **arguments)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("flag", ["include_frozen", "reconstruct"])
+def test_flags_are_bools(flag):
+    for act in (coupling.prune_groups, shrinking.shrink)[: 2 if flag == "include_frozen" else 1]:
+        with pytest.raises(TypeError, match=f"`{flag}` must be a bool"):
+            act(one_set(), **{"multiple_of": 1, flag: 1})
+    for name in ("find_groups", "return_report"):
+        with pytest.raises(TypeError, match=f"`{name}` must be a bool"):
+            shrinking.shrink(one_set(), **{name: 1})
+    with pytest.raises(TypeError, match="`relative` must be a bool"):
+        coupling.regularize_coupled(one_set(), relative=1)
+
+
+def test_the_ranking_without_a_criterion():
+    """By norms without a budget; with one by the loss's reactions where these can be known, else LAMP."""
+    model, (x, y) = one_set(), (np.ones((4, 5), "float32"), np.ones((4, 3), "float32"))
+    labelled_, bare = labelled.given(model, (x, y)), labelled.given(model, x)
+    budget = budgets.get("macs=0.5")
+    for compiled in (False, True):
+        if compiled:
+            model.compile("sgd", "mse")
+        for examples in (None, bare, labelled_):
+            assert pruning._default_criterion(model, None, examples) == "kernel+gamma+next"
+            expected = "taylor" if compiled and examples is labelled_ else "lamp"
+            assert pruning._default_criterion(model, budget, examples) == expected
+
+
+@pytest.mark.parametrize("criterion", ["lamp", "taylor", "kernel", "kernel_l1", None])
+def test_a_ranking_decides_which_groups_go(criterion):
+    model = one_set()
+    model.compile("sgd", "mse")
+    x, y = fit_data(model)
+    (item,) = coupling.groups(model).sets
+    if criterion == "taylor":
+        values = gates.reactions(model, [item], labelled.given(model, (x, y)))[0]
+    else:
+        norms = scores.group_norms(item, {"lamp": scores.CRITERIA[0], None: scores.CRITERIA[0]}.get(criterion, criterion))
+        values = norms
+    report = coupling.prune_groups(model, 0.5, criterion=criterion, data=(x, y) if criterion == "taylor" else None)
+    assert report.kept_groups == 3 and report.notes == () and report.reconstructed == ()
+    kept = scores.group_norms(item) > 0
+    assert set(np.flatnonzero(kept)) == set(np.argsort(-values)[:3].tolist())
+
+
+def test_notes_say_what_was_not_removed():
+    model = one_set()
+    with pytest.warns(UserWarning, match="sparsity=0.1 is less than one group, the smallest of which is 0.167"):
+        report = coupling.prune_groups(model, 0.1)
+    assert len(report.notes) == 1 and report.kept_groups == 6 and report.notes[0] in str(report)
+    assert report.to_dict()["notes"] == list(report.notes)
+    # A sixth less than asked for is what one group is.
+    assert coupling.prune_groups(one_set(), 0.3).notes == ()
+    short = coupling.prune_groups(one_set(), 0.8, multiple_of=4)
+    assert short.kept_groups == 4 and len(short.notes) == 1
+    assert "33.3% was removed where sparsity=0.8 was asked for, 46.7% less" in short.notes[0]
+    with (
+        pytest.warns(UserWarning, match="Nothing was removed where sparsity=0.5 was asked for"),
+        pytest.warns(UserWarning, match="Too many groups"),
+    ):
+        assert coupling.prune_groups(one_set(), 0.5, minimum=6).kept_groups == 6
+    # In each set a group may be spared, of all one.
+    report = pruning.GroupPruneReport(tuple(pruning.PrunedSet(str(i), 8, 10, 0) for i in range(3)), ())
+    assert pruning._short(report, 0.23, "model") is None and pruning._short(report, 0.29, "set") is None
+    assert "9.0% less" in pruning._short(report, 0.29, "model") and "11.0% less" in pruning._short(report, 0.31, "set")
+    assert pruning._short(report, None, "model") is None and pruning._short(report, 0.2, "model") is None
+    whole = pruning.GroupPruneReport((pruning.PrunedSet("a", 10, 10, 0),), ())
+    assert pruning._short(whole, 0.0, "model") is None
+    assert "is less than one group" in pruning._short(whole, 0.05, "model")
+    assert "was asked for" in pruning._short(whole, 0.25, "model") and pruning._short(whole, 0.1, "model") is None
+
+
+def test_a_penalty_that_freed_nothing_says_so_with_its_strongest():
+    model = nets.randomize(nets.plain())
+    coupling.regularize_coupled(model, 0.5)
+    with pytest.warns(UserWarning, match="the penalty freed none of 24 groups.* instead of 0.5"):
+        report = coupling.prune_groups(model)
+    assert len(report.notes) == 1 and report.kept_groups == report.num_groups == 24
+    model = one_set()
+    coupling.regularize_coupled(model, budget="macs=0.99999")
+    with pytest.warns(UserWarning, match="do not meet"):
+        assert coupling.prune_groups(model).kept_groups == 5
+
+
+def test_what_a_penalty_with_a_budget_made_zero_goes_and_the_rest_only_where_it_must():
+    for zero, kept, warned in ((3, 3, False), (4, 2, False), (2, 3, True)):
+        model = one_set()
+        (penalty,) = coupling.regularize_coupled(model, budget="macs=0.5").penalties
+        for part in penalty.item.slices:
+            part.variable.assign(part.variable * part.mask(np.arange(6) >= zero))
+        norms = scores.group_norms(penalty.item)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            report = coupling.prune_groups(model)
+        assert any("do not meet" in str(item.message) for item in caught) == warned
+        assert report.kept_groups == kept
+        left = scores.group_norms(penalty.item) > 0
+        assert set(np.flatnonzero(left)) == set(np.argsort(-norms)[:kept].tolist())
+
+
+def test_reports_add_up():
+    frozen = coupling.groups(nets.plain()).frozen
+    sets = (pruning.PrunedSet("a", 3, 8, 0), pruning.PrunedSet("b", 1, 2, 1))
+    report = pruning.GroupPruneReport(sets, frozen, ("note",), ({"name": "x"},))
+    assert (report.kept_groups, report.num_groups, report.sparsity) == (4, 10, 0.6)
+    assert report.to_dict() == {
+        "sparsity": 0.6,
+        "sets": [
+            {"name": "a", "kept_groups": 3, "num_groups": 8, "rescued": 0},
+            {"name": "b", "kept_groups": 1, "num_groups": 2, "rescued": 1},
+        ],
+        "frozen": [{"name": item.name, "num_channels": item.num_channels, "reasons": item.reasons} for item in frozen],
+        "notes": ["note"],
+        "reconstructed": [{"name": "x"}],
+    }
+
+
+def test_zeroed_groups_are_held_in_every_variable_but_statistics():
+    model = nets.randomize(nets.plain())
+    coupled = coupling.groups(model)
+    keeps = some_kept(coupled)
+    before = {id(weight): ops.convert_to_numpy(weight.value).copy() for weight in model.weights}
+    with pytest.warns(UserWarning, match="Too many groups of .* were to be removed; the best"):
+        report = pruning.zero_groups(model, coupled, keeps, [0, 2, 0])
+    assert [item.rescued for item in report.sets] == [0, 2, 0] and report.frozen == coupled.frozen
+    assert [item.kept_groups for item in report.sets] == [int(keep.sum()) for keep in keeps]
+    expected = {id(weight): np.ones(tuple(weight.shape), bool) for weight in model.weights}
+    for item, keep in zip(coupled.sets, keeps, strict=True):
+        for part in item.slices:
+            for index, group in enumerate(part.group_of):
+                if part.role != "state" and group >= 0 and not keep[group]:
+                    np.moveaxis(expected[id(part.variable)], part.axis, 0)[index] = False
+    for weight in model.weights:
+        mask, values = expected[id(weight)], ops.convert_to_numpy(weight.value)
+        np.testing.assert_array_equal(values, before[id(weight)] * mask)
+        constraint = getattr(weight, "constraint", None)
+        assert (constraint is not None) == (not mask.all())
+        if constraint is not None:
+            np.testing.assert_array_equal(np.broadcast_to(constraint.as_numpy(), mask.shape), mask)
+    # A copy that is given the weights holds the same groups when told to.
+    copy = nets.plain()
+    copy.set_weights(model.get_weights())
+    assert coupling.hold_groups(copy) == sum(int((~keep).sum()) for keep in keeps)
+    for weight, other in zip(model.trainable_weights, copy.trainable_weights, strict=True):
+        assert (weight.constraint is None) == (other.constraint is None)
+        if weight.constraint is not None:
+            np.testing.assert_array_equal(weight.constraint.as_numpy(), other.constraint.as_numpy())
+    assert coupling.hold_groups(nets.randomize(nets.plain())) == 0
+
+
+def test_a_group_with_one_number_left_is_not_held():
+    model = one_set()
+    coupling.prune_groups(model, 0.5)
+    copy = one_set()
+    copy.set_weights(model.get_weights())
+    gone = np.flatnonzero(scores.group_norms(coupling.groups(model).sets[0]) == 0)
+    bias = ops.convert_to_numpy(copy.layers[0].bias).copy()
+    bias[gone[0]] = -1e-3
+    copy.layers[0].bias.assign(bias)
+    assert coupling.hold_groups(copy) == 2
+
+
+def test_bounds_of_a_budget_beside_frozen_layers_are_counted():
+    model = nets.randomize(nets.two_headed())
+    model.get_layer("box_conv").trainable = False
+    coupled = pruning.removable(model)
+    assert [item.name for item in coupled.sets] == ["kind_conv"] and len(pruning.removable(model, True).sets) == 3
+    cost = coupling.Cost(coupled)
+    least, whole = np.arange(7) < 1, np.ones(7, bool)
+    for name, quantity in (("macs", "macs"), ("parameters", "parameters"), ("sparsity", "weights"), ("weights", "weights")):
+        low, high = (cost.quantities[quantity].at(flags) for flags in (least, whole))
+        said = pruning._bounds(coupled, budgets.get({name: 0.5}))
+        assert said == f" They count in the budget, which can reach {quantity} from {low:,.4g} to {high:,.4g}."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruning.warn_of_frozen(model, include_frozen=True)
+    with pytest.warns(UserWarning, match="The channels of backbone, box_conv are left whole: box_conv has trainable=False"):
+        report = coupling.prune_groups(model, 0.5)
+    assert report.kept_groups == 4 and report.num_groups == 7 and {item.name for item in report.frozen} >= {"backbone", "box_conv"}
+    told = coupling.prune_groups(model, 0.5, include_frozen=True)
+    assert told.num_groups == 8 + 6 + 7
+
+
+def test_penalties_of_a_model_are_found_by_their_sets():
+    model = nets.randomize(nets.plain())
+    made = coupling.regularize_coupled(model, 0.1).penalties
+    sets = coupling.groups(model).sets
+    assert pruning.penalties_of(sets, made) == list(made) and pruning.penalties_of(sets, made[1:]) == [None, *made[1:]]
+    assert [penalty.item.name for penalty in made] == [item.name for item in sets]
+    # Sets without a penalty stay whole; norms are those that its penalty sees.
+    from tf_reweight.penalties.attachment import detach
+
+    detach(model)
+    made = coupling.regularize_coupled(model, 0.1, criterion="kernel").penalties
+    values, keeps = pruning._freed(model, Floors(coupling.groups(model)))
+    for item, value, keep, penalty in zip(sets, values, keeps, made, strict=True):
+        np.testing.assert_allclose(value, scores.group_norms(item, "kernel"))
+        np.testing.assert_array_equal(keep, value > penalty.negligible)
+
+
+def test_what_carries_a_penalty_and_what_is_left_out():
+    model = nets.randomize(nets.two_headed())
+    made = coupling.regularize_coupled(model)
+    assert [penalty.strength for penalty in made.penalties] == [1e-3] * 3 and made.penalties[0].penalty.name == "log_sum"
+    assert {penalty.criterion for penalty in made.penalties} == {"kernel+gamma+next"}
+    assert {penalty.position for penalty in made.penalties} == {0}
+    for item in made.penalties:
+        assert item.anchor.variable is next(part.variable for part in item.item.slices if part.role == "out")
+    found = made.to_dict()
+    assert sorted(entry["name"] for entry in found["sets"]) == ["backbone", "box_conv", "kind_conv"]
+    assert {entry["name"]: entry["reason"] for entry in found["left_out"]} == {
+        "box": "output of the model", "kind": "output of the model",
+    }  # fmt: skip
+    for words in ({"penalty": "arctan"}, {"price": 2.0}, {"relative": True}, {"strength": 0.1}):
+        with pytest.raises(ValueError, match=f"`?{next(iter(words))}`?.*budget|budget.*{next(iter(words))}"):
+            coupling.regularize_coupled(nets.two_headed(), budget="macs=0.5", **words)
+    model = one_set()
+    for layer in model.layers:
+        layer.trainable = False
+    with pytest.raises(ValueError, match="channels that can be removed"):
+        coupling.regularize_coupled(model)
+    # A budget that even one group of each set does not meet is refused, before anything changes.
+    model = one_set()
+    with pytest.raises(ValueError, match="macs"):
+        coupling.regularize_coupled(model, budget={"macs": 1 / 6 - 0.01})
+    assert not model.losses
+    coupling.regularize_coupled(model, budget={"macs": 1 / 6 + 0.001})
+
+
+def test_a_budget_counts_what_cannot_be_pressed_whole():
+    x = keras.Input((4,))
+    h = L.Dense(6, activation="tanh", name="free")(x)
+    h = L.Dense(6, activation="tanh", name="held")(h)
+    model = keras.Model(x, L.Dense(2, name="top")(L.Dense(5, activation="tanh", name="also")(h)))
+    model.get_layer("also").trainable = False
+    # 24 + 36 + 30 + 10 products, of which 4 + 6 + 30 + 10 stay.
+    with pytest.raises(ValueError, match="macs"):
+        coupling.regularize_coupled(model, budget={"macs": 0.49})
+    with pytest.warns(UserWarning, match="can reach macs from 50 to 100"):
+        made = coupling.regularize_coupled(model, budget={"macs": 0.51})
+    assert [penalty.item.name for penalty in made.penalties] == ["free"]
