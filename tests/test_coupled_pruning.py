@@ -11,7 +11,7 @@ from keras import ops
 
 from tf_reweight import budget as budgets
 from tf_reweight import coupling, shrinking
-from tf_reweight.coupling import CoupledProximal, demands, floors, gates, proximal_solver, pruning, savings, scores
+from tf_reweight.coupling import CoupledProximal, demands, gates, proximal_solver, pruning, savings, scores
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.data import labelled
 from tf_reweight.graph.counting import count_macs, count_parameters
@@ -412,9 +412,9 @@ def test_prices_by_name_are_what_a_group_saves():
         keep[-1] = False
         saved.append(cost.macs() - cost.macs(keeps))
         keep[-1] = True
-    for price, savings in (("macs", saved), ("weights", [item.weights_per_group for item in found.sets])):
+    for price, freed in (("macs", saved), ("weights", [item.weights_per_group for item in found.sets])):
         made = coupling.regularize_coupled(nets.randomize(nets.two_headed()), 0.1, price=price).penalties
-        expected = np.clip(np.divide(savings, np.mean(savings)), 0.25, 4.0)
+        expected = np.clip(np.divide(freed, np.mean(freed)), 0.25, 4.0)
         np.testing.assert_allclose([penalty.price for penalty in made], expected, rtol=1e-6)
     assert {p.price for p in coupling.regularize_coupled(model, 0.1, price="equal").penalties} == {1.0}
 
@@ -1359,7 +1359,8 @@ def test_bounds_of_a_budget_beside_frozen_layers_are_counted():
         pruning.warn_of_frozen(model, include_frozen=True)
     with pytest.warns(UserWarning, match="The channels of backbone, box_conv are left whole: box_conv has trainable=False"):
         report = coupling.prune_groups(model, 0.5)
-    assert report.kept_groups == 4 and report.num_groups == 7 and {item.name for item in report.frozen} >= {"backbone", "box_conv"}
+    assert (report.kept_groups, report.num_groups) == (4, 7)
+    assert {item.name for item in report.frozen} >= {"backbone", "box_conv"}
     told = coupling.prune_groups(model, 0.5, include_frozen=True)
     assert told.num_groups == 8 + 6 + 7
 
@@ -1422,3 +1423,23 @@ def test_a_budget_counts_what_cannot_be_pressed_whole():
     with pytest.warns(UserWarning, match="can reach macs from 50 to 100"):
         made = coupling.regularize_coupled(model, budget={"macs": 0.51})
     assert [penalty.item.name for penalty in made.penalties] == ["free"]
+
+
+def test_times_of_operations_are_curves_over_what_each_multiplies():
+    coupled = coupling.groups(one_set())  # 5 x 6 and 6 x 3 products
+    cost = coupling.Cost(coupled)
+    curves = [([0.0, 30.0], [0.0, 60.0]), ([0.0, 9.0, 18.0], [1.0, 2.0, 11.0])]
+    budget = types.SimpleNamespace(calibration={"latency_ms": {"operations": curves}}, stored_in="float32")
+    inner = cost.inner("latency_ms", budget)
+    for kept, second in ((6, 11.0), (3, 2.0), (4, 5.0)):
+        assert inner.at(np.arange(6) < kept) == pytest.approx(10.0 * kept + second)
+    for wrong in ([], curves[:1], [*curves, curves[0]]):
+        budget.calibration = {"latency_ms": {"operations": wrong}}
+        with pytest.raises(ValueError, match=f"time of each kernel's operation.*operations={len(wrong)}, kernels=2"):
+            cost.inner("latency_ms", budget)
+    points = ([0.0, 192.0 + 36], [100.0, 328.0])
+    budget = types.SimpleNamespace(calibration={"bytes": {"points": points}}, stored_in="float32", of_files=("bytes",))
+    (found,) = cost.of_files(budget).values()
+    # 48 weights and 9 biases of 4 bytes each, and 100 bytes beside them.
+    whole, half = np.ones(6, bool), np.arange(6) < 3
+    assert found.at(whole) == pytest.approx(328.0) and found.at(half) == pytest.approx(100 + 4 * (24 + 6))
