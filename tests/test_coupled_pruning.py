@@ -1164,7 +1164,7 @@ def test_a_solver_for_a_budget_knows_exactly_what_its_channels_can_give():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ({"sparsity": 50}, "`sparsity` must be in .*groups removed|Did you mean 0.5"), ({"sparsity": 1.0}, "`sparsity` must be in"),
+    ({"sparsity": 50}, "`sparsity` must be in"), ({"sparsity": 1.0}, "`sparsity` must be in"),
     ({"sparsity": -0.1}, "`sparsity` must be in"), ({"macs": 1.0}, "`macs` must be in"), ({"macs": -0.5}, "`macs` must be in"),
     ({"sparsity": 0.5, "macs": 0.5}, "`sparsity` and `macs` exclude each other"),
     ({"sparsity": 0.0, "budget": "macs=0.5"}, "`sparsity` and `budget` exclude each other"),
@@ -1443,3 +1443,76 @@ def test_times_of_operations_are_curves_over_what_each_multiplies():
     # 48 weights and 9 biases of 4 bytes each, and 100 bytes beside them.
     whole, half = np.ones(6, bool), np.arange(6) < 3
     assert found.at(whole) == pytest.approx(328.0) and found.at(half) == pytest.approx(100 + 4 * (24 + 6))
+
+
+def test_a_solver_leaves_the_model_as_it_was():
+    model = nets.randomize(nets.plain())
+    made = coupling.regularize_coupled(model, 0.5).penalties
+    norm = model.layers[1]
+    assert norm.momentum == 0.99
+    model.compile(keras.optimizers.SGD(1e-12), "mse")
+    seen = []
+
+    class During(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((norm.momentum, sum(float(loss) for loss in self.model.losses), logs["loss"]))
+
+    x, y = fit_data(model)
+    bare = float(np.mean((ops.convert_to_numpy(model(x)) - y) ** 2))
+    solver = CoupledProximal(step=1e-9)
+    for _ in range(2):
+        model.fit(x, y, batch_size=32, epochs=1, verbose=0, callbacks=[solver, During()])
+        assert norm.momentum == 0.99 and sum(float(loss) for loss in model.losses) > 1.0
+        assert solver._items == [] and solver._steps == 1
+    assert [(momentum, losses) for momentum, losses, _ in seen] == [(0.9, 0.0)] * 2
+    assert bare > 0 and all(loss < model.evaluate(x, y, verbose=0) - 1.0 for *_, loss in seen)
+    assert [penalty.strength for penalty in made] == [0.5] * 3
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            assert layer.kernel.regularizer is layer.kernel_regularizer
+
+
+def test_all_sets_of_a_kernel_are_told_apart_by_their_position(tmp_path):
+    x = keras.Input((4,))
+    a, b, c = ops.split(L.Dense(9, name="made")(x), [2, 5], axis=-1)
+    h = L.Concatenate()([L.Dense(2, name="a")(a), L.Dense(3, name="b")(b), L.Dense(4, name="c")(c)])
+    model = nets.randomize(keras.Model(x, L.Dense(2, name="top")(h)))
+    model.get_layer("b").trainable = False
+    with pytest.warns(UserWarning, match="left whole: b has trainable=False"):
+        made = coupling.regularize_coupled(model, 0.1, price=lambda item: float(item.num_groups))
+    on_kernel = [penalty for penalty in made.penalties if penalty.item.name == "made"]
+    assert [(penalty.num_groups, penalty.position, penalty.price) for penalty in on_kernel] == [(2, 0, 2.0), (4, 2, 4.0)]
+    for penalty, columns in zip(on_kernel, (slice(0, 2), slice(5, 9))):
+        norms = np.square(ops.convert_to_numpy(model.get_layer("made").kernel)[:, columns]).sum(0)
+        reader = model.get_layer("a" if columns.stop == 2 else "c")
+        norms = np.sqrt(norms + np.square(ops.convert_to_numpy(reader.kernel)).sum(1))
+        np.testing.assert_allclose(penalty.norms(penalty.anchor.variable), norms, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    attach(again)
+    from tf_reweight.coupling.penalty import coupled_penalties
+
+    loaded = [penalty for penalty in coupled_penalties(again) if penalty.item.name == "made"]
+    assert [(penalty.num_groups, penalty.position) for penalty in loaded] == [(2, 0), (4, 2)]
+    for penalty, other in zip(on_kernel, loaded, strict=True):
+        np.testing.assert_allclose(penalty.norms(penalty.anchor.variable), other.norms(other.anchor.variable))
+
+
+def test_anchors_are_the_first_kernels_that_can_carry_a_penalty():
+    from tf_reweight.coupling.penalty import anchored
+    from tf_reweight.kernels.table import find
+
+    model = nets.residual()
+    sets = coupling.groups(model).sets
+    targets = find(model)[0]
+    names = {item.name: target.name for item, target in anchored(sets, targets, trainable=True)}
+    assert names == {"stem + back + more": "stem/kernel", "inner": "inner/kernel"}
+    model.get_layer("stem").trainable = False
+    assert {i.name: t.name for i, t in anchored(sets, targets, trainable=True)}["stem + back + more"] == "back/kernel"
+    assert {i.name: t.name for i, t in anchored(sets, targets, trainable=False)}["stem + back + more"] == "stem/kernel"
+    assert [target for _, target in anchored(sets, [], trainable=False)] == [None, None]
+    x = keras.Input((6, 6, 4))
+    h = L.Conv2D(8, 3, groups=2, name="grouped")(L.Conv2D(8, 1, name="before")(x))
+    coupled = coupling.groups(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(h))))
+    ((item, target),) = anchored(coupled.sets, find(coupled.model)[0], trainable=True)
+    assert (item.name, target.name) == ("before", "before/kernel")

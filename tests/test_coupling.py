@@ -441,7 +441,9 @@ def follow(model, expected, reason=None, made="made"):
     return small
 
 
-MIXED = {"norm": "statistics over the channels", "softmax": "softmax mixes", "axis": "along another axis", "batch": "the batch"}
+MIXED = {
+    "norm": "statistics over the channels", "softmax": "softmax mixes", "axis": "along another axis", "batch": "the batch",
+}  # fmt: skip
 ALONG = {
     "batch normalization": (lambda h: L.BatchNormalization()(h), 6, None),
     "batch normalization, counted from the front": (lambda h: L.BatchNormalization(axis=2)(h), 6, None),
@@ -612,13 +614,15 @@ def test_units_go_with_their_gates_states_and_biases(name):
     x = keras.Input((4, 5))
     h = L.Dense(4, activation="tanh", name="after")(L.Flatten()(apply(L.Dense(8, activation="tanh", name="before")(x))))
     small = follow(keras.Model(x, L.Dense(2)(h)), expected, reason)
-    assert small.get_layer("made").units == (3 if expected else 6) and small.get_layer("before").units == (4 if expected else 8)
+    sizes = tuple(small.get_layer(layer).units for layer in ("made", "before"))
+    assert sizes == ((3, 4) if expected else (6, 8))
 
 
 @pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
 def test_unit_i_of_both_directions_goes_together(mode):
     x = keras.Input((4, 5))
-    both = L.Bidirectional(L.GRU(6, name="each"), merge_mode=mode, name="made")(L.Dense(8, activation="tanh", name="before")(x))
+    h = L.Dense(8, activation="tanh", name="before")(x)
+    both = L.Bidirectional(L.GRU(6, name="each"), merge_mode=mode, name="made")(h)
     both = both if mode else L.Concatenate()(both)
     model = keras.Model(x, L.Dense(2, name="top")(L.Dense(4, activation="tanh", name="after")(both)))
     (item,) = [item for item in coupling.groups(model).sets if "made" in item.name]
@@ -945,3 +949,129 @@ def test_alignment_ties_all_but_one_axis():
     assert aligned(labels, second, (2, 3, 2)).labels.shape == (1, 1, 2)
     same = np.broadcast_to(labels.fresh(1), (2, 3))
     assert aligned(labels, same, (2, 3)).labels.shape == (1, 1) and aligned(labels, same, (2, 3)).varying_axis is None
+
+
+JOINED = {  # of what is made by `made` and what comes in: which sets are left
+    "added to the input": (lambda x, h: L.Add()([x, h]), "input of the model"),
+    "the input added": (lambda x, h: h + x, "input of the model"),
+    "beside the input": (lambda x, h: L.Concatenate()([x, h]), None),
+    "the input beside": (lambda x, h: L.Concatenate()([h, x]), None),
+    "the larger": (lambda x, h: ops.maximum(x, h), "input of the model"),
+    "scaled by one of the input": (lambda x, h: h * x[..., :1], None),
+    "one that is spread": (lambda x, h: h + L.Dense(1, name="one")(x), None),
+    "spread from before": (lambda x, h: L.Dense(1, name="one")(x) * h, None),
+    "joined along the batch": (lambda x, h: ops.concatenate([h, h], axis=0), "joins along the batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_is_joined_with_inputs_or_spread(name):
+    apply, reason = JOINED[name]
+    x = keras.Input((4, 6))
+    h = L.Dense(6, activation="tanh", name="made")(x)
+    model = keras.Model(x, L.Dense(2)(L.Dense(3, activation="tanh", name="after")(apply(x, h))))
+    coupled = coupling.groups(model)
+    assert {item.name: item.num_groups for item in coupled.sets} == {"after": 3} | ({} if reason else {"made": 6})
+    held = {item.name: " ".join(item.reasons) for item in coupled.frozen}
+    if reason:
+        assert reason in held["made"]
+    if "spread" in name:
+        assert "one channel is spread over many" in held["one"]
+    if "batch" not in name:
+        nets.randomize(model)
+        coupling.prune_groups(model, 0.5, scope="set")
+        small = shrinking.shrink(model)
+        given = np.random.default_rng(0).normal(size=(2, 4, 6)).astype("float32")
+        np.testing.assert_allclose(small(given), model(given), atol=1e-5)
+        # What is spread reaches every channel: a constant one is no constant there.
+        layer = model.get_layer("made")
+        kernel = ops.convert_to_numpy(layer.kernel).copy()
+        kernel[:, :] = 0
+        layer.kernel.assign(kernel)
+        np.testing.assert_allclose(shrinking.shrink(model)(given), model(given), atol=1e-5)
+
+
+def test_a_layer_called_twice_has_one_size():
+    """Reshape, split and rescaling that two calls share follow the channels of both, which are tied by that."""
+    x = keras.Input((4, 5))
+    a, b = L.Dense(6, name="a")(x), L.Dense(6, name="b")(x)
+    for shared, groups in (
+        (L.Reshape((2, 2, 6)), 6), (L.Rescaling([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 6), (L.Reshape((4, 2, 3)), 3),
+        (L.PReLU(shared_axes=[1]), 6), (L.GroupNormalization(3), 3), (L.BatchNormalization(), 6),
+    ):  # fmt: skip
+        read = [L.Dense(2, name=f"read_{name}")(L.Flatten()(shared(h))) for name, h in (("a", a), ("b", b))]
+        model = nets.randomize(keras.Model(x, read))
+        coupled = coupling.groups(model)
+        found = [(set(item.name.split(" + ")), item.num_groups) for item in coupled.sets]
+        assert found == [({"a", "b"}, groups)], type(shared).__name__
+        coupling.prune_groups(model, 0.5)
+        small = shrinking.shrink(model)
+        given = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+        for one, other in zip(small(given), model(given), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_no_piece_of_a_split_becomes_empty():
+    x = keras.Input((4, 5))
+    first, second = ops.split(L.Dense(6, name="made")(x), [2], axis=-1)
+    h = L.Concatenate()([ops.tanh(first), ops.relu(second)])
+    model = nets.randomize(keras.Model(x, L.Dense(2)(h)))
+    coupled = coupling.groups(model)
+    assert sorted(item.num_groups for item in coupled.sets) == [2, 4]
+    spans = [entry for entry in coupled.trace.axes.values() if entry.role == "span"]
+    assert [len(entry.labels) for entry in spans] == [2, 4] and all(entry.variable is None for entry in spans)
+    assert all(part.variable is not None for item in coupled.sets for part in item.slices)
+    with pytest.warns(UserWarning, match="were to be removed"):
+        report = coupling.prune_groups(model, 0.9)
+    assert [item.kept_groups for item in report.sets] == [1, 1]
+    small = shrinking.shrink(model)
+    given = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+    np.testing.assert_allclose(small(given), model(given), atol=1e-5)
+    # Equal pieces by their number, of which each loses as many.
+    parts = ops.split(L.Dense(6, name="made")(x), 3, axis=2)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Concatenate()([ops.tanh(part) for part in parts]))))
+    assert [item.num_groups for item in coupling.groups(model).sets] == [2, 2, 2]
+
+
+def test_what_the_table_knows():
+    for kind, known in ((L.Dense, True), (L.ConvLSTM2D, True), (L.Lambda, False), (_OwnDense, False), (L.Dropout, True)):
+        assert table.has_verdict(kind) == known
+    rule, reason = table.rule_of(L.ConvLSTM2D(2, 3))
+    assert rule is None and "convolutional recurrent" in reason
+    assert table.rule_of(L.Dense(2)) == (table._RULES[L.Dense], None)
+    assert table.rule_of(_OwnDense(2)) == (None, "what _OwnDense does to channels is unknown")
+    with pytest.raises(TypeError, match="`rule` must be a function"):
+        coupling.register(_OwnDense, "dense")
+    with pytest.raises(TypeError, match="`layer_type` must be a Layer class"):
+        coupling.register(int, rules_channelwise.passing)
+
+
+def test_layers_that_are_not_followed_count_the_channels_they_make():
+    class Mixer(L.Layer):
+        """A layer of a user's own with a kernel, and outputs of any shape."""
+
+        def __init__(self, shape, **options):
+            super().__init__(**options)
+            self.shape, self.kernel = shape, self.add_weight(shape=(6, 2), name="kernel")
+
+        def call(self, inputs):
+            return ops.zeros((ops.shape(inputs)[0], *(2 if size is None else size for size in self.shape)))
+
+        def compute_output_shape(self, shape):
+            return (shape[0], *self.shape)
+
+        def compute_output_spec(self, inputs):
+            return keras.KerasTensor((inputs.shape[0], *self.shape), dtype="float32")
+
+    class Plain(Mixer):
+        def __init__(self, shape, **options):
+            L.Layer.__init__(self, **options)
+            self.shape = shape
+            self.scale = self.add_weight(shape=(6,), name="scale")
+
+    x = keras.Input((4,))
+    made = L.Dense(6, name="made")
+    for kind, shape, channels in ((Mixer, (3, 5), 5), (Mixer, (), 1), (Mixer, (3, None), 1), (Plain, (3, 5), None)):
+        model = keras.Model(x, kind(shape, name="own")(made(x)))
+        held = {item.name: item.num_channels for item in coupling.groups(model).frozen}
+        assert held == {"made": 6} | ({} if channels is None else {"own": channels})

@@ -839,7 +839,8 @@ def test_layers_before_a_smaller_kernel_pad_and_crop_each_axis():
         size = (5, 6, 7)[: len(margins)]
         kept = compact.Compact((0,) * len(size), (1,) * len(size), "valid", None, {size: margins})
         assert kept.layers_before("none", (9, *size[1:], 3)) == []
-        return [(type(layer).__name__, layer.name, layer.get_config()) for layer in kept.layers_before("conv_rows", (*size, 3))]
+        before = kept.layers_before("conv_rows", (*size, 3))
+        return [(type(layer).__name__, layer.name, layer.get_config()) for layer in before]
 
     assert made((0, 0), (0, 0)) == []
     (pad,) = made((1, 0))
@@ -1195,7 +1196,8 @@ def test_each_call_of_a_smaller_kernel_pads_by_layers_of_its_own():
     assert_same(model, small)
     names = {layer.name for layer in small.layers}
     assert any(name.startswith("shared_rows_pad") or name.startswith("shared_rows_crop") for name in names)
-    assert any(name.startswith("shared_rows_2_") for name in names) and any(name.startswith("shared_rows_3_") for name in names)
+    for number in (2, 3):
+        assert any(name.startswith(f"shared_rows_{number}_") for name in names)
     assert not any(name.startswith("shared_rows_1") for name in names)
 
 
