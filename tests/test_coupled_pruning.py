@@ -811,7 +811,7 @@ def test_limits_that_channels_cannot_give_are_refused_with_the_least():
         share = quantities["macs"].at(flags) / quantities["macs"].at(everything)
         assert pruning.most_macs(model, multiple) == pytest.approx(1 - share)
         pruning.check_within_reach(model, budgets.get({"macs": 1.001 * share}), multiple)
-        words = "multiple of 4" if multiple == 4 else "macs"
+        words = "multiple of 4" if multiple == 4 else "every set keeps a group"
         with pytest.raises(ValueError, match=words):
             pruning.check_within_reach(model, budgets.get({"macs": 0.98 * share}), multiple)
         with pytest.raises(ValueError, match=words):
@@ -1516,3 +1516,48 @@ def test_anchors_are_the_first_kernels_that_can_carry_a_penalty():
     coupled = coupling.groups(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(h))))
     ((item, target),) = anchored(coupled.sets, find(coupled.model)[0], trainable=True)
     assert (item.name, target.name) == ("before", "before/kernel")
+
+
+def test_groups_change_places_until_a_budget_is_used_up():
+    """By `prune_groups` and by `prune` alike: what stays is closer to the limit than the lowest that went one by one."""
+    from tf_reweight.kernels.budgeted import choose
+
+    closer = 0
+    for limit in (0.35, 0.45, 0.55, 0.65):
+        model = nets.randomize(nets.squeeze_excite())
+        coupled = coupling.groups(model)
+        wanted = demands.demands_of(coupled, budgets.get({"macs": limit}))
+        values = scores.ranking(coupled.sets, "lamp", demands.prices_of(coupled.sets, wanted))
+        spared = np.concatenate([score == score.max() for score in values])
+        exact, plain = (choose(np.concatenate(values), wanted, spared, exact=exact).keep for exact in (True, False))
+        coupling.prune_groups(model, budget={"macs": limit})
+        kept = np.concatenate([scores.group_norms(item) > 0 for item in coupled.sets])
+        np.testing.assert_array_equal(kept, exact)
+        closer += wanted[0].room(exact) < wanted[0].room(plain)
+    assert closer > 0
+
+
+@pytest.mark.parametrize("options", [
+    {"minimum": 0}, {"minimum": 1}, {}, {"minimum": 2}, {"multiple_of": 2}, {"scope": "set"},
+], ids=str)  # fmt: skip
+def test_groups_are_chosen_one_by_one_where_any_number_may_stay(options):
+    """A set that may go whole, multiples, and a fraction in each set need a common sparsity instead."""
+    from tf_reweight.kernels.budgeted import choose
+
+    model = nets.randomize(nets.residual())
+    coupled = coupling.groups(model)
+    limit = 0.5 if "scope" in options else 0.2
+    wanted = demands.demands_of(coupled, budgets.get({"macs": limit}))
+    values = scores.ranking(coupled.sets, "lamp", demands.prices_of(coupled.sets, wanted))
+    minimum = options.get("minimum", 1)
+    spared = np.concatenate([score >= np.sort(score)[-max(1, minimum)] for score in values])
+    single = demands.split(coupled.sets, choose(np.concatenate(values), wanted, spared, exact=True).keep)
+    floors = Floors(coupled, minimum, options.get("multiple_of", 1))
+    common = demands.within(floors, values, wanted, options.get("scope", "model"))
+    report = coupling.prune_groups(model, budget={"macs": limit}, **options)
+    alone = minimum > 0 and "multiple_of" not in options and "scope" not in options
+    kept = [scores.group_norms(item) > 0 for item in coupled.sets]
+    for found, expected in zip(kept, single if alone else common, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert any((one != other).any() for one, other in zip(single, common))
+    assert report.kept_groups == sum(int(keep.sum()) for keep in kept)

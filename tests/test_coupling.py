@@ -993,13 +993,12 @@ def test_what_is_joined_with_inputs_or_spread(name):
 
 def test_a_layer_called_twice_has_one_size():
     """Reshape, split and rescaling that two calls share follow the channels of both, which are tied by that."""
-    x = keras.Input((4, 5))
-    a, b = L.Dense(6, name="a")(x), L.Dense(6, name="b")(x)
     for shared, groups in (
         (L.Reshape((2, 2, 6)), 6), (L.Rescaling([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 6), (L.Reshape((4, 2, 3)), 3),
         (L.PReLU(shared_axes=[1]), 6), (L.GroupNormalization(3), 3), (L.BatchNormalization(), 6),
     ):  # fmt: skip
-        read = [L.Dense(2, name=f"read_{name}")(L.Flatten()(shared(h))) for name, h in (("a", a), ("b", b))]
+        x = keras.Input((4, 5))
+        read = [L.Dense(2)(L.Flatten()(shared(L.Dense(6, name=name)(x)))) for name in "ab"]
         model = nets.randomize(keras.Model(x, read))
         coupled = coupling.groups(model)
         found = [(set(item.name.split(" + ")), item.num_groups) for item in coupled.sets]

@@ -270,3 +270,31 @@ def test_kernels_whose_zeros_are_no_whole_rows_stay():
     assert not any(reconstruction._lost_inputs(layer) for layer in model.layers)
     hold_all(model, [(model.layers[-1].kernel, np.zeros((8, 3), bool))])
     assert reconstruction.reconstruct(model, dense, examples).layers == ()
+
+
+def test_batches_are_as_large_as_the_largest_activation_allows():
+    """64 MB at once, between 16 and 64 examples; what is not known counts 64 long."""
+    sizes = {(512, 512, 2): 32, (512, 512, 1): 64, (512, 512, 4): 16, (512, 512, 3): 21, (None, None, 128): 32}
+    for shape, size in sizes.items():
+        x = keras.Input(shape)
+        model = keras.Model(x, L.Dense(1)(L.ReLU()(x)))
+        assert reconstruction._batch_size(model, 256) == size
+        assert reconstruction._batch_size(model, 12) == 3 and reconstruction._batch_size(model, 13) == 4
+
+
+@pytest.mark.parametrize("num, fitting, choosing", [(400, 192, 64), (256, 192, 64), (20, 15, 5), (6, 4, 2), (1, 1, 1)])
+def test_a_quarter_of_the_examples_chooses(num, fitting, choosing, monkeypatch):
+    seen = []
+
+    def fitted(start, *sides):
+        seen.append([len(x) for x, _ in sides])
+        assert all(x.shape == (len(x), 5) and len(wanted) == len(x) and (x[:, -1] == 1).all() for x, wanted in sides)
+        return start
+
+    monkeypatch.setattr(reconstruction, "_fitted", fitted)
+    model, x = one_hidden(), np.random.default_rng(0).normal(size=(num, 6)).astype("float32")
+    before = [weight.copy() for weight in model.get_weights()]
+    report = tfr.prune_groups(model, sparsity=0.5, data=x, reconstruct=True)
+    assert seen == [[fitting, choosing]] and report.reconstructed[0]["before"] == report.reconstructed[0]["after"]
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old * (new != 0), rtol=1e-6)
