@@ -788,3 +788,58 @@ def test_the_wrapper_hands_on_training_state_and_regularizers():
     with_mask = ops.convert_to_numpy(recurrent(sequence))
     cell.recurrent_kernel.assign(ops.zeros_like(cell.recurrent_kernel))
     np.testing.assert_allclose(with_mask, recurrent.layer(sequence), rtol=1e-5)
+
+
+def test_the_wrapper_keeps_states_and_never_writes_masked_kernels_back():
+    sequence = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    plain = L.GRU(5, stateful=True)
+    plain.build((2, 4, 3))
+    start = plain.get_weights()
+    wanted = [ops.convert_to_numpy(plain(sequence)) for _ in range(3)]
+    layer = tfr.Masked(L.GRU(5, stateful=True))
+    layer.build((2, 4, 3))
+    layer.layer.set_weights(start)
+    found = [ops.convert_to_numpy(layer(sequence)) for _ in range(3)]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert np.abs(found[0] - found[2]).max() > 1e-4
+    for trainable in (True, False):
+        inner = L.Dense(4)
+        layer = tfr.Masked(inner)
+        layer.build((None, 3))
+        layer.trainable = trainable
+        kernel = ops.convert_to_numpy(inner.kernel).copy()
+        layer.set_mask(np.arange(12).reshape(3, 4) % 2)
+        y = ops.convert_to_numpy(layer(sequence))
+        np.testing.assert_allclose(y, sequence @ (kernel * (np.arange(12).reshape(3, 4) % 2)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(inner.kernel, kernel)
+
+
+def test_strip_leaves_what_was_no_wrapper_and_its_own_models_alone():
+    model = keras.Sequential([keras.Input((6,)), tfr.Masked(L.Dense(4), name="it"), L.Identity(name="kept"), L.Dense(2)])
+    model.layers[0].update(sparsity=0.5)
+    before = [weight.copy() for weight in model.get_weights()]
+    plain = tfr.strip(model)
+    assert [type(layer).__name__ for layer in plain.layers] == ["Dense", "Identity", "Dense"]
+    assert plain.layers[1].name == "kept" and (ops.convert_to_numpy(plain.layers[0].kernel) == 0).sum() == 12
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    again = tfr.strip(plain)
+    assert again is not plain
+    for old, new in zip(plain.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    own = Own()
+    own(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="rebuilds Sequential and functional models"):
+        tfr.strip(own)
+    with pytest.raises(TypeError):
+        tfr.strip("model.keras")
