@@ -897,6 +897,17 @@ def test_reactions_without_labels_or_a_loss_are_refused():
             gates.reactions(model, sets, examples)
 
 
+def test_a_set_that_nothing_trainable_touches_does_not_react():
+    model = nets.randomize(nets.plain())
+    model.compile("sgd", "mse")
+    model.layers[-2].trainable = model.layers[-1].trainable = False  # the first reads the second set, and makes the last
+    sets = coupling.groups(model).sets
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    found = gates.reactions(model, sets, labelled.given(model, (x, np.ones((4, 4), "float32"))))
+    assert [bool(reaction.any()) for reaction in found] == [True, True, False]
+    np.testing.assert_array_equal(found[2], np.zeros(sets[2].num_groups))
+
+
 def test_a_set_is_measured_by_what_reads_it_or_else_by_what_makes_it():
     model = nets.plain()
     (item, *_) = coupling.groups(model).sets
@@ -1443,6 +1454,34 @@ def test_times_of_operations_are_curves_over_what_each_multiplies():
     # 48 weights and 9 biases of 4 bytes each, and 100 bytes beside them.
     whole, half = np.ones(6, bool), np.arange(6) < 3
     assert found.at(whole) == pytest.approx(328.0) and found.at(half) == pytest.approx(100 + 4 * (24 + 6))
+
+
+def test_a_solver_that_has_not_begun_holds_nothing():
+    solver = CoupledProximal()
+    assert solver.checkpoint_state() is None and solver.met_at is None and solver.macs is None
+    assert solver.step == proximal_solver.STEP and CoupledProximal(2, 0.25).macs == 0.25 and CoupledProximal(2).step == 2.0
+
+
+def test_a_model_without_channels_to_remove_says_why_of_five():
+    x = keras.Input((4,))
+    model = keras.Model(x, [L.Dense(1, name=f"head{number}")(x) for number in range(7)])
+    with pytest.raises(ValueError, match="Expected a model with channels that can be removed") as caught:
+        coupling.prune_groups(model, 0.5)
+    assert str(caught.value).count("output of the model") == 5
+
+
+@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next", "kernel_l1"])
+def test_norms_are_summed_in_double_precision(criterion):
+    model = keras.Sequential([keras.Input((20000,)), L.Dense(3, name="made"), L.Dense(2)])
+    kernel = np.random.default_rng(0).normal(size=(20000, 3)).astype("float32")
+    kernel[0] = 300.0
+    model.layers[0].kernel.assign(kernel)
+    model.layers[1].kernel.assign(np.zeros((3, 2)))
+    (item,) = coupling.groups(model).sets
+    measure = np.abs(kernel) if criterion == "kernel_l1" else np.square(kernel)
+    totals = np.array([sum(map(float, measure[:, column])) for column in range(3)])
+    expected = totals if criterion == "kernel_l1" else np.sqrt(totals)
+    np.testing.assert_allclose(scores.group_norms(item, criterion), expected, rtol=1e-12)
 
 
 def test_a_solver_leaves_the_model_as_it_was():

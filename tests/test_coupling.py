@@ -459,6 +459,7 @@ ALONG = {
     "groups of three, from the front": (lambda h: L.GroupNormalization(groups=2, axis=2)(h), 2, None),
     "groups of one": (lambda h: L.GroupNormalization(groups=-1)(h), 6, None),
     "groups of one without numbers": (lambda h: L.GroupNormalization(groups=6, scale=False, center=False)(h), 6, None),
+    "groups, turned": (lambda h: L.GroupNormalization(groups=3, axis=1)(L.Permute((2, 1))(h)), 3, None),
     "one group": (lambda h: L.GroupNormalization(groups=1)(h), None, "the only group"),
     "softmax over places": (lambda h: L.Softmax(axis=1)(h), 6, None),
     "softmax over places, from the end": (lambda h: L.Softmax(axis=-2)(h), 6, None),
@@ -618,11 +619,12 @@ def test_units_go_with_their_gates_states_and_biases(name):
     assert sizes == ((3, 4) if expected else (6, 8))
 
 
+@pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
-def test_unit_i_of_both_directions_goes_together(mode):
+def test_unit_i_of_both_directions_goes_together(mode, sequences):
     x = keras.Input((4, 5))
     h = L.Dense(8, activation="tanh", name="before")(x)
-    both = L.Bidirectional(L.GRU(6, name="each"), merge_mode=mode, name="made")(h)
+    both = L.Bidirectional(L.GRU(6, return_sequences=sequences, name="each"), merge_mode=mode, name="made")(h)
     both = both if mode else L.Concatenate()(both)
     model = keras.Model(x, L.Dense(2, name="top")(L.Dense(4, activation="tanh", name="after")(both)))
     (item,) = [item for item in coupling.groups(model).sets if "made" in item.name]
@@ -960,6 +962,8 @@ JOINED = {  # of what is made by `made` and what comes in: which sets are left
     "scaled by one of the input": (lambda x, h: h * x[..., :1], None),
     "one that is spread": (lambda x, h: h + L.Dense(1, name="one")(x), None),
     "spread from before": (lambda x, h: L.Dense(1, name="one")(x) * h, None),
+    "of another rank": (lambda x, h: h + ops.mean(h, axis=1), "broadcasts tensors of different rank"),
+    "of another rank, turned": (lambda x, h: L.Multiply()([ops.mean(h, axis=1), h]), "broadcasts tensors of different rank"),
     "joined along the batch": (lambda x, h: ops.concatenate([h, h], axis=0), "joins along the batch"),
 }  # fmt: skip
 
@@ -977,7 +981,7 @@ def test_what_is_joined_with_inputs_or_spread(name):
         assert reason in held["made"]
     if "spread" in name:
         assert "one channel is spread over many" in held["one"]
-    if "batch" not in name:
+    if "batch" not in name and "rank" not in name:
         nets.randomize(model)
         coupling.prune_groups(model, 0.5, scope="set")
         small = shrinking.shrink(model)

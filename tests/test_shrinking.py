@@ -1224,3 +1224,41 @@ def test_constants_are_one_number_up_to_float_noise():
     for low, high, same in ((1.0, 1.0, True), (0.0, 1e-6, True), (0.0, 1.1e-6, False), (100.0, 100.00009, True),
                             (100.0, 100.00011, False), (-100.00009, -100.0, True), (-100.00011, -100.0, False)):  # fmt: skip
         assert is_uniform(np.array([2.0, low]), np.array([2.0, high])) == same
+
+
+def test_one_example_is_enough_to_read_constants_off():
+    x = keras.Input((4,))
+    dead = L.Dense(6, name="dead")
+    h = L.Add(name="sum")([L.Dense(6, name="stem")(x), dead(x)])
+    hidden = L.Dense(5, activation="sigmoid", name="hidden")
+    model = nets.randomize(keras.Model(x, L.Dense(2)(hidden(h))))
+    dead.kernel.assign(ops.zeros_like(dead.kernel))
+    silent(hidden, (1, 3))
+    small, report = shrinking.shrink(model, inputs=np.ones((1, 4), "float32"), return_report=True)
+    assert_same(model, small)
+    assert report.branches == ("dead",) and small.get_layer("hidden").units == 3
+
+
+def test_of_what_is_added_all_that_stays_must_have_the_outputs_shape():
+    x = keras.Input((4, 4, 3))
+    dead, wide, narrow = L.Conv2D(6, 1, name="dead"), L.Conv2D(6, 1, name="wide"), L.Conv2D(6, (4, 4), name="narrow")
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Add(name="sum")([dead(x), wide(x), narrow(x)]))))
+    dead.kernel.assign(ops.zeros_like(dead.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and "dead" in [layer.name for layer in small.layers]
+
+
+def test_a_constant_that_one_nested_model_makes_and_another_adds_stays():
+    inner = keras.Input((4, 4, 3))
+    makes = keras.Model(inner, [L.Conv2D(6, 1, name="used")(inner), L.Conv2D(6, 1, name="silent")(inner)], name="makes")
+    first, second = keras.Input((4, 4, 6)), keras.Input((4, 4, 6))
+    adds = keras.Model([first, second], L.ReLU()(L.Add(name="sum")([first, second])), name="adds")
+    x = keras.Input((4, 4, 3))
+    used, constant = makes(x)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(adds([used, constant]))))
+    layer = makes.get_layer("silent")
+    layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and small.get_layer("adds").get_layer("sum")
