@@ -729,6 +729,16 @@ def test_what_fits_comes_back_the_sets_of_the_highest_mean_first(multiple):
         assert not keeps[1].any()
 
 
+def test_a_few_good_groups_come_back_before_many_fair_ones():
+    """Four of 16 would come back with a mean of 0.5, two of six with 0.6, and only one of both fits."""
+    coupled = coupling.groups(nets.squeeze_excite())
+    sizes = [item.num_groups for item in coupled.sets]
+    keeps = [np.arange(size) < 4 for size in sizes]
+    values = [np.where(keep, 1.0, 0.5 if size == 16 else 0.6) for size, keep in zip(sizes, keeps)]
+    found = Floors(coupled, 1, 4).fill(keeps, values, lambda tried: sum(int(keep.sum()) for keep in tried) <= 16)
+    assert {size: int(keep.sum()) for size, keep in zip(sizes, found)} == {16: 4, 4: 4, 6: 6}
+
+
 @pytest.mark.parametrize("scope", ["model", "set"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.26, 0.5, 0.9])
 def test_ranks_are_over_the_model_or_in_each_set(scope, sparsity):
@@ -818,6 +828,7 @@ def test_limits_that_channels_cannot_give_are_refused_with_the_least():
             coupling.prune_groups(model, budget={"macs": 0.98 * share}, multiple_of=multiple)
         with pytest.raises(ValueError, match=f"`macs` must be at most {1 - share:.3f}, all that"):
             coupling.prune_groups(model, macs=1.002 * (1 - share), multiple_of=multiple)
+    pruning.check_within_reach(model, budgets.get({"macs": 1.001 * (1 - pruning.most_macs(model))}))
     assert pruning.most_macs(model) == 1 - quantities["macs"].at(least) / quantities["macs"].at(everything)
     with pytest.raises(ValueError, match="must leave at least .* macs, where channels stay a multiple of 4"):
         pruning.check_within_reach(model, budgets.get({"macs": 0.9 * share}), 4)
@@ -884,6 +895,26 @@ def test_reactions_are_squared_derivatives_by_a_gate_averaged_over_batches():
             assert reaction[group] == pytest.approx(wanted, rel=0.02, abs=1e-5)
     whole = gates.reactions(model, sets, labelled.given(model, (x, y)))
     assert not np.allclose(whole[0], found[0], rtol=1e-3)
+
+
+def test_reactions_are_of_32_examples_at_once():
+    model, rng = one_set(), np.random.default_rng(0)
+    model.compile("sgd", "mse")
+    data = labelled.given(model, (rng.normal(size=(70, 5)).astype("float32"), rng.normal(size=(70, 3)).astype("float32")))
+    sets = coupling.groups(model).sets
+    (found,), (same,), (other,) = (gates.reactions(model, sets, data, *size) for size in ((), (32,), (33,)))
+    np.testing.assert_allclose(found, same)
+    assert not np.allclose(found, other, rtol=1e-3)
+
+
+def test_so_much_computing_goes_to_a_thousandth():
+    """A layer of 2,000 units, each a 2,000th of the computing."""
+    for macs, kept in ((0.0, 2000), (0.3, 1400), (0.0001, 1998), (0.5, 1000), (0.3001, 1398)):
+        model = keras.Sequential([keras.Input((2,)), L.Dense(2000), L.Dense(1)])
+        coupled = coupling.groups(model)
+        values = scores.ranking(coupled.sets, "kernel")
+        (keep,) = demands.without_macs(Floors(coupled), values, macs, "model")
+        assert keep.sum() == kept and values[0][keep].min() > values[0][~keep].max(initial=0.0)
 
 
 def test_reactions_without_labels_or_a_loss_are_refused():
@@ -992,7 +1023,7 @@ def test_what_a_penalty_with_a_budget_is():
         penalty.update(penalty.anchor.variable)
 
 
-@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize("spare", [False, True, None])
 def test_a_soft_threshold_spares_the_largest_group_when_told(spare):
     model = one_set()
     (penalty,) = coupling.regularize_coupled(model, 1.0).penalties
@@ -1000,7 +1031,7 @@ def test_a_soft_threshold_spares_the_largest_group_when_told(spare):
     for amounts in (np.full(6, 0.3 * before.max()), np.full(6, 0.9 * before.max()), before.copy()):
         model.set_weights(nets.randomize(model).get_weights())
         before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
-        penalty.soft_threshold(amounts.astype("float32"), spare)
+        penalty.soft_threshold(amounts.astype("float32"), *([] if spare is None else [spare]))
         after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
         taken = amounts.copy()
         if spare:
@@ -1010,7 +1041,7 @@ def test_a_soft_threshold_spares_the_largest_group_when_told(spare):
         assert (after[before <= 0.999 * taken] == 0).all()
     for weight in model.weights:
         weight.assign(ops.zeros_like(weight.value))
-    penalty.soft_threshold(np.ones(6, "float32"), spare)
+    penalty.soft_threshold(np.ones(6, "float32"), bool(spare))
     assert all((ops.convert_to_numpy(weight.value) == 0).all() for weight in model.weights)
 
 
@@ -1398,7 +1429,7 @@ def test_what_carries_a_penalty_and_what_is_left_out():
     made = coupling.regularize_coupled(model)
     assert [penalty.strength for penalty in made.penalties] == [1e-3] * 3 and made.penalties[0].penalty.name == "log_sum"
     assert {penalty.criterion for penalty in made.penalties} == {"kernel+gamma+next"}
-    assert {penalty.position for penalty in made.penalties} == {0}
+    assert {(penalty.position, penalty.price, penalty.relative) for penalty in made.penalties} == {(0, 1.0, False)}
     for item in made.penalties:
         assert item.anchor.variable is next(part.variable for part in item.item.slices if part.role == "out")
     found = made.to_dict()

@@ -474,6 +474,7 @@ ALONG = {
     "an activation that mixes": (lambda h: L.Activation("log_softmax")(h), None, "mixes channels"),
     "rescaled alike": (lambda h: L.Rescaling(2.0, 0.5)(h), 6, None),
     "rescaled each": (lambda h: L.Rescaling([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.5)(h), 6, None),
+    "rescaled by a list of one": (lambda h: L.Rescaling([2.0])(h), 6, None),
     "rescaled by place": (lambda h: L.Rescaling([[1.0], [2.0], [3.0], [4.0]])(h), None, "along other axes than the last"),
     "pooled": (lambda h: L.AveragePooling1D(2)(h), 6, None),
     "padded": (lambda h: L.ZeroPadding1D(2)(h), 6, None),
@@ -526,6 +527,7 @@ ALONG = {
     "one channel": (lambda h: h[..., 0], None, "slices the channels"),
     "times a number": (lambda h: 1.0 + h * 2.0, 6, None),
     "times numbers": (lambda h: h * np.arange(1.0, 7.0, dtype="float32"), None, "an array of constants"),
+    "times one number in an array": (lambda h: h * np.full((1, 1), 2.0, "float32"), 6, None),
     "spread over places": (lambda h: L.Multiply()([h, ops.mean(h, axis=1, keepdims=True)]), 6, None),
     "added to channels along places": (
         lambda h: h + L.Permute((2, 1))(L.Dense(4)(L.RepeatVector(6)(L.GlobalAveragePooling1D()(h)))), None, "different axes"),
@@ -1034,6 +1036,16 @@ def test_no_piece_of_a_split_becomes_empty():
     parts = ops.split(L.Dense(6, name="made")(x), 3, axis=2)
     model = nets.randomize(keras.Model(x, L.Dense(2)(L.Concatenate()([ops.tanh(part) for part in parts]))))
     assert [item.num_groups for item in coupling.groups(model).sets] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("constants", [np.array([[1.0], [2.0]]), np.ones((2, 1)), np.ones((1, 6))])
+def test_an_array_of_constants_freezes_whatever_its_axis(constants):
+    x = keras.Input((2, 3))
+    h = L.Dense(6, name="made")(x) + constants.astype("float32")
+    coupled = coupling.groups(keras.Model(x, L.Dense(2)(L.Dense(4, name="after")(h))))
+    assert [item.name for item in coupled.sets] == ["after"]
+    (held,) = [item for item in coupled.frozen if item.name == "made"]
+    assert any("an array of constants" in said for said in held.reasons)
 
 
 def test_what_the_table_knows():
