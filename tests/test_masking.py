@@ -832,3 +832,11 @@ def test_strip_leaves_what_was_no_wrapper_and_its_own_models_alone():
         tfr.strip(own)
     with pytest.raises(TypeError):
         tfr.strip("model.keras")
+
+
+def test_strip_carries_the_state_of_random_numbers():
+    inner = L.GRU(3, dropout=0.5, seed=1)
+    model = keras.Sequential([keras.Input((4, 2)), tfr.Masked(inner, name="it"), L.Dense(2)])
+    inner.cell.seed_generator.state.assign([7, 11])
+    plain = tfr.strip(model)
+    np.testing.assert_array_equal(plain.layers[0].cell.seed_generator.state, [7, 11])
