@@ -280,6 +280,8 @@ def test_batches_are_as_large_as_the_largest_activation_allows():
         model = keras.Model(x, L.Dense(1)(L.ReLU()(x)))
         assert reconstruction._batch_size(model, 256) == size
         assert reconstruction._batch_size(model, 12) == 3 and reconstruction._batch_size(model, 13) == 4
+    x = keras.Input((4,))
+    assert reconstruction._batch_size(keras.Model(x, L.Dense(1)(x)), 1000) == 64
 
 
 @pytest.mark.parametrize("num, fitting, choosing", [(400, 192, 64), (256, 192, 64), (20, 15, 5), (6, 4, 2), (1, 1, 1)])
