@@ -1090,3 +1090,11 @@ def test_layers_that_are_not_followed_count_the_channels_they_make():
         model = keras.Model(x, kind(shape, name="own")(made(x)))
         held = {item.name: item.num_channels for item in coupling.groups(model).frozen}
         assert held == {"made": 6} | ({} if channels is None else {"own": channels})
+
+
+@pytest.mark.parametrize("units", [2, 3])
+def test_slopes_of_few_channels_are_cut_as_well(units):
+    x = keras.Input((4, 5))
+    h = L.PReLU(name="slopes")(L.Dense(units, name="made")(x))
+    small = follow(keras.Model(x, L.Dense(2, name="top")(L.Flatten()(h))), units)
+    assert small.get_layer("slopes").alpha.shape == (4, units - units // 2)
