@@ -1,5 +1,7 @@
 """Pruning removes exactly what was asked for, and what is zero stays zero."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -433,3 +435,408 @@ def test_two_penalties_on_a_kernel_add_up_and_survive_save_and_load(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "both.keras")
     assert float(sum(loaded.losses)) == pytest.approx(both, rel=1e-5)
     assert tfr.prune(loaded, sparsity=0.8).to_dict()["kernels"] == tfr.prune(model, sparsity=0.8).to_dict()["kernels"]
+
+
+# What is decided, told and refused, by its numbers.
+
+
+BOTH = ["first", "second"]
+
+
+def two_kernels():
+    """A kernel of 6 x 8 and one of 8 x 5, whose columns have norms of very unlike scale, before one that is not looked at."""
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, name="first"), L.Dense(5, name="second"), L.Dense(2, name="top")])
+    rng = np.random.default_rng(0)
+    for layer, scale in zip(model.layers[:2], (1.0, 30.0)):
+        layer.kernel.assign(scale * rng.normal(size=layer.kernel.shape) ** 3 * rng.uniform(0.3, 2.0, layer.kernel.shape[-1]))
+    return model
+
+
+def kernels_of(model):
+    return {name: ops.convert_to_numpy(model.get_layer(name).kernel).copy() for name in BOTH}
+
+
+def lamp_by_hand(values):
+    return np.array([v**2 / (np.square(values)[values**2 >= v**2]).sum() for v in values])
+
+
+RANKED = {  # structure, criterion given, what ranks: per kernel the scores of the groups, columns or single weights
+    ("filter", None): "relative", ("filter", "relative"): "relative", ("filter", "magnitude"): "magnitude",
+    ("filter", "lamp"): "lamp", ("unstructured", None): "magnitude", ("unstructured", "relative"): "relative",
+    ("unstructured", "lamp"): "lamp",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("structure, criterion", RANKED)
+def test_a_sparsity_takes_the_lowest_of_its_ranking(structure, criterion):
+    model = two_kernels()
+    scored = []
+    for name, kernel in kernels_of(model).items():
+        groups = kernel.T if structure == "filter" else kernel.reshape(-1, 1)
+        norms = np.linalg.norm(groups, axis=1)
+        kind = RANKED[structure, criterion]
+        score = {"relative": norms / np.sqrt(np.mean(norms**2)), "magnitude": norms / np.sqrt(groups.shape[1]),
+                 "lamp": lamp_by_hand(norms)}[kind]  # fmt: skip
+        scored += [(value, name, index, groups.shape[1]) for index, value in enumerate(score)]
+    budget, gone = 0.4 * 88, {"first": [], "second": []}
+    for _, name, index, size in sorted(scored):
+        if budget < size:
+            break
+        budget -= size
+        gone[name].append(index)
+    report = tfr.prune(model, structure, sparsity=0.4, criterion=criterion, layers=BOTH)
+    for name, kernel in kernels_of(model).items():
+        groups = kernel.T if structure == "filter" else kernel.reshape(-1, 1)
+        assert np.flatnonzero(~groups.any(1)).tolist() == sorted(gone[name]), name
+    entries = {entry.name: entry for entry in report.kernels}
+    for name, size in (("first", 8), ("second", 5)):
+        entry = entries[f"{name}/kernel"]
+        assert entry.num_groups == (size if structure == "filter" else {"first": 48, "second": 40}[name])
+        assert entry.kept_groups == entry.num_groups - len(gone[name]) and entry.structure == structure
+        zeros = int((kernels_of(model)[name] == 0).sum())
+        assert entry.kept_weights == entry.num_weights - zeros and entry.sparsity == pytest.approx(zeros / entry.num_weights)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "filter"])
+@pytest.mark.parametrize("limit", [0.35, 0.7])
+def test_a_budget_of_zeros_ranks_single_weights_by_lamp(structure, limit):
+    model = two_kernels()
+    before = kernels_of(model)
+    tfr.prune(model, structure, budget={"weights": limit}, layers=BOTH)
+    after = kernels_of(model)
+    kept = sum(int((kernel != 0).sum()) for kernel in after.values())
+    assert kept <= limit * 88
+    if structure == "unstructured":
+        scores = np.concatenate([lamp_by_hand(kernel.ravel()) for kernel in before.values()])
+        flags = np.concatenate([kernel.ravel() != 0 for kernel in after.values()])
+        assert kept == int(limit * 88) and scores[flags].min() > scores[~flags].max()
+    assert all(kernel.any() for kernel in after.values())
+
+
+def test_of_two_structures_the_amount_is_for_the_last():
+    """The first takes nothing but what is zero, since no penalty freed more; the last counts what is gone."""
+    model = two_kernels()
+    kernel = kernels_of(model)["first"]
+    kernel[:, :2] = 0
+    model.layers[0].kernel.assign(kernel)
+    report = tfr.prune(model, ["filter", "unstructured"], sparsity=0.5, layers=["first"])
+    filters, weights = report.kernels
+    assert (filters.structure, filters.kept_groups, filters.num_groups, filters.kept_weights) == ("filter", 6, 8, 36)
+    assert (weights.structure, weights.kept_groups, weights.num_groups, weights.kept_weights) == ("unstructured", 24, 48, 24)
+    assert report.sparsity == 0.5 and filters.threshold == 0.0 and weights.threshold is None
+    now = kernels_of(model)["first"]
+    assert (now == 0).sum() == 24
+    magnitudes = np.abs(kernel[:, 2:])
+    np.testing.assert_array_equal(now[:, 2:] != 0, magnitudes > np.sort(magnitudes.ravel())[11])
+    # More gone already than was asked for: nothing more goes.
+    model = two_kernels()
+    model.layers[0].kernel.assign(np.where(np.arange(8) < 5, 0.0, kernel))
+    report = tfr.prune(model, ["filter", "unstructured"], sparsity=0.5, layers=["first"])
+    assert report.sparsity == 5 / 8 and report.kernels[1].kept_weights == 18
+
+
+def test_structures_by_threshold_cut_each_kernel_alone():
+    model = two_kernels()
+    norms = {name: np.linalg.norm(kernel, axis=0) for name, kernel in kernels_of(model).items()}
+    limit = float(np.sort(np.concatenate(list(norms.values())))[6])
+    report = tfr.prune(model, "filter", threshold=limit, layers=BOTH)
+    for name, entry in zip(norms, report.kernels, strict=True):
+        np.testing.assert_array_equal(kernels_of(model)[name].any(0), norms[name] > limit * (1 + 1e-6))
+        assert entry.threshold == limit and entry.kept_groups == int((norms[name] > limit * (1 + 1e-6)).sum())
+    assert sum(entry.kept_groups for entry in report.kernels) == 13 - 7 and report.notes == ()
+
+
+def test_reports_of_kernels_add_up():
+    from tf_reweight.pruning import PrunedKernel, PruneReport
+
+    kernels = (
+        PrunedKernel("a", "filter", 3, 4, 30, 40, 0.5), PrunedKernel("a", "unstructured", 20, 40, 20, 40, None),
+        PrunedKernel("b", "filter", 1, 2, 10, 60, None), PrunedKernel("a", "kernel", 5, 6, 25, 40, None),
+    )  # fmt: skip
+    report = PruneReport(kernels, (), ("note",))
+    assert [kernel.sparsity for kernel in kernels] == [0.25, 0.5, 1 - 10 / 60, 0.375]
+    assert report.sparsity == 1 - 30 / 100
+    found = report.to_dict()
+    assert found["sparsity"] == report.sparsity and found["notes"] == ["note"] and found["left_out"] == []
+    assert found["kernels"][0] == {
+        "name": "a", "structure": "filter", "kept_groups": 3, "num_groups": 4, "kept_weights": 30, "num_weights": 40,
+        "threshold": 0.5, "sparsity": 0.25,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, error, words", [
+    ({"structure": 0.5}, TypeError, "second argument of `prune` is a structure"),
+    ({"structure": [], "sparsity": 0.5}, ValueError, "`structure` must name one at least"),
+    ({"structure": "filter", "sparsity": 0.5, "budget": "weights=0.5"}, ValueError, "not both"),
+    ({"structure": "filter", "threshold": 0.5, "budget": "weights=0.5"}, ValueError, "not both"),
+    ({"structure": "filter", "budget": "weights=0.5", "scope": "layer"}, ValueError, "A budget holds over the whole model"),
+    ({"structure": "filter", "threshold": 0.5, "criterion": "lamp"}, ValueError, "`criterion` ranks where an amount"),
+    ({"structure": "filter", "sparsity": 0.5, "criterion": "lump"}, ValueError, "known criterion"),
+    ({"structure": "filter", "sparsity": -0.1}, ValueError, "sparsity"), ({"sparsity": 1.5}, ValueError, "sparsity"),
+    ({"structure": "filter", "threshold": float("nan")}, ValueError, "`threshold` must be"),
+    ({"structure": ["n_of_m", "filter"]}, ValueError, "pass `sparsity` or `threshold`"),
+    ({"structure": "n_of_m", "budget": "weights=0.5"}, ValueError, "budget|amount|chooses|decides"),
+    ({"include_frozen": 1}, TypeError, "`include_frozen` must be a bool"),
+])  # fmt: skip
+def test_what_pruning_cannot_take_is_said_and_nothing_changes(arguments, error, words):
+    model = two_kernels()
+    before = kernels_of(model)
+    with pytest.raises(error, match=words):
+        tfr.prune(model, **arguments)
+    for name, kernel in kernels_of(model).items():
+        np.testing.assert_array_equal(kernel, before[name])
+    assert all(layer.kernel.constraint is None for layer in model.layers)
+
+
+def test_kernels_of_frozen_layers_are_left_out_unless_told_otherwise():
+    model = two_kernels()
+    model.layers[0].trainable = False
+    before = kernels_of(model)
+    with pytest.warns(UserWarning, match=r"1 kernels of layers with trainable=False are left as they are \(first/kernel\)"):
+        report = tfr.prune(model, "unstructured", sparsity=0.5, layers=BOTH)
+    np.testing.assert_array_equal(kernels_of(model)["first"], before["first"])
+    assert [entry.name for entry in report.kernels] == ["second/kernel"] and report.kernels[0].kept_weights == 20
+    assert {item.name for item in report.left_out} == {"first/kernel", "top/kernel"}
+    (reason,) = [item.reason for item in report.left_out if item.name == "first/kernel"]
+    assert reason.startswith("its layer has trainable=False")
+    report = tfr.prune(model, "unstructured", sparsity=0.5, layers=BOTH, include_frozen=True)
+    assert len(report.kernels) == 2 and len(report.left_out) == 1 and tfr.sparsity(model)["first/kernel"][0] > 0
+    model.layers[1].trainable = False
+    with pytest.raises(ValueError, match="At least one kernel to prune must be trainable"):
+        tfr.prune(model, "unstructured", sparsity=0.5, layers=BOTH)
+
+
+def test_what_is_left_out_is_left_out_of_every_structure():
+    model = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(4, 3, name="conv"), L.Flatten(), L.Dense(2, name="top")])
+    report = tfr.prune(model, ["kernel", "unstructured"], sparsity=0.5)
+    found = {(entry.name, entry.structure) for entry in report.kernels}
+    assert found == {("conv/kernel", "kernel"), ("conv/kernel", "unstructured"), ("top/kernel", "unstructured")}
+    assert report.left_out == ()
+    report = tfr.prune(model, ["kernel"], sparsity=0.5, layers=["conv"])
+    assert {item.name for item in report.left_out} == {"top/kernel"}
+
+
+def test_zeros_are_counted_held_and_released_one_by_one():
+    model = two_kernels()
+    kernel = kernels_of(model)["first"]
+    kernel[0, :3] = 0
+    model.layers[0].kernel.assign(kernel)
+    assert tfr.sparsity(model) == {"first/kernel": (3, 48), "second/kernel": (0, 40), "top/kernel": (0, 10)}
+    assert tfr.keep_zeros(model) == 1 and model.layers[1].kernel.constraint is None
+    np.testing.assert_array_equal(model.layers[0].kernel.constraint.as_numpy(), kernel != 0)
+    assert tfr.release(model) == 1 and model.layers[0].kernel.constraint is None and tfr.release(model) == 0
+    # What `prune_groups` holds besides kernels is released too, and counts no kernel.
+    tfr.prune_groups(model, 0.5)
+    assert model.layers[0].bias.constraint is not None
+    assert tfr.release(model) == 3 and all(weight.constraint is None for weight in model.trainable_weights)
+
+
+def test_the_callback_holds_zeros_that_were_put_in_by_hand_through_one_fit():
+    for optimizer in (keras.optimizers.Adam(0.1), keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5)):
+        model = two_kernels()
+        model.compile(optimizer, "mse")
+        x, y = np.random.default_rng(0).normal(size=(8, 6)), np.ones((8, 2))
+        model.fit(x, y, epochs=2, batch_size=4, verbose=0)
+        kernel = kernels_of(model)["second"]
+        kernel[2:4] = 0
+        model.layers[1].kernel.assign(kernel)
+        model.fit(x, y, epochs=2, batch_size=4, verbose=0, callbacks=[tfr.callbacks.KeepZeros()])
+        now = kernels_of(model)["second"]
+        np.testing.assert_array_equal(now == 0, kernel == 0)
+        assert np.abs(now - kernel).max() > 0
+
+
+def test_the_last_group_of_a_kernel_is_kept_and_said():
+    model = two_kernels()
+    norms = np.linalg.norm(kernels_of(model)["first"], axis=0)
+    with pytest.warns(UserWarning, match="Every group of first/kernel was to be removed; the largest one was kept"):
+        report = tfr.prune(model, "filter", threshold=float(2 * norms.max()), layers=["first"])
+    assert report.kernels[0].kept_groups == 1
+    np.testing.assert_array_equal(np.flatnonzero(kernels_of(model)["first"].any(0)), [norms.argmax()])
+
+
+def test_penalties_say_what_goes_by_threshold_sparsity_or_themselves():
+    def penalised():
+        model = two_kernels()
+        kernel = kernels_of(model)["first"]
+        kernel[:, :3] *= 1e-6
+        model.layers[0].kernel.assign(kernel)
+        tfr.regularize(model, "filter", 1e-3, {"name": "log_sum", "epsilon": 0.1}, layers=BOTH)
+        return model
+
+    assert [entry.kept_groups for entry in tfr.prune(penalised()).kernels] == [5, 5]
+    model = penalised()
+    norms = [np.linalg.norm(kernel, axis=0) for kernel in kernels_of(model).values()]
+    limit = float(np.sort(norms[0])[4]) * 1.001
+    report = tfr.prune(model, threshold=limit)
+    assert [entry.kept_groups for entry in report.kernels] == [int((norm > limit).sum()) for norm in norms]
+    assert [entry.threshold for entry in report.kernels] == [limit] * 2
+    model = penalised()
+    report = tfr.prune(model, sparsity=0.25)
+    assert sum(entry.num_weights - entry.kept_weights for entry in report.kernels) <= 22
+    assert report.kernels[0].kept_groups < 8 and not tfr.penalties.attachment.attachments(model)
+    assert [entry.threshold for entry in report.kernels] == [None] * 2
+
+
+def test_zeros_that_meet_the_budget_of_a_penalty_go_alone():
+    for gone, warned in ((4, False), (5, False), (3, True)):
+        model = two_kernels()
+        tfr.regularize(model, "filter", budget={"weights": 0.5}, layers=["first"])
+        kernel = kernels_of(model)["first"]
+        kernel[:, :gone] = 0
+        model.layers[0].kernel.assign(kernel)
+        norms = np.linalg.norm(kernel, axis=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            report = tfr.prune(model)
+        assert any("do not meet" in str(item.message) for item in caught) == warned
+        kept = 8 - max(gone, 4)
+        assert report.kernels[0].kept_groups == kept
+        assert set(np.flatnonzero(kernels_of(model)["first"].any(0))) == set(np.argsort(-norms)[:kept].tolist())
+
+
+def test_notes_of_pruned_kernels():
+    model = two_kernels()
+    with pytest.warns(UserWarning, match="sparsity=0.05 is less than one group, the smallest of which is 0.0682 of all"):
+        (note,) = tfr.prune(model, "filter", sparsity=0.05, layers=BOTH).notes
+    assert "sparsity=0.069 removes the first" in note
+    with pytest.warns(UserWarning, match="sparsity=0.1 is less than one group, the smallest of which is 0.125 of all"):
+        tfr.prune(model, "filter", sparsity=0.1, scope="layer", layers=BOTH)
+    smallest = min(np.linalg.norm(kernel, axis=0).min() for kernel in kernels_of(model).values())
+    with pytest.warns(UserWarning, match=f"the smallest of 13 group norms is {smallest:.3g}, above threshold=1e-05"):
+        tfr.prune(model, "filter", threshold=1e-5, layers=BOTH)
+    for amount in ({"sparsity": 0.0}, {"sparsity": 0.5}, {"budget": "weights=0.9"}):
+        assert tfr.prune(two_kernels(), "filter", layers=BOTH, **amount).notes == ()
+    model = two_kernels()
+    tfr.regularize(model, "filter", 1e-3, {"name": "log_sum", "epsilon": 1e-6}, layers=["first"])
+    tfr.regularize(model, "filter", 2e-3, {"name": "log_sum", "epsilon": 1e-5}, layers=["second"])
+    with pytest.warns(UserWarning, match="the penalty freed none of 13 groups.* instead of 0.002"):
+        (note,) = tfr.prune(model).notes
+    ratios = []
+    for (name, kernel), epsilon in zip(kernels_of(model).items(), (1e-6, 1e-5)):
+        ratios += [(norm / (0.1 * epsilon), norm) for norm in np.linalg.norm(kernel, axis=0)]
+    assert f"The smallest norm is {min(ratios)[1]:.3g}" in note
+
+
+@pytest.mark.parametrize("dtype", [bool, int, float])
+def test_a_mask_set_by_hand_is_what_the_wrapper_computes_with(dtype):
+    inner = L.Dense(4, use_bias=False)
+    layer = tfr.Masked(inner)
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    layer.build((None, 5))
+    mask = np.arange(20).reshape(5, 4) % 3 != 0
+    layer.set_mask(mask.astype(dtype))
+    np.testing.assert_array_equal(layer.masks[0], mask)
+    np.testing.assert_allclose(layer(x), x @ (ops.convert_to_numpy(inner.kernel) * mask), rtol=1e-5)
+    layer.set_mask(np.zeros((5, 4)))
+    np.testing.assert_array_equal(layer(x), np.zeros((3, 4)))
+    layer.set_mask(np.ones((5, 4)), index=0)
+    np.testing.assert_allclose(layer(x), inner(x), rtol=1e-6)
+    for bad in (-1.0, 2.0, np.nan):
+        wrong = mask.astype("float32")
+        wrong[1, 1] = bad
+        with pytest.raises(ValueError, match="only 0 and 1"):
+            layer.set_mask(wrong)
+    with pytest.raises(IndexError):
+        layer.set_mask(mask, index=1)
+
+
+def test_the_wrapper_chooses_by_sparsity_threshold_or_its_structure():
+    kernel = np.random.default_rng(0).normal(size=(6, 8)) * np.arange(1, 9)[::-1]
+    kernel = kernel.astype("float32")
+    norms = np.linalg.norm(kernel, axis=0)
+
+    def updated(structure="filter", **amount):
+        layer = tfr.Masked(L.Dense(8), structure)
+        layer.build((None, 6))
+        layer.layer.kernel.assign(kernel)
+        np.testing.assert_array_equal(layer.masks[0], np.ones((6, 8)))
+        layer.update(**amount)
+        (mask,) = layer.masks
+        assert mask.dtype == "float32" and not mask.trainable
+        (masked_kernel,) = layer.masked_kernels().values()
+        np.testing.assert_array_equal(masked_kernel, kernel * ops.convert_to_numpy(mask))
+        return ops.convert_to_numpy(mask)
+
+    for sparsity, kept in ((0.0, 8), (0.25, 6), (0.3, 6), (0.9, 1), (0.99, 1)):
+        np.testing.assert_array_equal(updated(sparsity=sparsity), np.tile(norms >= np.sort(norms)[8 - kept], (6, 1)))
+    limit = float(np.sort(norms)[2])
+    np.testing.assert_array_equal(updated(threshold=limit * 1.0001), np.tile(norms > limit, (6, 1)))
+    np.testing.assert_array_equal(updated(threshold=1e9), np.tile(norms == norms.max(), (6, 1)))
+    np.testing.assert_array_equal(updated(threshold=0.0), np.ones((6, 8)))
+    two = updated({"name": "n_of_m", "n": 1, "m": 2}, sparsity=0.9)
+    assert (two.reshape(3, 2, 8).sum(1) == 1).all() or (two.reshape(6, 4, 2).sum(2) == 1).all()
+
+
+def test_the_wrapper_hands_on_training_state_and_regularizers():
+    """A layer with statistics inside updates them; its activity regularizer counts once; its config comes back."""
+    inner = L.Dense(3, activity_regularizer=keras.regularizers.L2(1.0), kernel_regularizer="l2")
+    layer = tfr.Masked(inner, "filter", name="it")
+    x = np.ones((2, 4), "float32")
+    y = ops.convert_to_numpy(layer(x))
+    inner = ops.convert_to_numpy(layer.layer.kernel)
+    expected = float(np.square(y).sum() / 2 + 0.01 * np.square(inner).sum())
+    assert float(sum(layer.losses)) == pytest.approx(expected, rel=1e-4)
+    again = tfr.Masked.from_config(layer.get_config())
+    assert again.name == "it" and again.structure == layer.structure and isinstance(again.layer, L.Dense)
+    recurrent = tfr.Masked(L.LSTM(3))
+    recurrent.build((None, 4, 2))
+    cell = recurrent.layer.cell
+    assert set(recurrent.masked_kernels()) == {id(cell.kernel), id(cell.recurrent_kernel)} and len(recurrent.masks) == 2
+    recurrent.set_mask(np.zeros(recurrent.masks[1].shape), index=1)
+    sequence = np.random.default_rng(0).normal(size=(2, 4, 2)).astype("float32")
+    with_mask = ops.convert_to_numpy(recurrent(sequence))
+    cell.recurrent_kernel.assign(ops.zeros_like(cell.recurrent_kernel))
+    np.testing.assert_allclose(with_mask, recurrent.layer(sequence), rtol=1e-5)
+
+
+def test_the_wrapper_never_writes_masked_kernels_back():
+    sequence = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    for trainable in (True, False):
+        inner = L.Dense(4)
+        layer = tfr.Masked(inner)
+        layer.build((None, 3))
+        layer.trainable = trainable
+        kernel = ops.convert_to_numpy(inner.kernel).copy()
+        layer.set_mask(np.arange(12).reshape(3, 4) % 2)
+        y = ops.convert_to_numpy(layer(sequence))
+        np.testing.assert_allclose(y, sequence @ (kernel * (np.arange(12).reshape(3, 4) % 2)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(inner.kernel, kernel)
+
+
+def test_strip_leaves_what_was_no_wrapper_and_its_own_models_alone():
+    model = keras.Sequential([keras.Input((6,)), tfr.Masked(L.Dense(4), name="it"), L.Identity(name="kept"), L.Dense(2)])
+    model.layers[0].update(sparsity=0.5)
+    before = [weight.copy() for weight in model.get_weights()]
+    plain = tfr.strip(model)
+    assert [type(layer).__name__ for layer in plain.layers] == ["Dense", "Identity", "Dense"]
+    assert plain.layers[1].name == "kept" and (ops.convert_to_numpy(plain.layers[0].kernel) == 0).sum() == 12
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    again = tfr.strip(plain)
+    assert again is not plain
+    for old, new in zip(plain.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    own = Own()
+    own(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="rebuilds Sequential and functional models"):
+        tfr.strip(own)
+    with pytest.raises(TypeError):
+        tfr.strip("model.keras")
+
+
+def test_strip_carries_the_state_of_random_numbers():
+    inner = L.GRU(3, dropout=0.5, seed=1)
+    model = keras.Sequential([keras.Input((4, 2)), tfr.Masked(inner, name="it"), L.Dense(2)])
+    inner.cell.seed_generator.state.assign([7, 11])
+    plain = tfr.strip(model)
+    np.testing.assert_array_equal(plain.layers[0].cell.seed_generator.state, [7, 11])

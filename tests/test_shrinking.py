@@ -1,5 +1,10 @@
 """shrink: a masked model and its shrunk copy are the same function, for every way channels are tied."""
 
+import contextlib
+import dataclasses
+import re
+import warnings
+
 import keras
 import nets
 import numpy as np
@@ -12,6 +17,7 @@ from tf_reweight.penalties.attachment import attachments, regularize
 from tf_reweight.pruning.prune import prune
 from tf_reweight.shrinking import compact, smaller
 from tf_reweight.shrinking.branches import NO_CUTS
+from tf_reweight.shrinking.constants import is_uniform
 from tf_reweight.shrinking.dead import Verdict
 
 L = keras.layers
@@ -779,3 +785,480 @@ def test_groups_are_found_as_many_as_there_are(count, shape):
     assert compact._diagonal_blocks(kernel) == (count if count > 1 else None)
     kernel[0, 0, 0, -1] = 1.0
     assert compact._diagonal_blocks(kernel) is None
+
+
+# The parts of a smaller kernel against plain loops.
+
+
+@pytest.mark.parametrize("rows, window", [
+    ([1, 1, 1, 1, 1], (0, 5)), ([0, 1, 0, 1, 0], (1, 3)), ([1, 0, 0, 0, 0], (0, 1)), ([0, 0, 0, 0, 1], (4, 1)),
+    ([0, 0, 1, 1, 1], (2, 3)), ([0, 0, 0, 0, 0], (0, 5)),
+])  # fmt: skip
+def test_the_window_of_a_kernel_is_from_its_first_to_its_last_row(rows, window):
+    kernel = -np.ones((5, 3, 2, 4)) * np.reshape(rows, (5, 1, 1, 1))
+    kernel[..., 1:] = 0
+    start, size = compact._window(kernel)
+    assert (start[0], size[0]) == window and (start[1], size[1]) == (0, 3)
+    start, size = compact._window(np.swapaxes(kernel, 0, 1))
+    assert (start[1], size[1]) == window and (start[0], size[0]) == (0, 3)
+
+
+@pytest.mark.parametrize("size, taps, stride, dilation, padding", [
+    (9, 3, 1, 1, "same"), (9, 4, 1, 1, "same"), (9, 3, 2, 1, "same"), (8, 3, 2, 1, "same"), (7, 5, 3, 1, "same"),
+    (8, 1, 3, 1, "same"), (9, 3, 1, 2, "same"), (9, 3, 2, 1, "valid"), (9, 3, 1, 2, "causal"), (9, 4, 1, 1, "causal"),
+    (10, 3, 1, 1, "valid"),
+])  # fmt: skip
+@pytest.mark.parametrize("first, kept", [(0, None), (1, 1), (0, 2), (1, None)])
+def test_margins_are_the_zeros_that_keras_pads_with(size, taps, stride, dilation, padding, first, kept):
+    """With them a kernel of the rows kept gives, without any padding, what the whole one gives."""
+    rows = min(taps - first, kept or taps)
+    if first >= taps:
+        return
+    layer = L.Conv1D(1, taps, strides=stride, dilation_rate=dilation, padding=padding, use_bias=False)
+    layer.build((None, size, 1))
+    kernel = np.zeros((taps, 1, 1), "float32")
+    kernel[first : first + rows] = np.random.default_rng(0).uniform(1.0, 2.0, (rows, 1, 1))
+    layer.kernel.assign(kernel)
+    x = np.random.default_rng(1).normal(size=(1, size, 1)).astype("float32")
+    ((before, after),) = compact._margins(layer, (size,), (first,), (rows,))
+    line = np.pad(x[0, :, 0], (max(0, before), max(0, after)))
+    line = line[max(0, -before) : len(line) - max(0, -after)]
+    found = [
+        sum(line[start + tap * dilation] * kernel[first + tap, 0, 0] for tap in range(rows))
+        for start in range(0, len(line) - (rows - 1) * dilation, stride)
+    ]
+    np.testing.assert_allclose(found, ops.convert_to_numpy(layer(x))[0, :, 0], atol=1e-5)
+    # What the same padding gives a kernel of that many rows, where its size is known.
+    own = compact._own_margins(layer, (size,), (taps,), padding)
+    assert own == ((before + first * dilation, after + (taps - first - rows) * dilation),)
+    assert (compact._own_margins(layer, (None,), (taps,), padding) is None) == (padding == "same" and stride > 1)
+
+
+def test_layers_before_a_smaller_kernel_pad_and_crop_each_axis():
+    def made(*margins):
+        size = (5, 6, 7)[: len(margins)]
+        kept = compact.Compact((0,) * len(size), (1,) * len(size), "valid", None, {size: margins})
+        assert kept.layers_before("none", (9, *size[1:], 3)) == []
+        before = kept.layers_before("conv_rows", (*size, 3))
+        return [(type(layer).__name__, layer.name, layer.get_config()) for layer in before]
+
+    assert made((0, 0), (0, 0)) == []
+    (pad,) = made((1, 0))
+    assert pad[:2] == ("ZeroPadding1D", "conv_rows_pad") and tuple(pad[2]["padding"]) == (1, 0)
+    (crop,) = made((0, -2), (0, 0))
+    assert crop[:2] == ("Cropping2D", "conv_rows_crop") and crop[2]["cropping"] == ((0, 2), (0, 0))
+    pad, crop = made((1, -2), (-3, 0), (0, 4))
+    assert pad[:2] == ("ZeroPadding3D", "conv_rows_pad") and pad[2]["padding"] == ((1, 0), (0, 0), (0, 4))
+    assert crop[:2] == ("Cropping3D", "conv_rows_crop") and crop[2]["cropping"] == ((0, 2), (3, 0), (0, 0))
+
+
+def test_a_kernel_of_groups_has_the_blocks_side_by_side():
+    rng = np.random.default_rng(0)
+    blocks = [rng.normal(size=(3, 2, 2)) for _ in range(3)]
+    kernel = np.zeros((3, 6, 6))
+    for number, block in enumerate(blocks):
+        kernel[:, 2 * number : 2 * number + 2, 2 * number : 2 * number + 2] = block
+    found = compact.Compact((1,), (2,), "same", 3, {})
+    np.testing.assert_array_equal(found.kernel(kernel), np.concatenate(blocks, -1)[1:])
+    assert found.config() == {"kernel_size": [2], "padding": "same", "groups": 3}
+    whole = compact.Compact((0,), (3,), "causal", None, {})
+    np.testing.assert_array_equal(whole.kernel(kernel), kernel)
+    assert whole.config() == {"kernel_size": [3], "padding": "causal"}
+    layer = L.Conv1D(6, 3)
+    assert (found.words(layer), whole.words(layer)) == ("kernel 3 -> 2, 3 groups", "")
+    assert compact.Compact((0,), (3,), "causal", 2, {}).words(layer) == "2 groups"
+
+
+def compacted(layer, shape, gone, **options):
+    layer.build((None, *shape))
+    kernel = np.random.default_rng(0).uniform(0.5, 1.0, layer.kernel.shape)
+    kernel[gone] = 0
+    return compact.compact(layer, kernel, [shape], **options)
+
+
+def test_which_layers_get_smaller_kernels():
+    """Only plain and depthwise convolutions with channels last, and only where rows vanish or groups are asked for."""
+    first, last = np.s_[:1], np.s_[2:]
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), first).size == (2, 3)
+    assert compacted(L.Conv2D(4, 3, data_format="channels_first"), (2, 8, 8), first) is None
+    assert compacted(L.Conv2DTranspose(4, 3), (8, 8, 2), first) is None
+    assert compacted(L.Dense(4), (8,), first) is None
+    assert compact.compact(L.ReLU(), None, [(8,)]) is None
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), np.s_[:0]) is None
+    assert compacted(L.Conv2D(4, 3), (8, 8, 2), np.s_[:]) is None  # nothing is left of it, and it stays as large
+    # Where a depthwise kernel would need a layer for its padding, it stays. Two rows are padded behind.
+    assert compacted(L.DepthwiseConv2D(3, padding="same"), (8, 8, 2), last) is None
+    found = compacted(L.DepthwiseConv2D(3, padding="same"), (8, 8, 2), first)
+    assert (found.start, found.size, found.padding, found.margins) == ((1, 0), (2, 3), "same", {})
+    # A kernel cut at both ends pads as before with its smaller size; at one end by a layer.
+    both = compacted(L.Conv1D(4, 3, padding="same"), (8, 2), np.s_[::2])
+    assert (both.start, both.size, both.padding, both.margins) == ((1,), (1,), "same", {})
+    one = compacted(L.Conv1D(4, 3, padding="same"), (8, 2), last)
+    assert (one.start, one.size, one.padding, one.margins) == ((0,), (2,), "valid", {(8,): ((1, 0),)})
+    none = compacted(L.Conv1D(4, 3, padding="same", strides=2), (None, 2), first)
+    assert none is None
+    # Groups are found where they are asked for, of a plain convolution that has none.
+    blocks = np.kron(1 - np.eye(2), np.ones((2, 3))) > 0
+    for layer, options, groups in ((L.Conv1D(6, 3), {"find_groups": True}, 2), (L.Conv1D(6, 3), {}, None),
+                                   (L.Conv1D(6, 3, groups=1, padding="same"), {"find_groups": True}, 2)):  # fmt: skip
+        found = compacted(layer, (8, 4), np.s_[:, blocks], **options)
+        assert found is None if groups is None else (found.groups, found.size, found.padding) == (2, (3,), layer.padding)
+    narrow = L.Conv1D(6, 3, groups=2)
+    assert compacted(narrow, (8, 4), np.s_[:0], find_groups=True) is None
+
+
+# Constants: what makes them, what carries them on, and what can take them into its bias.
+
+
+def silent(layer, channels=(1, 4), axis=-1):
+    """Zeroes slices of a layer's kernel, not its bias: what it makes there is a constant."""
+    variable = layer if isinstance(layer, keras.Variable) else layer.kernel
+    values = ops.convert_to_numpy(variable.value).copy()
+    np.moveaxis(values, axis, 0)[list(channels)] = 0
+    variable.assign(values)
+
+
+def made(name="made", **options):
+    return L.Conv2D(6, 1, activation="sigmoid", name=name, **options)
+
+
+CARRIED = {  # what stands between the layer that makes a constant and the one that reads it, and how many channels go
+    "nothing": (lambda h: h, 2),
+    "relu": (lambda h: L.ReLU()(h), 2),
+    "statistics": (lambda h: L.BatchNormalization()(h), 2),
+    "pooling": (lambda h: L.AveragePooling2D(2)(h), 2),
+    "up-sampling": (lambda h: L.UpSampling2D(2)(h), 2),
+    "a border": (lambda h: L.ZeroPadding2D(1)(h), 0),
+    "a number": (lambda h: 2.0 * h + 1.0, 2),
+    "a reshape": (lambda h: L.Reshape((8, 2, 6))(h), 2),
+    "depthwise": (lambda h: L.DepthwiseConv2D(2)(h), 2),
+    "depthwise with a border": (lambda h: L.DepthwiseConv2D(3, padding="same")(h), 0),
+    "groups": (lambda h: L.Conv2D(12, 1, groups=6)(h), 2),
+    "another that varies": (lambda h: L.Add()([h, L.Conv2D(6, 1, name="other")(L.MaxPooling2D(2, 1, "same")(h))]), 0),
+    "itself": (lambda h: L.Add()([h, ops.tanh(h)]), 2),
+    "joined": (lambda h: L.Concatenate()([h, L.Conv2D(3, 1, name="other")(L.MaxPooling2D(2, 1, "same")(h))]), 2),
+    "one map": (lambda h: L.Multiply()([h, L.Conv2D(1, 1, name="map")(h)]), 0),
+    "statistics of places": (lambda h: L.LayerNormalization(axis=(1, 2), scale=False, center=False)(h), 2),
+    "noise at rest": (lambda h: L.Dropout(0.5)(h), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_a_constant_is_carried_by_what_acts_on_each_channel_alone(name):
+    carry, gone = CARRIED[name]
+    x = keras.Input((4, 4, 3))
+    h = carry(made()(x))
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(L.Conv2D(5, 1, activation="tanh", name="reader")(h)))))
+    silent(model.get_layer("made"))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    item = next(item for item in report.sets if "made" in item.name)
+    assert item.num_groups - item.kept_groups == gone == report.removed_groups
+    assert (item.notes == ()) == (gone == 2 or name in ("another that varies", "one map"))
+
+
+READERS = {
+    "dense": (lambda: L.Dense(5), 2), "dense without bias": (lambda: L.Dense(5, use_bias=False), 2),
+    "a place": (lambda: L.Conv2D(5, 1, padding="same"), 2), "places": (lambda: L.Conv2D(5, 2, use_bias=False), 2),
+    "steps": (lambda: L.Conv2D(5, 2, strides=2), 2), "far places": (lambda: L.Conv2D(5, 2, dilation_rate=2), 2),
+    "a border": (lambda: L.Conv2D(5, 3, padding="same"), 0),
+    "a row with a border": (lambda: L.Conv2D(5, (1, 3), padding="same"), 0),
+    "transposed": (lambda: L.Conv2DTranspose(5, 1), 0), "separable": (lambda: L.SeparableConv2D(5, 1), 0),
+    "einsum": (lambda: L.EinsumDense("abcd,de->abce", (4, 4, 5), bias_axes="e"), 2),
+    "einsum without bias": (lambda: L.EinsumDense("abcd,de->abce", (4, 4, 5)), 0),
+    "each row": (lambda: L.TimeDistributed(L.Conv1D(5, 2)), 2), "each row, dense": (lambda: L.TimeDistributed(L.Dense(5)), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_constant_goes_into_the_bias_of_what_reads_it_where_that_is_exact(name):
+    make, gone = READERS[name]
+    reader, x = make(), keras.Input((4, 4, 3))
+    h = L.Activation("tanh")(reader(made()(x)))
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(h))))
+    silent(model.get_layer("made"))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    item = next(item for item in report.sets if item.name == "made")
+    assert item.num_groups - item.kept_groups == gone and any("cannot be folded" in note for note in item.notes) == (gone == 0)
+    if gone == 0:
+        # A constant of zero goes from anything that reads it.
+        model.get_layer("made").activation = keras.activations.tanh
+        bias = model.get_layer("made").bias
+        bias.assign(ops.where(np.isin(np.arange(6), (1, 4)), 0.0, bias.value))
+        small, report = shrinking.shrink(model, return_report=True)
+        assert_same(model, small)
+        assert report.removed_groups == 2 and next(item for item in report.sets if item.name == "made").notes == ()
+
+
+MAKERS = {  # a layer in the middle whose slices are zero, and the variable that says so
+    "dense": (lambda: L.Dense(6), "kernel", -1), "convolution": (lambda: L.Conv2D(6, 2), "kernel", -1),
+    "transposed": (lambda: L.Conv2DTranspose(6, 2), "kernel", -2), "depthwise": (lambda: L.DepthwiseConv2D(2), "kernel", -2),
+    "separable": (lambda: L.SeparableConv2D(6, 2), "pointwise_kernel", -1),
+    "statistics": (lambda: L.BatchNormalization(), "gamma", 0),
+    "groups of one": (lambda: L.GroupNormalization(-1), "gamma", 0),
+    "einsum": (lambda: L.EinsumDense("abcd,de->abce", (4, 4, 6), bias_axes="e"), "kernel", -1),
+    "groups": (lambda: L.Conv2D(6, 2, groups=6), "kernel", -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_layer_whose_slices_are_zero_makes_a_constant(name):
+    make, variable, axis = MAKERS[name]
+    layer, x = make(), keras.Input((4, 4, 3))
+    h = layer(L.Dense(6, name="before")(x))
+    h = L.Dense(4, activation="tanh", name="after")(L.Activation("tanh")(h))
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(h))))
+    assert shrinking.shrink(model, return_report=True)[1].removed_groups == 0
+    silent(getattr(layer, variable), axis=axis)
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.removed_groups == 2
+    assert small.get_layer(layer.name).output.shape[-1] == 4
+
+
+def test_a_zero_silences_what_it_is_multiplied_with():
+    for multiply in (lambda a, b: L.Multiply()([a, b]), lambda a, b: a * b):
+        x = keras.Input((4, 4, 3))
+        one, other = L.Conv2D(6, 1, use_bias=False, name="one"), L.Conv2D(6, 1, name="other")
+        model = nets.randomize(keras.Model(x, L.Conv2D(2, 3, padding="same")(multiply(one(x), other(x)))))
+        silent(one)
+        small, report = shrinking.shrink(model, return_report=True)
+        assert_same(model, small)
+        assert report.removed_groups == 2 and small.get_layer("other").filters == 4
+        added = nets.randomize(keras.Model(x, L.Conv2D(2, 3, padding="same")(one(x) + other(x))))
+        silent(one)
+        assert shrinking.shrink(added, return_report=True)[1].removed_groups == 0
+
+
+def test_constants_of_many_groups_and_readers_are_added_up():
+    x = keras.Input((4, 4, 3))
+    h = made()(x)
+    a, b = L.Dense(3, name="a")(h), L.Conv2D(3, 2, name="b")(h)
+    model = nets.randomize(keras.Model(x, [L.Dense(2)(L.Activation("tanh")(a)), L.Dense(2)(L.Activation("tanh")(b))]))
+    layer = model.get_layer("made")
+    silent(layer, (0, 2, 3))
+    constants = 1 / (1 + np.exp(-ops.convert_to_numpy(layer.bias)[[0, 2, 3]].astype("float64")))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.removed_groups == 3
+    for name in "ab":
+        kernel, bias = (ops.convert_to_numpy(w) for w in (model.get_layer(name).kernel, model.get_layer(name).bias))
+        wanted = bias + constants @ kernel.reshape(-1, 6, 3).sum(0)[[0, 2, 3]]
+        np.testing.assert_allclose(small.get_layer(name).bias, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("multiple, kept", [(1, 3), (2, 4), (4, 4), (3, 3), (8, 8)])
+def test_the_largest_of_the_dead_come_back_for_a_multiple_and_no_more(multiple, kept):
+    """Dead by their reader, so that what makes them still has norms to rank by."""
+    model = nets.randomize(keras.Sequential([keras.Input((5,)), L.Dense(8, activation="tanh", name="made"), L.Dense(2)]))
+    silent(model.layers[-1], range(5), axis=0)
+    norms = np.linalg.norm(ops.convert_to_numpy(model.get_layer("made").kernel)[:, :5], axis=0)
+    small, report = shrinking.shrink(model, multiple_of=multiple, return_report=True)
+    assert_same(model, small)
+    assert small.get_layer("made").units == kept == report.sets[0].kept_groups and report.removed_groups == 8 - kept
+    best = set(np.argsort(-norms)[: kept - 3].tolist()) | {5, 6, 7}
+    kernel = ops.convert_to_numpy(model.get_layer("made").kernel)
+    np.testing.assert_array_equal(small.get_layer("made").kernel, kernel[:, sorted(best)])
+    assert report.sets[0].notes == (() if kept == 3 else (f"{kept - 3} dead groups kept for a multiple of {multiple}",))
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+def test_of_a_set_that_is_wholly_dead_the_largest_stays(multiple):
+    model = nets.randomize(keras.Sequential([keras.Input((5,)), L.Dense(8, activation="tanh", name="made"), L.Dense(2)]))
+    silent(model.layers[-1], range(8), axis=0)
+    norms = np.linalg.norm(ops.convert_to_numpy(model.get_layer("made").kernel), axis=0)
+    small, report = shrinking.shrink(model, multiple_of=multiple, return_report=True)
+    assert small.get_layer("made").units == min(8, multiple) == report.sets[0].kept_groups
+    kernel = ops.convert_to_numpy(model.get_layer("made").kernel)
+    np.testing.assert_array_equal(small.get_layer("made").kernel, kernel[:, np.sort(np.argsort(-norms)[:multiple])])
+    assert report.sets[0].notes == ("every group was dead: the best one is kept",)
+
+
+def test_a_report_of_what_was_shrunk_holds_the_figures():
+    model = nets.randomize(two_blocks(MERGES["layer"]))
+    empty(model, "a_in")
+    zero_rows(model.get_layer("b_in"), 0, (0, 2))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert report.parameters_before == model.count_params() and report.parameters_after == small.count_params()
+    sets = {item.name: (item.kept_groups, item.num_groups) for item in report.sets}
+    assert sets["a_in"] == (0, 6) and sets["b_in"] == (6, 6) and report.removed_groups == 6
+    assert dict(report.kernels) == {"b_in": "kernel 3x3 -> 1x3"} and set(report.branches) >= {"a_in", "a_out", "a_bn"}
+    assert not set(report.branches) & {layer.name for layer in small.layers}
+    assert all(model.get_layer(name).weights for name in report.branches)
+    assert report.frozen == coupling.groups(model).frozen and not report.in_float64 and 0 <= report.difference < 1e-4
+    found = report.to_dict()
+    assert {name: found[name] for name in ("parameters_before", "removed_groups", "difference", "in_float64")} == {
+        "parameters_before": report.parameters_before, "removed_groups": 6, "difference": report.difference,
+        "in_float64": False,
+    }  # fmt: skip
+    assert found["kernels"] == {"b_in": "kernel 3x3 -> 1x3"} and found["branches"] == list(report.branches)
+
+
+@contextlib.contextmanager
+def told(words):
+    """One warning with these words; `pytest.warns` would raise what the libraries deprecate among themselves."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    (said,) = [str(item.message) for item in caught if item.category is UserWarning]
+    assert re.search(words, said), said
+
+
+def test_dead_channels_of_frozen_layers_stay_unless_told_otherwise():
+    model = nets.randomize(nets.plain())
+    coupling.prune_groups(model, 0.5, scope="set")
+    names = [layer.name for layer in model.layers if layer.weights]
+    frozen = model.get_layer(names[2])
+    frozen.trainable = False
+    with told(f"What is dead in .*{names[2]}.* stays: .*trainable=False"):
+        small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    # The set that the frozen convolution reads and the one it makes stay whole, the third loses half.
+    kept = [(item.kept_groups, item.num_groups) for item in report.sets]
+    assert kept == [(5, 10)] and report.removed_groups == 5 and len(report.frozen) == 3
+    whole, report = shrinking.shrink(model, return_report=True, include_frozen=True)
+    assert_same(model, whole)
+    assert report.removed_groups == 12 and not whole.get_layer(names[2]).trainable
+
+
+def test_rows_of_frozen_kernels_stay_unless_told_otherwise():
+    model = one_conv("valid")
+    zero_rows(model.get_layer("conv"), 0, (0,))
+    model.get_layer("conv").trainable = False
+    assert shrinking.shrink(model).get_layer("conv").kernel_size == (3, 5)
+    small = shrinking.shrink(model, include_frozen=True)
+    assert small.get_layer("conv").kernel_size == (2, 5)
+    assert_same(model, small)
+
+
+def test_a_branch_with_a_frozen_layer_stays_and_is_named():
+    model = nets.randomize(two_blocks(MERGES["layer"]))
+    empty(model, "a_in")
+    model.get_layer("a_bn").trainable = False
+    with told("a_bn.* stays"):
+        small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and "a_bn" in [layer.name for layer in small.layers]
+    assert shrinking.shrink(model, return_report=True, include_frozen=True)[1].branches
+
+
+def test_a_constant_of_a_layer_that_is_used_elsewhere_cuts_nothing():
+    x, y = keras.Input((4, 4, 3)), keras.Input((4, 4, 3))
+    shared = L.Conv2D(6, 1, name="shared")
+    added = L.Add(name="sum")([L.Conv2D(6, 1, name="stem")(x), shared(x)])
+    model = nets.randomize(keras.Model([x, y], [L.Dense(2)(added), L.Dense(2)(L.Activation("tanh")(shared(y)))]))
+    shared.kernel.assign(ops.zeros_like(shared.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and {"sum", "shared"} <= {layer.name for layer in small.layers}
+
+
+def test_a_constant_output_of_a_nested_model_that_is_needed_cuts_nothing():
+    inner = keras.Input((4, 4, 3))
+    nested = keras.Model(inner, [L.Conv2D(6, 1, name="used")(inner), L.Conv2D(6, 1, name="silent")(inner)], name="nested")
+    x = keras.Input((4, 4, 3))
+    used, constant = nested(x)
+    added = L.Add(name="sum")([L.Conv2D(6, 1, name="stem")(x), constant])
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Concatenate()([added, used]))))
+    layer = nested.get_layer("silent")
+    layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and len(small.get_layer("nested").outputs) == 2 and small.get_layer("sum")
+
+
+def test_additions_of_other_shapes_are_left_alone():
+    x = keras.Input((4, 4, 3))
+    wide, narrow = L.Conv2D(6, 1, name="wide"), L.Conv2D(6, (4, 4), name="narrow")
+    h = L.Add(name="sum")([wide(x), narrow(x)])
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Flatten()(h))))
+    wide.kernel.assign(ops.zeros_like(wide.kernel))
+    small, report = shrinking.shrink(model, return_report=True)  # what is left is one place, to be spread over all
+    assert_same(model, small)
+    assert report.branches == () and small.get_layer("sum")
+    narrow.kernel.assign(ops.zeros_like(narrow.kernel))
+    nets.randomize(model)
+    narrow.kernel.assign(ops.zeros_like(narrow.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == ("narrow",)
+
+
+def test_each_call_of_a_smaller_kernel_pads_by_layers_of_its_own():
+    a, b = keras.Input((8, 8, 2)), keras.Input((7, 5, 2))
+    shared = L.Conv2D(4, 3, strides=2, padding="same", name="shared")
+    outputs = [L.GlobalMaxPooling2D()(shared(x)) for x in (a, b, a)]
+    model = nets.randomize(keras.Model([a, b], L.Dense(2)(L.Concatenate()(outputs))))
+    zero_rows(model.get_layer("shared"), 0, (0,))
+    zero_rows(model.get_layer("shared"), 1, (2,))
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    names = {layer.name for layer in small.layers}
+    assert any(name.startswith("shared_rows_pad") or name.startswith("shared_rows_crop") for name in names)
+    for number in (2, 3):
+        assert any(name.startswith(f"shared_rows_{number}_") for name in names)
+    assert not any(name.startswith("shared_rows_1") for name in names)
+
+
+def test_a_check_that_differs_by_exactly_the_noise_passes(monkeypatch):
+    model = nets.randomize(nets.plain())
+    verify = shrinking.verify
+    found = verify.compare(model, model, inputs_of(model))
+    limit = verify.tolerance_of(model)
+    for relative, passes in ((limit, True), (1.01 * limit, False)):
+        result = dataclasses.replace(found, difference=relative, scale=1.0)
+        monkeypatch.setattr(verify, "compare", lambda *_, result=result: result)
+        if passes:
+            assert not verify.check(model, model, inputs_of(model)).in_float64
+        else:
+            with pytest.raises(shrinking.ShrinkError):
+                verify.check(model, model, inputs_of(model))
+    results = [dataclasses.replace(found, difference=1.0, scale=1.0)]
+    monkeypatch.setattr(verify, "compare", lambda *_: results.pop(0))
+    results.append(dataclasses.replace(found, difference=verify.FLOAT64_NOISE, scale=1.0))
+    assert verify.check(model, model, inputs_of(model)).in_float64
+
+
+def test_constants_are_one_number_up_to_float_noise():
+    for low, high, same in ((1.0, 1.0, True), (0.0, 1e-6, True), (0.0, 1.1e-6, False), (100.0, 100.00009, True),
+                            (100.0, 100.00011, False), (-100.00009, -100.0, True), (-100.00011, -100.0, False)):  # fmt: skip
+        assert is_uniform(np.array([2.0, low]), np.array([2.0, high])) == same
+
+
+def test_one_example_is_enough_to_read_constants_off():
+    x = keras.Input((4,))
+    dead = L.Dense(6, name="dead")
+    h = L.Add(name="sum")([L.Dense(6, name="stem")(x), dead(x)])
+    hidden = L.Dense(5, activation="sigmoid", name="hidden")
+    model = nets.randomize(keras.Model(x, L.Dense(2)(hidden(h))))
+    dead.kernel.assign(ops.zeros_like(dead.kernel))
+    silent(hidden, (1, 3))
+    small, report = shrinking.shrink(model, inputs=np.ones((1, 4), "float32"), return_report=True)
+    assert_same(model, small)
+    assert report.branches == ("dead",) and small.get_layer("hidden").units == 3
+
+
+def test_of_what_is_added_all_that_stays_must_have_the_outputs_shape():
+    x = keras.Input((4, 4, 3))
+    dead, wide, narrow = L.Conv2D(6, 1, name="dead"), L.Conv2D(6, 1, name="wide"), L.Conv2D(6, (4, 4), name="narrow")
+    model = nets.randomize(keras.Model(x, L.Dense(2)(L.Add(name="sum")([dead(x), wide(x), narrow(x)]))))
+    dead.kernel.assign(ops.zeros_like(dead.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and "dead" in [layer.name for layer in small.layers]
+
+
+def test_a_constant_that_one_nested_model_makes_and_another_adds_stays():
+    inner = keras.Input((4, 4, 3))
+    makes = keras.Model(inner, [L.Conv2D(6, 1, name="used")(inner), L.Conv2D(6, 1, name="silent")(inner)], name="makes")
+    first, second = keras.Input((4, 4, 6)), keras.Input((4, 4, 6))
+    adds = keras.Model([first, second], L.ReLU()(L.Add(name="sum")([first, second])), name="adds")
+    x = keras.Input((4, 4, 3))
+    used, constant = makes(x)
+    model = nets.randomize(keras.Model(x, L.Dense(2)(adds([used, constant]))))
+    layer = makes.get_layer("silent")
+    layer.kernel.assign(ops.zeros_like(layer.kernel))
+    small, report = shrinking.shrink(model, return_report=True)
+    assert_same(model, small)
+    assert report.branches == () and small.get_layer("adds").get_layer("sum")
