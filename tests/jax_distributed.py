@@ -70,7 +70,7 @@ def coupled_budget():
 def clusters_and_ranges():
     """Kernels of 4 values that train on, and a model trained for integers, with its ranges."""
     model = net()
-    tfr.cluster(model, 4)
+    tfr.quantization.cluster(model, 4)
     losses = fit(model, 1)
     values = [len(np.unique(keras.ops.convert_to_numpy(model.get_layer(name).kernel))) for name in "ab"]
     learning = tfr.quantize(net())
