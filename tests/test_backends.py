@@ -47,4 +47,5 @@ def test_two_devices_of_jax_give_what_one_gives(distributed, case, way):
     assert found["difference"] <= TOLERANCE
     assert set(found["devices"]) == {2}, "every weight lives on both devices"
     assert found["split"] == ([] if way == "whole_model_on_each" else ["a/kernel", "b/kernel"])
-    assert case in ("coupled_then_smaller", "clusters_and_ranges") or found["zeros"][0] >= 12, "the zeros of the first kernel stay"
+    if case not in ("coupled_then_smaller", "clusters_and_ranges"):
+        assert found["zeros"][0] >= 12, "the zeros of the first kernel stay"

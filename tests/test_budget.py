@@ -324,12 +324,72 @@ def test_steps_are_counted_from_the_first_epoch_of_the_fit():
     assert all(np.array_equal(*pair) for pair in zip(found[0][1], found[1][1]))
 
 
-def test_the_optimizer_is_given_back():
+@pytest.mark.parametrize("single", [True, False])
+def test_the_optimizer_is_given_back_and_listened_to_until_then(single):
     model, (x, y) = net(), task()
+    if single:
+        regularize(model, "unstructured", budget="sparsity=0.5")
     model.compile("adam", "mse")
     own = type(model.optimizer).apply
-    model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[BudgetProximal("macs=0.5", until=0.5, every=5)])
+    solver = BudgetProximal(None if single else "macs=0.5", until=0.5, every=5)
+    heard = []
+
+    def note(epoch, logs):
+        heard.append("apply" in vars(model.optimizer))
+
+    noting = keras.callbacks.LambdaCallback(on_epoch_begin=note)
+    model.fit(x, y, batch_size=8, epochs=8, verbose=0, callbacks=[solver, noting])
     assert model.optimizer.apply.__func__ is own
+    assert heard[0] and not heard[-1]
+    assert solver.history[0]["step"] == min(20, int(-(-len(x) // 8) * 8 * 0.5) // 3)
+
+
+def test_a_step_of_the_model_s_own_is_pressed_by_norms_and_says_so_where_the_loss_was_to_rank():
+    """Its gradients go past the optimizer that was compiled: nothing was pressed then, and all cut at the deadline."""
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            variables = self.trainable_variables
+            self.own.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+            return {"loss": loss}
+
+    x, y = np.random.default_rng(0).normal(size=(64, 8)).astype("float32"), np.zeros((64, 1))
+    for criterion, given in (None, {"loss": "mse"}), ("taylor", {"loss": "mse"}), (None, {"optimizer": None}):
+        inputs = keras.Input((8,))
+        model = Own(inputs, L.Dense(1)(L.Dense(32, activation="relu")(inputs)))
+        model.own = keras.optimizers.SGD(1e-2)
+        regularize(model, "unstructured", budget="sparsity=0.8")
+        model.compile(**given)
+        solver = BudgetProximal(criterion=criterion)
+        if criterion is None:
+            model.fit(x, y, batch_size=8, epochs=20, verbose=0, callbacks=[solver])
+        else:
+            with pytest.warns(UserWarning, match="none did: groups are ranked by norms"):
+                model.fit(x, y, batch_size=8, epochs=20, verbose=0, callbacks=[solver])
+        assert len(solver.history) > 3 and solver.met_at is not None
+    with pytest.raises(ValueError, match="Valid: lamp, magnitude, relative"):
+        model.fit(x, y, verbose=0, callbacks=[BudgetProximal(criterion="taylor")])
+
+
+def test_among_what_the_loss_does_not_feel_norms_decide():
+    """All inputs but one are zero: the groups went in the order of their places, and all at once."""
+    model = keras.Sequential([keras.Input((8,)), L.Dense(6, activation="relu"), L.Dense(2)])
+    nets.randomize(model)
+    kernel = model.layers[0].kernel
+    before = np.abs(ops.convert_to_numpy(kernel))[1:]
+    x = np.zeros((64, 8), "float32")
+    x[:, 0] = np.linspace(-1, 1, 64)
+    regularize(model, "unstructured", budget="sparsity=0.5", layers=model.layers[0].name)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    solver = BudgetProximal()
+    model.fit(x, np.zeros((64, 2)), batch_size=8, epochs=20, verbose=0, callbacks=[solver])
+    left = ops.convert_to_numpy(kernel)[1:] != 0
+    assert 0 < left.sum() < left.size and before[left].min() > before[~left].max()
+    freed = [entry["freed"] for entry in solver.history]
+    assert sum(0.1 < value < 0.9 for value in freed) > 1, "they go one after the other"
 
 
 def test_the_loss_s_reaction_to_a_group_is_weight_times_gradient_squared():

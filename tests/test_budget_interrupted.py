@@ -162,7 +162,7 @@ def test_outputs_without_a_loss_hold_nothing_up():
     inputs, targets = small_task()
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         model.fit(inputs, {"used": targets}, batch_size=4, epochs=3, verbose=0, callbacks=[solver])
-    assert len(solver.history) > 5 and solver.history[0]["step"] == 20
+    assert len(solver.history) > 5 and solver.history[0]["step"] == 43 // 3, "a third of the deadline"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

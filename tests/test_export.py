@@ -496,15 +496,18 @@ def test_a_file_without_a_kernel_in_the_bits_asked_for_says_so(tmp_path):
         assert any("No kernel has the bits of dynamic_int8" in doubt for doubt in record.verification.doubts) == told
 
 
+@pytest.mark.parametrize("head", (False, True))
 @pytest.mark.parametrize("rank", (1, 2, 3))
-def test_a_precision_is_advised_where_it_takes_the_kernels(tmp_path, rank):
+def test_a_precision_is_advised_where_it_takes_the_kernels(tmp_path, rank, head):
     """A small Conv3D was told to try "weight_int8", which refused it."""
     conv = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
     model = keras.Sequential([keras.Input((*[6] * rank, 2)), conv(4, 3), keras.layers.Flatten()])
+    if head:
+        model.add(keras.layers.Dense(1))
     doubts = export.export_tflite(model, tmp_path / "a.tflite", "dynamic_int8").verification.doubts
     (told,) = [doubt for doubt in doubts if "No kernel has the bits" in doubt]
-    assert ('"weight_int8"' in told) == (rank < 3)
-    if rank < 3:
+    assert ('"weight_int8"' in told) == (rank < 3 or head)
+    if rank < 3 or head:
         export.export_tflite(model, tmp_path / "b.tflite", "weight_int8")
 
 

@@ -840,3 +840,38 @@ def test_strip_carries_the_state_of_random_numbers():
     inner.cell.seed_generator.state.assign([7, 11])
     plain = tfr.strip(model)
     np.testing.assert_array_equal(plain.layers[0].cell.seed_generator.state, [7, 11])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Bidirectional", "TimeDistributed"])
+def test_the_wrapper_gives_its_layer_the_masks_of_sequences_and_passes_them_on(kind):
+    """Masks were lost on the way: padding counted as part of the sequence."""
+    make = {
+        "LSTM": lambda: keras.layers.LSTM(5),
+        "Bidirectional": lambda: keras.layers.Bidirectional(keras.layers.GRU(3, return_sequences=True)),
+        "TimeDistributed": lambda: keras.layers.TimeDistributed(keras.layers.Dense(3)),
+    }[kind]
+    after = [] if kind == "LSTM" else [keras.layers.GRU(2)]
+
+    def net(wrap):
+        embedding = keras.layers.Embedding(5, 3, mask_zero=True)
+        return keras.Sequential([keras.Input((4,)), embedding, wrap(make()), *[type(layer)(2) for layer in after]])
+
+    plain, wrapped = net(lambda layer: layer), net(tfr.Masked)
+    for old, new in zip(plain.weights, [w for w in wrapped.weights if not w.name.startswith("mask_")], strict=True):
+        new.assign(old)
+    x = np.array([[1, 2, 0, 0], [3, 1, 2, 0]])
+    np.testing.assert_allclose(wrapped(x), plain(x), atol=1e-6)
+    assert np.abs(ops.convert_to_numpy(plain(x)) - ops.convert_to_numpy(plain(np.maximum(x, 1)))).max() > 1e-3
+
+
+def test_the_wrapper_drops_out_in_training_and_carries_the_state_on():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    dropping = keras.Sequential([keras.Input((4, 3)), tfr.Masked(keras.layers.GRU(5, dropout=0.5))])
+    first, second, still, again = (ops.convert_to_numpy(dropping(x, training=flag)) for flag in (True, True, False, False))
+    assert np.abs(first - second).max() > 1e-3 and np.array_equal(still, again)
+    stateful = keras.Sequential([keras.Input(batch_shape=(2, 4, 3)), tfr.Masked(keras.layers.GRU(5, stateful=True))])
+    plain = keras.Sequential([keras.Input(batch_shape=(2, 4, 3)), keras.layers.GRU(5, stateful=True)])
+    values = [ops.convert_to_numpy(w) for w in stateful.weights if not w.name.startswith("mask_")]
+    plain.set_weights(values[: len(plain.weights)])
+    for _ in range(3):
+        np.testing.assert_allclose(stateful(x), plain(x), atol=1e-6)

@@ -19,6 +19,7 @@ from tf_reweight.cli import main
 from tf_reweight.packing import arm, equivalence, pack, rewriting
 from tf_reweight.tflite import constants, flatbuffer, sparse_layout
 from tf_reweight.tflite.file_graph import Graph
+from tf_reweight.tflite.litert import run as executed
 
 L = keras.layers
 
@@ -1011,3 +1012,14 @@ def test_bounds_of_the_same_outputs():
     # The difference of two numbers of 8 bits is no number of 8 bits.
     far = np.array([[-128]], "int8"), np.array([[127]], "int8")
     assert not equivalence._agree(*far, 0.5) and equivalence._agree(*far, 2.0)
+
+
+def test_an_operation_without_a_table_of_options_is_packed():
+    """LiteRT takes the defaults then; it ended in an AttributeError."""
+    net = Written()
+    x, w = net.input((1, 64), "INT8", scale=0.5), net.weights((64, 64), "INT8", scale=0.25)
+    y = net.op("FULLY_CONNECTED", [x, w], made=net.tensor((1, 64), "INT8", scale=2.0))
+    content = net.content(y)
+    x = [np.ones((1, 1, 64), "int8")]
+    packed = pack.pack(content).content
+    np.testing.assert_array_equal(executed(packed, x, False)[0], executed(content, x, False)[0])

@@ -94,6 +94,13 @@ def test_the_penalty_of_a_kernel_and_its_gradient_are_those_of_its_norms(structu
     np.testing.assert_array_equal(numpy_of(tape.gradient(own, kernel)), numpy_of(tape.gradient(plain, kernel)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_the_penalty_of_a_kernel_has_its_type(dtype):
+    kernel = ops.cast(random_kernel((3, 4)), dtype)
+    found = structures.get("unstructured").penalised(np.ones((1, 12), "float32"), kernel)
+    assert found.dtype == dtype and float(found) == pytest.approx(float(ops.sum(ops.abs(kernel))), rel=1e-2)
+
+
 @pytest.mark.parametrize("shape", [(7,), (48, 5), (47, 5), (3, 3, 16, 4), (1, 5, 7, 2), (2, 1, 3, 8, 3)], ids=str)
 def test_sums_of_squares_are_those_of_numpy_over_any_axes(shape):
     kernel = random_kernel(shape)

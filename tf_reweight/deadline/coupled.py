@@ -12,7 +12,7 @@ from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.gradients import ENOUGH_BATCHES, can_listen
+from tf_reweight.graph.gradients import can_listen
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 
@@ -41,7 +41,7 @@ class CoupledGroups:
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
-        self.criterion = criterion or ("taylor" if listening and can_listen() else "lamp")
+        self.criterion = criterion or ("taylor" if listening and can_listen(model) else "lamp")
         self._gates = Gates(penalties) if self.criterion == "taylor" else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)
@@ -58,14 +58,6 @@ class CoupledGroups:
         if self._gates is not None:
             self._gates.close()
 
-    @property
-    def ready(self):
-        """Whether enough batches were seen to tell groups apart."""
-        if self._gates is None:
-            return True
-        # The most that any has seen: sets that no loss depends on see none, however long one waits.
-        return self._seen >= ENOUGH_BATCHES
-
     def norms(self):
         """Float64 `(groups,)`."""
         sums = {}
@@ -75,9 +67,9 @@ class CoupledGroups:
 
     def scores(self, norms):
         """What groups are ranked by, float64 `(groups,)`."""
-        scores = []
+        scores, seen = [], self.seen
         for item, penalty, price, of_set in zip(self._sets, self._penalties, self._prices, split(self._sets, norms)):
-            if not self._seen:
+            if not seen:
                 scores.append(lamp(of_set) / np.sqrt(price))
             elif penalty is None:
                 scores.append(np.full(item.num_groups, np.inf))
@@ -147,8 +139,9 @@ class CoupledGroups:
         return group_norms(item, *([] if penalty is None else [penalty.criterion]), sums=sums)
 
     @property
-    def _seen(self):
-        """Batches whose gradients tell how the loss reacts; 0 where groups are ranked by their norms."""
+    def seen(self):
+        """Batches whose gradients tell how the loss reacts; None where groups are ranked by their norms."""
         if self._gates is None:
-            return 0
+            return None
+        # The most that any has seen: sets that no loss depends on see none, however long one waits.
         return max(int(as_numpy(penalty.batches)) for penalty in self._penalties if penalty is not None)

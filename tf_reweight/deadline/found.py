@@ -6,6 +6,7 @@ from tf_reweight import errors
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.graph.gradients import can_listen
 from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.penalties.attachment import attach, attachments
 
@@ -27,7 +28,7 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
     attach(model)
     single = any(not item.regularizer.spans_several for item in attachments(model))
     kind = SingleGroups if single else CoupledGroups
-    options = kind.criteria if listening else kind.by_norms
+    options = kind.criteria if listening and can_listen(model) else kind.by_norms
     if criterion is not None and criterion not in options:
         raise ValueError(errors.unknown("criterion", criterion, options))
     if budget is not None and not attachments(model):

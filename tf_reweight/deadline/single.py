@@ -5,7 +5,7 @@ from keras import ops
 
 from tf_reweight.deadline.reactions import Reactions
 from tf_reweight.graph.distribution import beside
-from tf_reweight.graph.gradients import ENOUGH_BATCHES, can_listen
+from tf_reweight.graph.gradients import can_listen
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
@@ -37,7 +37,7 @@ class SingleGroups:
         whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
         # What groups are ranked by until enough batches were seen.
         self._at_first = "relative" if whole else "lamp"
-        self.criterion = criterion or ("taylor" if listening and can_listen() else self._at_first)
+        self.criterion = criterion or ("taylor" if listening and can_listen(model) else self._at_first)
         self._reactions = Reactions(pairs) if self.criterion == "taylor" else None
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]
@@ -47,9 +47,9 @@ class SingleGroups:
         self._constraints = []
 
     @property
-    def ready(self):
-        """Whether enough batches were seen to tell groups apart."""
-        return self._reactions is None or self._reactions.batches >= ENOUGH_BATCHES
+    def seen(self):
+        """Batches whose gradients tell how the loss reacts; None where groups are ranked by their norms."""
+        return None if self._reactions is None else self._reactions.batches
 
     def open(self):
         """Before the training step is traced."""
@@ -76,7 +76,7 @@ class SingleGroups:
 
     def scores(self, norms):
         """What groups are ranked by, float64 `(groups,)`; squared, where they are not yet, so that small ones go first."""
-        if self._reactions is not None and self._reactions.batches:
+        if self.seen:
             return np.square(norms) * self._row(self._reactions.squares())
         criterion = self._at_first if self._reactions is not None else self.criterion
         scores = self._row([group.by(criterion) for group in self._groups()])

@@ -11,6 +11,7 @@ from tf_reweight.checks import check_fraction, check_integer, check_number, is_n
 from tf_reweight.deadline.found import groups_of, noted
 from tf_reweight.deadline.pace import pace
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
+from tf_reweight.graph.gradients import ENOUGH_BATCHES
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
@@ -20,7 +21,7 @@ _HOLDER = "_tf_reweight_solver"
 _NEXT_FIT = "make_train_function"
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
-# There are so many looks before the deadline, if need be with fewer steps between.
+# There are so many looks before the deadline, if need be with fewer steps between, less those that come too early.
 _LOOKS = 10
 
 
@@ -46,7 +47,8 @@ class BudgetProximal(keras.callbacks.Callback):
             times gradient over what the group frees, of single kernels the squared norm times the mean square of its weights'
             gradients; both averaged over batches. By norms alone: of coupled ones `"lamp"`, the norm among those of its set
             over the root of what it frees; on single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None
-            (default): `"taylor"` where gradients can be seen, on TensorFlow, else `"lamp"`, or what `prune` takes.
+            (default): `"taylor"` where gradients are seen, on TensorFlow in the optimizer that the model is compiled with, else
+            `"lamp"`, or what `prune` takes.
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 1 for single kernels.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
         every: training steps between two looks, at most; fewer where the deadline is near.
@@ -92,7 +94,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
         self._first, self._looked = None, 0
-        self._slow = []
+        self._slow, self._deaf = [], False
 
     def on_train_begin(self, logs=None):
         self._steps = (self.params or {}).get("steps") or self.steps
@@ -217,7 +219,7 @@ class BudgetProximal(keras.callbacks.Callback):
 
     def _look(self, now):
         groups = self._groups
-        if not groups.ready:
+        if not self._knows_enough(now):
             return
         self._sync()
         norms = groups.norms()
@@ -231,6 +233,20 @@ class BudgetProximal(keras.callbacks.Callback):
         groups.press(np.where(spared & (scores <= chosen.marginal), 0.0, amounts))
         self._pressing, self._looked = True, now
         self._note(now, norms > 0, chosen.marginal)
+
+    def _knows_enough(self, now):
+        """Whether groups can be told apart: by norms at once, by the loss's reaction after some batches."""
+        seen = self._groups.seen
+        enough = min(ENOUGH_BATCHES, max(1, self._deadline // 3))
+        if seen == 0 and now >= 2 * enough and self.criterion == "taylor" and not self._deaf:
+            self._deaf = True
+            warnings.warn(
+                'criterion="taylor" needs gradients that go through the optimizer the model is compiled with, and none did: '
+                "groups are ranked by norms. Compile the model with the optimizer that trains it, or choose another criterion.",
+                stacklevel=2,
+            )
+        # Where none is seen, as with an optimizer of the model's own, norms have to do.
+        return seen is None or seen >= enough or (seen == 0 and now >= 2 * enough)
 
     def _finish(self, now):
         groups = self._groups

@@ -39,7 +39,7 @@ SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 t
 _SMALL = 16_384
 # Kernels of fewer weights stay in floats where ranges are measured while the file runs.
 _LEAST_WEIGHTS = 1024
-# What "weight_int8" takes, however small.
+# What "weight_int8" takes, however small; it wants one such kernel, and leaves others as they are.
 _STORED_IN_8_BITS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
@@ -292,7 +292,7 @@ def _all_wider(kernels, wider):
     if not wider or len(wider) < len(kernels):
         return ()
     if all(kernel.num_weights < _LEAST_WEIGHTS for kernel in kernels):
-        instead = '. Try "weight_int8"' if {kernel.used_by for kernel in kernels} <= _STORED_IN_8_BITS else ""
+        instead = '. Try "weight_int8"' if {kernel.used_by for kernel in kernels} & _STORED_IN_8_BITS else ""
         why = f"the converter leaves kernels of less than {_LEAST_WEIGHTS:,} weights in floats{instead}"
     else:
         why = f"the converter leaves {', '.join(sorted({kernel.used_by for kernel in kernels}))} in floats"

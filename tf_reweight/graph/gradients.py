@@ -5,7 +5,7 @@ from keras import ops
 
 from tf_reweight.graph.optimizers import innermost
 
-# Batches after which it is known well enough how the loss reacts.
+# Batches after which it is known well enough how the loss reacts, where there is time for them.
 ENOUGH_BATCHES = 20
 # How much of a moving average a new batch replaces, once there are enough.
 _NEW = 0.02
@@ -41,9 +41,9 @@ class Listener:
             self._optimizer = None
 
 
-def can_listen():
-    """Whether gradients can be seen here: in TensorFlow's training step, which runs in variables."""
-    return keras.backend.backend() == "tensorflow"
+def can_listen(model=None):
+    """Whether gradients can be seen here: in TensorFlow's training step, which runs in variables, of a model's optimizer."""
+    return keras.backend.backend() == "tensorflow" and (model is None or model.optimizer is not None)
 
 
 def average(kept, batches, values):
@@ -54,7 +54,7 @@ def average(kept, batches, values):
         batches: variable, a scalar: how many batches it has seen.
         values: float32 tensor.
     """
-    seen, finite = batches.value, ops.all(ops.isfinite(values))
+    seen, finite = batches.value, ops.isfinite(ops.sum(values))
     fresh = ops.where(finite, ops.maximum(1.0 / (seen + 1.0), _NEW), 0.0)
     values = ops.where(finite, values, kept)
     kept.assign(kept + fresh * (values - kept))

@@ -70,8 +70,9 @@ class Rewriter:
         schema = flatbuffer.schema()
         options = schema.Conv2DOptionsT()
         options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
-        options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
-        options.quantizedBiasType = operator.builtinOptions.quantizedBiasType
+        given = operator.builtinOptions or schema.FullyConnectedOptionsT()  # files may leave out a table of defaults
+        options.fusedActivationFunction = given.fusedActivationFunction
+        options.quantizedBiasType = given.quantizedBiasType
         # Version 3 is the first with int8, 5 the first with one scale per filter.
         bias = operator.inputs[2] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else self._zero_bias(x, weights)
         convolution = self._operator("CONV_2D", 5, [pixels, operator.inputs[1], bias], [made], "Conv2DOptions", options)

@@ -45,6 +45,7 @@ class Masked(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         # Keras applies it where a layer is called, and the inner one is called without its losses.
         self.activity_regularizer = layer.activity_regularizer
+        self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
 
     def build(self, input_shape=None):
@@ -63,13 +64,20 @@ class Masked(keras.layers.Wrapper):
 
     def call(self, inputs, *args, **kwargs):
         masked = self.masked_kernels()
-        trainable = [masked.get(id(v), v.value) for v in self.layer.trainable_variables]
-        fixed = [masked.get(id(v), v.value) for v in self.layer.non_trainable_variables]
-        outputs, updated = self.layer.stateless_call(trainable, fixed, inputs, *args, **kwargs)
-        for variable, old, new in zip(self.layer.non_trainable_variables, fixed, updated):
+        variables = [*self.layer.variables, *keras.tree.flatten(getattr(self.layer, "states", None) or ())]
+        values = [masked.get(id(variable), variable.value) for variable in variables]
+        # A whole call of the layer: it finds out by itself whether this is training, and about masks of sequences.
+        with keras.StatelessScope(state_mapping=list(zip(variables, values))) as scope:
+            outputs = self.layer(inputs, *args, **kwargs)
+        for variable, old in zip(variables, values):
+            new = scope.get_current_value(variable)
             if new is not old and id(variable) not in masked:
                 variable.assign(new)
         return outputs
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """The mask of a sequence that the layer gives."""
+        return self.layer.compute_mask(inputs, previous_mask)
 
     def update(self, sparsity=None, threshold=None):
         """Chooses the masks anew from the kernels as they are now; both arguments as in `prune`."""

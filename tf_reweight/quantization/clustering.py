@@ -34,8 +34,8 @@ class Shared(keras.constraints.Constraint):
 
     Args:
         weights: array of the weight's shape, where the hidden weights start.
-        values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them. A channel with fewer
-            repeats its last one, which no weight goes to then.
+        values: array `(channels, num)`, nonzero and sorted in each row; one row if all channels share them. A channel with
+            fewer repeats its last one, which no weight goes to then.
         layout: the kernel's `kernels.table.Layout`, which says where channels are.
         inner: the weight's own constraint, applied first, or None.
     """

@@ -86,7 +86,7 @@ class Structure(abc.ABC):
         return ops.sum(weights * (norms if power == 1 else norms**power))
 
     def penalised(self, weights, kernel, power=1):
-        """`surrogate` at the norms of a kernel; override where it can be had in fewer passes."""
+        """`surrogate` at the norms of a kernel; override where it can be had in fewer passes, and again where those change."""
         return self.surrogate(weights, self.group_norms(kernel), power)
 
     def shrinkage(self, norms, thresholds):

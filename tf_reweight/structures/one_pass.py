@@ -43,7 +43,7 @@ def weighted_magnitudes(kernel, weights):
         kernel: array or variable.
         weights: array of as many numbers, in its order.
     """
-    weights = ops.reshape(weights, kernel.shape)
+    weights = ops.cast(ops.reshape(weights, kernel.shape), kernel.dtype)
 
     def summed(kernel):
         slope = weights * ops.sign(kernel)
