@@ -442,6 +442,31 @@ def test_the_loss_s_reaction_to_single_kernels_is_squared_weights_times_squared_
     np.testing.assert_allclose(found[0], scores, rtol=1e-3)
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "filter", "column"])
+def test_the_reaction_to_a_table_of_rows_adds_up_what_was_looked_up_several_times(structure):
+    """Its gradient has each row as often as it was looked up: groups of whole axes ended in a TypeError."""
+    model = keras.Sequential([keras.Input((5,)), L.Embedding(7, 4, name="table"), L.Flatten(), L.Dense(1, name="head")])
+    nets.randomize(model)
+    x = np.random.default_rng(0).integers(0, 3, (16, 5))
+    y = np.ones((16, 1), "float32")
+    regularize(model, structure, budget="sparsity=0.5", layers="table")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x) - y))
+    gradient = ops.convert_to_numpy(tf.convert_to_tensor(tape.gradient(loss, model.get_layer("table").embeddings.value)))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    found, solver = [], BudgetProximal(until=0.9, every=5)
+
+    def look(epoch, logs):
+        found[:] = solver._groups._reactions.squares()
+
+    looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    model.fit(x, y, batch_size=16, epochs=20, verbose=0, callbacks=[_Ended(solver), looking])
+    (item,) = attachments(model)
+    parts = np.square(ops.convert_to_numpy(item.regularizer.structure.partition(item.target.layout.to_standard(gradient))))
+    expected = parts.sum(axis=-1) / item.regularizer.structure.num_members(item.target.standard_shape)
+    np.testing.assert_allclose(found[0], np.maximum(expected, 1e-6 * expected.mean()), rtol=1e-3)
+
+
 def test_weights_that_the_loss_does_not_feel_go_first_however_large():
     """Half of the inputs are always zero, and what reads them is largest; by norms it would stay."""
     left = {}

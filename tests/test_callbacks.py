@@ -214,3 +214,26 @@ def test_bad_input_is_explained(data):
     for arguments in ({"every": 0}, {"rounds": 0}, {"start": -1}, {"every": 1.5}, {"epsilon": 0}, {"epsilon": (1, 0.1)}):
         with pytest.raises(ValueError, match="Received: "):
             Reweighting(**arguments)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "reweighting", "iterative"])
+def test_the_optimizer_has_its_rate_of_before_again(kind, data):
+    """A second `fit` began with what half a cosine ends at, and trained nothing."""
+    model = small_net()
+    if kind != "cosine":
+        tfr.regularize(model, "unstructured", **({"strength": 1e-4} if kind == "reweighting" else {"budget": "sparsity=0.5"}))
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    callback = {
+        "cosine": lambda: CosineDecay(1e-2),
+        "reweighting": lambda: Reweighting(every=1, learning_rate=1e-2),
+        "iterative": lambda: tfr.callbacks.IterativePruning(rounds=2),
+    }[kind]()
+    rates = []
+
+    def note(epoch, logs):
+        rates.append(float(ops.convert_to_numpy(model.optimizer.learning_rate)))
+
+    noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    model.fit(*data, epochs=3, verbose=0, callbacks=[callback, noting])
+    assert all(rate != pytest.approx(3e-3) for rate in rates)
+    assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(3e-3)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tf_reweight import budget as budgets
-from tf_reweight import coupling
-from tf_reweight.workflow import defaults
+from tf_reweight import coupling, workflow
+from tf_reweight.workflow import defaults, task
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,60 @@ def test_multiples_are_the_largest_that_leave_room(net, budget, multiple):
 
 def test_without_a_budget_half_of_the_computing_goes(net):
     assert chosen(net, None) == (8, budgets.get("macs=0.5").to_dict())
+
+
+@pytest.mark.parametrize("structure", ["channels", "filter", "unstructured"])
+@pytest.mark.parametrize("section", [
+    {"learning_rate": 1e-3}, {"method": {"name": "deadline", "criterion": "lamp"}}, {"method": {"name": "iterative"}},
+    {"penalty": "lasso"},
+])  # fmt: skip
+def test_a_structure_is_that_of_the_run_whatever_else_is_configured(net, structure, section):
+    """With any key of `regularize` given, channels became single weights, and nothing was removed."""
+    made = defaults.configuration(net, None, structure, "macs=0.5", 4, {"regularize": section}, None, None)["regularize"]
+    if structure == "channels":
+        assert made["coupled"] == {} and "rules" not in made
+    else:
+        assert made["rules"] == [{"structure": structure}] and "coupled" not in made
+    assert all(made["method"][key] == value for key, value in section.get("method", {}).items())
+
+
+def test_rules_and_coupled_of_a_configuration_go_before_the_structure(net):
+    for section in ({"rules": [{"structure": "block"}]}, {"coupled": {}}):
+        given = {"regularize": {"method": "deadline", **section}}
+        made = defaults.configuration(net, None, "filter", "macs=0.5", 4, given, None, None)["regularize"]
+        assert {key: made[key] for key in ("rules", "coupled") if key in made} == section
+    # What knows no channels has none by default.
+    made = defaults.configuration(net, None, "channels", None, 4, {"regularize": {"method": "clipping"}}, None, None)
+    assert "coupled" not in made["regularize"]
+
+
+@pytest.mark.parametrize("method", ["deadline", "iterative", {"name": "iterative"}, {"name": "deadline", "multiple_of": 2}])
+def test_a_method_meets_the_budget_with_the_channels_that_are_left_in_the_end(net, method):
+    """It cut to the budget, and shrinking filled up to multiples that it did not know of: 45 % were left of 40 %."""
+    made = defaults.configuration(net, None, "channels", "macs=0.4", 4, {"regularize": {"method": method}}, None, None)
+    own = method["multiple_of"] if isinstance(method, dict) and "multiple_of" in method else made["shrink"]["multiple_of"]
+    assert made["regularize"]["method"]["multiple_of"] == own
+
+
+def test_a_method_may_be_set_beside_a_model_and_a_budget(net, tmp_path):
+    """The advice of docs/choosing.md; it was refused as if nothing said how much goes."""
+    inputs = keras.Input((64,))
+    hidden = keras.layers.Dense(16, activation="relu")(inputs)
+    keras.Model(inputs, keras.layers.Dense(10)(hidden)).save(tmp_path / "a.keras")
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).random((60, 64), "float32"), y=np.arange(60) % 10)
+    overrides = ["regularize.method={name: deadline, criterion: lamp}"]
+    overrides += [f"model.name={tmp_path / 'a.keras'}", f"data.name={tmp_path / 'a.npz'}"]
+    plan = workflow.plan_by_names(budget="macs=0.5", epochs=6, overrides=overrides)
+    assert plan["config"]["regularize"]["method"]["criterion"] == "lamp" and plan["config"]["regularize"]["coupled"] is not None
+
+
+def test_outputs_without_a_loss_are_named(net):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in ("told", "untold")])
+    for loss in (["mse", None], {"told": "mse", "untold": None}):
+        model.compile("sgd", loss)
+        with pytest.warns(UserWarning, match="No loss is about the outputs untold: "):
+            task.say_outputs_without_loss(task.of_model(model), model)
+    for loss in ("mse", ["mse", "mae"], {"told": "mse", "untold": "mae"}):
+        model.compile("sgd", loss)
+        task.say_outputs_without_loss(task.of_model(model), model)

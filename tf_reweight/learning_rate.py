@@ -10,6 +10,8 @@ from tf_reweight.checks import check_number
 class CosineDecay(keras.callbacks.Callback):
     """Lowers the learning rate along half a cosine over the whole `fit`, decided from the epoch and batch alone.
 
+    Afterwards the optimizer has its rate of before again.
+
     The first step after the warm-up has all of it, and the last one still moves: so does the only step of a `fit`.
 
     Args:
@@ -22,7 +24,13 @@ class CosineDecay(keras.callbacks.Callback):
         check_number("learning_rate", learning_rate, exclusive=True, fix="Try 1e-3.")
         check_number("warmup", warmup, fix="It counts epochs.")
         self.learning_rate, self.warmup = learning_rate, warmup
-        self._epoch = 0
+        self._epoch, self._before = 0, None
+
+    def on_train_begin(self, logs=None):
+        self._before = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def on_train_end(self, logs=None):
+        self.model.optimizer.learning_rate = self._before
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch

@@ -6,7 +6,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.distribution import sum_over_replicas
-from tf_reweight.graph.gradients import Listener, average, can_listen
+from tf_reweight.graph.gradients import Listener, average, can_listen, dense
 
 
 class Gates(Listener):
@@ -44,7 +44,7 @@ def _parts(item):
 
 def _slopes(part, gradient, num_groups):
     """Sum of weight times gradient over each group's slice, float32 `(num_groups,)`."""
-    products = ops.cast(part.variable.value, "float32") * ops.cast(ops.convert_to_tensor(gradient), "float32")
+    products = ops.cast(part.variable.value, "float32") * dense(gradient)
     sums = ops.sum(products, axis=tuple(axis for axis in range(len(products.shape)) if axis != part.axis))
     segments = np.where(part.group_of < 0, num_groups, part.group_of).astype("int32")
     return ops.segment_sum(sums, segments, num_segments=num_groups + 1)[:num_groups]

@@ -59,7 +59,8 @@ class IterativePruning(keras.callbacks.Callback):
         self.budget, self.rounds, self.learning_rate = budgets.get(budget), rounds, learning_rate
         self.criterion, self.multiple_of = criterion, multiple_of
         self.history = []
-        self._groups, self._kept, self._first, self._cuts, self._epoch, self._rate = None, None, None, 0, 0, None
+        self._groups, self._kept, self._first, self._cuts, self._epoch = None, None, None, 0, 0
+        self._rate = self._before = None
 
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
@@ -76,7 +77,8 @@ class IterativePruning(keras.callbacks.Callback):
         scores = self._groups.scores(self._groups.norms())
         self._groups.check_reachable(scores)
         self._kept, self._first, self._cuts = np.ones(len(scores), bool), None, 0
-        self._rate = float(self.model.optimizer.learning_rate) if self.learning_rate is None else self.learning_rate
+        self._before = float(self.model.optimizer.learning_rate)
+        self._rate = self._before if self.learning_rate is None else self.learning_rate
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first = epoch if self._first is None else self._first
@@ -98,6 +100,8 @@ class IterativePruning(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._groups = None
+        # Else the next `fit` would begin with what half a cosine ends at.
+        self.model.optimizer.learning_rate = self._before
 
     def checkpoint_state(self):
         """What a training that goes on needs to know besides numbers and histories; see `workflow.checkpoint`."""

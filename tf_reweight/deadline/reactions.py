@@ -2,10 +2,9 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight.graph.distribution import as_numpy, beside, sum_over_replicas
-from tf_reweight.graph.gradients import Listener, average
+from tf_reweight.graph.gradients import Listener, average, dense
 
 # Of a kernel's mean: what a group has at least.
 _FLOOR = 1e-6
@@ -61,7 +60,7 @@ class Reactions(Listener):
             if gradient is None:
                 continue
             # Each replica has a part of the batch, and gradients of that alone.
-            whole = sum_over_replicas(ops.cast(ops.convert_to_tensor(gradient), "float32"))
+            whole = sum_over_replicas(dense(gradient))
             squares = structure.squared_norms(target.layout.to_standard(whole))
             if members.max() > 1:
                 squares = squares / np.maximum(members, 1).astype("float32")

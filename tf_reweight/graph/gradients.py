@@ -11,6 +11,13 @@ ENOUGH_BATCHES = 20
 _NEW = 0.02
 
 
+def dense(gradient):
+    """A gradient as one float32 tensor: that of a table of rows has each row as often as it was looked up, to be added up."""
+    import tensorflow as tf
+
+    return ops.cast(tf.convert_to_tensor(gradient), "float32")
+
+
 class Listener:
     """Lets a function see every gradient that a training applies.
 

@@ -31,7 +31,8 @@ class Reweighting(keras.callbacks.Callback):
         epsilon: overrides the penalties' own; a number, `(first, last)` for one lowered geometrically over the rounds
             (needs `rounds`), or a rule of `tf_reweight.epsilons`, such as `{"name": "adaptive", "keep": 0.1}`.
         learning_rate: None leaves the optimizer alone; a number restarts the learning rate there in each round and lowers
-            it along half a cosine towards zero, which lets freed groups settle before the next update.
+            it along half a cosine towards zero, which lets freed groups settle before the next update; afterwards the
+            optimizer has its rate of before again.
 
     Attributes:
         history: one dict per update: `epoch` and, per kernel, the number of groups that live, their norm above
@@ -54,7 +55,7 @@ class Reweighting(keras.callbacks.Callback):
             check_number("learning_rate", learning_rate, exclusive=True, fix=fix)
         self.learning_rate = learning_rate
         self.history = []
-        self._epoch, self._slow = 0, []
+        self._epoch, self._slow, self._rate_before = 0, [], None
 
     def is_update(self, epoch):
         """Whether the weights are renewed at the start of this epoch (counted from 0)."""
@@ -98,11 +99,15 @@ class Reweighting(keras.callbacks.Callback):
                     others=others,
                 )
             )
+        if self.learning_rate is not None:
+            self._rate_before = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._slow = follow_closely(self.model)
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
+        if self._rate_before is not None:
+            self.model.optimizer.learning_rate = self._rate_before
         if self._slow:
             follow_again(self._slow)
             drop_compiled_steps(self.model)

@@ -91,7 +91,8 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
             with `train.steps` in `config`. Or a `data.Dataset`, which has all splits. None: `data` of `config`.
         validation: the same, for decisions; None holds out `data.validation` (0.1) of the training examples.
         test: the same, for the final figures only; None repeats those of `validation`, and the report says so.
-        structure: `"channels"`, which are removed for good; `"unstructured"` or any other structure, which becomes zeros.
+        structure: `"channels"`, which are removed for good; `"unstructured"` or any other structure, which becomes zeros. Rules
+            and `coupled` of `config` go before it; a method in `config` that knows no channels has single weights by default.
         budget: what may be left, a `Budget`, its mapping or text, such as `"macs=0.5"` for channels or `"weights=0.2"`; None
             leaves half of the computing, or a fifth of single weights.
         epochs: a number, shared out over the stages that train, or a dict such as `{"train": 0, "retrain": 8}`.
@@ -216,7 +217,9 @@ compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr
 def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
     check_model(model)
     given = configs.read({} if config is None else config, overrides)
-    values = defaults.configuration(model, tasks.of_model(model), structure, budget, epochs, given, monitor, mode)
+    task = tasks.of_model(model)
+    values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, mode)
+    tasks.say_outputs_without_loss(task, model)
     train, *others = data
     if isinstance(train, Dataset) or train is None:
         if any(part is not None for part in others):
@@ -242,13 +245,15 @@ def plan_by_names(structure=defaults.CHANNELS, budget=None, epochs=None, config=
 
 
 def _run_by_names(structure, budget, epochs, config, overrides, monitor, console, command):
-    named = configs.load(config if config is not None else {}, overrides)
+    given = configs.read({} if config is None else config, overrides)
+    # How much goes, and how, may be for the defaults to say.
+    named = configs.load({name: section for name, section in given.items() if name not in ("regularize", "prune")})
     data = loading.data_of(named)
     model = loading.model_of(named, data)
     check_model(model)
     task = tasks.of_names(named.task) or tasks.of_model(model)
-    given = configs.read({} if config is None else config, overrides)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
+    tasks.say_outputs_without_loss(task, model)
     return Run(values, model, data, (), console, command)
 
 

@@ -23,6 +23,8 @@ _FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms":
 _FIXED_COSTS = 10
 _PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
+# Keys of `regularize` that say how zeros are found.
+_HOW = {"method", "rules", "coupled", "rounds", "every", *methods.BESIDE}
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
 
@@ -46,9 +48,9 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     said = set(given)
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
-    if "regularize" not in said:
-        made["regularize"] = {"method": _method(structure), "rounds": 1, "every": _PRESSED, **_rules(structure)}
-    if not {"prune", "regularize"} & said or budget is not None:
+    own_way = bool(_HOW & set(_section(given, "regularize")))
+    made["regularize"] = _pressing(_section(given, "regularize"), structure, own_way)
+    if "prune" not in said and not own_way or budget is not None:
         made |= _amounts(model, made, structure, budget, said)
     _set_epochs(made, epochs, trained)
     _set_rates(made, task)
@@ -56,6 +58,22 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         if value is not None:
             made["task"] = {**_section(made, "task"), name: value}
     return made
+
+
+def _pressing(section, structure, own_way):
+    """The section `regularize`: what it does not say is of the structure, and, where it does not say how, by a deadline."""
+    if not own_way:
+        section = {"method": _method(structure), "rounds": 1, "every": _PRESSED, **section}
+    if {"rules", "coupled"} & set(section) or structure == CHANNELS and not _takes_channels(section):
+        return section
+    return section | _rules(structure)
+
+
+def _takes_channels(section):
+    """Whether the method can have channels; one that is none is refused later."""
+    method = section.get("method", "reweighted")
+    name = method.get("name") if isinstance(method, dict) else method
+    return name not in methods.names() or methods.get(name).couples
 
 
 def _method(structure):
@@ -81,7 +99,7 @@ def _amounts(model, made, structure, budget, said):
         fix = "Leave one of them out."
         raise ValueError(errors.message("How much goes is said twice, by `budget` and by prune.", fix, budget=budget))
     budget = budgets.get(budget)
-    if "coupled" not in made["regularize"]:
+    if made["regularize"].get("coupled") is None:
         return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
     shrink = _section(made, "shrink")
     multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else _MULTIPLES
@@ -94,8 +112,10 @@ def _amounts(model, made, structure, budget, said):
         reached, everything = least[multiple]["macs"]
         budget = asked if fitting else budgets.Budget(macs=round((1.0 + reached / everything) / 2, 3))
     method = made["regularize"].get("method")
-    if "regularize" not in said and method["name"] == "deadline":
-        method["multiple_of"] = multiple
+    method = {"name": method} if isinstance(method, str) else method
+    # What knows the budget meets it with the channels that are left in the end.
+    if isinstance(method, dict) and method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
+        made["regularize"] = {**made["regularize"], "method": {"multiple_of": multiple, **method}}
     return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
 
 

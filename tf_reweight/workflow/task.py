@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+import warnings
 
 import keras
 
@@ -96,6 +97,22 @@ def of_model(model):
     names = ("loss", "loss_weights", "metrics", "weighted_metrics", "jit_compile", "steps_per_execution")
     arguments = {name: given[name] for name in names}
     return Task(**arguments, run_eagerly=bool(model.run_eagerly), optimizer=model.optimizer)
+
+
+def say_outputs_without_loss(task, model):
+    """Warns of outputs that no loss is about: all that only they need counts as of no use, and changes at will."""
+    losses, names = None if task is None else task.loss, list(getattr(model, "output_names", None) or ())
+    if isinstance(losses, dict):
+        without = [name for name in names if losses.get(name) is None] if set(losses) <= set(names) else []
+    else:
+        without = [name for name, loss in zip(names, losses) if loss is None] if isinstance(losses, (list, tuple)) else []
+    # Where there is none at all, layers add their own.
+    if without and len(without) < len(names):
+        warnings.warn(
+            f"No loss is about the outputs {', '.join(without[:5])}: what only they need is pruned first, and what they "
+            "learned is lost as the others train. Compile the model with a loss for each, or compress it without them.",
+            stacklevel=4,
+        )
 
 
 def of_names(settings):

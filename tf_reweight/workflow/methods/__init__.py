@@ -8,7 +8,7 @@ from tf_reweight.workflow.methods.penalised import Lasso, MultiGradient, Reweigh
 from tf_reweight.workflow.methods.unpenalised import Admm, Clipping, Deadline, Gradual, Iterative, OneShot
 
 # Keys of reweighting that older configurations have in `regularize` itself.
-_BESIDE = ("penalty", "growth", "restart", "epsilon", "solver", "step")
+BESIDE = ("penalty", "growth", "restart", "epsilon", "solver", "step")
 _BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, MultiGradient, Admm, Gradual, Clipping, OneShot, Deadline, Iterative)}
 
 
@@ -51,10 +51,10 @@ def gathered(values):
     Raises:
         ValueError: for a key that the method does not have, and for one that stands in both places.
     """
-    beside = {key: value for key, value in values.items() if key in _BESIDE and value is not None}
+    beside = {key: value for key, value in values.items() if key in BESIDE and value is not None}
     method = values.get("method", Reweighted.name)
     method = {"name": method} if isinstance(method, str) else method
-    rest = {key: value for key, value in values.items() if key not in _BESIDE}
+    rest = {key: value for key, value in values.items() if key not in BESIDE}
     # What is no method is refused afterwards; its name need not even have a hash.
     if not beside or not isinstance(method, dict) or method.get("name") not in names():
         return rest
@@ -70,7 +70,7 @@ def gathered(values):
 
 def override(path, value):
     """`(path, value)` of an override of a resolved configuration, in which every key of a method is in its own mapping."""
-    if len(path) == 2 and path[0] == "regularize" and path[1] in _BESIDE:
+    if len(path) == 2 and path[0] == "regularize" and path[1] in BESIDE:
         return ["regularize", "method", path[1]], value
     if path == ["regularize", "method"] and isinstance(value, str):
         return path, {"name": value}
