@@ -75,7 +75,7 @@ class Finder(ast.NodeVisitor):
                 self.visit(statement)
 
     def visit_FunctionDef(self, node):
-        if node.name in ("__repr__", "__str__"):
+        if node.name in ("__repr__", "__str__") or any("overload" in ast.unparse(mark) for mark in node.decorator_list):
             return
         for line in range(node.lineno, node.end_lineno + 1):
             self.scopes[line] = (node.body[0].lineno, node.end_lineno)
