@@ -56,7 +56,7 @@ def without_macs(floors, scores, macs, scope):
         ValueError: when that much cannot be removed.
     """
     cost = Cost(floors.coupled)
-    limit = (1.0 - macs) * cost.macs()
+    limit = cost.macs() - macs * cost.macs()  # (1 - 0.9) * 2,000 would be less than 200
     keeps = _least_removed(floors, scores, scope, lambda keeps: cost.macs(keeps) <= limit)
     if cost.macs(keeps) > limit:
         most = 1.0 - cost.macs(keeps) / cost.macs()

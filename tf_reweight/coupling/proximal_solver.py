@@ -159,7 +159,7 @@ class _Budget:
         penalties = penalties_of(coupled.sets, [item.regularizer for item in items])
         self._sets = list(zip(coupled.sets, penalties))
         self._cost = Cost(coupled)
-        self._most = (1.0 - macs) * self._cost.macs()
+        self._most = self._cost.macs() - macs * self._cost.macs()
         least = self._cost.macs([np.full(item.num_groups, penalty is None) for item, penalty in self._sets])
         if least > self._most:
             expected = f"`macs` must be at most {1.0 - least / self._cost.macs():.3f}, all that penalised channels can give."
