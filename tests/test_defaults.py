@@ -59,6 +59,37 @@ def test_a_structure_is_that_of_the_run_whatever_else_is_configured(net, structu
     assert all(made["method"][key] == value for key, value in section.get("method", {}).items())
 
 
+@pytest.mark.parametrize("budget", ["macs=0.5", None])
+@pytest.mark.parametrize("section, structure", [
+    ({"every": 4}, "channels"), ({"rounds": 2, "every": 2}, "channels"), ({"coupled": {}}, "channels"),
+    ({"rules": [{"structure": "filter"}]}, "filter"), ({"tensorboard": True}, "channels"), (None, "channels"),
+])  # fmt: skip
+def test_who_does_not_say_how_gets_a_deadline_and_an_amount(net, section, structure, budget):
+    """With the epochs of a stage given, a penalty of a made-up strength took the place of the budget: nothing was removed."""
+    made = defaults.configuration(net, None, "channels", budget, None, {"regularize": section}, None, None)
+    assert made["regularize"]["method"]["name"] == "deadline"
+    assert {key: made["regularize"][key] for key in section or {}} == (section or {})
+    expected = {"budget": {"macs": 0.5}} if budget or structure == "channels" else {"sparsity": 0.5}
+    assert made["prune"] == expected
+
+
+@pytest.mark.parametrize("section", [
+    {"method": "lasso"}, {"penalty": "lasso"}, {"coupled": {"strength": 0.7}}, {"rules": [{"strength": 1e-4}]},
+    {"rules": [{"structure": "filter"}, {"structure": "unstructured"}]},
+])  # fmt: skip
+def test_who_says_how_is_not_told_how_much(net, section):
+    made = defaults.configuration(net, None, "channels", None, None, {"regularize": section}, None, None)
+    assert {key: made["regularize"][key] for key in section} == section and "prune" not in made
+    assert made["regularize"].get("method") == section.get("method")
+
+
+@pytest.mark.parametrize("name", ["regularize", "prune", "train", "shrink", "task"])
+@pytest.mark.parametrize("section", [5, [1], "half"])
+def test_a_section_that_is_none_is_refused_by_name(net, name, section):
+    with pytest.raises(ValueError, match=f"`{name}` in the configuration: input should be a valid dictionary"):
+        defaults.configuration(net, None, "channels", "macs=0.5", 4, {name: section}, None, None)
+
+
 def test_rules_and_coupled_of_a_configuration_go_before_the_structure(net):
     for section in ({"rules": [{"structure": "block"}]}, {"coupled": {}}):
         given = {"regularize": {"method": "deadline", **section}}

@@ -12,7 +12,6 @@ from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.gradients import can_listen
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 
@@ -25,7 +24,7 @@ class CoupledGroups:
         penalties: its `CoupledBudgeted` penalties, connected.
         criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
         multiple_of: the channels that stay in the end are a multiple of it.
-        listening: whether gradients may be asked for.
+        listening: whether the gradients of the training can be seen.
     """
 
     by_norms = ("lamp",)
@@ -34,14 +33,14 @@ class CoupledGroups:
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
     power, survivors = 2.0, 1.0
 
-    def __init__(self, model, penalties, criterion, multiple_of=1, listening=True):
+    def __init__(self, model, penalties, criterion, multiple_of, listening):
         self.model, self._coupled = model, groups(model)
         self._sets = self._coupled.sets
         self._penalties = penalties_of(self._sets, penalties)
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
-        self.criterion = criterion or ("taylor" if listening and can_listen(model) else "lamp")
+        self.criterion = criterion or ("taylor" if listening else "lamp")
         self._gates = Gates(penalties) if self.criterion == "taylor" else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)

@@ -27,8 +27,8 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
     """
     attach(model)
     single = any(not item.regularizer.spans_several for item in attachments(model))
-    kind = SingleGroups if single else CoupledGroups
-    options = kind.criteria if listening and can_listen(model) else kind.by_norms
+    kind, listening = SingleGroups if single else CoupledGroups, listening and can_listen(model)
+    options = kind.criteria if listening else kind.by_norms
     if criterion is not None and criterion not in options:
         raise ValueError(errors.unknown("criterion", criterion, options))
     if budget is not None and not attachments(model):

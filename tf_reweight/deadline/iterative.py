@@ -72,7 +72,8 @@ class IterativePruning(keras.callbacks.Callback):
             expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
-        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of, False)
+        name = type(self).__name__
+        self._groups = groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)
         # A budget that cannot be met is refused before any training.
         scores = self._groups.scores(self._groups.norms())
         self._groups.check_reachable(scores)

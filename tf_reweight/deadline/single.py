@@ -5,7 +5,6 @@ from keras import ops
 
 from tf_reweight.deadline.reactions import Reactions
 from tf_reweight.graph.distribution import beside
-from tf_reweight.graph.gradients import can_listen
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
@@ -22,8 +21,8 @@ class SingleGroups:
     Args:
         model: the model in training.
         pairs: list of `(target, penalty)`.
-        criterion: one of `criteria`; None is `"taylor"` where gradients are seen, else what `prune` would take.
-        listening: whether gradients may be asked for.
+        criterion: one of `criteria`; None is `"taylor"` where gradients can be seen, else what `prune` would take.
+        listening: whether the gradients of the training can be seen.
     """
 
     # Scores follow the squared norm, so that this is the log-sum penalty's step, which presses on all.
@@ -32,12 +31,12 @@ class SingleGroups:
     criteria = ("taylor", *by_norms)
     until = 0.5
 
-    def __init__(self, model, pairs, criterion, listening=True):
+    def __init__(self, model, pairs, criterion, listening):
         self.model, self._pairs = model, pairs
         whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
         # What groups are ranked by until enough batches were seen.
         self._at_first = "relative" if whole else "lamp"
-        self.criterion = criterion or ("taylor" if listening and can_listen(model) else self._at_first)
+        self.criterion = criterion or ("taylor" if listening else self._at_first)
         self._reactions = Reactions(pairs) if self.criterion == "taylor" else None
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]

@@ -9,6 +9,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.compiled import rate_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import half_cosine
 from tf_reweight.penalties import epsilons
@@ -100,7 +101,7 @@ class Reweighting(keras.callbacks.Callback):
                 )
             )
         if self.learning_rate is not None:
-            self._rate_before = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self._rate_before = rate_of(self.model.optimizer)
         self._slow = follow_closely(self.model)
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
         self.model.make_train_function(force=True)

@@ -23,8 +23,9 @@ _FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms":
 _FIXED_COSTS = 10
 _PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
-# Keys of `regularize` that say how zeros are found.
-_HOW = {"method", "rules", "coupled", "rounds", "every", *methods.BESIDE}
+# Keys of `regularize` that say how zeros are found; of its rules, and of `coupled`, all that penalties have.
+_HOW = {"method", *methods.BESIDE}
+_OF_PENALTIES = {"strength", "price", "relative", "criterion"}
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
 
@@ -48,8 +49,12 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     said = set(given)
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
-    own_way = bool(_HOW & set(_section(given, "regularize")))
-    made["regularize"] = _pressing(_section(given, "regularize"), structure, own_way)
+    for name, section in given.items():
+        if section is not None and name in (*configs.STEPS, "task") and not isinstance(section, dict):
+            configs.load({name: section})  # which refuses it
+    section = _section(given, "regularize")
+    own_way, structure = _says_how(section), _structure_of(section, structure)
+    made["regularize"] = _pressing(section, structure, own_way)
     if "prune" not in said and not own_way or budget is not None:
         made |= _amounts(model, made, structure, budget, said)
     _set_epochs(made, epochs, trained)
@@ -58,6 +63,23 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         if value is not None:
             made["task"] = {**_section(made, "task"), name: value}
     return made
+
+
+def _says_how(section):
+    """Whether the section `regularize` says how zeros are found; several rules add up, as penalties alone do."""
+    rules = section.get("rules")
+    rules = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+    parts = [*rules, section["coupled"]] if isinstance(section.get("coupled"), dict) else rules
+    return bool(_HOW & set(section)) or len(rules) > 1 or any(_OF_PENALTIES & set(part) for part in parts)
+
+
+def _structure_of(section, structure):
+    """The structure that the section `regularize` names, else the one given; what is none is refused later."""
+    if section.get("coupled") is not None:
+        return CHANNELS
+    rules = section.get("rules")
+    named = isinstance(rules, list) and rules and isinstance(rules[0], dict)
+    return rules[0].get("structure", "unstructured") if named else structure
 
 
 def _pressing(section, structure, own_way):
