@@ -83,6 +83,14 @@ def test_who_says_how_is_not_told_how_much(net, section):
     assert made["regularize"].get("method") == section.get("method")
 
 
+def test_who_configures_what_goes_as_well_has_the_method_of_configurations(net):
+    """`prune.macs` is of penalties, and a deadline would refuse it."""
+    given = {"regularize": {"coupled": {}, "rounds": 1, "every": 1}, "prune": {"macs": 0.3}}
+    made = defaults.configuration(net, None, "channels", None, None, given, None, None)
+    assert {key: made[key] for key in given} == given
+    assert workflow.config.load(made).regularize.method["name"] == "reweighted"
+
+
 @pytest.mark.parametrize("name", ["regularize", "prune", "train", "shrink", "task"])
 @pytest.mark.parametrize("section", [5, [1], "half"])
 def test_a_section_that_is_none_is_refused_by_name(net, name, section):

@@ -53,7 +53,9 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         if section is not None and name in (*configs.STEPS, "task") and not isinstance(section, dict):
             configs.load({name: section})  # which refuses it
     section = _section(given, "regularize")
-    own_way, structure = _says_how(section), _structure_of(section, structure)
+    # Who configures both sections has the defaults of a configuration, where the method is reweighting.
+    own_way = _says_how(section) or (bool(section) and "prune" in said)
+    structure = _structure_of(section, structure)
     made["regularize"] = _pressing(section, structure, own_way)
     if "prune" not in said and not own_way or budget is not None:
         made |= _amounts(model, made, structure, budget, said)
