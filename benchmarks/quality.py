@@ -131,11 +131,10 @@ class Comparison:
             rho = (coefficient, 100 * coefficient)
             self.fit(model, epochs, [baselines.ADMM(structure, sparsity, rho, scope=options.scope)])
         elif method == "budget":
-            # No coefficient: the zeros are there at the deadline in the middle of all epochs.
+            # No coefficient. The learning rate stays until the zeros are fixed, as for the other penalties and in `compress`.
             tfr.regularize(model, structure, budget={"sparsity": sparsity})
-            self.fit(model, epochs + retrain, [tfr.callbacks.BudgetProximal()])
-            tfr.prune(model)
-            return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
+            self.fit(model, epochs, [tfr.callbacks.BudgetProximal(until=options.until)], decay=False)
+            amount = {}
         elif method == "gradual":
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
             steps = -(-len(self.data.train[1]) // options.batch_size) * epochs
@@ -144,7 +143,7 @@ class Comparison:
             return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
         else:
             retrain += epochs
-        tfr.prune(model, structure=structure, **amount)
+        tfr.prune(model, **({} if method == "budget" else {"structure": structure}), **amount)
         self.fit(model, retrain, [])
         return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs}
 
@@ -317,6 +316,7 @@ def parsed(arguments=None):
     parser.add_argument("--lasso_strength", nargs="+", type=float, default=[4.0, 40.0], help="of all groups together")
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
+    parser.add_argument("--until", type=float, default=0.9, help="deadline of `budget`, as a fraction of --epochs")
     parser.add_argument("--price", choices=PRICES, default="size", help="of a group, for all penalties")
     parser.add_argument(
         "--pressed", choices=("distance", "weights"), default="distance",

@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
-from tf_reweight.graph.walking import input_structure
+from tf_reweight.graph.walking import input_structure, keys_of
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
 MOST = 1024
@@ -217,7 +217,7 @@ def input_specs(model, arrays=None):
                 )
             )
         return [InputSpec(f"input_{i}", (1, *x.shape[1:]), _narrow(x.dtype.name)) for i, x in enumerate(arrays)]
-    specs = []
+    specs, keys = [], keys_of(structure)
     for position, tensor in enumerate(keras.tree.flatten(structure)):
         shape = tuple(tensor.shape[1:])
         if None in shape and arrays is not None and position < len(arrays) and arrays[position].ndim == len(shape) + 1:
@@ -228,11 +228,11 @@ def input_specs(model, arrays=None):
                 errors.message(
                     "A file for phones needs inputs of one size; this model leaves it open.",
                     "Pass `verify_data` or `representative_data` of the size you want.",
-                    input=tensor.name,
+                    input=keys[position] or tensor.name,
                     shape=tuple(tensor.shape),
                 )
             )
-        specs.append(InputSpec(tensor.name, (1, *shape), keras.backend.standardize_dtype(tensor.dtype)))
+        specs.append(InputSpec(keys[position] or tensor.name, (1, *shape), keras.backend.standardize_dtype(tensor.dtype)))
     return specs
 
 

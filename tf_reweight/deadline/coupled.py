@@ -31,7 +31,7 @@ class CoupledGroups:
     criteria = ("taylor", *by_norms)
     until = 0.25
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
-    power, survivors = 2.0, 1.0
+    power, survivors, horizon = 2.0, 1.0, 1.0
 
     def __init__(self, model, penalties, criterion, multiple_of, listening):
         self.model, self._coupled = model, groups(model)

@@ -1,4 +1,4 @@
-"""How fast groups are drawn to zero so that the budget is met at the deadline."""
+"""How fast groups are drawn to zero, so that the budget is met in so many steps."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ _FASTEST = 1e6
 def pace(norms, scores, keep, marginal, steps_left, power, survivors):
     """What one training step takes off each group's norm, float64 `(groups,)`.
 
-    `norm * (marginal / score) ** power / steps_left`: the group at the margin reaches zero at the deadline, those of lower
+    `norm * (marginal / score) ** power / steps_left`: the group at the margin reaches zero in that many steps, those of lower
     score before. With scores like the squared norm and power 1 it is the proximal step of the log-sum penalty, whose strength
     is computed from the budget instead of given.
 
@@ -18,7 +18,7 @@ def pace(norms, scores, keep, marginal, steps_left, power, survivors):
         scores: float64 `(groups,)`, >= 0.
         keep: bool `(groups,)`: those that would stay if the budget had to be met now.
         marginal: score of the last group that would go.
-        steps_left: training steps until the deadline, >= 1.
+        steps_left: training steps that the marginal group has, >= 1.
         power: exponent, > 0.
         survivors: factor for the groups that would stay, in [0, 1].
     """

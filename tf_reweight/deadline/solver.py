@@ -29,10 +29,10 @@ class BudgetProximal(keras.callbacks.Callback):
     """Draws groups to zero while `fit` runs, so that a budget is met at a deadline; no strength has to be given.
 
     Every few steps the groups are ranked; those of lowest score have to go until the budget is met, and the best that still fit
-    come back. After each training step on the loss alone every group is shrunk by what brings the marginal one to zero at the
-    deadline, and those of lower score before. At the deadline what does not stay is zeroed and held, and the epochs left are
-    for the rest to recover. The budget is met by construction, whatever the scale of the loss, the optimizer and the number of
-    steps.
+    come back. After each training step on the loss alone every group is shrunk by what brings the marginal one to zero within
+    the horizon, at the latest at the deadline, and those of lower score before. At the deadline what does not stay is zeroed
+    and held, and the epochs left are for the rest to recover. The budget is met by construction, whatever the scale of the
+    loss, the optimizer and the number of steps.
 
     The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
     coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off, and `shrink` makes the model
@@ -49,8 +49,11 @@ class BudgetProximal(keras.callbacks.Callback):
             over the root of what it frees; on single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None
             (default): `"taylor"` where gradients are seen, on TensorFlow in the optimizer that the model is compiled with, else
             `"lamp"`, or what `prune` takes.
-        power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 1 for single kernels.
+        power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 0.75 for single kernels.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
+        horizon: within what part of the steps before the deadline the marginal group would reach zero if the loss did not hold
+            against it, in (0, 1]; None is 1 for coupled groups, which stay at zero, and 0.2 for single kernels, where other
+            weights take the places of those that come back: the net is sparse early, and learns which weights it needs.
         every: training steps between two looks, at most; fewer where the deadline is near.
         steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
@@ -74,7 +77,8 @@ class BudgetProximal(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1, steps=None
+        self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1, steps=None,
+        horizon=None,
     ):
         super().__init__()
         if until is not None:
@@ -90,7 +94,10 @@ class BudgetProximal(keras.callbacks.Callback):
         if steps is not None:
             check_integer("steps", steps, 1, fix="It counts the training steps of an epoch.")
         self.steps = steps
-        self.power, self.survivors, self.multiple_of = power, survivors, multiple_of
+        if horizon is not None and not (is_number(horizon) and 0 < horizon <= 1):
+            fix = "1 draws the marginal group to zero right at the deadline, 0.2 in a fifth of that time."
+            raise ValueError(errors.message("`horizon` must be in (0, 1].", fix, horizon=horizon))
+        self.power, self.survivors, self.horizon, self.multiple_of = power, survivors, horizon, multiple_of
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
         self._first, self._looked = None, 0
@@ -228,7 +235,9 @@ class BudgetProximal(keras.callbacks.Callback):
         chosen = choose(scores, groups.demands, spared)
         power = groups.power if self.power is None else self.power
         survivors = groups.survivors if self.survivors is None else self.survivors
-        amounts = pace(norms, scores, chosen.keep, chosen.marginal, self._deadline - now, power, survivors)
+        horizon = groups.horizon if self.horizon is None else self.horizon
+        steps = min(self._deadline - now, max(1, round(horizon * self._deadline)))
+        amounts = pace(norms, scores, chosen.keep, chosen.marginal, steps, power, survivors)
         # A group that stays only as the best of its kernel would be drawn to zero before those that go.
         groups.press(np.where(spared & (scores <= chosen.marginal), 0.0, amounts))
         self._pressing, self._looked = True, now

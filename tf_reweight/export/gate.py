@@ -11,9 +11,10 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer, check_number
 from tf_reweight.data.labelled import read
 from tf_reweight.data.splits import numbered
+from tf_reweight.export.classes import classes_of_model
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
-from tf_reweight.export.verification import is_classes, keras_outputs
+from tf_reweight.export.verification import keras_outputs
 from tf_reweight.graph.checking import check_model
 from tf_reweight.records import Report
 from tf_reweight.tflite import apart, compiled
@@ -173,8 +174,10 @@ def _agrees(runner, model, data, max_drop):
     inputs = dict(zip(_matched(names, runner.inputs, "inputs"), given.arrays))
     outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
     labels = numbered(given.labels, expected[0].shape) if len(expected) == 1 else None
-    _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
-    drops = [_drop(a, b, labels) for a, b in zip(expected, outputs)]
+    classes = classes_of_model(model, expected)
+    if classes[0]:
+        _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
+    drops = [_drop(a, b, labels, chooses) for a, b, chooses in zip(expected, outputs, classes)]
     drop, said = max(drops, key=lambda item: item[0])
     found = f"{said}, on {len(given.arrays[0])} examples"
     return Requirement("agrees with its model", f"a loss of at most {max_drop:g}", found, bool(drop <= max_drop))
@@ -190,7 +193,7 @@ def _matched(names, ends, what):
 
 def _check_labels(labels, outputs, ignored):
     """Raises ValueError for labels that are none of the model's classes: no file loses accuracy on them."""
-    if labels is None or not is_classes(outputs) or np.shape(labels) != outputs.shape[:-1]:
+    if labels is None or np.shape(labels) != outputs.shape[:-1]:
         return
     labels, num = np.asarray(labels), outputs.shape[-1]
     strange = labels[~np.isin(labels, [*range(num), *([] if ignored is None else [ignored])])]
@@ -199,11 +202,11 @@ def _check_labels(labels, outputs, ignored):
         raise ValueError(errors.message(f"Labels must be whole numbers in 0..{num - 1}.", fix, labels=strange[:5].tolist()))
 
 
-def _drop(expected, given, labels):
-    """`(loss, what was measured in words)` of one output."""
+def _drop(expected, given, labels, chooses):
+    """`(loss, what was measured in words)` of one output, which `chooses` among classes or does not."""
     if expected.shape != given.shape:
         return math.inf, f"shape {given.shape} instead of {expected.shape}"
-    if not is_classes(expected):
+    if not chooses:
         error = differences([expected], [given], channels=True)[0].relative_error
         return error, f"relative error {error:.2e}"
     chosen, own = given.argmax(-1), expected.argmax(-1)

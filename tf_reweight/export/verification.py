@@ -8,13 +8,14 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.export import masks
+from tf_reweight.export.classes import classes_of_model
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.tflite import apart, compiled, flatbuffer, litert
-from tf_reweight.tflite.comparing import VerificationError, differences, floats, unlike_channels
+from tf_reweight.tflite.comparing import VerificationError, differences, floats
 from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.file_graph import Graph
 
@@ -26,8 +27,6 @@ LEAST_AGREEMENT = 0.95
 _HALF_ROUNDING = 5e-2
 _BATCH = 64
 _LOG = logging.getLogger(__name__)
-# Sums of probabilities differ from one by rounding.
-_ROUNDING = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Verification:
         max_abs_error: largest difference of any output.
         relative_error: root mean square of the differences over that of the Keras outputs: of the worst output, and where the
             channels of an output's last axis differ in scale, of the worst channel.
-        top1_agreement: share of examples (positions) with the same largest output, of the first output or of the classifier
-            output with the lowest; None where the last axis has one entry.
+        top1_agreement: share of examples (positions) with the same largest entry, of the output that chooses among classes and
+            has the lowest; None where no output does.
         delegate_difference: largest difference between the runs with and without the default delegate.
         tolerance: the bound that `relative_error` had to meet.
         arm_error: `relative_error` on an emulated ARM machine alone; None where that was not asked for. The other figures are
@@ -82,8 +81,8 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         tolerance: another bound on the relative error.
         emulator: an `emulation.Emulator` that runs the file as well; None for this machine alone.
         given: the model as the user gave it, where `model` is a copy in another floating-point type: both are compared too.
-        classes: for each output whether it chooses one of several classes, so that its largest entry counts; None looks at
-            the values.
+        classes: for each output whether it chooses one of several classes, so that its largest entry counts; None asks the
+            model's loss, and looks at the values where that does not say.
 
     Returns:
         `Verification`.
@@ -96,8 +95,9 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     expected = keras_outputs(model, arrays)
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
-    if classes is not None:
-        check_classes(classes, len(expected))
+    if classes is None:
+        classes = classes_of_model(model, expected)
+    check_classes(classes, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     if is_fragile(model, precision):
         runs = _run_apart(content, precision, inputs, names)
@@ -110,7 +110,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     everything = [item for result in results for item in result]
     worst = max(everything, key=lambda item: item.relative_error)
     arm_error = max((item.relative_error for result in results[len(here) :] for item in result), default=None)
-    agreement, is_class = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
+    agreement = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
     made = Verification(
         num_examples=len(arrays[0]),
         max_abs_error=max(item.max_abs_error for item in everything),
@@ -121,14 +121,14 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         arm_error=arm_error,
         given_error=given_error,
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
-        doubts=_doubts(agreement, len(arrays[0])) if is_class else (),
+        doubts=_doubts(agreement, len(arrays[0])),
         compiled_difference=max((_largest(runs[0], run) for run in compiled_run), default=None),
         not_compiled=not_compiled,
     )
     if not made.relative_error <= made.tolerance:
         _refuse_random(model, [array[:1] for array in arrays], made)
         _refuse_endless(expected, names)
-    _refuse(made, precision, is_class, content)
+    _refuse(made, precision, content)
     return made
 
 
@@ -196,7 +196,7 @@ def _refuse_endless(expected, names):
         raise VerificationError(errors.message(expected, fix, not_finite=endless))
 
 
-def _refuse(made, precision, is_class, content):
+def _refuse(made, precision, content):
     """Raises VerificationError for a file that is too far from its model."""
     # Written so that NaN fails.
     if not made.relative_error <= made.tolerance:
@@ -211,7 +211,7 @@ def _refuse(made, precision, is_class, content):
                 arm_error=made.arm_error,
             )
         )
-    if is_class and made.top1_agreement == 0.0:
+    if made.top1_agreement == 0.0:
         raise VerificationError(
             errors.message(
                 f"The {precision} file must choose the model's class for some of the examples; it does for none.",
@@ -236,7 +236,7 @@ def _remedy(content):
 
 
 def _doubts(agreement, num_examples):
-    if agreement >= LEAST_AGREEMENT:
+    if agreement is None or agreement >= LEAST_AGREEMENT:
         return ()
     said = f"The file chooses the model's class for {agreement:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
     return (f"{said} Measure its accuracy on real data before you ship it.",)
@@ -300,20 +300,10 @@ def keras_outputs(model, arrays):
     return [x if x.dtype.kind in "biu" else x.astype("float32") for x in made]
 
 
-def _agreement(expected, runs, known=None):
-    """`(agreement, whether it is one of classes)` of the worst run, over all outputs that are a classifier's."""
-    is_class = [is_classes(array) for array in expected] if known is None else known
-    classes = [number for number, found in enumerate(is_class) if found]
-    numbers = classes or ([0] if known is None and expected[0].ndim > 1 and expected[0].shape[-1] > 1 else [])
-    found = [_same_largest(expected[number], run[number]) for number in numbers for run in runs]
-    return min(found, default=None), bool(classes)
-
-
-def is_classes(array):
-    """Whether an output chooses among classes: `(num, classes)` of like scale, or probabilities at any rank."""
-    if array.ndim < 2 or array.shape[-1] < 2 or array.dtype.kind != "f" or unlike_channels(array) is not None:
-        return False
-    return array.ndim == 2 or bool(array.min() >= 0 and np.abs(array.sum(-1) - 1).max() < _ROUNDING)
+def _agreement(expected, runs, classes):
+    """The lowest share of examples with the same largest entry, of all runs and outputs that choose; None where none does."""
+    chosen = [number for number, found in enumerate(classes) if found]
+    return min((_same_largest(expected[number], run[number]) for number in chosen for run in runs), default=None)
 
 
 def _same_largest(expected, given):

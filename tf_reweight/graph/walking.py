@@ -149,7 +149,19 @@ def walk(model, inputs, visit, path=""):
     return [values[id(tensor)] for tensor in keras.tree.flatten(graph.outputs)]
 
 
+def keys_of(structure):
+    """For each tensor of a structure the keys it is found by, joined by underscores; None for those in no dict."""
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    return ["_".join(map(str, path)) if any(isinstance(part, str) for part in path) else None for path in paths]
+
+
 def input_structure(model):
     """The symbolic inputs of a model in the structure in which it takes them; None where a subclassed model does not say."""
     graph = functional_of(model)
     return graph.input if isinstance(graph, keras.Function) else None
+
+
+def output_structure(model):
+    """The symbolic outputs of a model in the structure in which it gives them; None where a subclassed model does not say."""
+    graph = functional_of(model)
+    return graph.output if isinstance(graph, keras.Function) else None

@@ -153,14 +153,25 @@ def add_all(model, pairs):
     for target, regularizer in pairs:
         add(target, regularizer)
     renew_steps(model, [target.variable for target, _ in pairs], "the penalty does not act")
-    outer = (model,) if isinstance(model, keras.Model) else ()
-    lost = [target.name for target, _ in pairs if not all(map(comes_back, (*outer, *target.holders)))]
+    lost = lost_when_saved(model, [target for target, _ in pairs])
     if lost:
         warnings.warn(
             f"The penalties on {', '.join(lost[:5])} act now, but will not be there after the model was saved and loaded: its "
             "class makes these layers without them. Put them on again after loading.",
             stacklevel=3,
         )
+
+
+def lost_when_saved(model, targets=None):
+    """Names of the kernels whose penalties are gone after the model was saved and loaded.
+
+    Args:
+        model: a built model or layer.
+        targets: the kernels in question; None are all that can have a penalty.
+    """
+    targets = find(model)[0] if targets is None else targets
+    outer = (model,) if isinstance(model, keras.Model) else ()
+    return [target.name for target in targets if not all(map(comes_back, (*outer, *target.holders)))]
 
 
 def _check_measured_once(model, budget):

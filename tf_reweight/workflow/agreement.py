@@ -1,17 +1,19 @@
 """How each output of a file agrees with the Keras model it is of."""
 
+import keras
 import numpy as np
 
 from tf_reweight.data.examples import input_specs
+from tf_reweight.export.classes import classes_by
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.samples import identifiers
 from tf_reweight.export.verification import is_fragile
+from tf_reweight.graph.losses import BINARY, ONE_HOT, SPARSE, loss_name, losses_of
 from tf_reweight.tflite import apart
 from tf_reweight.tflite.comparing import differences
 from tf_reweight.tflite.delegation import delegation
 from tf_reweight.tflite.execution import Runner
-from tf_reweight.workflow import labels
 
 CLASSES, DECISIONS, NUMBERS = "classes", "decisions", "numbers"
 
@@ -41,22 +43,21 @@ def where_it_runs(path, model, precision):
 
 def kinds_of(task, scorer):
     """What each output says: one of several classes, yes or no, or a number; by its loss, and without one by its values."""
-    losses = labels.losses_of(task.loss, scorer.names, scorer.outputs)
-    return [_kind(labels.loss_name(loss)) for loss in losses]
+    losses = losses_of(task.loss, scorer.names)
+    return [_kind(loss_name(loss)) for loss in losses]
 
 
 def classes_of(task, scorer):
-    """For each output whether it chooses one of several classes; None where its loss does not say."""
-    losses = labels.losses_of(task.loss, scorer.names, scorer.outputs)
-    if task.by_class is not None or any(labels.loss_name(loss) is None for loss in losses):
+    """For each output whether it chooses one of several classes; None where no loss says it."""
+    if task.by_class is not None or all(loss_name(loss) is None for loss in losses_of(task.loss, scorer.names)):
         return None
-    return [kind == CLASSES for kind in kinds_of(task, scorer)]
+    return classes_by(losses_of(task.loss, scorer.names), [np.asarray(x) for x in keras.tree.flatten(scorer.outputs)])
 
 
 def _kind(loss):
-    if loss in labels.SPARSE + labels.ONE_HOT:
+    if loss in SPARSE + ONE_HOT:
         return CLASSES
-    return DECISIONS if loss in labels.BINARY else NUMBERS
+    return DECISIONS if loss in BINARY else NUMBERS
 
 
 def agreements(task, scorer, expected, given):

@@ -5,6 +5,7 @@ import typing
 
 import keras
 
+from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, is_chosen_by_shape, loss_name, losses_of
 from tf_reweight.workflow import labels
 from tf_reweight.workflow.scoring import names_of
 
@@ -38,8 +39,8 @@ def followed(task, model, outputs):
         outputs: arrays of a batch, in the model's structure.
     """
     names, flat = names_of(model, outputs), keras.tree.flatten(outputs)
-    losses = labels.losses_of(task.loss, names, outputs)
-    weights = labels.losses_of(task.loss_weights, names, outputs)
+    losses = losses_of(task.loss, names)
+    weights = losses_of(task.loss_weights, names)
     return [
         None if loss is None else Followed(_distance(loss, output), 1.0 if weight is None else float(weight))
         for loss, weight, output in zip(losses, weights, flat)
@@ -47,13 +48,13 @@ def followed(task, model, outputs):
 
 
 def _distance(loss, output):
-    name, within = labels.loss_name(loss), output.min() >= 0 and output.max() <= 1
-    chosen_by_shape = labels.is_chosen_by_shape(loss)
-    if name in labels.SPARSE + labels.ONE_HOT or chosen_by_shape and output.shape[-1] > 1:
+    name, within = loss_name(loss), output.min() >= 0 and output.max() <= 1
+    chosen_by_shape = is_chosen_by_shape(loss)
+    if name in SPARSE + ONE_HOT or chosen_by_shape and output.shape[-1] > 1:
         return _classes if labels.are_probabilities(output) else _class_logits
-    if name in labels.BINARY or chosen_by_shape or name in labels.OVERLAP and within:
+    if name in BINARY or chosen_by_shape or name in OVERLAP and within:
         return _decisions if within and not getattr(loss, "from_logits", False) else _decision_logits
-    if name in labels.QUANTITIES:
+    if name in QUANTITIES:
         given = keras.losses.get(loss)
         return lambda teacher, student, temperature: _each(given, teacher, student)
     return lambda teacher, student, temperature: keras.losses.mean_squared_error(teacher, student)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tf_reweight.graph.losses import BINARY, ONE_HOT, SPARSE, loss_name, losses_of
 from tf_reweight.workflow import labels
 
 _LEAST = 1e-7
@@ -25,7 +26,7 @@ def constant_outputs(task, scorer, feed):
         return None
     sums, num = None, 0
     outputs = keras.tree.flatten(scorer.outputs)
-    losses = labels.losses_of(task.loss, scorer.names, scorer.outputs)
+    losses = losses_of(task.loss, scorer.names)
     for _, y, _ in feed.batches():
         given = labels.in_order(y, scorer.names, "train")
         parts = [_summed(loss, label, output) for loss, label, output in zip(losses, given, outputs)]
@@ -41,9 +42,9 @@ def _summed(loss, label, output):
     shape = output.shape[1:]
     if loss is None or label is None:
         return np.zeros(shape)
-    name = labels.loss_name(loss)
+    name = loss_name(loss)
     label = np.asarray(label)
-    if name in labels.SPARSE:
+    if name in SPARSE:
         whole = np.where((label >= 0) & (label < shape[-1]), label, 0).astype("int64").reshape(len(label), *shape[:-1])
         return np.eye(shape[-1])[whole].sum(0)
     if name is None or label.size != len(label) * int(np.prod(shape)):
@@ -53,8 +54,8 @@ def _summed(loss, label, output):
 
 def _answer(loss, mean, output):
     """The mean of labels as what the model gives: a probability, a logit or a quantity."""
-    name = labels.loss_name(loss)
-    if getattr(loss, "from_logits", False) or (name in labels.SPARSE + labels.ONE_HOT + labels.BINARY and output.min() < 0):
+    name = loss_name(loss)
+    if getattr(loss, "from_logits", False) or (name in SPARSE + ONE_HOT + BINARY and output.min() < 0):
         mean = np.clip(mean, _LEAST, 1.0 - _LEAST)
-        mean = np.log(mean) - np.log1p(-mean) if name in labels.BINARY else np.log(mean)
+        mean = np.log(mean) - np.log1p(-mean) if name in BINARY else np.log(mean)
     return mean.astype("float32")

@@ -9,6 +9,7 @@ from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, feeds, models, value_range
 from tf_reweight.data.splits import class_numbers
+from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
@@ -63,14 +64,14 @@ def fitted(model, data, config):
     outputs = _outputs(model, splits)
     task = tasks.of_names(config.task) or tasks.of_model(model) or _classifier(model, splits, outputs)
     if splits.dataset is not None and is_classifier(task):
-        splits = _one_hot(splits) if labels.loss_name(task.loss) in labels.ONE_HOT else splits
+        splits = _one_hot(splits) if loss_name(task.loss) in ONE_HOT else splits
         task = task if task.metrics or task.weighted_metrics else dataclasses.replace(task, metrics=["accuracy"])
     return splits, task
 
 
 def is_classifier(task):
     """Whether a task has one loss, and that chooses one of several classes."""
-    return not keras.tree.is_nested(task.loss) and labels.loss_name(task.loss) in labels.SPARSE + labels.ONE_HOT
+    return not keras.tree.is_nested(task.loss) and loss_name(task.loss) in SPARSE + ONE_HOT
 
 
 def scorer(model, splits, task):

@@ -17,9 +17,10 @@ from tf_reweight.files import folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiled import parts_by_name
 from tf_reweight.graph.state import seed_draws
-from tf_reweight.graph.walking import comes_back, graph_of
+from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
+from tf_reweight.penalties.attachment import lost_when_saved
 from tf_reweight.quantization.choosing import Choice
 from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
@@ -163,8 +164,8 @@ class Run:
         figures |= {"epochs": max(epochs_of(self.folder / CURVES, stage.name), default=0)}
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         # The next stage begins with what the file holds, as it does when this process is killed now.
-        # A model that is not made again from its config is not all in its file: it goes on as it is.
-        self.reached = stage.name if comes_back(self.model) else None
+        # Where layers are not made again from their configs, not all is in the file: the model goes on as it is.
+        self.reached = None if lost_when_saved(self.model) else stage.name
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
         changed, self._figures = changes(self._figures, figures), figures
         say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}{changed}, {figures['seconds']:.0f} s")
@@ -172,9 +173,9 @@ class Run:
     def _is_done(self, stage):
         if self.folder.figures(stage.name) is None:
             return False
-        # The penalties on a model that is not made again from its config are lost in its file: `prune` needs them.
+        # Penalties on layers that are not made again from their configs are lost in the file, and `prune` needs them.
         done = [other.name for other in stages_of(self.config) if self.folder.figures(other.name) is not None]
-        return stage.step != "regularize" or comes_back(self.model) or stage.name != done[-1]
+        return stage.step != "regularize" or stage.name != done[-1] or not lost_when_saved(self.model)
 
     def _begin_stage(self, stage):
         """Loads the model, and lets all that is random begin where the seed and the stage say, whatever was drawn before."""
