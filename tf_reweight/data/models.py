@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_reweight import errors, files
 from tf_reweight.checks import check_integer, is_integer
-from tf_reweight.graph.compiled import parts_by_name
+from tf_reweight.graph.compiled import lost_names, parts_by_name
 from tf_reweight.graph.distribution import as_numpy
 
 L = keras.layers
@@ -122,7 +122,12 @@ def copied(model):
     Raises:
         ValueError: for a model that cannot be saved or read back.
     """
-    parts = parts_by_name(model)
+    parts, lost = parts_by_name(model), lost_names(model)
+    if lost:
+        names = ", ".join(sorted({name for names in lost.values() for name in names}))
+        fix = "Write it as a function with `def`, or as a layer of your own that is registered."
+        expected = f"A lambda in a Lambda layer must not read from its module ({names}): a file holds its code alone."
+        raise ValueError(errors.message(expected, fix, layers=list(lost)[:5]))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         try:
@@ -133,16 +138,23 @@ def copied(model):
         except files.NotWritten:
             raise
         except Exception as error:  # Keras raises whatever the model's parts raise
-            lines = [line for line in str(error).splitlines() if line.strip()]
             fix = "Give layers of your own a `get_config`, and register them with keras.saving.register_keras_serializable."
-            said = (lines or [type(error).__name__])[0][:300]
-            expected = f"The model must be one that Keras saves and loads again; it says: {said}"
+            expected = f"The model must be one that Keras saves and loads again; it says: {_reason(error)}"
             raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=model.name)) from error
     for weight, own in zip(copy.weights, model.weights):
         if not np.array_equal(as_numpy(weight), as_numpy(own), equal_nan=True):
             fix = "A layer of its class does not save all of its weights, or its `build` differs."
             raise ValueError(errors.message("The model must come back from its file with its weights.", fix, weight=own.path))
     return copy
+
+
+def _reason(error):
+    """What Keras says, and what it began with where that was another error, in a line."""
+    first = error
+    while first.__cause__ is not None or first.__context__ is not None:
+        first = first.__cause__ if first.__cause__ is not None else first.__context__
+    said = [" ".join(str(found).split())[:300] or type(found).__name__ for found in dict.fromkeys((error, first))]
+    return " It began with: ".join(said) if said[-1] not in said[0] else said[0]
 
 
 def _check_fit(model, text, input_shape, num_classes):

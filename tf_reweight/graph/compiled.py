@@ -1,6 +1,8 @@
 """What a model was compiled with, and what its class does in its own way when it trains and measures."""
 
+import builtins
 import dataclasses
+import dis
 
 import keras
 
@@ -100,3 +102,14 @@ def parts_by_name(model):
             if callable(value) and hasattr(value, "__name__") and not is_keras_own(value):
                 own |= {value.__name__: value, keras.saving.get_registered_name(value): value}
     return own
+
+
+def lost_names(model):
+    """What the lambdas inside `Lambda` layers read of their modules, by layer: a file holds their code, and none of that."""
+    found = {}
+    for layer in model._flatten_layers(include_self=False):
+        function = getattr(layer, "function", None) if isinstance(layer, keras.layers.Lambda) else None
+        if getattr(function, "__name__", None) == "<lambda>":
+            read = [step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"]
+            found[layer.name] = [name for name in dict.fromkeys(read) if not hasattr(builtins, name)]
+    return {name: names for name, names in found.items() if names}

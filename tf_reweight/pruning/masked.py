@@ -9,10 +9,11 @@ from keras import ops
 from tf_reweight import errors, structures
 from tf_reweight.checks import check_threshold
 from tf_reweight.graph import random_inputs
-from tf_reweight.graph.access import all_layers
+from tf_reweight.graph.access import all_layers, has_lora
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
+from tf_reweight.graph.lora import MergedLora
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import graph_of, is_graph
 from tf_reweight.kernels import allocation
@@ -141,9 +142,9 @@ class Masked(keras.layers.Wrapper):
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """A plain Keras model without wrappers, penalties and masks, and with the same outputs.
+    """A plain Keras model without wrappers, penalties, masks and LoRA, and with the same outputs.
 
-    Masked kernels are written with their zeros into the plain layers. Wrapper-free models come back as a copy. The outputs of
+    Masked kernels are written with their zeros into the plain layers, and what LoRA adds to a kernel is part of it. Wrapper-free models come back as a copy. The outputs of
     both are compared on two random examples; where that cannot be, a warning says so.
 
     Args:
@@ -169,6 +170,8 @@ def strip(model: keras.Model) -> keras.Model:
     def plain(path, operation):
         if isinstance(operation, Masked):
             return _Unmasked(operation)
+        if has_lora(operation):
+            return MergedLora(operation)
         # An Identity kept the name of an output, which the layer inside the wrapper has again now.
         return _unchanged if isinstance(operation, keras.layers.Identity) and operation.name in inner else None
 

@@ -249,7 +249,7 @@ def _check_layers(model):
         fix = "Take `strip(model)` first: zeros are held without wrappers, see `keep_zeros`."
         raise ValueError(errors.message("The model must have no Masked wrappers.", fix, layers=masked[:5]))
     for is_so, what, fix in (
-        (has_lora, "have LoRA weights", "Merge them into the kernels: save and load with Keras' own functions."),
+        (has_lora, "have LoRA weights", "Merge them into the kernels: `tfr.strip(model)`."),
         (quantization_of, "be quantized by Keras", "Use the model from before `model.quantize`."),
     ):
         found = [layer.name for layer in layers if is_so(layer)]

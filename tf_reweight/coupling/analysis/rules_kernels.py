@@ -31,7 +31,7 @@ def channel_axis(layer, rank):
 def untouchable(layer):
     """Why the weights of a layer cannot be cut, or None."""
     if has_lora(layer):
-        return "LoRA is enabled"
+        return "LoRA is enabled; `tfr.strip(model)` merges it into the kernel"
     if quantization_of(layer) is not None:
         return f"already quantized ({quantization_of(layer)})"
     return None
