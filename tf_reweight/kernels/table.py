@@ -302,7 +302,8 @@ def _add(row, child, path, context, found, left_out):
         left_out.append(LeftOut(target_name, f"already quantized ({policy}): its kernel holds integers"))
         return
     if has_lora(layer):
-        left_out.append(LeftOut(target_name, "LoRA is enabled: the kernel is frozen and a product is added to it; `tfr.strip(model)` merges them"))
+        reason = "LoRA is enabled: the kernel is frozen and a product is added to it; `tfr.strip(model)` merges them"
+        left_out.append(LeftOut(target_name, reason))
         return
     if "reason" in context:
         left_out.append(LeftOut(target_name, context["reason"]))

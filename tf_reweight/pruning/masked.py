@@ -144,8 +144,9 @@ class Masked(keras.layers.Wrapper):
 def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model without wrappers, penalties, masks and LoRA, and with the same outputs.
 
-    Masked kernels are written with their zeros into the plain layers, and what LoRA adds to a kernel is part of it. Wrapper-free models come back as a copy. The outputs of
-    both are compared on two random examples; where that cannot be, a warning says so.
+    Masked kernels are written with their zeros into the plain layers, and what LoRA adds to a kernel becomes part of it.
+    Wrapper-free models come back as a copy. The outputs of both are compared on two random examples; where that cannot be, a
+    warning says so.
 
     Args:
         model: a built Sequential or functional model.
