@@ -45,6 +45,14 @@ _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose)
 _TAKES_CLAMP = {*_CHANNEL_AXES, _L.Add, _L.Subtract, _L.Multiply}.difference(_TRANSPOSED)
 _TAKES_CLAMP_OPERATIONS = {"Add", "Subtract", "Multiply"}
 
+# Image layers that are random in training, and give what they are given in a file. `RandomCrop` is none: it changes the size.
+AUGMENTATIONS = (
+    "AugMix", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast",
+    "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue",
+    "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness",
+    "RandomShear", "RandomTranslation", "RandomZoom",
+)  # fmt: skip
+
 _LAYERS = {
     **dict.fromkeys(_CHANNEL_AXES, KERNEL),
     **dict.fromkeys((_L.Add, _L.Subtract, _L.Multiply, _L.LeakyReLU, _L.PReLU), RANGED),
@@ -61,7 +69,7 @@ _LAYERS = {
     **dict.fromkeys(
         layers_named(
             "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
-            "SpatialDropout1D", "SpatialDropout2D",
+            "SpatialDropout1D", "SpatialDropout2D", *AUGMENTATIONS,
         ),
         ABSENT,
     ),
