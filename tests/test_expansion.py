@@ -134,6 +134,7 @@ LEFT_ALONE = {
     "recurrent dropout": lambda: sequence(L.GRU(5, use_bias=False, recurrent_dropout=0.2)),
     "simple recurrent dropout": lambda: sequence(L.SimpleRNN(5, recurrent_dropout=0.2)),
     "GRU with biases from zeros": lambda: sequence(L.GRU(5)),
+    "Bidirectional GRU with biases": lambda: sequence(L.Bidirectional(L.GRU(5, return_sequences=True))),
     "GRU reset before": lambda: sequence(L.GRU(5, use_bias=False, reset_after=False)),
     "a function that is not in the table": lambda: sequence(L.LSTM(5, recurrent_activation="softplus")),
     "dropout in one direction": lambda: sequence(

@@ -21,6 +21,7 @@ class CoupledGroups:
 
     Args:
         model: the model in training.
+        graph: the functional or Sequential model that has the channels: that one, or one inside it.
         penalties: its `CoupledBudgeted` penalties, connected.
         criterion: `"taylor"`, `"lamp"` or None for the first where gradients can be seen, else the second.
         multiple_of: the channels that stay in the end are a multiple of it.
@@ -33,8 +34,8 @@ class CoupledGroups:
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
     power, survivors, horizon = 2.0, 1.0, 1.0
 
-    def __init__(self, model, penalties, criterion, multiple_of, listening):
-        self.model, self._coupled = model, groups(model)
+    def __init__(self, model, graph, penalties, criterion, multiple_of, listening):
+        self.model, self._coupled = model, groups(graph)
         self._sets = self._coupled.sets
         self._penalties = penalties_of(self._sets, penalties)
         self.demands = demands_of(self._coupled, penalties[0].budget)

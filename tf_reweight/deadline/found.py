@@ -6,7 +6,9 @@ from tf_reweight import errors
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.single import SingleGroups
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.gradients import can_listen
+from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.penalties.attachment import attach, attachments
 
@@ -49,8 +51,17 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
     if kinds == {True}:
-        return CoupledGroups(model, [item.regularizer for item in items], criterion, multiple_of, listening)
+        graph = _graph_with(model, [item.target.variable for item in items])
+        return CoupledGroups(model, graph, [item.regularizer for item in items], criterion, multiple_of, listening)
     return SingleGroups(model, [(item.target, item.regularizer) for item in items], criterion, listening)
+
+
+def _graph_with(model, variables):
+    """The model itself, or the graph that has the variables, inside a class that trains it by a `train_step` of its own."""
+    inside = [] if is_graph(model) else [layer for layer in all_layers(model) if is_graph(layer)]
+    wanted = {id(variable) for variable in variables}
+    holding = [graph for graph in inside if wanted <= {id(variable) for variable in graph.variables}]
+    return holding[0] if holding else model
 
 
 def noted(groups, step, planned, keep, marginal):

@@ -20,7 +20,7 @@ from tf_reweight.records import Report
 from tf_reweight.tflite import apart, compiled
 from tf_reweight.tflite.comparing import compare, differences
 from tf_reweight.tflite.execution import Runner, read_file
-from tf_reweight.tflite.latency import benchmark, random_example
+from tf_reweight.tflite.latency import benchmark, runnable_example
 
 # Both runtimes compute with the same kernels.
 _SAME = 1e-3
@@ -140,11 +140,11 @@ def _said(found):
 def _runs(content, shapes):
     """Whether both runtimes compute the same on a random example."""
     runner = Runner(content, shapes=shapes)
-    arrays = {name: random_example(detail) for name, detail in runner.inputs.items()}
     wanted = "the interpreter and CompiledModel compute the same"
     for name, detail in runner.inputs.items():
         if tuple(detail["shape"])[:1] != (1,):
             return Requirement("runs", wanted, f"loaded, not run: {name} takes {tuple(detail['shape'])}, not one example", True)
+    arrays = runnable_example(runner)
     here = runner(arrays)
     try:
         there = runner.call_compiled(arrays)

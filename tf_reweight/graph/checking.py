@@ -9,8 +9,11 @@ from tf_reweight.graph.access import is_layer
 def check_model(model):
     """Raises unless `model` is a built Keras 3 model."""
     check_layer(model)
-    unbuilt = [layer.name for layer in (model, *sublayers(model)) if not layer.built]
-    if not model.built or not model.weights and unbuilt:
+    inside = [layer.name for layer in sublayers(model) if not layer.built]
+    # A class that trains its parts by a `train_step` of its own, and never calls itself, has all that it needs.
+    has_all = model.built or isinstance(model, keras.Model) and not inside
+    unbuilt = inside if model.built else [model.name, *inside]
+    if not has_all or not model.weights and unbuilt:
         raise ValueError(
             errors.message(
                 "`model` must be built: its kernels must exist.",

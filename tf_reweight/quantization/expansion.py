@@ -70,7 +70,8 @@ def _is_known(layer):
 
 def _is_plain_gru(layer):
     """Whether the first step, from a state of zeros, needs no recurrent bias: the converter breaks down on constant zeros."""
-    return layer.reset_after and (not layer.use_bias or all(_has_state(node.arguments) for node in calls_of(layer)))
+    calls = calls_of(layer)  # none inside a Bidirectional, which begins from zeros
+    return layer.reset_after and (not layer.use_bias or bool(calls) and all(_has_state(node.arguments) for node in calls))
 
 
 def _has_state(arguments):

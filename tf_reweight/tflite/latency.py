@@ -200,14 +200,32 @@ def _measurement(runtime):
 def _prepared(path, num_threads, shapes):
     """A runner with inputs set: random numbers, since some kernels are faster on zeros."""
     runner = Runner(path, num_threads, shapes=shapes)
-    rng = np.random.default_rng(0)
-    for name, detail in runner.inputs.items():
-        runner.set(name, random_example(detail, rng))
+    runnable_example(runner)
     return runner
 
 
-def random_example(detail, rng=None):
-    """A random input `(batch, ...)` for LiteRT's details of it, in real numbers."""
+def runnable_example(runner):
+    """Random inputs by name, in real numbers, that a file runs on; they are set.
+
+    Raises:
+        ValueError: when it runs neither with indices of one, which are no padding, nor with zeros, which lie in every table.
+    """
+    for index in (1, 0):
+        rng = np.random.default_rng(0)
+        arrays = {name: _random_example(detail, rng, index) for name, detail in runner.inputs.items()}
+        try:
+            for name, array in arrays.items():
+                runner.set(name, array)
+            runner.invoke()
+            return arrays
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:300]
+    expected = f"The file must run on random inputs; LiteRT says: {said}"
+    raise ValueError(errors.message(expected, "Run it on examples of your own.", inputs=list(runner.inputs)))
+
+
+def _random_example(detail, rng, index):
+    """A random input `(batch, ...)` for LiteRT's details of it, in real numbers; `index` everywhere where it takes integers."""
     if np.issubdtype(detail["dtype"], np.integer) and not detail["quantization"][0]:
-        return np.zeros(detail["shape"], detail["dtype"])  # indices: any other could lie outside a table
-    return (rng or np.random.default_rng(0)).random(detail["shape"], dtype="float32")
+        return np.full(detail["shape"], index, detail["dtype"])
+    return rng.random(detail["shape"], dtype="float32")

@@ -93,12 +93,11 @@ def _outputs(model, splits):
             found.append(outputs_of(model, x))
         except Exception as error:  # each backend has types of its own for what does not fit
             shapes = [array.shape for array in keras.tree.flatten(x)]
-            raise ValueError(
-                errors.message(
-                    f"The model must take the data's inputs: {_reason(error)}.", "Choose data or model to match.",
-                    split=split, input_shape=shapes,
-                )
-            ) from None  # fmt: skip
+            fix = "Choose data or model to match."
+            if isinstance(error, NotImplementedError):
+                fix = "Stages are measured by its outputs: give its class a `call`, or compress the part of it that is shipped."
+            expected = f"The model must take the data's inputs: {_reason(error)}."
+            raise ValueError(errors.message(expected, fix, split=split, input_shape=shapes)) from None
     return found[0]
 
 
