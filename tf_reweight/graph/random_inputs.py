@@ -24,11 +24,11 @@ def inputs(model, tensors, num=2, seed=0):
     Args:
         model: a Keras model.
         tensors: what has the `shape` (examples first) and `dtype` of each input.
-        num: examples.
+        num: examples, where the model takes any number of them.
         seed: of the random numbers.
 
     Returns:
-        List of arrays `(num, ...)` of those dtypes.
+        List of arrays `(num, ...)` of those dtypes; of a model that takes batches of one size, of that size.
 
     Raises:
         ValueError: for inputs that cannot be made up, such as strings.
@@ -37,6 +37,8 @@ def inputs(model, tensors, num=2, seed=0):
     layers = list(model._flatten_layers())
     tables = [layer.input_dim for layer in layers if isinstance(layer, keras.layers.Embedding)]
     pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
+    if is_graph(model):
+        num = next((tensor.shape[0] for tensor in graph_of(model).inputs if tensor.shape and tensor.shape[0]), num)
     shapes = [(num, *[_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]) for tensor in tensors]
     dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     made = [_values(shape, dtype, min(tables, default=2), pixels, rng) for shape, dtype in zip(shapes, dtypes)]

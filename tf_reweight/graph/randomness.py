@@ -13,17 +13,21 @@ from tf_reweight.graph.walking import is_graph, walk
 
 @contextlib.contextmanager
 def fixed_draws(model):
-    """Within it every generator of a model begins at the same state, so that a copy draws the same; then all is as before."""
-    generators = [generator for layer in (model, *all_layers(model)) for generator in seed_generators(layer)]
+    """Within it generators and lasting states of a model begin at zero, so that copies give the same; then all is as before."""
+    layers = (model, *all_layers(model))
+    generators = [generator for layer in layers for generator in seed_generators(layer)]
     generators += [generator for generator in (default_generator(),) if generator is not None]
-    before = [as_numpy(generator.state).copy() for generator in generators]
-    for generator, state in zip(generators, before):
-        generator.state.assign(np.zeros_like(state))
+    states = [state for layer in layers if getattr(layer, "stateful", False) for state in keras.tree.flatten(layer.states)]
+    variables = [generator.state for generator in generators]
+    variables += [state for state in states if isinstance(state, keras.Variable)]
+    before = [as_numpy(variable).copy() for variable in variables]
+    for variable, value in zip(variables, before):
+        variable.assign(np.zeros_like(value))
     try:
         yield
     finally:
-        for generator, state in zip(generators, before):
-            generator.state.assign(state)
+        for variable, value in zip(variables, before):
+            variable.assign(value)
 
 
 def random_layers(model, inputs):
