@@ -1,5 +1,7 @@
 """Budgets: what they mean, that they are met and not by much more, and that no strength is needed."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -608,7 +610,7 @@ def test_what_cannot_be_solved_for_is_refused_before_training():
     model = net()
     regularize_coupled(model, budget="macs=0.5")
     fit(model, BudgetProximal("macs=0.4", until=0.5))
-    for how in ({"until": 1.0}, {"power": 0.0}, {"survivors": 2}, {"every": 0}):
+    for how in ({"until": 1.0}, {"power": 0.0}, {"survivors": 2}, {"every": 0}, {"horizon": 0}, {"horizon": 1.5}):
         with pytest.raises(ValueError, match="Received: "):
             BudgetProximal("macs=0.5", **how)
 
@@ -763,3 +765,66 @@ def test_each_kernel_keeps_its_best_group_however_small_the_budget(structure):
     model.fit(x, x[:, :3], epochs=16, batch_size=8, verbose=0, callbacks=[BudgetProximal(criterion="magnitude")])
     prune(model)
     assert all(np.count_nonzero(layer.get_weights()[0]) for layer in model.layers)
+
+
+@pytest.mark.parametrize("horizon", [0.1, 0.3, 1.0])
+def test_the_marginal_weight_would_be_gone_within_the_horizon(horizon, monkeypatch):
+    model, (x, y), seen = net(), task(), []
+    regularize(model, "unstructured", budget="sparsity=0.6")
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+
+    def noted(norms, scores, keep, marginal, steps_left, power, survivors):
+        seen.append(steps_left)
+        return pace(norms, scores, keep, marginal, steps_left, power, survivors)
+
+    monkeypatch.setattr("tf_reweight.deadline.solver.pace", noted)
+    steps = -(-len(x) // 8)
+    solver = BudgetProximal(until=0.5, criterion="magnitude", every=1, horizon=horizon)
+    model.fit(x, y, batch_size=8, epochs=40, verbose=0, callbacks=[solver])
+    deadline = solver.met_at
+    assert deadline == 20 * steps
+    assert seen == [min(deadline - now, max(1, round(horizon * deadline))) for now in range(deadline)]
+    prune(model)
+    assert nonzeros(model) == int((1 - 0.6) * nonzeros(net()))
+
+
+def test_a_short_horizon_makes_weights_zero_early():
+    freed = {}
+    for horizon in (0.1, 1.0):
+        model, (x, y) = net(), task()
+        regularize(model, "unstructured", budget="sparsity=0.6")
+        model.compile(keras.optimizers.SGD(1e-3), "mse")
+        solver = BudgetProximal(until=0.5, criterion="magnitude", power=0.5, horizon=horizon)
+        model.fit(x, y, batch_size=8, epochs=40, verbose=0, callbacks=[solver])
+        freed[horizon] = [entry["freed"] for entry in solver.history if 0.3 < entry["planned"] < 0.6]
+    assert min(freed[0.1]) > max(freed[1.0])
+
+
+def test_channels_of_a_net_that_a_class_trains_itself_go_by_the_callback():
+    """As of the generator of a GAN: the class has no graph, and what it trains has one."""
+
+    class Trainer(keras.Model):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = ops.mean(ops.square(self.part(x, training=True) - y))
+            weights = self.part.trainable_weights
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+            return {"loss": loss}
+
+    part, (x, y) = net(), task()
+    dense = count_macs(part)
+    trainer = Trainer(part)
+    regularize_coupled(part, budget="macs=0.5")
+    trainer.compile("adam")
+    solver = BudgetProximal(until=0.5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*keep_zeros")  # the class is not made again from a config
+        trainer.fit(x, y, batch_size=8, epochs=40, verbose=0, callbacks=[solver])
+    assert solver.met_at
+    tfr.prune_groups(part)
+    assert 0.45 * dense < count_macs(shrink(part)) <= 0.5 * dense

@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import sys
 
+import keras
 import numpy as np
 import packed_nets
 import pytest
@@ -30,10 +31,10 @@ def test_files_take_turns(files, monkeypatch):
     monkeypatch.setattr(export.Runner, "invoke", lambda self: (calls.append(id(self)), invoke(self)))
     export.benchmark(files, num_runs=4, warmup=0)
     first, second = dict.fromkeys(calls)
-    assert calls == [first, second, second, first] * 2
+    assert calls == [first, second, *[first, second, second, first] * 2]  # each runs once before: whether it does
     calls.clear()
     export.benchmark(files, num_runs=1, warmup=3)
-    assert len(calls) == 8
+    assert len(calls) == 2 + 8
 
 
 def test_figures_against_plain_loops(files, monkeypatch):
@@ -131,3 +132,25 @@ def test_the_table_of_runs(files, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / "benchmarks" / "latency.py"), run_name="__main__")
     assert "pruned_int8.tflite" in capsys.readouterr().err
+
+
+def test_a_file_that_divides_by_the_length_of_a_text_is_timed_on_one_that_is_not_empty(tmp_path):
+    tokens = keras.Input((6,), dtype="int32")
+    means = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4, mask_zero=True)(tokens))
+    model = keras.Model(tokens, keras.layers.Dense(2)(means))
+    words = np.random.default_rng(0).integers(1, 9, (32, 6)).astype("int32")
+    path = tmp_path / "text.tflite"
+    export.export_tflite(model, path, "int8", words, words)
+    with pytest.raises(RuntimeError):  # the integers' own division
+        export.Runner(path)([np.zeros((1, 6), "int32")])
+    assert export.benchmark([path], num_runs=2).rows[0]["median_ms"] > 0
+    assert export.check_file(path).passed
+
+
+def test_a_file_that_runs_on_no_random_input_is_refused_in_our_words(files, monkeypatch):
+    def fails(self):
+        raise RuntimeError("node 7 failed\nto invoke")
+
+    monkeypatch.setattr(export.Runner, "invoke", fails)
+    with pytest.raises(ValueError, match="must run on random inputs; LiteRT says: node 7 failed to invoke. Received: inputs="):
+        export.benchmark(files, num_runs=1)

@@ -875,3 +875,24 @@ def test_the_wrapper_drops_out_in_training_and_carries_the_state_on():
     plain.set_weights(values[: len(plain.weights)])
     for _ in range(3):
         np.testing.assert_allclose(stateful(x), plain(x), atol=1e-6)
+
+
+def test_strip_adds_low_rank_updates_to_the_kernels():
+    tokens = keras.Input((8,), dtype="int32")
+    x = keras.layers.Conv1D(6, 3, activation="relu")(keras.layers.Embedding(20, 8)(tokens))
+    x = keras.layers.EinsumDense("abc,cd->abd", (6, 6), bias_axes="d")(x)
+    model = keras.Model(tokens, keras.layers.Dense(3, use_bias=False)(keras.layers.Flatten()(x)))
+    layers = [layer for layer in model.layers if hasattr(layer, "enable_lora")]
+    for layer in layers:
+        layer.enable_lora(2)
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
+    with pytest.raises(ValueError, match=r"strip\(model\)"):
+        tfr.quantize(model)
+    plain = tfr.strip(model)
+    assert len(layers) == 4 and not any(getattr(layer, "lora_enabled", False) for layer in plain.layers)
+    given = rng.integers(0, 20, (5, 8))
+    np.testing.assert_allclose(ops.convert_to_numpy(plain(given)), ops.convert_to_numpy(model(given)), rtol=1e-4)
+    assert len(plain.trainable_weights) == len(plain.weights) == 6
+    assert tfr.groups(plain).sets and tfr.quantize(plain)

@@ -87,3 +87,40 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="Valid: "):
         models.load("small_cn")
     assert pathlib.Path(tmp_path / "mine.keras").is_file()
+
+
+SIZE = 2
+
+
+def doubled(x):
+    return SIZE * x
+
+
+def test_a_lambda_that_reads_from_its_module_is_refused_by_what_it_reads():
+    """A file holds its code alone: the copy would fail when it is called, hours later."""
+    x = keras.Input((4,))
+    lost = keras.Model(x, keras.layers.Lambda(lambda t: SIZE * t + len(t.shape), output_shape=(4,), name="twice")(x))
+    with pytest.raises(ValueError, match=r"module \(SIZE\).*layers=\['twice'\].*`def`"):
+        models.copied(lost)
+    given = np.ones((2, 4), "float32")
+    for function in (doubled, lambda t: 2 * t):
+        model = keras.Model(x, keras.layers.Lambda(function, output_shape=(4,))(x))
+        np.testing.assert_array_equal(models.copied(model)(given), 2 * given)
+
+
+class Unsaid(keras.layers.Layer):
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = {"a": size}["a"]
+
+    def call(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return {**super().get_config(), "size": {"b": 1}["a"]}
+
+
+def test_what_keras_says_of_a_model_that_cannot_be_copied_is_quoted_to_its_beginning():
+    x = keras.Input((4,))
+    with pytest.raises(ValueError, match="saves and loads again; it says: .*'a'.*Received: model="):
+        models.copied(keras.Model(x, Unsaid(3)(x)))

@@ -9,6 +9,7 @@ import tf_reweight as tfr
 from tf_reweight import coupling, export
 from tf_reweight.export.verification import VerificationError
 from tf_reweight.graph.randomness import fixed_draws, random_layers
+from tf_reweight.quantization.rules import AUGMENTATIONS
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
@@ -138,3 +139,46 @@ def test_a_file_of_a_model_that_draws(tmp_path, monkeypatch):
     with pytest.raises(VerificationError, match="same outputs each time.*noise gives other"):
         export.export_tflite(model, tmp_path / "m.tflite", verify_data=X)
     assert not (tmp_path / "m.tflite").exists()
+
+
+AMOUNTS = {
+    "RandomBrightness": (0.2,), "RandomColorDegeneration": (0.2,), "RandomContrast": (0.2,), "RandomHue": (0.2,),
+    "RandomPosterization": (4,), "RandomRotation": (0.1,), "RandomSaturation": (0.2,), "RandomSharpness": (0.2,),
+    "RandomTranslation": (0.1, 0.1), "RandomZoom": (0.1,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_absent_from_files_and_stay_no_float_operation(name):
+    layer = getattr(keras.layers, name)(*AMOUNTS.get(name, ()))
+    given = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(layer(given, training=False), given)
+    pixels = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(layer(pixels)))
+    _, report = tfr.quantize(keras.Model(pixels, keras.layers.Dense(2)(x)), return_report=True)
+    assert not report.left_out
+
+
+def lasting(units=8):
+    """A net on batches of four with a state that lasts, whose channels nobody reads in part."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input(batch_shape=(4, 5, 3))
+    hidden = keras.layers.Dense(units, activation="relu", name="wide")(keras.layers.LSTM(6, stateful=True)(x))
+    return keras.Model(x, keras.layers.Dense(2)(hidden))
+
+
+@pytest.mark.parametrize("given", [None, np.ones((4, 5, 3), "float32")], ids=["made up", "given"])
+def test_a_state_that_lasts_is_nothing_random(given):
+    model = lasting()
+    model(np.full((4, 5, 3), 0.5, "float32"))  # leaves a state
+    state = np.asarray(model.layers[1].states[0]).copy()
+    tfr.prune_groups(model, sparsity=0.4)
+    small = tfr.shrink(model, inputs=given)
+    assert small.count_params() < model.count_params()
+    np.testing.assert_array_equal(model.layers[1].states[0], state)
+    assert tfr.quantize(model)
+    for each in (model, small):
+        each.layers[1].reset_state()
+    x = np.random.default_rng(1).normal(size=(4, 5, 3)).astype("float32")
+    for _ in range(2):  # the second time from the state of the first
+        np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 
 from tf_reweight import export
 from tf_reweight.export import converter, tflite, verification
+from tf_reweight.export.classes import are_distributions, classes_by, classes_of_model
 from tf_reweight.tflite import apart
 from tf_reweight.tflite.comparing import compare, differences, unlike_channels
 
@@ -173,3 +174,66 @@ def test_a_file_larger_than_the_one_in_float32_says_so(tmp_path, monkeypatch):
     record = export.export_tflite(model, tmp_path / "int8.tflite", "int8", x, tolerance=10.0)
     sizes = f"{record.num_bytes:,} bytes, more than in float32 ({plain.num_bytes:,})"
     assert any(sizes in doubt for doubt in record.verification.doubts) and not plain.verification.doubts
+
+
+def head_and_box(losses):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    h = L.Dense(16, activation="relu")(x)
+    model = keras.Model(x, {"box": L.Dense(4, name="numbers")(h), "kind": L.Dense(5, name="classes")(h)})
+    if losses is not None:
+        model.compile("sgd", losses)
+    return model
+
+
+def own(y, p):
+    return keras.ops.mean(keras.ops.abs(y - p), -1)
+
+
+CATEGORIES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    "losses, expected",
+    [
+        ({"box": "mse", "kind": CATEGORIES}, [False, True]), ({"box": own, "kind": CATEGORIES}, [False, True]),
+        ({"box": "mse", "kind": "mae"}, [False, False]), ({"kind": "crossentropy"}, [False, True]),
+        ({"box": "categorical_crossentropy", "kind": "binary_crossentropy"}, [True, False]),
+        ({"box": own, "kind": own}, [True, True]), (None, [True, True]),
+    ],
+)  # fmt: skip
+def test_the_loss_of_an_output_says_whether_it_chooses_among_classes(losses, expected):
+    model = head_and_box(losses)
+    outputs = [np.asarray(output) for output in keras.tree.flatten(model(X))]
+    assert classes_of_model(model, outputs) == expected
+
+
+def test_numbers_beside_a_classifier_have_no_class_to_agree_on(tmp_path):
+    """The largest of four coordinates changes with any rounding; the report and the gate are about the classes alone."""
+    model = head_and_box({"box": own, "kind": CATEGORIES})
+    model.get_layer("numbers").set_weights([np.full((16, 4), 0.1), np.zeros(4)])  # four equal numbers: ties of rounding
+    record = export.export_tflite(model, tmp_path / "a.tflite", "int8", X, X)
+    expected, given = model(X)["kind"], export.Runner(tmp_path / "a.tflite")([X], ["box", "kind"])[1]
+    assert record.verification.top1_agreement == np.mean(np.argmax(expected, -1) == given.argmax(-1))
+    checked = export.check_file(tmp_path / "a.tflite", agrees_with=model, data=X, max_drop=0.1)
+    assert checked.passed and "another class" in str(checked) or "relative error" in str(checked)
+
+
+def test_probabilities_count_beside_a_classifier_whatever_their_loss():
+    x = keras.Input((8,))
+    model = keras.Model(x, [L.Dense(3, activation="softmax", name="a")(x), L.Dense(3, name="b")(x), L.Dense(3, name="c")(x)])
+    model.compile("sgd", {"a": own, "b": CATEGORIES, "c": own})
+    outputs = [np.asarray(output) for output in model(X)]
+    assert classes_of_model(model, outputs) == [True, True, False]
+    assert classes_by([None, "mse"], [outputs[0], outputs[1]]) == [True, False]
+    assert not are_distributions(outputs[0] * 0.5) and not are_distributions(outputs[0][..., :1])
+
+
+def test_files_call_inputs_and_outputs_in_dicts_by_their_keys(tmp_path):
+    picture = keras.Input((8,), name="picture")
+    model = keras.Model({"picture": picture}, {"kind": L.Dense(3)(picture), "light": L.Dense(1)(picture)})
+    export.export_tflite(model, tmp_path / "a.tflite", verify_data={"picture": X})
+    runner = export.Runner(tmp_path / "a.tflite")
+    assert list(runner.inputs) == ["picture"] and sorted(runner.outputs) == ["kind", "light"]
+    for name, output in zip(("kind", "light"), runner({"picture": X}, ["kind", "light"])):
+        np.testing.assert_allclose(output, model({"picture": X})[name], atol=1e-5)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 import zipfile
 
 import keras
@@ -408,3 +409,49 @@ def test_coupled_channels_are_pruned_by_what_the_penalty_freed(tmp_path):
     config = {**TINY, "regularize": {"coupled": {"strength": 2e-2}, "rounds": 2, "every": 2}, "prune": {}}
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
     assert [stage["name"] for stage in figures["stages"]][:3] == ["dense", "regularized", "pruned"]
+
+
+@keras.saving.register_keras_serializable("workflow")
+class TwoDense(keras.layers.Layer):
+    """A layer of a user's own that makes its layers itself: what is put on them is not in a file."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first = keras.layers.Dense(units, activation="relu")
+        self.second = keras.layers.Dense(units)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], self.units))
+        super().build(shape)
+
+    def call(self, inputs):
+        return inputs + self.second(self.first(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_budget_is_met_once_where_layers_hold_layers(tmp_path):
+    """The penalties inside are lost in the stage's file: pruning then cut what they had left a second time."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 12)).astype("float32")
+    y = (x[:, :4].sum(-1) > 0).astype("int32")
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(TwoDense(16)(keras.layers.Dense(16, activation="relu")(inputs))))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.fit(x, y, epochs=2, verbose=0)
+    epochs = {"train": 0, "regularize": 10, "retrain": 1}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        report = tfr.compress(
+            model, (x, y), structure="unstructured", budget="sparsity=0.8", epochs=epochs, out=tmp_path / "run", console=QUIET,
+            config={"export": {"precisions": ["float32"], "latency_runs": 2}},
+        )
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert stages["regularized"]["num_nonzero"] == stages["pruned"]["num_nonzero"] == stages["retrained"]["num_nonzero"]
+    assert stages["pruned"]["num_nonzero"] == pytest.approx(0.2 * stages["pruned"]["num_weights"], abs=1)
+    assert len(report["kernels"]) == 4
+    assert not [warning for warning in said if "BudgetProximal" in str(warning.message)]

@@ -15,6 +15,7 @@ from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.counting import count_parameters
+from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.records import Report
 from tf_reweight.shrinking import verify
@@ -151,10 +152,11 @@ def shrink(
     coupled = groups(model)
     examples = batch_statistics.given(model, data)
     verify.check_device(model)
-    if inputs is None:
-        inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
-    batch = [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
-    verdict = dead_groups(coupled, batch)
+    with fixed_draws(model):  # a state that lasts is left as it was
+        if inputs is None:
+            inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
+        batch = [ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+        verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches
     if not include_frozen:
         branches = _spare_frozen(coupled, dead, branches)

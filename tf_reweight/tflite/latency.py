@@ -220,7 +220,7 @@ def runnable_example(runner):
             return arrays
         except RuntimeError as error:
             said = " ".join(str(error).split())[:300]
-    expected = f"The file must run on random inputs; LiteRT says: {said}"
+    expected = f"The file must run on random inputs; LiteRT says: {said.rstrip('.')}."
     raise ValueError(errors.message(expected, "Run it on examples of your own.", inputs=list(runner.inputs)))
 
 
