@@ -91,6 +91,24 @@ def test_who_configures_what_goes_as_well_has_the_method_of_configurations(net):
     assert workflow.config.load(made).regularize.method["name"] == "reweighted"
 
 
+def loaded(model, given=None, budget=None, epochs=None, structure="channels", told=None):
+    """The checked configuration of a model with these arguments."""
+    given = workflow.config.read({} if given is None else given)
+    return workflow.config.load(defaults.configuration(model, told, structure, budget, epochs, given, None, None))
+
+
+@pytest.mark.parametrize("epochs", [None, 12])
+def test_a_section_that_is_null_asks_for_no_stage(net, epochs):
+    """Every resolved configuration has such sections; clusters and int8 were added to the run."""
+    net.compile("adam", "mse")
+    for told in (None, task.of_model(net)):
+        resolved = workflow.Config()
+        assert loaded(net, resolved.model_dump(), epochs=epochs, told=told).steps == resolved.steps
+        assert loaded(net, resolved, epochs=epochs, told=told).steps == resolved.steps
+        for name in workflow.config.STEPS:
+            assert loaded(net, {name: None}, epochs=epochs, told=told) == loaded(net, epochs=epochs, told=told), name
+
+
 @pytest.mark.parametrize("name", ["regularize", "prune", "train", "shrink", "task"])
 @pytest.mark.parametrize("section", [5, [1], "half"])
 def test_a_section_that_is_none_is_refused_by_name(net, name, section):

@@ -46,6 +46,8 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     Raises:
         ValueError: for a budget, epochs or a structure that cannot be.
     """
+    # A stage whose section is null is not asked for; every resolved configuration has some.
+    given = {name: section for name, section in given.items() if section is not None or name not in configs.STEPS}
     said = set(given)
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
