@@ -109,6 +109,24 @@ def test_a_section_that_is_null_asks_for_no_stage(net, epochs):
             assert loaded(net, {name: None}, epochs=epochs, told=told) == loaded(net, epochs=epochs, told=told), name
 
 
+@pytest.mark.parametrize("budget", [None, "macs=0.5"])
+@pytest.mark.parametrize("stages", [
+    ["train", "regularize", "prune", "retrain"], ["train", "regularize", "prune", "retrain", "quantize"], ["train", "retrain"],
+    ["train", "regularize", "prune", "shrink", "retrain"],
+])  # fmt: skip
+def test_stages_are_those_that_were_named(net, stages, budget):
+    """Without `shrink` among them, every run of channels was refused for a section that nobody had given."""
+    found = loaded(net, {"stages": stages}, budget)
+    assert list(found.steps) == stages and found.regularize.coupled is not None
+    assert (found.shrink is not None) == ("shrink" in stages)
+
+
+@pytest.mark.parametrize("stages", [5, "train", ["retrain"], ["train", "shrnk"], []])
+def test_stages_that_are_none_are_refused(net, stages):
+    with pytest.raises(ValueError, match="(?s)stages.*Received: "):
+        loaded(net, {"stages": stages}, epochs=6)
+
+
 @pytest.mark.parametrize("name", ["regularize", "prune", "train", "shrink", "task"])
 @pytest.mark.parametrize("section", [5, [1], "half"])
 def test_a_section_that_is_none_is_refused_by_name(net, name, section):

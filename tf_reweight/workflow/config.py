@@ -20,7 +20,7 @@ STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quanti
 
 
 # Stages a run has when their section is there.
-_OPTIONAL = {"shrink": Shrink, "cluster": Cluster, "quantize": Quantize}
+OPTIONAL = {"shrink": Shrink, "cluster": Cluster, "quantize": Quantize}
 
 
 class Config(Section):
@@ -92,11 +92,11 @@ class Config(Section):
             return self
         problem = _problem_of(self.steps)
         if problem is None:
-            idle = [name for name in _OPTIONAL if getattr(self, name) is not None and name not in self.stages]
+            idle = [name for name in OPTIONAL if getattr(self, name) is not None and name not in self.stages]
             problem = f"the section `{idle[0]}` is not among the stages" if idle else None
         if problem is not None:
             raise ValueError(f"stages must be in an order that works: {problem}")
-        for name, section in _OPTIONAL.items():
+        for name, section in OPTIONAL.items():
             if name in self.stages and getattr(self, name) is None:
                 setattr(self, name, section())
         return self
@@ -106,7 +106,7 @@ class Config(Section):
         """The stages in order, by the names of their sections."""
         if self.stages is not None:
             return tuple(self.stages)
-        return tuple(name for name in STEPS if name not in _OPTIONAL or getattr(self, name) is not None)
+        return tuple(name for name in STEPS if name not in OPTIONAL or getattr(self, name) is not None)
 
     def epochs_of(self, step):
         """Epochs in which a stage trains each time it comes: none where the method prunes the dense model as it is."""

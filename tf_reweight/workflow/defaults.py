@@ -52,8 +52,9 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
     for name, section in given.items():
-        if section is not None and name in (*configs.STEPS, "task") and not isinstance(section, dict):
-            configs.load({name: section})  # which refuses it
+        no_section = section is not None and name in (*configs.STEPS, "task") and not isinstance(section, dict)
+        if no_section or name == "stages":
+            configs.load({name: section})  # which refuses what is no section, and stages that cannot follow each other
     section = _section(given, "regularize")
     # Who configures both sections has the defaults of a configuration, where the method is reweighting.
     own_way = _says_how(section) or (bool(section) and "prune" in said)
@@ -127,8 +128,10 @@ def _amounts(model, made, structure, budget, said):
     budget = budgets.get(budget)
     if made["regularize"].get("coupled") is None:
         return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
-    shrink = _section(made, "shrink")
-    multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else _MULTIPLES
+    shrink, shrinks = _section(made, "shrink"), "shrink" in _steps(made, "shrink")
+    # Channels that stay in the model as zeros need no multiple.
+    multiples = _MULTIPLES if shrinks else [1]
+    multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else multiples
     asked = budgets.Budget(macs=_MACS) if budget is None else budget
     least = {multiple: _least_left(model, multiple) for multiple in multiples}
     fitting = [multiple for multiple, left in least.items() if _within_reach(asked, left)]
@@ -142,7 +145,8 @@ def _amounts(model, made, structure, budget, said):
     # What knows the budget meets it with the channels that are left in the end.
     if isinstance(method, dict) and method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
         made["regularize"] = {**made["regularize"], "method": {"multiple_of": multiple, **method}}
-    return {"prune": {"budget": budget.to_dict()}, "shrink": {"multiple_of": multiple, **shrink}}
+    sections = {"prune": {"budget": budget.to_dict()}}
+    return sections | ({"shrink": {"multiple_of": multiple, **shrink}} if shrinks else {})
 
 
 def _least_left(model, multiple_of):
@@ -180,7 +184,7 @@ def _default_of(structure):
 
 def _set_epochs(made, epochs, trained):
     """Puts epochs into the sections of the stages."""
-    steps = made.get("stages") or [name for name in configs.STEPS if name not in ("cluster", "quantize") or name in made]
+    steps = _steps(made)
     training = [name for name in _STAGES if name in steps]
     regularize = made["regularize"]
     if not methods.get(regularize.get("method", "reweighted")).trains:
@@ -232,10 +236,17 @@ def _set_rates(made, task):
     if task is None or task.optimizer is None:
         return
     for name in _STAGES:
-        if name in ("cluster", "quantize") and name not in made:
+        if name not in _steps(made):
             continue
         rate = task.learning_rate * (_FINE if name in ("cluster", "quantize") else 1.0)
         made[name] = {"learning_rate": rate, **_section(made, name)}
+
+
+def _steps(made, *asked):
+    """The stages of the run; where `stages` does not name them, those with a section, and those asked for."""
+    if made.get("stages") is not None:
+        return made["stages"]
+    return [name for name in configs.STEPS if name not in configs.OPTIONAL or name in made or name in asked]
 
 
 def _section(made, name):
