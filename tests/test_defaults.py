@@ -109,6 +109,25 @@ def test_a_section_that_is_null_asks_for_no_stage(net, epochs):
             assert loaded(net, {name: None}, epochs=epochs, told=told) == loaded(net, epochs=epochs, told=told), name
 
 
+@pytest.mark.parametrize("structure, budget", [("channels", "macs=0.5"), ("filter", "weights=0.5")])
+def test_a_section_prune_without_an_amount_says_nothing_of_how_much_goes(net, structure, budget):
+    """`prune: null`, `{}` and all keys written out were "said twice" beside a budget."""
+    for asked in (None, budget):
+        alone = loaded(net, {}, asked, structure=structure)
+        for prune in ({}, None, {"threshold": None, "sparsity": None, "macs": None, "budget": None, "scope": None}):
+            assert loaded(net, {"prune": prune}, asked, structure=structure) == alone, prune
+    for given in (workflow.Config(), workflow.Config(regularize={"coupled": {}})):
+        assert loaded(net, given, budget).prune.budget == budgets.get(budget).to_dict()
+    how = loaded(net, {"regularize": {"method": "lasso"}, "prune": {"scope": "layer"}}, budget, structure="filter").prune
+    assert (how.scope, how.budget) == ("layer", budgets.get(budget).to_dict())
+
+
+@pytest.mark.parametrize("prune", [{"threshold": 0.1}, {"sparsity": 0.0}, {"macs": 0.3}, {"budget": "macs=0.3"}])
+def test_how_much_goes_is_said_once(net, prune):
+    with pytest.raises(ValueError, match="said twice.*Received: budget='macs=0.5', prune="):
+        loaded(net, {"prune": prune}, "macs=0.5")
+
+
 @pytest.mark.parametrize("budget", [None, "macs=0.5"])
 @pytest.mark.parametrize("stages", [
     ["train", "regularize", "prune", "retrain"], ["train", "regularize", "prune", "retrain", "quantize"], ["train", "retrain"],

@@ -25,6 +25,7 @@ _PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 # Keys of `regularize` that say how zeros are found; of its rules, and of `coupled`, all that penalties have.
 _HOW = {"method", *methods.BESIDE}
+_AMOUNTS = ("threshold", "sparsity", "macs", "budget")  # keys of `prune` of which each says how much goes
 _OF_PENALTIES = {"strength", "price", "relative", "criterion"}
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
@@ -48,20 +49,23 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     """
     # A stage whose section is null is not asked for; every resolved configuration has some.
     given = {name: section for name, section in given.items() if section is not None or name not in configs.STEPS}
-    said = set(given)
     made = {"name": _name_of(model)} | given
     trained = compiled.steps_taken(model) > 0
     for name, section in given.items():
         no_section = section is not None and name in (*configs.STEPS, "task") and not isinstance(section, dict)
         if no_section or name == "stages":
             configs.load({name: section})  # which refuses what is no section, and stages that cannot follow each other
-    section = _section(given, "regularize")
+    section, prune = _section(given, "regularize"), _section(given, "prune")
+    amounts = {name: prune[name] for name in _AMOUNTS if prune.get(name) is not None}
+    if amounts and budget is not None:
+        expected = "How much goes is said twice, by `budget` and by prune."
+        raise ValueError(errors.message(expected, "Leave one of them out.", budget=budget, prune=amounts))
     # Who configures both sections has the defaults of a configuration, where the method is reweighting.
-    own_way = _says_how(section) or (bool(section) and "prune" in said)
+    own_way = _says_how(section) or bool(section) and any(value is not None for value in prune.values())
     structure = _structure_of(section, structure)
     made["regularize"] = _pressing(section, structure, own_way)
-    if "prune" not in said and not own_way or budget is not None:
-        made |= _amounts(model, made, structure, budget, said)
+    if budget is not None or not amounts and not own_way:
+        made |= _amounts(model, made, structure, budget)
     _set_epochs(made, epochs, trained)
     _set_rates(made, task)
     for name, value in (("monitor", monitor), ("mode", mode)):
@@ -120,14 +124,11 @@ def _rules(structure):
     return {"coupled": {}} if structure == CHANNELS else {"rules": [{"structure": structures.get(structure).serialize()}]}
 
 
-def _amounts(model, made, structure, budget, said):
-    """The sections `prune` and `shrink`."""
-    if "prune" in said and budget is not None:
-        fix = "Leave one of them out."
-        raise ValueError(errors.message("How much goes is said twice, by `budget` and by prune.", fix, budget=budget))
-    budget = budgets.get(budget)
+def _amounts(model, made, structure, budget):
+    """The sections `prune` and `shrink`, where `prune` does not say yet how much goes."""
+    budget, prune = budgets.get(budget), _section(made, "prune")
     if made["regularize"].get("coupled") is None:
-        return {"prune": _default_of(structure) if budget is None else {"budget": budget.to_dict()}}
+        return {"prune": prune | (_default_of(structure) if budget is None else {"budget": budget.to_dict()})}
     shrink, shrinks = _section(made, "shrink"), "shrink" in _steps(made, "shrink")
     # Channels that stay in the model as zeros need no multiple.
     multiples = _MULTIPLES if shrinks else [1]
@@ -145,7 +146,7 @@ def _amounts(model, made, structure, budget, said):
     # What knows the budget meets it with the channels that are left in the end.
     if isinstance(method, dict) and method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
         made["regularize"] = {**made["regularize"], "method": {"multiple_of": multiple, **method}}
-    sections = {"prune": {"budget": budget.to_dict()}}
+    sections = {"prune": {**prune, "budget": budget.to_dict()}}
     return sections | ({"shrink": {"multiple_of": multiple, **shrink}} if shrinks else {})
 
 
