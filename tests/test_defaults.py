@@ -83,6 +83,36 @@ def test_who_says_how_is_not_told_how_much(net, section):
     assert made["regularize"].get("method") == section.get("method")
 
 
+LAMP = {"name": "deadline", "criterion": "lamp"}
+
+
+@pytest.mark.parametrize("structure", ["channels", "filter", "unstructured"])
+@pytest.mark.parametrize("budget", [None, "weights=0.5"])
+@pytest.mark.parametrize("method", ["deadline", {"name": "deadline"}, LAMP, {"name": "deadline", "until": 0.7}])
+def test_who_names_the_deadline_changes_what_is_said_of_it_alone(net, structure, budget, method):
+    """`criterion: lamp`, the advice of docs/choosing.md, changed the deadline and the epochs as well, or was refused."""
+    for epochs in (None, 12):
+        expected = loaded(net, {}, budget, epochs, structure).model_dump()
+        expected["regularize"]["method"] |= {"name": method} if isinstance(method, str) else method
+        assert loaded(net, {"regularize": {"method": method}}, budget, epochs, structure).model_dump() == expected
+
+
+def test_coupled_that_is_null_leaves_the_structure_to_the_run(net):
+    for structure in ("channels", "filter"):
+        assert loaded(net, {"regularize": {"coupled": None}}, structure=structure) == loaded(net, structure=structure)
+
+
+@pytest.mark.parametrize("method", ["iterative", "one_shot", "admm", "gradual"])
+@pytest.mark.parametrize("structure", ["channels", "filter", "unstructured"])
+def test_a_method_that_must_be_told_how_much_goes_is_told(net, method, structure):
+    found = loaded(net, {"regularize": {"method": method}}, structure=structure)
+    assert found.regularize.method["name"] == method
+    if found.regularize.coupled is not None:
+        assert found.prune.budget == {"macs": 0.5} and structure == "channels" and method in ("iterative", "one_shot")
+    else:
+        assert found.prune.sparsity == (0.5 if structure == "filter" else 0.8)
+
+
 def test_who_configures_what_goes_as_well_has_the_method_of_configurations(net):
     """`prune.macs` is of penalties, and a deadline would refuse it."""
     given = {"regularize": {"coupled": {}, "rounds": 1, "every": 1}, "prune": {"macs": 0.3}}

@@ -11,6 +11,7 @@ from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import methods
 
 CHANNELS = "channels"
+_SINGLE = "unstructured"
 # What goes where nobody says how much: of the computing, of single weights, and of larger groups.
 _MACS, _WEIGHTS, _GROUPS = 0.5, 0.8, 0.5
 # Kernels of integers are fastest at multiples of 8 channels; small nets have no such choice.
@@ -21,6 +22,7 @@ _ROOM = 0.1
 # times less must be within reach: a file has fixed costs besides.
 _FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms": "macs"}
 _FIXED_COSTS = 10
+_DEADLINE = "deadline"
 _PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 # Keys of `regularize` that say how zeros are found; of its rules, and of `coupled`, all that penalties have.
@@ -64,7 +66,8 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
     own_way = _says_how(section) or bool(section) and any(value is not None for value in prune.values())
     structure = _structure_of(section, structure)
     made["regularize"] = _pressing(section, structure, own_way)
-    if budget is not None or not amounts and not own_way:
+    method = methods.get(made["regularize"].get("method", "reweighted"))
+    if budget is not None or not amounts and method.needs_sparsity:
         made |= _amounts(model, made, structure, budget)
     _set_epochs(made, epochs, trained)
     _set_rates(made, task)
@@ -75,11 +78,17 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
 
 
 def _says_how(section):
-    """Whether the section `regularize` says how zeros are found; several rules add up, as penalties alone do."""
+    """Whether the section `regularize` says how zeros are found, other than by a deadline, the method of the defaults.
+
+    Several rules add up, as penalties alone do.
+    """
+    how = _HOW & set(section)
+    if how == {"method"} and _name_and_fields(section["method"]).get("name") == _DEADLINE:
+        how = set()
     rules = section.get("rules")
     rules = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
     parts = [*rules, section["coupled"]] if isinstance(section.get("coupled"), dict) else rules
-    return bool(_HOW & set(section)) or len(rules) > 1 or any(_OF_PENALTIES & set(part) for part in parts)
+    return bool(how) or len(rules) > 1 or any(_OF_PENALTIES & set(part) for part in parts)
 
 
 def _structure_of(section, structure):
@@ -87,23 +96,25 @@ def _structure_of(section, structure):
     if section.get("coupled") is not None:
         return CHANNELS
     rules = section.get("rules")
-    named = isinstance(rules, list) and rules and isinstance(rules[0], dict)
-    return rules[0].get("structure", "unstructured") if named else structure
+    if isinstance(rules, list) and rules and isinstance(rules[0], dict):
+        return rules[0].get("structure", _SINGLE)
+    # A method that knows no channels has the rule of a configuration.
+    return structure if structure != CHANNELS or _takes_channels(section) else _SINGLE
 
 
 def _pressing(section, structure, own_way):
     """The section `regularize`: what it does not say is of the structure, and, where it does not say how, by a deadline."""
     if not own_way:
-        section = {"method": _method(structure), "rounds": 1, "every": _PRESSED, **section}
-    if {"rules", "coupled"} & set(section) or structure == CHANNELS and not _takes_channels(section):
-        return section
-    return section | _rules(structure)
+        # Whoever names the method has its defaults for the fields that are not said.
+        method = _method(structure) | _name_and_fields(section.get("method"))
+        section = {"rounds": 1, "every": _PRESSED, **section, "method": method}
+    said = "rules" in section or section.get("coupled") is not None
+    return section if said else section | _rules(structure)
 
 
 def _takes_channels(section):
     """Whether the method can have channels; one that is none is refused later."""
-    method = section.get("method", "reweighted")
-    name = method.get("name") if isinstance(method, dict) else method
+    name = _name_and_fields(section.get("method", "reweighted")).get("name")
     return name not in methods.names() or methods.get(name).couples
 
 
@@ -113,7 +124,14 @@ def _method(structure):
     if decides:
         return {"name": "one_shot"}
     # The whole stage draws them to zero here, and `retrain` recovers: later than where one `fit` does both.
-    return {"name": "deadline", "until": _UNTIL}
+    return {"name": _DEADLINE, "until": _UNTIL}
+
+
+def _name_and_fields(method):
+    """What a configuration says of a method, as a mapping; of what is neither a name nor a mapping, nothing."""
+    if isinstance(method, str):
+        return {"name": method}
+    return method if isinstance(method, dict) else {}
 
 
 def _name_of(model):
@@ -127,6 +145,7 @@ def _rules(structure):
 def _amounts(model, made, structure, budget):
     """The sections `prune` and `shrink`, where `prune` does not say yet how much goes."""
     budget, prune = budgets.get(budget), _section(made, "prune")
+    structure = _structure_of(made["regularize"], structure)
     if made["regularize"].get("coupled") is None:
         return {"prune": prune | (_default_of(structure) if budget is None else {"budget": budget.to_dict()})}
     shrink, shrinks = _section(made, "shrink"), "shrink" in _steps(made, "shrink")
@@ -141,10 +160,9 @@ def _amounts(model, made, structure, budget):
         # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
         reached, everything = least[multiple]["macs"]
         budget = asked if fitting else budgets.Budget(macs=round((1.0 + reached / everything) / 2, 3))
-    method = made["regularize"].get("method")
-    method = {"name": method} if isinstance(method, str) else method
+    method = _name_and_fields(made["regularize"].get("method"))
     # What knows the budget meets it with the channels that are left in the end.
-    if isinstance(method, dict) and method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
+    if method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
         made["regularize"] = {**made["regularize"], "method": {"multiple_of": multiple, **method}}
     sections = {"prune": {**prune, "budget": budget.to_dict()}}
     return sections | ({"shrink": {"multiple_of": multiple, **shrink}} if shrinks else {})
@@ -180,7 +198,7 @@ def _default_of(structure):
     found = structures.get(structure) if structure != CHANNELS else None
     if found is None or found.decides:
         return {}
-    return {"sparsity": _WEIGHTS if found.name == "unstructured" else _GROUPS}
+    return {"sparsity": _WEIGHTS if found.name == _SINGLE else _GROUPS}
 
 
 def _set_epochs(made, epochs, trained):
