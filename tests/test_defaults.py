@@ -83,6 +83,13 @@ def test_who_says_how_is_not_told_how_much(net, section):
     assert made["regularize"].get("method") == section.get("method")
 
 
+@pytest.mark.parametrize("given", [{}, {"regularize": {"method": "deadline"}}])
+def test_single_kernels_have_a_later_deadline_than_channels(net, given):
+    """What single kernels lose comes back in `retrain`."""
+    untils = {name: loaded(net, given, structure=name).regularize.method["until"] for name in ("channels", "filter", "block")}
+    assert untils["channels"] < untils["filter"] == untils["block"] < 1
+
+
 LAMP = {"name": "deadline", "criterion": "lamp"}
 
 

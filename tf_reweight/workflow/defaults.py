@@ -23,7 +23,10 @@ _ROOM = 0.1
 _FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms": "macs"}
 _FIXED_COSTS = 10
 _DEADLINE = "deadline"
-_PRESSED, _UNTIL = 10, 0.5  # epochs in which groups are drawn to zero, the part of them before the deadline
+_PRESSED = 10  # epochs in which groups are drawn to zero
+# The part of them before the deadline. That of single kernels may be late: `retrain` recovers what they lose, with a learning
+# rate that begins anew.
+_UNTIL_OF_CHANNELS, _UNTIL_OF_KERNELS = 0.5, 0.9
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 # Keys of `regularize` that say how zeros are found; of its rules, and of `coupled`, all that penalties have.
 _HOW = {"method", *methods.BESIDE}
@@ -124,7 +127,7 @@ def _method(structure):
     if decides:
         return {"name": "one_shot"}
     # The whole stage draws them to zero here, and `retrain` recovers: later than where one `fit` does both.
-    return {"name": _DEADLINE, "until": _UNTIL}
+    return {"name": _DEADLINE, "until": _UNTIL_OF_CHANNELS if structure == CHANNELS else _UNTIL_OF_KERNELS}
 
 
 def _name_and_fields(method):
