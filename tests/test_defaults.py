@@ -177,6 +177,90 @@ def test_stages_are_those_that_were_named(net, stages, budget):
     assert (found.shrink is not None) == ("shrink" in stages)
 
 
+def trained(model):
+    """A copy with an optimizer step behind it, which counts as trained."""
+    model = keras.models.clone_model(model)
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((2, 6)), np.zeros((2, 1)), verbose=0)
+    return model
+
+
+TWICE = ["train", *["regularize", "prune", "retrain"] * 2]
+RUNS = {
+    "default": {}, "quantized": {"quantize": {}}, "clusters": {"cluster": {}, "quantize": {}}, "again": {"stages": TWICE},
+    "rounds": {"regularize": {"method": "reweighted"}}, "said": {"regularize": {"method": "reweighted", "rounds": 3}},
+    "both": {"stages": TWICE, "regularize": {"method": "reweighted"}}, "one shot": {"regularize": {"method": "one_shot"}},
+    "fast": {"stages": ["train", "regularize", "prune", "shrink", "retrain"], "regularize": {"method": "lasso"}},
+    "alone": {"stages": ["train", "regularize", "prune"], "regularize": {"method": "lasso"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", RUNS.values(), ids=list(RUNS))
+def test_the_epochs_of_all_stages_together_are_those_that_were_asked_for(net, given):
+    """A stage that came again had its share each time, and rounds that did not divide the share lost the rest."""
+    for model, done in ((net, 0), (trained(net), 1)):
+        stages = [name for name in loaded(model, given).steps if name not in ("prune", "shrink")]
+        needed = len(stages) - done - (given is RUNS["one shot"])
+        for epochs in range(needed, 40):
+            found = loaded(model, given, epochs=epochs)
+            total = sum(found.epochs.values())
+            # Two stages that both come twice have an even number.
+            assert total == epochs - (epochs % 2 if given in (RUNS["again"], RUNS["both"]) and done else 0), found.epochs
+            assert all(num >= found.steps.count(name) for name, num in found.epochs.items() if name != "train" and num)
+        for epochs in range(needed):
+            with pytest.raises(ValueError, match=f"must be at least {needed}, one for each.*Received: epochs={epochs}. Pass"):
+                loaded(model, given, epochs=epochs)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 7, 8, 10, 30])
+@pytest.mark.parametrize("given", [{}, {"regularize": {"method": "reweighted"}}])
+def test_epochs_of_a_stage_are_those_that_were_asked_for(net, given, num):
+    assert loaded(net, given, epochs={"regularize": num, "train": 3}).epochs == {"train": 3, "regularize": num, "retrain": 10}
+
+
+def test_a_trained_model_can_be_left_without_any_training(net):
+    given = {"stages": ["train", "shrink"]}
+    assert loaded(trained(net), given, epochs=0).epochs == {"train": 0}
+    assert loaded(trained(net), given, epochs={"train": 2}).epochs == {"train": 2}
+    one_shot = loaded(net, {"regularize": {"method": "one_shot"}}, epochs={"train": 1, "regularize": 0, "retrain": 0})
+    assert one_shot.epochs == {"train": 1, "regularize": 0, "retrain": 0}
+
+
+@pytest.mark.parametrize("given, epochs, words", [
+    ({}, {"quantize": 3}, "must be of stages that train in this run: train, regularize, retrain.*Leave 'quantize' out"),
+    ({"regularize": {"method": "one_shot"}}, {"regularize": 3}, "must be of stages that train in this run: train, retrain"),
+    ({}, {"regularize": -3}, r"epochs\['regularize'\]. must be an int >= 1.*Received: .*-3"),
+    ({}, {"regularize": 0}, r"epochs\['regularize'\]. must be an int >= 1"),
+    ({"quantize": {}}, {"quantize": 0}, r"epochs\['quantize'\]. must be an int >= 1"),
+    ({}, {"regularize": "3"}, r"epochs\['regularize'\]. must be an int >= 1.*Received: .*'3'"),
+    ({}, {"train": 2.5}, r"epochs\['train'\]. must be an int >= 0"), ({}, {"retrain": None}, "must be an int >= 0"),
+    ({}, {"tran": 3}, "Did you mean 'train'"), ({}, -1, "`epochs` must be an int >= 0"),
+    ({}, True, "`epochs` must be a number, or one for each stage"),
+    ({"regularize": {"rounds": "3"}}, 30, "`regularize.rounds` must be an int >= 1.*Received: regularize.rounds='3'"),
+    ({"regularize": {"rounds": None}}, 30, "`regularize.rounds` must be an int >= 1"),
+    ({"regularize": {"rounds": 0}}, {"regularize": 3}, "`regularize.rounds` must be an int >= 1"),
+    ({"regularize": {"rounds": 4}}, {"regularize": 10}, "multiple of its rounds.*epochs=10, rounds=4. Pass 8 or 12 epochs"),
+])  # fmt: skip
+def test_epochs_that_cannot_be_are_refused_in_our_words(net, given, epochs, words):
+    """They ended in the words of Python, or were dropped."""
+    with pytest.raises(ValueError, match=words) as raised:
+        loaded(net, given, epochs=epochs)
+    assert "Received: " in str(raised.value)
+
+
+def test_epochs_without_a_stage_to_go_to_are_refused(net):
+    """Nothing but `train` trains, which a trained model does not need: the numbers were divided by zero."""
+    with pytest.raises(ValueError, match="need a stage to go to.*Received: epochs=3. Pass"):
+        loaded(trained(net), {"stages": ["train", "shrink"]}, epochs=3)
+
+
+def test_a_structure_that_decides_needs_no_stage_that_finds_zeros():
+    """Without `regularize` among the stages, it could not be taken out of a list."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3)])
+    found = loaded(model, {"stages": ["train", "retrain"]}, epochs=9, structure="pattern")
+    assert sum(found.epochs.values()) == 9
+
+
 @pytest.mark.parametrize("stages", [5, "train", ["retrain"], ["train", "shrnk"], []])
 def test_stages_that_are_none_are_refused(net, stages):
     with pytest.raises(ValueError, match="(?s)stages.*Received: "):

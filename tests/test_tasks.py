@@ -259,7 +259,7 @@ def test_examples_run_in_their_smallest_form(name, tmp_path):
     run = code.function(str(ROOT / "examples" / f"{name}.py:main"), "the example")
     precision = "dynamic_int8" if name == "tabular" else "int8"
     given = {**EXAMPLES[name], "backbone": small_backbone()} if name == "transfer" else EXAMPLES[name]
-    result = run(**given, epochs=2, out=tmp_path / "run", config={"export": {**EXPORT, "precisions": [precision]}})
+    result = run(**given, epochs=3, out=tmp_path / "run", config={"export": {**EXPORT, "precisions": [precision]}})
     assert result.best_file.is_file() and result.model.count_params() < result["stages"][0]["num_parameters"]
 
 
@@ -279,10 +279,10 @@ def test_the_command_line_takes_a_model_and_data_that_are_code(tmp_path, capsys,
     model.compile("adam", "mse", metrics=["mae"])
     model.save("mine.keras")
     asked = ["compress", "--model", "mine.keras", "--data", "data.py:load", "--import", "layers.py", "--budget", "macs=0.6"]
-    asked += ["--epochs", "2", "--monitor", "val_mae", "--set", "export.precisions=[int8]", "--set", "export.latency_runs=1"]
+    asked += ["--epochs", "3", "--monitor", "val_mae", "--set", "export.precisions=[int8]", "--set", "export.latency_runs=1"]
     assert main.console([*asked, "--dry_run", "--json"]) == 0, capsys.readouterr().err
     plan = json.loads(capsys.readouterr().out)
-    assert plan["config"]["prune"]["budget"] == {"macs": 0.6} and sum(plan["epochs"].values()) == 2
+    assert plan["config"]["prune"]["budget"] == {"macs": 0.6} and sum(plan["epochs"].values()) == 3
     assert main.console([*asked, "--out", "run", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["metrics"][0]["name"] == "mae"

@@ -95,7 +95,8 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
             and `coupled` of `config` go before it; a method in `config` that knows no channels has single weights by default.
         budget: what may be left, a `Budget`, its mapping or text, such as `"macs=0.5"` for channels or `"weights=0.2"`; None
             leaves half of the computing, or a fifth of single weights.
-        epochs: a number, shared out over the stages that train, or a dict such as `{"train": 0, "retrain": 8}`.
+        epochs: a number, shared out over the stages that train, one at least for each; or a dict such as `{"train": 0,
+            "retrain": 8}`, for each time that a stage comes.
         config: path of a YAML file, mapping or `config.Config` with whatever else; what it says goes before defaults.
         callbacks: your callbacks, given to `fit` in every stage that trains, the same objects each time as in several calls of
             `fit`; or a function `name of the stage -> callbacks` that makes new ones. `val_loss` contains penalties.

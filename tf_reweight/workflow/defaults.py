@@ -1,10 +1,11 @@
 """What a run does when nobody says more than a structure and a number of epochs: a configuration without a strength."""
 
+import collections
 import re
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, structures
-from tf_reweight.checks import is_integer
+from tf_reweight.checks import EPOCHS, check_integer, is_integer
 from tf_reweight.coupling.pruning import least_left
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
@@ -32,6 +33,8 @@ _FINE = 0.2  # learning rate of stages that only polish, relative to the optimiz
 _HOW = {"method", *methods.BESIDE}
 _AMOUNTS = ("threshold", "sparsity", "macs", "budget")  # keys of `prune` of which each says how much goes
 _OF_PENALTIES = {"strength", "price", "relative", "criterion"}
+_ROUNDS = 4  # of other methods, between which penalties are renewed
+_NEVER_WITHOUT = ("regularize", "quantize")  # stages that train for one epoch at least
 _STAGES = ("train", "regularize", "retrain", "cluster", "quantize")
 
 
@@ -45,7 +48,7 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
             kernels.
         budget: a `Budget`, its mapping or text: what may be left; None for half of the computing, or a fifth of the single
             weights.
-        epochs: one number for all stages together, a dict by stage, or None.
+        epochs: one number for all stages together, a dict by stage of the epochs each time that it comes, or None.
         given: a configuration as a mapping, with what it says alone.
         monitor, mode: see `sections.Task`.
 
@@ -206,51 +209,101 @@ def _default_of(structure):
 
 def _set_epochs(made, epochs, trained):
     """Puts epochs into the sections of the stages."""
-    steps = _steps(made)
-    training = [name for name in _STAGES if name in steps]
-    regularize = made["regularize"]
-    if not methods.get(regularize.get("method", "reweighted")).trains:
-        training.remove("regularize")
-    shares = dict.fromkeys(training, None)
+    method = methods.get(made["regularize"].get("method", "reweighted"))
+    training = [name for name in _steps(made) if name in _STAGES and (name != "regularize" or method.trains)]
     if trained and "epochs" not in _section(made, "train"):
-        shares["train"] = 0
+        _set_stage(made, "train", 0)
+    if epochs is None:
+        return
     if is_integer(epochs):
-        epochs = _shared(epochs, [name for name in training if name != "train" or not trained])
-    shares |= _checked_epochs(epochs)
+        shares = _shared(epochs, [name for name in training if name != "train" or not trained], _rounds(made))
+    else:
+        shares = _checked_epochs(epochs, training)
     for name, num in shares.items():
-        if num is not None and name in training:
+        if name in training:
             _set_stage(made, name, num)
 
 
-def _checked_epochs(epochs):
-    """Epochs by stage; none for None."""
-    if epochs is None:
-        return {}
+def _checked_epochs(epochs, training):
+    """Epochs by stage, as they are given, where the run has these stages and they train."""
     if not isinstance(epochs, dict):
         fix = 'For example 20, or {"train": 0, "retrain": 8}.'
         raise ValueError(errors.message("`epochs` must be a number, or one for each stage.", fix, epochs=epochs))
-    unknown = [name for name in epochs if name not in _STAGES]
-    if unknown:
-        raise ValueError(errors.unknown("stage with epochs", unknown[0], _STAGES))
+    for name, num in epochs.items():
+        if name not in _STAGES:
+            raise ValueError(errors.unknown("stage with epochs", name, _STAGES))
+        least = 1 if name in _NEVER_WITHOUT and name in training else 0
+        check_integer(f"epochs[{name!r}]", num, least, fix=EPOCHS)
+        if num and name not in training:
+            expected = f"`epochs` must be of stages that train in this run: {', '.join(dict.fromkeys(training))}."
+            fix = f"Leave {name!r} out, or ask for such a stage in `config`."
+            raise ValueError(errors.message(expected, fix, epochs=epochs))
     return epochs
 
 
-def _shared(epochs, stages):
-    """A number of epochs shared out evenly, one at least for each stage."""
-    if epochs < 0:
-        raise ValueError(errors.message("`epochs` must be >= 0.", "It counts epochs.", epochs=epochs))
+def _shared(epochs, stages, rounds):
+    """A number of epochs by stage: shared out evenly, one at least for each time that a stage comes.
+
+    The sum is that number. Where every stage that can take the rest comes several times, a smaller rest is left over.
+
+    Args:
+        epochs: of all stages together.
+        stages: names of those that train, in order, each as often as it comes.
+        rounds: of the stage `regularize`, which trains for whole rounds.
+    """
+    check_integer("epochs", epochs, 0, fix=EPOCHS)
+    if epochs and not stages:
+        fix = 'Pass {"train": ...} to train it on, or name a stage such as `retrain` in `stages` of `config`.'
+        raise ValueError(errors.message("`epochs` need a stage to go to: the model is trained already.", fix, epochs=epochs))
+    if epochs < len(stages):
+        expected = f"`epochs` must be at least {len(stages)}, one for each stage that trains: {', '.join(stages)}."
+        fix = 'Pass more, or a number for each stage, such as {"train": 0, "retrain": 8}.'
+        raise ValueError(errors.message(expected, fix, epochs=epochs))
+    if not stages:
+        return {}
+    times = collections.Counter(stages)
     each, rest = divmod(epochs, len(stages))
+    shares = dict.fromkeys(times, each)
     # Later stages get the rest: they work with less that can be trained.
-    return {name: each + (position >= len(stages) - rest) for position, name in enumerate(stages)}
+    for name in reversed(shares):
+        if times[name] <= rest:
+            shares[name] += 1
+            rest -= times[name]
+    others = [name for name in reversed(shares) if name != "regularize"]
+    if "regularize" in shares and others:
+        incomplete = shares["regularize"] % min(rounds, shares["regularize"])
+        shares["regularize"] -= incomplete
+        rest += incomplete * times["regularize"]
+    for name in sorted(others, key=lambda name: name != "retrain"):
+        more, rest = divmod(rest, times[name])
+        shares[name] += more
+    return shares
 
 
 def _set_stage(made, name, num):
     section = _section(made, name)
     if name == "regularize":
-        rounds = min(section.get("rounds", 4), max(1, num))
-        made[name] = {**section, "rounds": rounds, "every": max(1, num // rounds)}
+        rounds = _rounds_within(made, num)
+        made[name] = {**section, "rounds": rounds, "every": num // rounds}
     else:
-        made[name] = {**section, "epochs": max(num, 1) if name == "quantize" else num}
+        made[name] = {**section, "epochs": num}
+
+
+def _rounds(made):
+    """Rounds of the stage `regularize`, as its section says them or by default."""
+    rounds = made["regularize"].get("rounds", _ROUNDS)
+    check_integer("regularize.rounds", rounds, 1)
+    return rounds
+
+
+def _rounds_within(made, num):
+    """Rounds that so many epochs can be divided into: those of the configuration, and fewer where the epochs are fewer."""
+    rounds = min(_rounds(made), num)
+    if num % rounds and "rounds" in made["regularize"]:
+        fix = f"Pass {num - num % rounds} or {num - num % rounds + rounds} epochs, or leave regularize.rounds out."
+        expected = "The epochs of the stage `regularize` must be a multiple of its rounds."
+        raise ValueError(errors.message(expected, fix, epochs=num, rounds=rounds))
+    return max(divisor for divisor in range(1, rounds + 1) if num % divisor == 0)
 
 
 def _set_rates(made, task):
