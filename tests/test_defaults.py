@@ -304,6 +304,26 @@ def test_a_method_may_be_set_beside_a_model_and_a_budget(net, tmp_path):
     assert plan["config"]["regularize"]["method"]["criterion"] == "lamp" and plan["config"]["regularize"]["coupled"] is not None
 
 
+def asked_for(monkeypatch, *args, **options):
+    """What `compress` would run: a configuration as it is, or one that was filled for a model."""
+    runs = []
+    monkeypatch.setattr(workflow, "Run", lambda config, *rest: runs.append(config))
+    monkeypatch.setattr(workflow, "_finished", lambda run, out: None)
+    workflow.compress(*args, **options)
+    return runs[0]
+
+
+def test_by_keywords_alone_compress_is_the_call_whose_arguments_they_are(net, monkeypatch):
+    """A model, a configuration and a budget ended in Python's words about a function that nobody had called."""
+    net.compile("adam", "mse")
+    config = {"data": {"name": "digits"}}
+    for more in ({"budget": "macs=0.5"}, {"epochs": 6}, {"structure": "filter"}, {"monitor": "loss"}, {"callbacks": []}):
+        values = asked_for(monkeypatch, model=net, config=config, **more)
+        assert values == asked_for(monkeypatch, net, config=config, **more) and "prune" in values
+    for more in ({}, {"model": net}, {"model": net, "out": "a", "overrides": ()}):
+        assert asked_for(monkeypatch, config=config, **more) == asked_for(monkeypatch, config, **more) == config
+
+
 def test_outputs_without_a_loss_are_named(net):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in ("told", "untold")])

@@ -80,7 +80,7 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
 
     `compress(config, model=None, data=None, out=None, overrides=(), console=None, command=None)`, with a configuration first,
     runs what a YAML file, a mapping or a `config.Config` says; `model` is then used instead of `config.model`, and `data`, a
-    `data.Dataset`, instead of `config.data`.
+    `data.Dataset`, instead of `config.data`. So does a call by keywords alone that has `config` and none but these.
 
     Args:
         model: a built Keras model. Compiled, it is trained with its own loss, metrics and optimizer; one that is not needs
@@ -121,8 +121,15 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
         >>> result.best_file, result.model.count_params()
         >>> figures = compress("configs/quickstart.yaml", overrides=["train.epochs=3"])
     """
-    begins_with_config = isinstance(args[0], ConfigLike) if args else "config" in options and "train" not in options
-    return (_compress_config if begins_with_config else _compress_model)(*args, **options)
+    return (_compress_config if _begins_with_config(args, options) else _compress_model)(*args, **options)
+
+
+def _begins_with_config(args, options):
+    """Whether the arguments of `compress` are those of the call that begins with a configuration."""
+    if args:
+        return isinstance(args[0], ConfigLike)
+    # By keywords alone, any argument that this call does not have tells that it is the other one.
+    return "config" in options and set(options) <= set(inspect.signature(_compress_config).parameters)
 
 
 def sweep(
