@@ -82,7 +82,7 @@ def test_a_whole_batch_step_lowers_both(data):
     model.fit(*data, batch_size=64, verbose=0, callbacks=[solver])
     expected = kernel - 1e-3 * (weight * gradients[place] + (1 - weight) * penalty[place])
     np.testing.assert_allclose(kernel_of(model), expected, atol=1e-6)
-    assert solver.history == [{"weight": pytest.approx(weight, abs=1e-3), "zeros": 0.0}] and 0 < weight < 1
+    assert solver.history == [{"epoch": 1, "weight": pytest.approx(weight, abs=1e-3), "zeros": 0.0}] and 0 < weight < 1
     after = objectives()
     assert after[LOSS] < before[LOSS] and after[PENALTY] < before[PENALTY]
 

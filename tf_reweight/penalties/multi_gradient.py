@@ -60,8 +60,8 @@ class MultiGradient(keras.callbacks.Callback):
         scale: norm of the penalty's gradient when `fit` begins, > 0; larger ones press more.
 
     Attributes:
-        history: one dict per epoch: `weight`, that of the loss's gradient on average over the steps, and `zeros`, the part of
-            the penalised weights that are zero.
+        history: one dict per epoch: `epoch`, how many are trained by then; `weight`, that of the loss's gradient on average
+            over the steps; and `zeros`, the part of the penalised weights that are zero.
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without penalties, one with penalties that span
@@ -113,7 +113,7 @@ class MultiGradient(keras.callbacks.Callback):
         total, count = as_numpy(self._sums)
         kernels = [as_numpy(variable) for variable in {id(t.variable): t.variable for t, _ in self._pairs}.values()]
         zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / sum(kernel.size for kernel in kernels)
-        self.history.append({"weight": float(total / max(count, 1.0)), "zeros": zeros})
+        self.history.append({"epoch": epoch + 1, "weight": float(total / max(count, 1.0)), "zeros": zeros})
 
     def on_train_end(self, logs=None):
         # Another callback may have brought back weights of before the last clipping.
