@@ -17,8 +17,8 @@ PACKAGE = pathlib.Path(tfr.__file__).parent
 FLOORS = (
     ("errors", "lazy", "records", "registration", "_version"),
     ("checks", "extras", "registry", "files"),
-    ("budget", "graph", "learning_rate", "structures", "tflite"),
-    ("kernels", "packing", "data"),
+    ("budget", "graph", "structures", "tflite"),
+    ("kernels", "learning_rate", "packing", "data"),
     ("batch_statistics", "penalties"),
     ("pruning", "coupling", "baselines", "regularizers"),
     ("deadline", "quantization", "shrinking", "reports"),

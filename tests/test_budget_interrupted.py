@@ -8,10 +8,12 @@ from keras import ops
 import tf_reweight as tfr
 from tests import nets
 from tests.test_budget import nonzeros
+from tf_reweight.coupling import CoupledProximal
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs
 from tf_reweight.penalties.attachment import attachments, detach, regularize
+from tf_reweight.penalties.proximal import Proximal
 from tf_reweight.pruning.prune import prune
 from tf_reweight.shrinking import shrink
 
@@ -185,3 +187,36 @@ def test_what_another_callback_brings_back_is_zeroed_again_and_not_cut_twice():
         tfr.prune_groups(model)
     assert nonzeros(model) == at_end
     assert 0.5 < count_macs(shrink(model)) / dense <= 0.6
+
+
+SOLVERS = {
+    "reweighting": (lambda model: regularize(model, "unstructured", 1.0), lambda: [tfr.callbacks.Reweighting()]),
+    "proximal": (lambda model: regularize(model, "unstructured", 1.0), lambda: [Proximal()]),
+    "two objectives": (lambda model: regularize(model, "unstructured", 1.0, "lasso"), lambda: [tfr.callbacks.MultiGradient()]),
+    "coupled": (lambda model: regularize_coupled(model, 1.0), lambda: [tfr.callbacks.Reweighting(), CoupledProximal()]),
+    "budget": (lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, every=2)]),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_next_fit_ends_what_an_interrupted_one_left(name):
+    """The penalty is in the loss again, BatchNormalization has its momentum, and no callback is at work any more."""
+    put, make = SOLVERS[name]
+    model = small()
+    put(model)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    normalization = model.layers[1]
+
+    def state():
+        own = [sorted({"apply", "make_train_function"} & set(vars(item))) for item in (model, model.optimizer)]
+        constraints = [variable.constraint for variable in model.trainable_weights]
+        return float(sum(model.losses)) > 0, normalization.momentum, own, constraints
+
+    before = state()
+    with pytest.raises(KeyboardInterrupt):
+        fitted(model, *make(), _Broken(KeyboardInterrupt))
+    assert normalization.momentum == 0.9
+    weights = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+    fitted(model)  # the learning rate is zero
+    assert state() == before
+    assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(weights, model.trainable_weights))

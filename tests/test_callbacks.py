@@ -237,3 +237,35 @@ def test_the_optimizer_has_its_rate_of_before_again(kind, data):
     model.fit(*data, epochs=3, verbose=0, callbacks=[callback, noting])
     assert all(rate != pytest.approx(3e-3) for rate in rates)
     assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize("set_between", [None, 0.5])
+@pytest.mark.parametrize("kinds", [["cosine"], ["reweighting"], ["iterative"], ["reweighting", "cosine"]], ids=" and ".join)
+def test_a_fit_after_an_interrupted_one_has_the_rate_of_before(kinds, set_between, data):
+    """Ctrl-C near the end of half a cosine left a rate of nearly zero; one that is set by hand between the fits holds."""
+    model = small_net()
+    tfr.regularize(model, "unstructured", **({"budget": "sparsity=0.5"} if kinds == ["iterative"] else {"strength": 1e-4}))
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    make = {
+        "cosine": lambda: CosineDecay(1e-2),
+        "reweighting": lambda: Reweighting(every=3, learning_rate=1e-2),
+        "iterative": lambda: tfr.callbacks.IterativePruning(rounds=1),
+    }
+
+    class Interrupting(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def rate():
+        return float(ops.convert_to_numpy(model.optimizer.learning_rate))
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, epochs=3, verbose=0, callbacks=[*(make[kind]() for kind in kinds), Interrupting()])
+    assert rate() != pytest.approx(3e-3)
+    if set_between is not None:
+        model.optimizer.learning_rate = set_between
+    seen = []
+    model.fit(*data, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(rate()))])
+    assert seen == [pytest.approx(3e-3 if set_between is None else set_between)] and rate() == seen[0]
+    assert "make_train_function" not in vars(model)

@@ -13,6 +13,7 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import has_bypass
 from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
@@ -36,7 +37,8 @@ class CoupledProximal(keras.callbacks.Callback):
     the penalty. A BatchNorm's gamma starts at 1, so a group needs many hundred steps before it can be gone; a soft threshold
     scales all of a group's weights alike, the large ones with the small.
 
-    L2 and other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty.
+    L2 and other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty. After a `fit` that
+    was interrupted, the next one ends the shrinking.
 
     The largest group of a set never becomes zero, unless the network has a bypass around the set: a net cannot become empty.
 
@@ -92,6 +94,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._apply = compiled(self._shrink)
         self._look()
         self._slow = follow_closely(self.model)
+        one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -104,17 +107,20 @@ class CoupledProximal(keras.callbacks.Callback):
             self._look()
 
     def on_train_end(self, logs=None):
-        for item in self._items:
-            # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
-            item.target.variable.regularizer = kept(item.target)
         if self._budget is not None and self.met_at is None:
             warnings.warn(
                 f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
                 "train longer. Pruning to the budget now cuts what the network still uses.",
                 stacklevel=2,
             )
-        self._items, self._apply, self._budget = [], None, None
+        one_fit.end(self.model, self)
+
+    def _give_back(self):
+        for item in self._items:
+            # The layer's attribute was never touched, so that a model saved meanwhile is the usual one.
+            item.target.variable.regularizer = kept(item.target)
         follow_again(self._slow)
+        self._items, self._slow, self._apply, self._budget = [], [], None, None
         drop_compiled_steps(self.model)
 
     def _shrink(self, fraction):

@@ -10,10 +10,11 @@ from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
 from tf_reweight.deadline.found import gone, groups_of, noted
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.learning_rate import half_cosine
+from tf_reweight.learning_rate import BorrowedRate, half_cosine
 
 
 class IterativePruning(keras.callbacks.Callback):
@@ -25,7 +26,8 @@ class IterativePruning(keras.callbacks.Callback):
     learning-rate rewinding). It is a baseline: with one round it is one-shot pruning and retraining.
 
     The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
-    coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off.
+    coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off, and the optimizer has its
+    learning rate of before again; where `fit` is interrupted, from the next one on.
 
     Args:
         budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
@@ -60,7 +62,7 @@ class IterativePruning(keras.callbacks.Callback):
         self.criterion, self.multiple_of = criterion, multiple_of
         self.history = []
         self._groups, self._kept, self._first, self._cuts, self._epoch = None, None, None, 0, 0
-        self._rate = self._before = None
+        self._rate = None
 
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
@@ -78,8 +80,8 @@ class IterativePruning(keras.callbacks.Callback):
         scores = self._groups.scores(self._groups.norms())
         self._groups.check_reachable(scores)
         self._kept, self._first, self._cuts = np.ones(len(scores), bool), None, 0
-        self._before = float(self.model.optimizer.learning_rate)
-        self._rate = self._before if self.learning_rate is None else self.learning_rate
+        self._rate = BorrowedRate(self.model.optimizer)
+        one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first = epoch if self._first is None else self._first
@@ -91,7 +93,8 @@ class IterativePruning(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         steps, begun = self.params.get("steps"), self._begin_of(self._cuts - 1)
         inside = self._epoch - begun + (batch / steps if steps else 0.0)
-        self.model.optimizer.learning_rate = self._rate * half_cosine(inside / (self._begin_of(self._cuts) - begun))
+        highest = self._rate.before if self.learning_rate is None else self.learning_rate
+        self._rate.set(highest * half_cosine(inside / (self._begin_of(self._cuts) - begun)))
 
     def on_train_end(self, logs=None):
         if self._cuts < self.rounds:
@@ -102,7 +105,8 @@ class IterativePruning(keras.callbacks.Callback):
             )
         self._groups = None
         # Else the next `fit` would begin with what half a cosine ends at.
-        self.model.optimizer.learning_rate = self._before
+        self._rate.give_back()
+        one_fit.end(self.model, self)
 
     def checkpoint_state(self):
         """What a training that goes on needs to know besides numbers and histories; see `workflow.checkpoint`."""

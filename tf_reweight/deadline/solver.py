@@ -10,15 +10,13 @@ from tf_reweight import errors
 from tf_reweight.checks import check_fraction, check_integer, check_number, is_number
 from tf_reweight.deadline.found import groups_of, noted
 from tf_reweight.deadline.pace import pace
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.gradients import ENOUGH_BATCHES
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
 
-# Where a model holds the solver at work on it, so that the next one can end what an interrupted `fit` left behind.
-_HOLDER = "_tf_reweight_solver"
-_NEXT_FIT = "make_train_function"
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
 # There are so many looks before the deadline, if need be with fewer steps between, less those that come too early.
@@ -108,7 +106,7 @@ class BudgetProximal(keras.callbacks.Callback):
         if self._steps is None:
             fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
-        self._end_earlier()
+        one_fit.end_earlier(self.model, self)
         self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         # A budget that cannot be met is refused before any training.
@@ -116,9 +114,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self._groups.check_reachable(scores)
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()
-        # Past Keras, which would save them.
-        object.__setattr__(self.model, _HOLDER, self)
-        object.__setattr__(self.model, _NEXT_FIT, self._at_next_fit)
+        one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -170,8 +166,7 @@ class BudgetProximal(keras.callbacks.Callback):
         else:
             # Another callback may have brought back weights of before the deadline.
             zero_again(self.model)
-        self._end()
-        drop_compiled_steps(self.model)
+        one_fit.end(self.model, self)
 
     def checkpoint_state(self):
         """What a training that goes on needs to know besides numbers and histories; see `workflow.checkpoint`."""
@@ -185,35 +180,14 @@ class BudgetProximal(keras.callbacks.Callback):
             self._groups.close()
         self._renew_step()
 
-    def _end_earlier(self):
-        """Ends what is still at work on the model, from a `fit` that was interrupted."""
-        earlier = vars(self.model).get(_HOLDER)
-        if earlier is None:
-            return
-        if earlier is not self and earlier.params is self.params:
-            fix = "Leave one of them out."
-            received = [str(earlier.budget), str(self.budget)]
-            raise ValueError(errors.message("`callbacks` must hold one BudgetProximal.", fix, budgets=received))
-        earlier._end()
-
-    def _end(self):
+    def _give_back(self):
         """Takes off what lasts as long as one `fit`."""
         if self._groups is not None:
             self._groups.close()
         self._groups, self._pressing = None, False
         follow_again(self._slow)
         self._slow = []
-        vars(self.model).pop(_HOLDER, None)
-        vars(self.model).pop(_NEXT_FIT, None)
-
-    def _at_next_fit(self, force=False):
-        """Stands for the model's `make_train_function`: `fit` calls it first of all, and our own calls have `force`."""
-        if not force:
-            model = self.model
-            self._end()  # an interrupted `fit` left everything in place
-            drop_compiled_steps(model)
-            return model.make_train_function()
-        return type(self.model).make_train_function(self.model, force=True)
+        drop_compiled_steps(self.model)
 
     @property
     def _deadline(self):

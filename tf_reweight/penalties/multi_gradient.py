@@ -6,6 +6,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.graph.distribution import as_numpy, beside, share_of_replica, sum_over_replicas
 from tf_reweight.graph.optimizers import innermost
@@ -14,10 +15,6 @@ from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
 from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.proximal import Silent
-
-# Where a model holds the callback at work on it, so that the next one can end what an interrupted `fit` left behind.
-_HOLDER = "_tf_reweight_multi_gradient"
-_NEXT_FIT = "make_train_function"
 
 
 def loss_weight(loss_gradients, penalty_gradients):
@@ -84,9 +81,8 @@ class MultiGradient(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _check_backend()
-        self._check_alone()
+        one_fit.end_earlier(self.model, self)
         attach(self.model)
-        take_off(self.model)
         self._pairs = _chosen(self.model)
         norm = float(np.sqrt(sum(float(ops.sum(ops.square(gradient))) for gradient in self._penalty_gradients().values())))
         if not 0 < norm < np.inf:
@@ -100,9 +96,7 @@ class MultiGradient(keras.callbacks.Callback):
             target.variable.regularizer = replaced(target.variable.regularizer, Silent)
         self._listen()
         self._slow = follow_closely(self.model)
-        # Past Keras, which would save them.
-        object.__setattr__(self.model, _HOLDER, self)
-        object.__setattr__(self.model, _NEXT_FIT, self._at_next_fit)
+        one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -120,20 +114,6 @@ class MultiGradient(keras.callbacks.Callback):
         self._clip()
         take_off(self.model)
 
-    def _check_alone(self):
-        earlier = vars(self.model).get(_HOLDER)
-        if earlier is not None and earlier is not self and earlier.params is self.params:
-            clips = [earlier.clip, self.clip]
-            raise ValueError(errors.message("`callbacks` must hold one MultiGradient.", "Leave one of them out.", clips=clips))
-
-    def _at_next_fit(self, force=False):
-        """Stands for the model's `make_train_function`: `fit` calls it first of all, and our own calls have `force`."""
-        if not force:
-            model = self.model
-            take_off(model)  # an interrupted `fit` left everything in place
-            return model.make_train_function()
-        return type(self.model).make_train_function(self.model, force=True)
-
     def _listen(self):
         # Inside loss scaling: what overflowed does not come this far, and the rest has its own scale.
         self._optimizer = optimizer = innermost(self.model.optimizer)
@@ -145,7 +125,7 @@ class MultiGradient(keras.callbacks.Callback):
 
         optimizer.apply = combining
 
-    def _end(self):
+    def _give_back(self):
         """Takes off what lasts as long as one `fit`."""
         vars(self._optimizer).pop("apply", None)
         for target, _ in self._pairs:
@@ -153,8 +133,7 @@ class MultiGradient(keras.callbacks.Callback):
             target.variable.regularizer = kept(target)
         follow_again(self._slow)
         self._pairs, self._slow = [], []
-        vars(self.model).pop(_HOLDER, None)
-        vars(self.model).pop(_NEXT_FIT, None)
+        drop_compiled_steps(self.model)
 
     def _combined(self, gradients, variables):
         """The gradients to be applied in place of the loss's; None stays where neither objective has one."""
@@ -208,12 +187,7 @@ def take_off(model):
     Returns:
         Whether it was at work.
     """
-    holder = vars(model).get(_HOLDER)
-    if holder is None:
-        return False
-    holder._end()
-    drop_compiled_steps(model)
-    return True
+    return any([one_fit.end(model, callback) for callback in one_fit.callbacks_at_work(model, MultiGradient)])
 
 
 def _check_backend():

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
@@ -62,7 +63,7 @@ class Proximal(keras.callbacks.Callback):
     with Adam at 2e-3 and unstructured `log_sum`, a product of 2e-5 freed three quarters of the weights, and 6e-4 all of them.
 
     L2 and other regularizers stay in the loss. Zeros may come back until the model is pruned. During `fit`, `loss` and
-    `val_loss` are without the penalty. After a `fit` that was interrupted, call `take_off(model)`.
+    `val_loss` are without the penalty. After a `fit` that was interrupted, the next one, or `take_off(model)`, ends the steps.
 
     Args:
         step: factor on `strength`, > 0.
@@ -96,6 +97,7 @@ class Proximal(keras.callbacks.Callback):
             insert(target.variable, constraint)
             self._placed.append((constraint, penalty, factor))
         self._slow = follow_closely(self.model)
+        one_fit.begin(self.model, self, self._give_back)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
@@ -115,8 +117,13 @@ class Proximal(keras.callbacks.Callback):
                 renew_step(self.model)
 
     def on_train_end(self, logs=None):
+        one_fit.end(self.model, self)
+
+    def _give_back(self):
         follow_again(self._slow)
+        self._placed, self._slow = [], []
         take_off(self.model)
+        drop_compiled_steps(self.model)  # the momentum is a constant in them as well
 
 
 def take_off(model):

@@ -7,11 +7,11 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.batchnorm import follow_again, follow_closely
-from tf_reweight.graph.compiled import rate_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.learning_rate import half_cosine
+from tf_reweight.learning_rate import BorrowedRate, half_cosine
 from tf_reweight.penalties import epsilons
 from tf_reweight.penalties.attachment import attach, attachments
 
@@ -33,7 +33,7 @@ class Reweighting(keras.callbacks.Callback):
             (needs `rounds`), or a rule of `tf_reweight.epsilons`, such as `{"name": "adaptive", "keep": 0.1}`.
         learning_rate: None leaves the optimizer alone; a number restarts the learning rate there in each round and lowers
             it along half a cosine towards zero, which lets freed groups settle before the next update; afterwards the
-            optimizer has its rate of before again.
+            optimizer has its rate of before again, and after a `fit` that was interrupted from the next one on.
 
     Attributes:
         history: one dict per update: `epoch` and, per kernel, the number of groups that live, their norm above
@@ -56,7 +56,7 @@ class Reweighting(keras.callbacks.Callback):
             check_number("learning_rate", learning_rate, exclusive=True, fix=fix)
         self.learning_rate = learning_rate
         self.history = []
-        self._epoch, self._slow, self._rate_before = 0, [], None
+        self._epoch, self._slow, self._rate = 0, [], None
 
     def is_update(self, epoch):
         """Whether the weights are renewed at the start of this epoch (counted from 0)."""
@@ -100,15 +100,20 @@ class Reweighting(keras.callbacks.Callback):
                     others=others,
                 )
             )
-        if self.learning_rate is not None:
-            self._rate_before = rate_of(self.model.optimizer)
+        self._rate = None if self.learning_rate is None else BorrowedRate(self.model.optimizer)
         self._slow = follow_closely(self.model)
+        one_fit.begin(self.model, self, self._give_back)
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        if self._rate_before is not None:
-            self.model.optimizer.learning_rate = self._rate_before
+        if self._rate is not None:
+            self._rate.give_back()
+        one_fit.end(self.model, self)
+
+    def _give_back(self):
+        if self._rate is not None:
+            self._rate.give_back_if_unchanged()
         if self._slow:
             follow_again(self._slow)
             drop_compiled_steps(self.model)
@@ -136,7 +141,7 @@ class Reweighting(keras.callbacks.Callback):
             return
         steps = (self.params or {}).get("steps")
         inside = self._epoch + (batch / steps if steps else 0.0)
-        self.model.optimizer.learning_rate = self.learning_rate * half_cosine(self._round_progress(inside))
+        self._rate.set(self.learning_rate * half_cosine(self._round_progress(inside)))
 
     def _round_progress(self, epoch):
         """How far into its round a (fractional) epoch is, in [0, 1); a last round without end stays at 1."""
