@@ -1154,6 +1154,20 @@ def test_steps_follow_the_learning_rate_relative_to_the_largest_so_far(eagerly, 
     assert solver.met_at is None and solver.checkpoint_state() is None
 
 
+@pytest.mark.parametrize("executed_together", [1, 2, 3])
+def test_as_much_is_taken_off_whatever_number_of_steps_is_executed_together(executed_together):
+    model = one_set()
+    (penalty,) = coupling.regularize_coupled(model, 2.0).penalties
+    before = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    model.compile(keras.optimizers.SGD(1e-12), "mse", steps_per_execution=executed_together)
+    x, y = fit_data(model)
+    solver = CoupledProximal(step=1e-3)
+    model.fit(x, y, batch_size=-(-len(x) // 8), epochs=2, verbose=0, callbacks=[solver])
+    after = ops.convert_to_numpy(penalty.norms(penalty.anchor.variable.value))
+    assert solver._steps == int(model.optimizer.iterations) == 16
+    np.testing.assert_allclose(before - after, 16 * 2.0 * 1e-3 * np.ones(6), rtol=1e-3)
+
+
 @pytest.mark.parametrize("eagerly", [True, False])
 def test_what_is_zero_when_the_budget_is_met_is_held_and_the_rest_is_free(eagerly, monkeypatch):
     """The look comes every ten steps; nothing is pressed from then on, and what was zero cannot come back."""

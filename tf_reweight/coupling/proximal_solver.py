@@ -70,7 +70,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self.step, self.macs, self.met_at = float(step), macs, None
         self._items, self._peak, self._apply = [], 0.0, None
         self._budget, self._spared, self._steps, self._slow = None, [], 0, []
-        self._held = None
+        self._held, self._done = None, 0
 
     def on_train_begin(self, logs=None):
         attach(self.model)
@@ -97,13 +97,19 @@ class CoupledProximal(keras.callbacks.Callback):
         one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._done = 0
+
     def on_train_batch_end(self, batch, logs=None):
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._peak = max(self._peak, rate)
-        self._steps += 1
+        # Several training steps may come in one execution; the last one of an epoch has fewer, which Keras does not say.
+        now = min(batch + 1, (self.params or {}).get("steps") or batch + 1)
+        passed, self._done = now - self._done, now
+        before, self._steps = self._steps, self._steps + passed
         if rate > 0:
-            self._apply(ops.convert_to_tensor(rate / self._peak, "float32"))
-        if self._steps % _LOOK_EVERY == 0:
+            self._apply(ops.convert_to_tensor(passed * rate / self._peak, "float32"))
+        if self._steps // _LOOK_EVERY > before // _LOOK_EVERY:
             self._look()
 
     def on_train_end(self, logs=None):
@@ -123,9 +129,10 @@ class CoupledProximal(keras.callbacks.Callback):
         self._items, self._slow, self._apply, self._budget = [], [], None, None
         drop_compiled_steps(self.model)
 
-    def _shrink(self, fraction):
+    def _shrink(self, steps):
+        """Shrinks every group; `steps` counts training steps, of which a lower learning rate makes fractions."""
         for penalty, spared in zip((item.regularizer for item in self._items), self._spared):
-            penalty.soft_threshold(self.step * penalty.strength * fraction * penalty.penalty_weights, spared)
+            penalty.soft_threshold(self.step * penalty.strength * steps * penalty.penalty_weights, spared)
 
     def _look(self):
         """Ends the shrinking when the budget is met."""
@@ -139,7 +146,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._held = amounts
         holding = [(item.regularizer, of_set) for item, of_set in zip(self._items, amounts)]
 
-        def hold(fraction):
+        def hold(steps):
             for penalty, of_set in holding:
                 penalty.soft_threshold(of_set)
 

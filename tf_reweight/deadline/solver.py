@@ -146,7 +146,8 @@ class BudgetProximal(keras.callbacks.Callback):
             self._look(now)
 
     def on_train_batch_end(self, batch, logs=None):
-        now = self._epoch * self._steps + batch + 1
+        # The last execution of an epoch may have fewer steps than the others, which Keras does not say.
+        now = self._epoch * self._steps + min(batch + 1, self._steps)
         passed, self._done = now - self._done, now
         if self._pressing:
             self._sync()
