@@ -189,6 +189,27 @@ def test_what_another_callback_brings_back_is_zeroed_again_and_not_cut_twice():
     assert 0.5 < count_macs(shrink(model)) / dense <= 0.6
 
 
+@pytest.mark.parametrize("kind", [BudgetProximal, tfr.callbacks.IterativePruning])
+@pytest.mark.parametrize("refused", [{"budget": "macs=0.01"}, {"budget": "macs=0.2", "multiple_of": 8}])
+def test_a_refused_budget_leaves_no_penalties_and_another_can_be_tried(kind, refused):
+    """Penalties that were on the model before stay, also where their budget is refused."""
+    model = small()
+    model.compile("sgd", "mse")
+    other = {"until": 0.9} if kind is BudgetProximal else {"rounds": 2}
+    with pytest.raises(ValueError, match="macs|multiple"):
+        fitted(model, kind(**refused, **other))
+    assert not attachments(model) and not model.losses
+    fitted(model, kind("macs=0.6", **other))
+    assert tfr.prune_groups(model).sparsity > 0
+    model = small()
+    regularize_coupled(model, budget="macs=0.6")
+    model.compile("sgd", "mse")
+    before = len(attachments(model))
+    with pytest.raises(ValueError, match="another budget"):
+        fitted(model, kind(**refused, **other))
+    assert len(attachments(model)) == before
+
+
 SOLVERS = {
     "reweighting": (lambda model: regularize(model, "unstructured", 1.0), lambda: [tfr.callbacks.Reweighting()]),
     "proximal": (lambda model: regularize(model, "unstructured", 1.0), lambda: [Proximal()]),

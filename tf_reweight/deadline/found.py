@@ -1,5 +1,7 @@
 """The groups that a solver works on: those of the penalties with a budget on a model."""
 
+import contextlib
+
 import numpy as np
 
 from tf_reweight import errors
@@ -10,7 +12,32 @@ from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.gradients import can_listen
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import first_to_meet
-from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.attachment import attach, attachments, detach
+
+
+@contextlib.contextmanager
+def as_before_where_refused(model):
+    """Within it, what is raised takes off the penalties of a model that had none: another budget can be tried then."""
+    attach(model)
+    bare = not attachments(model)
+    try:
+        yield
+    except Exception:
+        if bare:
+            detach(model)
+        raise
+
+
+def reachable_groups_of(model, *arguments, **options):
+    """`groups_of` a model, which is refused before any training where the budget cannot be met; it is as before then.
+
+    Raises:
+        ValueError: as `groups_of`, and for a budget out of reach.
+    """
+    with as_before_where_refused(model):
+        found = groups_of(model, *arguments, **options)
+        found.check_reachable(found.scores(found.norms()))
+        return found
 
 
 def groups_of(model, solver, budget, criterion, multiple_of, listening=True):

@@ -9,7 +9,7 @@ import numpy as np
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
-from tf_reweight.deadline.found import gone, groups_of, noted
+from tf_reweight.deadline.found import gone, noted, reachable_groups_of
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.kernels.budgeted import first_to_meet
@@ -75,11 +75,8 @@ class IterativePruning(keras.callbacks.Callback):
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
         name = type(self).__name__
-        self._groups = groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)
-        # A budget that cannot be met is refused before any training.
-        scores = self._groups.scores(self._groups.norms())
-        self._groups.check_reachable(scores)
-        self._kept, self._first, self._cuts = np.ones(len(scores), bool), None, 0
+        self._groups = reachable_groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)
+        self._kept, self._first, self._cuts = np.ones(len(self._groups.norms()), bool), None, 0
         self._rate = BorrowedRate(self.model.optimizer)
         one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)
 

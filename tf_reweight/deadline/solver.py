@@ -8,7 +8,7 @@ import numpy as np
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction, check_integer, check_number, is_number
-from tf_reweight.deadline.found import groups_of, noted
+from tf_reweight.deadline.found import noted, reachable_groups_of
 from tf_reweight.deadline.pace import pace
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
@@ -107,11 +107,8 @@ class BudgetProximal(keras.callbacks.Callback):
             fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         one_fit.end_earlier(self.model, self)
-        self._groups = groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
+        self._groups = reachable_groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
-        # A budget that cannot be met is refused before any training.
-        scores = self._groups.scores(self._groups.norms())
-        self._groups.check_reachable(scores)
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()
         one_fit.begin(self.model, self, self._give_back)
