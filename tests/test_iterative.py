@@ -113,6 +113,16 @@ def test_a_training_that_ends_before_the_last_round_says_so():
         fit(net(), [IterativePruning("macs=0.5", rounds=3), Stops()])
 
 
+def test_what_is_gone_stays_gone_where_a_callback_brings_back_earlier_weights():
+    model = net()
+    regularize(model, "unstructured", budget="weights=0.3")
+    before = model.get_weights()
+    bringing_back = keras.callbacks.LambdaCallback(on_train_end=lambda logs: model.set_weights(before))
+    with pytest.warns(UserWarning, match="zero again"):
+        fit(model, [bringing_back, IterativePruning(rounds=2)])
+    assert np.mean(np.concatenate([k.ravel() for k in kernels(model)]) != 0) == pytest.approx(0.3, abs=0.01)
+
+
 def scheduled():
     model = net()
     model.compile(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)), "mse")

@@ -14,6 +14,7 @@ from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
+from tf_reweight.kernels.held import zero_again
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
 
 
@@ -100,6 +101,8 @@ class IterativePruning(keras.callbacks.Callback):
                 "what the network still uses. Train for all epochs that were planned.",
                 stacklevel=2,
             )
+        # Another callback may have brought back weights of before a cut.
+        zero_again(self.model)
         self._groups = None
         # Else the next `fit` would begin with what half a cosine ends at.
         self._rate.give_back()
