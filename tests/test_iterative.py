@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from rich.console import Console
 
 import tf_reweight as tfr
 from tf_reweight.callbacks import IterativePruning
@@ -12,6 +13,7 @@ from tf_reweight.graph.counting import count_macs
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties.attachment import attachments, regularize
 from tf_reweight.shrinking import shrink
+from tf_reweight.workflow.checkpoint import Checkpoint
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -33,6 +35,18 @@ def fit(model, callbacks, epochs=6, **options):
 
 def kernels(model):
     return [ops.convert_to_numpy(w) for w in model.trainable_weights if len(w.shape) > 1]
+
+
+class Breaks(keras.callbacks.Callback):
+    """Interrupts `fit` at the beginning of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
 
 
 class Seen(keras.callbacks.Callback):
@@ -103,6 +117,34 @@ def test_rounds_are_counted_from_the_first_epoch_of_the_fit():
     assert [entry["step"] for entry in solver.history] == [0, 4]
 
 
+def test_more_rounds_than_epochs_from_the_first_one_are_refused_before_anything_is_cut():
+    model = net()
+    before = kernels(model)
+    with pytest.raises(ValueError, match="Each round needs an epoch.*Received: epochs=2, rounds=3"):
+        fit(model, [IterativePruning("macs=0.5", rounds=3)], epochs=9, initial_epoch=7)
+    assert not attachments(model) and all(map(np.array_equal, before, kernels(model)))
+    fit(model, [IterativePruning("macs=0.5", rounds=3)], epochs=9, initial_epoch=6)
+
+
+def test_a_training_that_goes_on_near_its_end_is_not_refused(tmp_path):
+    """Two of three epochs are over: the one that is left has the round that is left."""
+    ends = []
+    for cut_off in (False, True):
+        model, solver = net(), IterativePruning(rounds=3)
+        regularize(model, "unstructured", budget="weights=0.3")
+        checkpoint = Checkpoint(tmp_path / f"{cut_off}.checkpoint", "regularize", [solver], Console(quiet=True))
+        if cut_off:
+            with pytest.raises(KeyboardInterrupt):
+                fit(model, [solver, checkpoint, Breaks(2)], epochs=3)
+            model, solver = net(), IterativePruning(rounds=3)
+            regularize(model, "unstructured", budget="weights=0.3")
+            checkpoint = Checkpoint(tmp_path / "True.checkpoint", "regularize", [solver], Console(quiet=True))
+        fit(model, [solver, checkpoint], epochs=3)
+        ends.append((solver.history, [kernel != 0 for kernel in kernels(model)]))
+    assert [entry["step"] for entry in ends[0][0]] == [0, 2, 4] and ends[0][0] == ends[1][0]
+    assert all(map(np.array_equal, ends[0][1], ends[1][1]))
+
+
 class Stops(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = True
@@ -157,13 +199,9 @@ def test_what_cannot_work_is_refused_before_any_training(build, how, words):
 
 
 def test_a_fit_after_an_interrupted_one_begins_anew():
-    class Breaks(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            raise KeyboardInterrupt
-
     model = net()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, [IterativePruning("macs=0.5", rounds=2), Breaks()])
+        fit(model, [IterativePruning("macs=0.5", rounds=2), Breaks(1)])
     solver = IterativePruning(rounds=2)
     fit(model, [solver], epochs=2)
     assert [entry["step"] for entry in solver.history] == [0, 2] and solver.history[-1]["freed"] >= 1.0

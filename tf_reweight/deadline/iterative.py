@@ -16,6 +16,7 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
+from tf_reweight.penalties.attachment import attach, attachments, detach
 
 
 class IterativePruning(keras.callbacks.Callback):
@@ -33,7 +34,7 @@ class IterativePruning(keras.callbacks.Callback):
     Args:
         budget: a `Budget`, its mapping or text, for the coupled channels of a model without penalties; None takes that of the
             penalties on the model.
-        rounds: cuts, shared out over the epochs of this `fit`, >= 1 and at most as many as epochs.
+        rounds: cuts, shared out over the epochs of this `fit`, from `initial_epoch` on; >= 1 and at most as many as epochs.
         learning_rate: where it begins in each round, > 0; None is the optimizer's own at the start.
         criterion: what groups are ranked by: of single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`; of
             coupled channels `"lamp"`. None is what `prune` takes.
@@ -63,30 +64,45 @@ class IterativePruning(keras.callbacks.Callback):
         self.criterion, self.multiple_of = criterion, multiple_of
         self.history = []
         self._groups, self._kept, self._first, self._cuts, self._epoch = None, None, None, 0, 0
-        self._rate = None
+        self._rate, self._bare = None, False
 
     def on_train_begin(self, logs=None):
-        epochs = self.params["epochs"]
-        if epochs < self.rounds:
-            fix = "Train longer, or lower `rounds`."
-            raise ValueError(errors.message("Each round needs an epoch.", fix, epochs=epochs, rounds=self.rounds))
+        self._check_epochs(self.params["epochs"])
         if schedule_of(self.model.optimizer) is not None:
             fix = "Compile with a number as learning_rate: it falls along half a cosine in each round."
             expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
         name = type(self).__name__
+        attach(self.model)
+        self._bare = not attachments(self.model)
         self._groups = reachable_groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)
         self._kept, self._first, self._cuts = np.ones(len(self._groups.norms()), bool), None, 0
         self._rate = BorrowedRate(self.model.optimizer)
         one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._first = epoch if self._first is None else self._first
+        if self._first is None:
+            self._begin(epoch)
         self._epoch = epoch - self._first
         due = 1 + self._epoch * self.rounds // self._epochs
         if self._cuts < due:
             self._cut(due)
+
+    def _begin(self, epoch):
+        """Before the first epoch, which `initial_epoch` may have chosen; a training that goes on knows its first epoch."""
+        try:
+            self._check_epochs(self.params["epochs"] - epoch)
+        except ValueError:
+            if self._bare:
+                detach(self.model)  # the penalties that were put on for this `fit`
+            raise
+        self._first = epoch
+
+    def _check_epochs(self, epochs):
+        if epochs < self.rounds:
+            fix = "Train longer, or lower `rounds`."
+            raise ValueError(errors.message("Each round needs an epoch.", fix, epochs=epochs, rounds=self.rounds))
 
     def on_train_batch_begin(self, batch, logs=None):
         steps, begun = self.params.get("steps"), self._begin_of(self._cuts - 1)
