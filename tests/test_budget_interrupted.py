@@ -215,7 +215,7 @@ SOLVERS = {
     "proximal": (lambda model: regularize(model, "unstructured", 1.0), lambda: [Proximal()]),
     "two objectives": (lambda model: regularize(model, "unstructured", 1.0, "lasso"), lambda: [tfr.callbacks.MultiGradient()]),
     "coupled": (lambda model: regularize_coupled(model, 1.0), lambda: [tfr.callbacks.Reweighting(), CoupledProximal()]),
-    "budget": (lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, every=2)]),
+    "budget": (lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, criterion="lamp")]),
 }
 
 
@@ -241,3 +241,20 @@ def test_the_next_fit_ends_what_an_interrupted_one_left(name):
     fitted(model)  # the learning rate is zero
     assert state() == before
     assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(weights, model.trainable_weights))
+
+
+@pytest.mark.parametrize("name", ["reweighting", "two objectives", "budget", "iterative"])
+def test_each_fit_has_a_history_of_its_own(name):
+    model = small()
+    if name == "iterative":
+        callback = tfr.callbacks.IterativePruning("macs=0.6", rounds=2)
+    else:
+        put, make = SOLVERS[name]
+        put(model)
+        (callback,) = make()
+    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    histories = []
+    for _ in range(2):
+        fitted(model, callback)
+        histories.append([entry.get("epoch", entry.get("step")) for entry in callback.history])
+    assert histories[0] == histories[1] != []

@@ -41,8 +41,8 @@ class IterativePruning(keras.callbacks.Callback):
         multiple_of: for coupled groups: the channels that stay are a multiple of it.
 
     Attributes:
-        history: one dict per cut: `step`, `freed` and `planned` as fractions of what the budget removes, and `marginal`, the
-            score of the last group that went.
+        history: one dict per cut of this `fit`: `step`, `freed` and `planned` as fractions of what the budget removes, and
+            `marginal`, the score of the last group that went.
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for fewer epochs than rounds, a model without budget, a
@@ -73,7 +73,7 @@ class IterativePruning(keras.callbacks.Callback):
             expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
-        name = type(self).__name__
+        name, self.history, self._epoch = type(self).__name__, [], 0
         attach(self.model)
         self._bare = not attachments(self.model)
         self._groups = reachable_groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)

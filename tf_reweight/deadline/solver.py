@@ -57,8 +57,8 @@ class BudgetProximal(keras.callbacks.Callback):
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
 
     Attributes:
-        history: one dict per look: `step`, `freed` so far and `planned` as fractions of what the budget removes, and
-            `marginal`, the score of the last group that has to go.
+        history: one dict per look of this `fit`: `step`, `freed` so far and `planned` as fractions of what the budget removes,
+            and `marginal`, the score of the last group that has to go.
         met_at: training step at which the budget was met; None before.
 
     After a `fit` that was interrupted, the next one ends the pressing, and begins anew where it has a BudgetProximal; so do
@@ -107,6 +107,7 @@ class BudgetProximal(keras.callbacks.Callback):
             fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         one_fit.end_earlier(self.model, self)
+        self.history, self._epoch, self._looked, self._deaf = [], 0, 0, False
         self._groups = reachable_groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         self._slow = follow_closely_for_now(self.model)

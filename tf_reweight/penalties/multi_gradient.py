@@ -57,8 +57,8 @@ class MultiGradient(keras.callbacks.Callback):
         scale: norm of the penalty's gradient when `fit` begins, > 0; larger ones press more.
 
     Attributes:
-        history: one dict per epoch: `epoch`, how many are trained by then; `weight`, that of the loss's gradient on average
-            over the steps; and `zeros`, the part of the penalised weights that are zero.
+        history: one dict per epoch of this `fit`: `epoch`, how many are trained by then; `weight`, that of the loss's gradient
+            on average over the steps; and `zeros`, the part of the penalised weights that are zero.
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without penalties, one with penalties that span
@@ -82,6 +82,7 @@ class MultiGradient(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         _check_backend()
         one_fit.end_earlier(self.model, self)
+        self.history = []
         attach(self.model)
         self._pairs = _chosen(self.model)
         norm = float(np.sqrt(sum(float(ops.sum(ops.square(gradient))) for gradient in self._penalty_gradients().values())))

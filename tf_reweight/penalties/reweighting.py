@@ -36,7 +36,7 @@ class Reweighting(keras.callbacks.Callback):
             optimizer has its rate of before again, and after a `fit` that was interrupted from the next one on.
 
     Attributes:
-        history: one dict per update: `epoch` and, per kernel, the number of groups that live, their norm above
+        history: one dict per update of this `fit`: `epoch` and, per kernel, the number of groups that live, their norm above
             `negligible`, and of all.
 
     Example:
@@ -64,6 +64,7 @@ class Reweighting(keras.callbacks.Callback):
         return since >= 0 and since % self.every == 0 and (self.rounds is None or since // self.every < self.rounds)
 
     def on_train_begin(self, logs=None):
+        self.history, self._epoch = [], 0
         epochs = (self.params or {}).get("epochs")
         if epochs is not None and self.start >= epochs:
             raise ValueError(
