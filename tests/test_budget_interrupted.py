@@ -215,7 +215,9 @@ SOLVERS = {
     "proximal": (lambda model: regularize(model, "unstructured", 1.0), lambda: [Proximal()]),
     "two objectives": (lambda model: regularize(model, "unstructured", 1.0, "lasso"), lambda: [tfr.callbacks.MultiGradient()]),
     "coupled": (lambda model: regularize_coupled(model, 1.0), lambda: [tfr.callbacks.Reweighting(), CoupledProximal()]),
-    "budget": (lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, criterion="lamp")]),
+    "budget": (
+        lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, criterion="lamp")],
+    ),  # fmt: skip
 }
 
 

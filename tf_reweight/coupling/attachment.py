@@ -124,7 +124,8 @@ def _anchors(model, coupled):
     positions: dict[str, int] = {}
     for number, (item, target) in enumerate(anchored(coupled.sets, find(model)[0], trainable=True)):
         if target is None:
-            left_out.append(LeftOut(item.name, "frozen, or none of its kernels can carry a regularizer"))
+            frozen = f"{', '.join(item.frozen_layers[:3])}: trainable=False" if item.frozen_layers else None
+            left_out.append(LeftOut(item.name, frozen or "none of its kernels can carry a regularizer"))
             continue
         # Sets that stay whole count as well: the position tells sets apart when a model is loaded.
         position = positions.get(target.name, 0)
@@ -139,4 +140,4 @@ def _anchors(model, coupled):
 def _check_within_reach(coupled, budget, pressed):
     """Raises where a budget cannot be met although each set that is pressed keeps one group only."""
     least = [np.arange(item.num_groups) < (1 if id(item) in pressed else item.num_groups) for item in coupled.sets]
-    check_reachable(demands_of(coupled, budget), np.concatenate(least))
+    check_reachable(demands_of(coupled, budget), np.concatenate(least), coupled.held_up())

@@ -264,7 +264,7 @@ def check_within_reach(model, budget, multiple_of=1):
     least, _ = floors([np.zeros(item.num_groups, bool) for item in coupled.sets], scores)
     demands = demands_of(coupled, budget)
     if multiple_of == 1:
-        check_reachable(demands, np.concatenate(least))
+        check_reachable(demands, np.concatenate(least), coupled.held_up())
     check_met(floors, least, demands)
 
 

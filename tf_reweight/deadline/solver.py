@@ -19,6 +19,8 @@ from tf_reweight.kernels.held import zero_again
 
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
+# Unless it is given, the horizon is no shorter: in fewer steps of an optimizer no weight can hold its own.
+_FEWEST_STEPS_AHEAD = 50
 # There are so many looks before the deadline, if need be with fewer steps between, less those that come too early.
 _LOOKS = 10
 
@@ -50,8 +52,8 @@ class BudgetProximal(keras.callbacks.Callback):
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 0.75 for single kernels.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
         horizon: within what part of the steps before the deadline the marginal group would reach zero if the loss did not hold
-            against it, in (0, 1]; None is 1 for coupled groups, which stay at zero, and 0.2 for single kernels, where other
-            weights take the places of those that come back: the net is sparse early, and learns which weights it needs.
+            against it, in (0, 1]; None is 1 for coupled groups, which stay at zero. For single kernels it is 0.2, though no
+            fewer than 50 steps: the net is sparse early, and learns which weights it needs, since they may come back.
         every: training steps between two looks, at most; fewer where the deadline is near.
         steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
@@ -197,6 +199,13 @@ class BudgetProximal(keras.callbacks.Callback):
     def _until(self):
         return self._groups.until if self.until is None else self.until
 
+    @property
+    def _horizon(self):
+        """Training steps in which the marginal group would be gone."""
+        if self.horizon is not None:
+            return max(1, round(self.horizon * self._deadline))
+        return max(_FEWEST_STEPS_AHEAD, round(self._groups.horizon * self._deadline))
+
     def _look(self, now):
         groups = self._groups
         if not self._knows_enough(now):
@@ -208,8 +217,7 @@ class BudgetProximal(keras.callbacks.Callback):
         chosen = choose(scores, groups.demands, spared)
         power = groups.power if self.power is None else self.power
         survivors = groups.survivors if self.survivors is None else self.survivors
-        horizon = groups.horizon if self.horizon is None else self.horizon
-        steps = min(self._deadline - now, max(1, round(horizon * self._deadline)))
+        steps = min(self._deadline - now, self._horizon)
         amounts = pace(norms, scores, chosen.keep, chosen.marginal, steps, power, survivors)
         # A group that stays only as the best of its kernel would be drawn to zero before those that go.
         groups.press(np.where(spared & (scores <= chosen.marginal), 0.0, amounts))

@@ -95,8 +95,8 @@ def met(demands, keep):
     return all(demand.room(keep) >= 0 for demand in demands)
 
 
-def check_reachable(demands, least):
-    """Raises unless the demands are met with the fewest groups that can be kept, a bool array."""
+def check_reachable(demands, least, held_up=""):
+    """Raises unless the demands are met with the fewest groups that can be kept, a bool array; `held_up` says what stays."""
     for demand in demands:
         if demand.room(least) < 0:
             total = demand.quantity.at(np.ones(len(least), bool))
@@ -107,7 +107,7 @@ def check_reachable(demands, least):
             raise ValueError(
                 errors.message(
                     f"The budget must leave at least {said(reached)} of the dense model's {said(total)} {demand.name}: the "
-                    "rest lies in kernels that are not pruned, and every set keeps a group.",
+                    f"rest lies in kernels that are not pruned, and every set keeps a group. {held_up}".rstrip(),
                     f"Pass {demand.name}={part:g} or more{same}, or let more layers be pruned.",
                     **{demand.name: said(demand.limit)},
                 )

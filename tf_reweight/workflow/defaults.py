@@ -2,11 +2,12 @@
 
 import collections
 import re
+import warnings
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, structures
 from tf_reweight.checks import EPOCHS, check_integer, is_integer
-from tf_reweight.coupling.pruning import least_left
+from tf_reweight.coupling.pruning import least_left, removable
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import methods
@@ -166,12 +167,22 @@ def _amounts(model, made, structure, budget):
         # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
         reached, everything = least[multiple]["macs"]
         budget = asked if fitting else budgets.Budget(macs=round((1.0 + reached / everything) / 2, 3))
+        if not fitting:
+            _warn_of_little(model, budget, reached / everything)
     method = _name_and_fields(made["regularize"].get("method"))
     # What knows the budget meets it with the channels that are left in the end.
     if method.get("name") in methods.names() and "multiple_of" in methods.fields(method["name"]):
         made["regularize"] = {**made["regularize"], "method": {"multiple_of": multiple, **method}}
     sections = {"prune": {**prune, "budget": budget.to_dict()}}
     return sections | ({"shrink": {"multiple_of": multiple, **shrink}} if shrinks else {})
+
+
+def _warn_of_little(model, budget, reached):
+    """Says that half of the computing is not what goes, and why."""
+    text = f"{_MACS:.0%} of the MACs cannot go, which is the default: with a channel left in each place {reached:.1%} stay."
+    said = " ".join(part for part in (text, removable(model).held_up()) if part)
+    fix = 'Pass budget=..., or structure="unstructured", which also takes weights inside layers of your own.'
+    warnings.warn(f"{said} The budget is {budget} instead. {fix}", stacklevel=5)
 
 
 def _least_left(model, multiple_of):

@@ -111,6 +111,11 @@ class CoupledSet:
         return list(dict.fromkeys(s.path for s in self.slices if s.role == role))
 
 
+# Why the channels of outputs stay, which holds no budget up.
+_OUTPUT = "output of the model"
+_MOST_NAMED = 3
+
+
 @dataclasses.dataclass(frozen=True)
 class FrozenChannels:
     """Channels that are made by a kernel and cannot be removed, and why."""
@@ -143,6 +148,13 @@ class CoupledSets(Report):
         )
         left = tuple(item for item in self.sets if not item.frozen_layers)
         return dataclasses.replace(self, sets=left, frozen=self.frozen + held)
+
+    def held_up(self):
+        """A sentence on the channels that cannot go, those of most first; "" where only outputs stay."""
+        held = [item for item in self.without_frozen_layers().frozen if _OUTPUT not in item.reasons]
+        held = sorted(held, key=lambda item: -item.num_channels)[:_MOST_NAMED]
+        named = "; ".join(f"{item.name} ({'; '.join(item.reasons[:2])})" for item in held)
+        return f"Whole stay, among others: {named}." if named else ""
 
     def to_dict(self):
         """The same figures as plain types."""
