@@ -56,6 +56,16 @@ def test_a_threshold_below_all_norms(structure):
     assert 0 < report.sparsity < 0.3
 
 
+@pytest.mark.parametrize("num", [1, 2, 10, 11, 30, 57])
+def test_the_number_as_it_is_printed_removes_a_tenth_of_the_groups_and_at_least_one(num):
+    """Norms are 3% apart, so that rounding to three digits takes no other group along."""
+    norms = np.random.default_rng(num).permutation(0.01231 * 1.03 ** np.arange(num))
+    wanted = -(-num // 10)
+    assert (norms <= number(unmet.above_threshold(norms, 1e-3), "threshold")).sum() == wanted
+    note = unmet.not_freed(norms, np.full(num, 1e-3), 1e-4, lambda norm: f"threshold={norm:.3g}")
+    assert (norms <= number(note, "threshold")).sum() == wanted
+
+
 @pytest.mark.parametrize("scope", ["model", "layer"])
 def test_a_sparsity_below_one_group(scope):
     model = built()
@@ -76,11 +86,16 @@ def test_a_sparsity_that_whole_groups_do_not_reach():
     assert "10.0% less: so" in unmet.falls_short(0.5, 0.4, 0.05, "so")
 
 
-def test_a_penalty_that_freed_nothing():
+@pytest.mark.parametrize("structure", ["filter", "unstructured"])
+def test_a_penalty_that_freed_nothing(structure):
     model = built()
-    tfr.regularize(model, "filter", strength=1e-9)
+    for layer in model.layers:
+        for kernel in layer.trainable_weights[:1]:
+            # No weight is small enough to be freed.
+            kernel.assign(np.copysign(0.1 + np.abs(kernel.numpy()), kernel.numpy()))
+    tfr.regularize(model, structure, strength=1e-9)
     _, note = told(lambda: tfr.prune(model), "the penalty freed none of", "strength=1e-08 instead of 1e-09", "epsilon")
-    report = silently(lambda: tfr.prune(model, "filter", threshold=number(note, "threshold")))
+    report = silently(lambda: tfr.prune(model, structure, threshold=number(note, "threshold")))
     assert report.sparsity > 0
 
 
@@ -109,6 +124,11 @@ def test_coupled_groups_kept_for_a_multiple():
         report = coupling.prune_groups(built(), 0.5, multiple_of=8)
     (note,) = report.notes
     assert report.kept_groups == 16 and "`multiple_of`" in note and note in str(report)
+
+
+def test_an_unknown_scope_is_refused_where_no_scope_is_needed_as_well():
+    with pytest.raises(ValueError, match="scope.*Valid: layer, model, scope"):
+        tfr.prune(built(), "filter", threshold=0.1, scope="kernel")
 
 
 def test_what_was_met_is_not_spoken_of():

@@ -1,11 +1,10 @@
 """What to say where pruning removed nothing, or less than asked for, with the number to try next."""
 
+import math
 import warnings
 
 import numpy as np
 
-# What is said to remove something: so much of all groups, and at least one.
-_TENTH = 0.1
 # How much stronger a penalty should press that freed nothing: as much as the norms are too large, within reason.
 _LEAST_FACTOR, _MOST_FACTOR = 3.0, 10.0
 # Less than that is not worth a word.
@@ -82,5 +81,7 @@ def said(sentences):
 
 
 def _tenth(norms):
-    ordered = np.sort(norms)
-    return float(ordered[max(0, int(np.ceil(_TENTH * len(ordered))) - 1)]) * (1 + 1e-3)
+    """The threshold that removes a tenth of the groups, and at least one: rounded up to the three digits it is printed with."""
+    norm = float(np.sort(norms)[-(-len(norms) // 10) - 1])
+    unit = 10.0 ** (math.floor(math.log10(norm)) - 2)
+    return math.ceil(norm / unit) * unit
