@@ -171,6 +171,27 @@ def test_only_sets_with_a_bypass_may_be_emptied():
     assert everything_goes(model, minimum=0) == {"conv + gate": (1, 1)}
 
 
+def test_whole_branches_go_for_a_budget_that_one_group_of_each_would_exceed():
+    cost = coupling.Cost(coupling.groups(nets.residual()))
+    most, least = (cost.macs(_fewest(nets.residual(), minimum)) for minimum in (1, 0))
+    assert least < most
+    budget = budgets.Budget(macs=least)
+    with pytest.raises(ValueError, match="macs"):
+        coupling.prune_groups(nets.residual(), budget=budget)
+    model = nets.randomize(nets.residual())
+    inner = model.get_layer("inner").kernel
+    inner.assign(1e-3 * inner)
+    report = coupling.prune_groups(model, budget=budget, minimum=0, criterion="kernel")
+    assert [item.kept_groups for item in report.sets] == [1, 0]
+    assert count_macs(shrinking.shrink(model)) <= least
+
+
+def _fewest(model, minimum):
+    coupled = coupling.groups(model)
+    none = [np.zeros(item.num_groups, bool) for item in coupled.sets]
+    return Floors(coupled, minimum)(none, scores.relative_scores(coupled.sets, "kernel"))[0]
+
+
 def test_counts_are_multiples_of_the_best():
     model = nets.randomize(nets.squeeze_excite())
     sets = coupling.groups(model).sets

@@ -243,11 +243,12 @@ def _within_budget(floors, budget, criterion, scope, reacting=None):
     sets = floors.coupled.sets
     demands = demands_of(floors.coupled, budget)
     scores = ranking(sets, criterion, prices_of(sets, demands), reacting)
-    spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), max(1, floors.minimum))[0] for s in scores]
-    flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True).keep
-    keeps = split(sets, flat)
-    if floors.multiple_of == 1 and floors.minimum > 0 and scope == "model":
-        return scores, keeps
+    # Where whole branches may go, a budget that one group of each would exceed can be met.
+    if floors.minimum > 0:
+        spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), floors.minimum)[0] for s in scores]
+        flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True).keep
+        if floors.multiple_of == 1 and scope == "model":
+            return scores, split(sets, flat)
     return scores, within(floors, scores, demands, scope)
 
 
