@@ -161,6 +161,18 @@ def test_constant_before_flatten_is_folded():
     assert report.sets[0].kept_groups == 3
 
 
+def test_a_channel_that_is_joined_to_the_one_of_the_input_goes_as_any_other():
+    """The input's channel is the first of all, with the label zero."""
+    x = keras.Input((6, 6, 1))
+    h = L.Concatenate()([x, L.Conv2D(4, 1, name="made")(x)])
+    model = nets.randomize(keras.Model(x, L.Flatten()(L.Conv2D(3, 1, name="reads")(h))))
+    made = model.get_layer("made").kernel
+    made.assign(ops.convert_to_numpy(made) * np.array([0, 1, 1, 1], "float32"))
+    small = shrinking.shrink(model)
+    assert small.get_layer("made").filters == 3
+    assert_same(model, small)
+
+
 def test_channels_nobody_reads_go():
     model = nets.randomize(nets.plain())
     kernel = model.layers[-1].kernel
@@ -197,6 +209,19 @@ def test_a_relu_that_is_rarely_active_is_not_taken_for_dead():
     small, report = shrinking.shrink(model, return_report=True)
     assert report.removed_groups == 0
     assert small.layers[0].units == 6
+
+
+def test_what_is_rarely_active_does_not_silence_what_it_is_multiplied_with():
+    """It is zero on every input that is made up, and that is no proof."""
+    x = keras.Input((6,))
+    made = L.Dense(4, name="made")(x)
+    gate = L.ReLU()(L.Dense(4, name="gate")(x))
+    model = nets.randomize(keras.Model(x, L.Dense(2, name="reads")(L.Multiply()([made, gate]))))
+    model.get_layer("gate").bias.assign(-100.0 * np.ones(4))
+    small = shrinking.shrink(model)
+    assert small.get_layer("made").units == 4
+    arrays = [1e4 * np.random.default_rng(0).normal(size=(8, 6)).astype("float32")]
+    np.testing.assert_allclose(outputs_of(small, arrays)[0], outputs_of(model, arrays)[0], rtol=1e-5)
 
 
 def test_a_channel_scaled_by_a_spatial_map_is_not_taken_for_constant():
