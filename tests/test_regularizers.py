@@ -9,6 +9,7 @@ from tables import KERNEL_KINDS, random_kernel
 import tf_reweight as tfr
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.reweighted import Combined, Reweighted
+from tf_reweight.workflow.methods.penalised import Penalised
 
 L = keras.layers
 
@@ -109,6 +110,12 @@ def test_three_ways_in_give_the_same_penalty(batch):
             item.regularizer.update(item.target.variable)
     losses = [compiled(model).evaluate(x, y, verbose=0) for model in (built, in_place)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_every_way_in_has_the_same_strength_where_none_is_given():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    (item,) = tfr.regularize(model).attachments
+    assert item.regularizer.strength == Reweighted().strength == Penalised.of_rule["strength"]
 
 
 def test_one_instance_given_to_two_layers_becomes_two():

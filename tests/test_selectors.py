@@ -97,6 +97,21 @@ def test_wrong_selectors_are_refused_by_all(wrong, kind):
         tfr.regularize(keras.Sequential([keras.Input((2,)), L.Dense(2, name="other")]), layers=foreign)
 
 
+def test_a_predicate_that_does_not_say_what_it_takes_is_given_the_layer():
+    class Predicate:
+        __signature__ = "unknown"
+        given = []
+
+        def __call__(self, item):
+            self.given.append(item)
+            return item.name == "last"
+
+    model = selectable()
+    (attachment,) = tfr.regularize(model, layers=Predicate()).attachments
+    assert attachment.target.path == "last"
+    assert all(isinstance(item, L.Layer) for item in Predicate.given)
+
+
 def test_siblings_read_alike_and_a_fraction_is_no_structure():
     model = selectable()
     tfr.regularize(model, "filter", 1e-3, layers="last")

@@ -289,6 +289,32 @@ def test_pattern_sets_have_the_published_sizes():
     assert all(len(p) < 25 for p in structures.Pattern("circles", (5, 5)).positions)
 
 
+def test_adjacent_patterns_are_the_squares_and_the_shapes_of_a_t_among_the_four():
+    def touches(positions):
+        rows, columns = zip(*(divmod(position, 3) for position in positions))
+        square = max(rows) - min(rows) == max(columns) - min(columns) == 1
+        return square or all(abs(row - 1) + abs(column - 1) <= 1 for row, column in zip(rows, columns))
+
+    found = structures.Pattern("four_adjacent").positions
+    assert len(found) == 8
+    assert set(found) == {positions for positions in structures.Pattern("four").positions if touches(positions)}
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 4), (5, 5), (3, 5), (7, 7)])
+def test_without_a_radius_the_disc_is_the_one_that_is_nearest_to_half_of_the_kernel(size):
+    rows, columns = np.indices(size)
+    distances = np.hypot(rows - (size[0] - 1) / 2, columns - (size[1] - 1) / 2).ravel()
+    discs = [np.flatnonzero(distances <= radius + 1e-9) for radius in np.unique(distances)]
+    nearest = min(abs(len(disc) - distances.size / 2) for disc in discs)
+    first = structures.pattern.circles(size)[0]
+    assert any(np.array_equal(first, disc) and abs(len(disc) - distances.size / 2) == nearest for disc in discs)
+
+
+def test_the_smallest_numbers_of_a_pattern_are_taken():
+    assert structures.Pattern("natural", entries=1, num_patterns=1).entries == 1
+    assert (4,) in structures.Pattern("circles", (3, 3), radius=0).positions
+
+
 def test_pattern_keeps_the_set_with_most_energy():
     kernel = np.zeros((3, 3, 1, 1), "float32")
     kernel[0, 0], kernel[0, 1], kernel[1, 0], kernel[1, 1], kernel[2, 2] = 5, 4, 3, 1, 2
@@ -413,6 +439,15 @@ def test_natural_patterns_are_counted_when_put_on_a_model():
     assert "2-D kernels" in dict((item.name, item.reason) for item in attached.left_out)["point/kernel"]
     report = tfr.prune(model)
     assert [(item.kept_weights, item.num_weights) for item in report.kernels] == [(36, 108), (72, 600)]
+
+
+@pytest.mark.parametrize(
+    "size, entries, reason", [((5,), 3, "2-D kernels"), ((2, 3, 2), 3, "2-D kernels"), ((2, 2), 4, "4 entries leave nothing")]
+)
+def test_kernels_that_cannot_have_natural_patterns_are_not_counted(size, entries, reason):
+    structure = structures.Pattern("natural", entries=entries, num_patterns=2)
+    learned = structure.learn(size, [random_kernel((*size, 2, 3))])
+    assert learned is structure and reason in learned.misfit((*size, 2, 3))
 
 
 def test_a_pattern_given_in_a_constructor_cannot_be_natural():

@@ -114,6 +114,20 @@ def test_register_teaches_the_table():
     assert [target.standard_shape for target in find(model)[0]] == [(5, 3)]
 
 
+def test_a_registered_kernel_has_no_axis_of_an_unknown_role():
+    class Other(L.Layer):
+        pass
+
+    with pytest.raises(ValueError, match="`axes` may hold only"):
+        register(Other, "weight", axes=("in", "output"))
+
+
+def test_of_a_layer_with_several_kernels_the_last_one_makes_the_output():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, L.MultiHeadAttention(2, 3, name="attention")(inputs, inputs))
+    assert output_paths(model) == {"attention/attention_output"}
+
+
 def test_the_output_is_found_behind_activations():
     inputs = keras.Input((4,))
     hidden = L.Dense(4, name="hidden")(inputs)
@@ -134,6 +148,10 @@ def two_layers():
         (["conv", "top"], ["conv", "top"]),
         (L.Conv2D, ["conv"]),
         (lambda target: target.standard_shape[-1] == 4, ["conv"]),
+        # What means layers of a kind does not name the output layer, which stays.
+        ("*", ["conv"]),
+        (L.Layer, ["conv"]),
+        (lambda layer: True, ["conv"]),
     ],
 )
 def test_selection(layers, expected):
