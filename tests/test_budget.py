@@ -18,8 +18,10 @@ from tf_reweight.data import labelled
 from tf_reweight.deadline import IterativePruning
 from tf_reweight.deadline.pace import pace
 from tf_reweight.deadline.found import groups_of
+from tf_reweight.deadline.revival import revive
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.graph.gradients import ENOUGH_BATCHES
 from tf_reweight.kernels.budgeted import Demand, choose, lamp
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.penalties.attachment import attachments, regularize
@@ -365,13 +367,15 @@ def test_a_step_of_the_model_s_own_is_pressed_by_norms_and_says_so_where_the_los
         model.own = keras.optimizers.SGD(1e-2)
         regularize(model, "unstructured", budget="sparsity=0.8")
         model.compile(**given)
-        solver = BudgetProximal(criterion=criterion)
+        solver = BudgetProximal(criterion=criterion, until=0.5)
         if criterion is None:
             model.fit(x, y, batch_size=8, epochs=20, verbose=0, callbacks=[solver])
         else:
             with pytest.warns(UserWarning, match="none did: groups are ranked by norms"):
                 model.fit(x, y, batch_size=8, epochs=20, verbose=0, callbacks=[solver])
         assert len(solver.history) > 3 and solver.met_at is not None
+        # Twice the batches that tell groups apart: an optimizer that is only late would have been heard by then.
+        assert solver.history[0]["step"] == (2 * ENOUGH_BATCHES if "loss" in given else 0)
     with pytest.raises(ValueError, match="Valid: lamp, magnitude, relative"):
         model.fit(x, y, verbose=0, callbacks=[BudgetProximal(criterion="taylor")])
 
@@ -686,6 +690,31 @@ def test_channels_that_stay_are_a_multiple():
     assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense
 
 
+def test_the_best_of_each_set_is_spared():
+    """Without it a set could be planned to go whole, whatever is said at the deadline."""
+    model = net()
+    model.compile("sgd", "mse")
+    found = groups_of(model, "BudgetProximal", tfr.Budget(macs=0.5), "lamp", 1)
+    sizes = [item.num_groups for item in groups(model).sets]
+    scores = np.random.default_rng(0).permutation(sum(sizes)).astype("float64")
+    of_sets = np.split(found.spared(scores), np.cumsum(sizes)[:-1])
+    for spared, score in zip(of_sets, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
+        np.testing.assert_array_equal(spared, score == score.max())
+
+
+def test_single_vectors_and_kernels_of_groups_that_come_back_are_told_apart():
+    """A kernel is drawn at random, so that no two groups learn the same; a vector has the size of those that stayed."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), L.Dense(6, name="made"), L.ReLU(), L.Dense(3)])
+    made = model.get_layer("made")
+    made.bias.assign([0.0, 0.0, 1.0, -2.0, 3.0, 0.5])
+    (item,) = groups(model).sets
+    revive(item, np.arange(6) < 2, np.arange(6) >= 2)
+    kernel, bias = (ops.convert_to_numpy(variable) for variable in (made.kernel, made.bias))
+    assert len(np.unique(kernel[:, :2])) == 10
+    np.testing.assert_allclose(bias[:2], np.sqrt(np.mean(np.square(bias[2:]))), rtol=1e-6)
+
+
 def test_a_group_that_comes_back_from_zero_begins_anew():
     """Filter and gamma at zero have no gradient: it would stay dead, at its full price."""
     keras.utils.set_random_seed(0)
@@ -704,6 +733,10 @@ def test_a_group_that_comes_back_from_zero_begins_anew():
     assert (norms[: len(gone)] == 0).sum() == 2
     solved.finish(norms >= 0)
     np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    for layer in model.layers[1], model.layers[3]:
+        # What is one number a channel gets the size that it has where it stayed.
+        for values in (ops.convert_to_numpy(v) for v in layer.trainable_variables if len(v.shape) == 1):
+            np.testing.assert_allclose(values[:2], np.sqrt(np.mean(np.square(values[2:]))), rtol=1e-5)
     made, reads = (model.get_layer(name).kernel for name in ("made", "reads"))
     sizes = np.sqrt(np.mean(np.square(ops.convert_to_numpy(made)), axis=(0, 1, 2)))
     assert (0.3 < sizes[:2] / sizes[2:].mean()).all() and (sizes[:2] / sizes[2:].mean() < 3).all()

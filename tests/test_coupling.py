@@ -53,6 +53,10 @@ def test_alignment_leaves_one_varying_axis():
     assert len(np.unique(labels.roots(array))) == 3
     other = aligned(labels, labels.fresh(6).reshape(2, 3), (2, 3), keep=0)
     assert other.varying_axis == 0
+    # Where one alone varies there is nothing to choose from, and nothing is tied.
+    single = labels.fresh(3)
+    assert aligned(labels, np.stack([single, single]), (2, 3), keep=0).varying_axis == 1
+    assert len(np.unique(labels.roots(single))) == 3
 
 
 # What goes together.

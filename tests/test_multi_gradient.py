@@ -57,6 +57,16 @@ def test_equal_and_opposite_gradients():
     assert float(loss_weight(one, [np.zeros(2, "float32")])) == 0.0
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3])
+def test_the_weight_does_not_depend_on_the_unit_of_both_gradients(factor):
+    first, second = np.random.default_rng(0).normal(size=(2, 12)).astype("float32")
+    difference = second - first
+    expected = float(difference @ second / (difference @ difference))
+    assert 0.1 < expected < 0.9
+    scaled = [[(factor * gradient).astype("float32")] for gradient in (first, second)]
+    assert float(loss_weight(*scaled)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_whole_batch_step_lowers_both(data):
     """The step is the combination computed by hand, and neither the loss nor the penalty rises."""
     model = small_net(keras.optimizers.SGD(1e-3), run_eagerly=True)
@@ -133,6 +143,18 @@ def test_the_rule_lasts_as_long_as_a_fit(data):
     assert "apply" not in vars(model.optimizer) and not take_off(model)
     expected = float(model.loss(data[1], model(data[0]))) + float(np.abs(kernel_of(model)).sum())
     assert model.evaluate(*data, verbose=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_callback_can_have_the_step_made_anew_while_the_rule_is_at_work(data):
+    model, made = small_net(), []
+
+    def make(epoch, logs):
+        before = model.train_function
+        made.append(model.make_train_function(force=True) is not before and model.train_function is not before)
+
+    making = keras.callbacks.LambdaCallback(on_epoch_begin=make)
+    model.fit(*data, epochs=2, verbose=0, callbacks=[tfr.callbacks.MultiGradient(), making])
+    assert made == [True, True]
 
 
 @pytest.mark.parametrize("arguments", [{"clip": -1.0}, {"scale": 0.0}, {"clip": float("nan")}])
