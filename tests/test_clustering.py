@@ -80,6 +80,16 @@ def test_large_kernels_are_sampled_with_both_ends():
     np.testing.assert_array_equal(exact, centroids(weights[:50_000], 4, seed=1))
 
 
+def test_a_sample_takes_no_weight_twice(monkeypatch):
+    """All weights but one are looked at: the means of two heaps apart move by one weight of them, and no more."""
+    rng = np.random.default_rng(0)
+    heaps = [rng.uniform(centre - 1, centre + 1, 500).astype("float32") for centre in (-5, 5)]
+    monkeypatch.setattr(clustering, "_SAMPLE", 999)
+    found = centroids(np.concatenate(heaps), 2)
+    # One weight is missing, and the end of each heap counts twice; none is much further than 1 from its heap's mean.
+    np.testing.assert_allclose(found, [heap.mean() for heap in heaps], atol=2 * 1.1 / 499)
+
+
 @pytest.mark.parametrize("num", [2, 3, 16, 256])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_reports_of_clustered_kernels(num, zeros):

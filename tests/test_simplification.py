@@ -79,6 +79,7 @@ def test_normalization_becomes_part_of_every_kind_of_kernel(use_bias, center, sc
         assert kinds(simple) == ([f"Depthwise{plain}", plain] if separable else [plain])
         weighted = [layer for layer in simple.layers if layer.weights]
         assert weighted[-1].use_bias and weighted[-1].name == "kernel" and simple.output_names == ["normalization"]
+        assert not separable or not weighted[0].use_bias  # between both kernels there was none to be trained
         found = weighted[0].weights[0].numpy()
         assert ((found == 0) == (kernel.numpy() == 0)).all()
 
