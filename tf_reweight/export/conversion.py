@@ -137,10 +137,12 @@ def _explain(error, precision, model):
             operations=operations,
             layers=_layers_named(str(error), model),
         )
-    telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines
+    telling = [line for line in lines if "tf." in line or "Flex" in line or "custom" in line.lower()] or lines or [repr(error)]
+    # Where it comes from fills most of the line, and what is wrong stands at its end.
+    said = re.sub(r"^.*(?='tf\.\w+' op )", "", telling[0])[:300].rstrip(".")
     return errors.message(
-        f"Every operation of the model must have a TFLite kernel; the converter says: {(telling or [repr(error)])[0][:300]}",
-        "Replace that operation; lengths of sequences must be known when the model is built.",
+        f"The converter must take every operation of the model; it says: {said}.",
+        "Replace that operation; lengths of sequences must be known when the model is built, and axes of size one are a cause.",
         precision=precision,
     )
 
