@@ -217,8 +217,8 @@ SOLVERS = {
     "coupled": (lambda model: regularize_coupled(model, 1.0), lambda: [tfr.callbacks.Reweighting(), CoupledProximal()]),
     "budget": (
         lambda model: regularize_coupled(model, budget="macs=0.6"), lambda: [BudgetProximal(until=0.9, criterion="lamp")],
-    ),  # fmt: skip
-}
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOLVERS)

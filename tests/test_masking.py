@@ -40,6 +40,31 @@ def zero_sets(model):
     return {t.name: ops.convert_to_numpy(t.variable.value) == 0 for t in find(model)[0]}
 
 
+@pytest.mark.parametrize("sparsity", [0.3, 0.8])
+def test_a_sparsity_holds_in_each_layer_after_an_earlier_structure_has_cut_some_kernels(sparsity):
+    """Patterns take five ninths of the convolution's weights alone: that counts there, and less is left to take."""
+    layers = [L.Conv2D(16, 3), L.GlobalAveragePooling2D(), L.Dense(64), L.Dense(10)]
+    model = keras.Sequential([keras.Input((8, 8, 8)), *layers])
+    tfr.prune(model, ["pattern", "unstructured"], sparsity=sparsity, scope="layer")
+    for name, (zeros, size) in tfr.sparsity(model).items():
+        assert zeros / size == pytest.approx(max(sparsity, 5 / 9) if "conv" in name else sparsity, abs=2 / 640)
+
+
+def test_a_sparsity_holds_in_each_scope_after_other_groups_were_removed():
+    """By a plain loop: each row loses what brings it to the fraction of the weights that it had, and at least nothing."""
+    rng = np.random.default_rng(0)
+    dense = [np.ones((3, 20), int), np.ones((2, 10), int)]
+    members = [(rng.random(count.shape) < part).astype(int) for count, part in zip(dense, (0.8, 0.3))]
+    scores = [rng.random(count.shape) * count for count in members]
+    keeps = allocation.by_sparsity(scores, members, 0.5, "scope", dense)
+    for score, member, count, keep in zip(scores, members, dense, keeps):
+        for row in range(len(count)):
+            goes = max(0, count[row].sum() // 2 - (count[row] - member[row]).sum())
+            real = np.flatnonzero(member[row])
+            expected = set(real[np.argsort(score[row][real])][:goes])
+            assert {group for group in real if not keep[row][group]} == expected
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.95])
 @pytest.mark.parametrize("scope", ["model", "layer", "scope"])
 def test_unstructured_counts_are_exact(sparsity, scope):

@@ -22,7 +22,7 @@ def by_threshold(scores, thresholds):
     return [np.asarray(score) > threshold for score, threshold in zip(scores, thresholds)]
 
 
-def by_sparsity(scores, num_members, sparsity, scope="model"):
+def by_sparsity(scores, num_members, sparsity, scope="model", dense_members=None):
     """Removes the groups of lowest score until the fraction `sparsity` of the weights is gone.
 
     Args:
@@ -31,6 +31,8 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
         sparsity: fraction of all weights removed, in [0, 1). Whole groups only: as many groups as fit without removing
             more than that fraction, except that unstructured counts are exact.
         scope: `"model"`: one ranking over all kernels; `"layer"`: the fraction holds in each kernel; `"scope"`: in each scope.
+        dense_members: like `num_members`, before other groups were removed, whose weights count as removed by them; None where
+            none were. A kernel or scope that has lost more than the fraction already loses no more.
 
     Returns:
         List of bool arrays `(scopes, groups)`.
@@ -40,11 +42,12 @@ def by_sparsity(scores, num_members, sparsity, scope="model"):
     """
     check_sparsity(sparsity)
     check_name("scope", scope, SCOPES)
+    kernels = list(zip(scores, num_members, num_members if dense_members is None else dense_members, strict=True))
     if scope == "model":
-        return _ranked(scores, num_members, sparsity)
+        return _ranked_of_dense(kernels, sparsity)
     if scope == "layer":
-        return [_ranked([s], [n], sparsity)[0] for s, n in zip(scores, num_members)]
-    return [np.stack([_ranked([row], [n], sparsity)[0] for row, n in zip(s, m)]) for s, m in zip(scores, num_members)]
+        return [_ranked_of_dense([kernel], sparsity)[0] for kernel in kernels]
+    return [np.stack([_ranked_of_dense([row], sparsity)[0] for row in zip(*kernel, strict=True)]) for kernel in kernels]
 
 
 def keep_at_least(keep, scores, num_members, minimum=1):
@@ -62,6 +65,19 @@ def keep_at_least(keep, scores, num_members, minimum=1):
     best = np.argsort(-ranked, axis=None, kind="stable")[:missing]
     keep.flat[best] = True
     return keep, missing
+
+
+def _ranked_of_dense(kernels, sparsity):
+    """Keep flags for one ranking, by which a fraction of all weights is gone, those that went before included.
+
+    Args:
+        kernels: `(scores, members, members when it was dense)` of each kernel or scope.
+    """
+    scores, members, dense = zip(*kernels)
+    total, left = sum(int(np.sum(count)) for count in dense), sum(int(np.sum(count)) for count in members)
+    # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
+    share = sparsity if left in (total, 0) else max(0.0, 1.0 - (1.0 - sparsity) * total / left)
+    return _ranked(scores, members, share)
 
 
 def _ranked(scores, members, sparsity):

@@ -393,11 +393,8 @@ class _Amount:
         scores = [item.by(self._criterion(item.structure)) for item in groups]
         members = [item.members for item in groups]
         if self.sparsity is not None:
-            total = sum(masks[target.name].size for target, _ in pairs)
-            left = sum(int(count.sum()) for count in members)
-            # Of what is left, less has to go. The division is left out where nothing went before: counts are exact then.
-            share = self.sparsity if left == total else max(0.0, 1.0 - (1.0 - self.sparsity) * total / left)
-            return allocation.by_sparsity(scores, members, share, self.scope)
+            dense = [np.asarray(structure.num_members(target.standard_shape)) for target, structure in pairs]
+            return allocation.by_sparsity(scores, members, self.sparsity, self.scope, dense)
         demands = demands_on(self.model, self.budget, pairs, members, targets, masks)
         spared = [allocation.keep_at_least(np.zeros(s.shape, bool), s, count)[0] for s, count in zip(scores, members)]
         keep = choose(_row(scores), demands, _row(spared) | (_row(members) == 0), exact=True).keep
