@@ -179,6 +179,27 @@ def test_calibration_ends_whatever_happens(monkeypatch):
             quantization.calibrate(model, numbers((4, 5)), size)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_calibration_sets_the_ranges_whatever_was_learned_before(frozen, monkeypatch):
+    """As a model that has seen nothing else; where it fails, all is as before."""
+    fresh, model, x = dense(), dense(), numbers((10, 5))
+    model.set_weights(fresh.get_weights())
+    quantization.calibrate(fresh, x, 4)
+    quantization.calibrate(model, 9 * x)
+    quantization.freeze(model, frozen)
+    with monkeypatch.context() as patched:
+        before = model.get_weights()
+        patched.setattr(QuantizedKernel, "call", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quantization.calibrate(model, x, 4)
+        assert all(map(np.array_equal, before, model.get_weights()))
+    quantization.calibrate(model, x, 4)
+    for one, two in zip(ranges.rounders(fresh), ranges.rounders(model), strict=True):
+        for name in ("minimum", "maximum", "observed"):
+            np.testing.assert_array_equal(getattr(one, name).numpy(), getattr(two, name).numpy())
+        assert float(two.frozen.value) == float(frozen)
+
+
 def test_one_batch_of_one_example_will_do():
     model = dense()
     quantization.calibrate(model, numbers((3, 5)), 1)

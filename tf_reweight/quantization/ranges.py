@@ -11,6 +11,7 @@ from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_layer
+from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.walking import input_structure
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
@@ -18,7 +19,8 @@ from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 def calibrate(model, inputs, batch_size=32):
     """Sets the ranges of a quantized model from data, without training; kernels stay as they are.
 
-    A good start for training, and all that is needed to export without any. While it looks, activations are not rounded.
+    A good start for training, and all that is needed to export without any. While it looks, activations are not rounded. What
+    was learned before counts no more, also in a model whose ranges are frozen; they are frozen again afterwards.
 
     Args:
         model: from `quantize`.
@@ -29,7 +31,7 @@ def calibrate(model, inputs, batch_size=32):
 
     Raises:
         TypeError: for what holds no examples.
-        ValueError: when the model is not quantized, or for examples that do not fit its inputs.
+        ValueError: when the model is not quantized, or for examples that do not fit its inputs; the ranges are as before then.
 
     Example:
         >>> calibrate(qat, data.representative(256))
@@ -39,15 +41,34 @@ def calibrate(model, inputs, batch_size=32):
     arrays = take(model, inputs, "inputs")
     arrays = checked(arrays, input_specs(model, arrays), "inputs")
     order = np.random.default_rng(0).permutation(len(arrays[0]))
-    for layer in layers:
-        layer.calibrating = True
-    try:
+    with _learning_anew(layers):
         for start in range(0, len(order), batch_size):
             batch = [array[order[start : start + batch_size]] for array in arrays]
             model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
+
+
+@contextlib.contextmanager
+def _learning_anew(layers):
+    """Within it, layers learn their ranges from nothing and do not round; where something is raised, they are as before."""
+    learned = [variable for layer in layers for variable in (layer.minimum, layer.maximum, layer.observed)]
+    # Copies: on torch an array may be the variable's own memory.
+    known = [(variable, as_numpy(variable).copy()) for variable in learned]
+    frozen = [(layer.frozen, as_numpy(layer.frozen).copy()) for layer in layers]
+    for variable, value in (*known, *frozen):
+        variable.assign(np.zeros_like(value))
+    for layer in layers:
+        layer.calibrating = True
+    try:
+        yield
+    except BaseException:
+        for variable, value in known:
+            variable.assign(value)
+        raise
     finally:
         for layer in layers:
             layer.calibrating = False
+        for variable, value in frozen:
+            variable.assign(value)
 
 
 def freeze(model, frozen=True):
