@@ -1,5 +1,7 @@
 """Few values per kernel, number by number: which values, who has which, what is held afterwards, and the bounds."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tf_reweight.kernels.table import find
 from tf_reweight.pruning.prune import prune
 from tf_reweight.quantization import clustering
 from tf_reweight.quantization.clustering import Shared, centroids
+from tf_reweight.workflow import config, stages
 
 L = keras.layers
 
@@ -180,6 +183,26 @@ def test_values_of_channels_are_counted_for_each():
         kernel[0, 3] += 100 * row
         model.layers[0].kernel.assign(kernel)
         assert quantization.keep_clusters(model, per_channel=True) == held and quantization.keep_clusters(model, 4) == 0
+
+
+def test_the_stage_of_quantization_holds_kernels_with_few_weights_in_each_channel():
+    """A first convolution of colors has 27 weights a channel, less than two for each of 16 values."""
+    model = randomize(keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.Conv2D(4, 3)]))
+    quantization.cluster(model, 16, per_channel=True)
+    assert quantization.keep_clusters(model, 16, per_channel=True) == 1
+    steps = ["train", "regularize", "prune", "retrain", "cluster", "quantize"]
+    given = config.load({"stages": steps, "prune": {"sparsity": 0.5}, "cluster": {"clusters": 16, "per_channel": True}})
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    data = types.SimpleNamespace(inputs=lambda model, split, num: x)
+    held = []
+
+    def fit(model, *arguments):
+        held.extend(isinstance(target.variable.constraint, Shared) for target in find(model)[0])
+
+    stages._quantize(model, types.SimpleNamespace(config=given, data=data, fit=fit))
+    assert held == [True, True]
+    with pytest.raises(TypeError, match="`small_kernels` must be a bool"):
+        quantization.keep_clusters(model, 16, small_kernels=1)
 
 
 def test_number_of_clusters():

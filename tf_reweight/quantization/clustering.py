@@ -193,27 +193,29 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
     return ClusterReport(tuple(kernels), tuple(left_out))
 
 
-def keep_clusters(model, max_values=256, per_channel=False):
+def keep_clusters(model, max_values=256, per_channel=False, small_kernels=False):
     """Holds a model's kernels to as few values as they have now through further training, for example after loading it.
 
     Args:
         model: a built Keras model.
         max_values: kernels with more values than this, or than half their weights, are not taken for clustered ones.
         per_channel: count the values of each output channel, as `cluster` does with it.
+        small_kernels: whether kernels with more values than half their weights are held as well, for a model whose kernels
+            are known to be clustered: a kernel that has few weights has few values in any case.
 
     Returns:
         The number of kernels that are held.
 
     Raises:
-        TypeError: when `per_channel` is not a bool.
+        TypeError: when `per_channel` or `small_kernels` is not a bool.
     """
-    check_flags(per_channel=per_channel)
+    check_flags(per_channel=per_channel, small_kernels=small_kernels)
     check_integer("max_values", max_values, 1, fix="It counts values; a byte tells 256.")
     count = 0
     for target in find(model)[0]:
         kernel = as_numpy(target.variable).astype("float32")
         channels = _channels(kernel, target.layout, per_channel)
-        if all(len(np.unique(row)) <= min(max_values, row.size // 2) for row in channels):
+        if all(len(np.unique(row)) <= (max_values if small_kernels else min(max_values, row.size // 2)) for row in channels):
             _hold(target, kernel, [np.unique(row[row != 0]) for row in channels])
             count += 1
     drop_compiled_steps(model)

@@ -196,7 +196,8 @@ def _quantize(model, context):
     model, report = quantization.quantize(model, *bits, return_report=True)
     quantization.calibrate(model, context.data.inputs(model, "train", config.export.representative))
     if "cluster" in config.steps[: config.steps.index("quantize")]:
-        quantization.keep_clusters(model, config.cluster.clusters, config.cluster.per_channel)
+        # All kernels are clustered, those as well that have few weights in each channel.
+        quantization.keep_clusters(model, config.cluster.clusters, config.cluster.per_channel, small_kernels=True)
     keep_zeros(model)
     callbacks = [CosineDecay(settings.learning_rate), quantization.FreezeRanges(settings.epochs - 1)]
     context.fit(model, "quantize", settings.epochs, settings.learning_rate, callbacks)
