@@ -40,6 +40,17 @@ def zero_sets(model):
     return {t.name: ops.convert_to_numpy(t.variable.value) == 0 for t in find(model)[0]}
 
 
+def test_a_refused_prune_leaves_weights_that_were_put_into_the_model():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8)])
+    before = model.get_weights()
+    tfr.prune(model, "unstructured", sparsity=0.5)
+    model.set_weights(before)
+    model.layers[0].trainable = False
+    with pytest.raises(ValueError, match="must be trainable"):
+        tfr.prune(model, "unstructured", sparsity=0.7)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
 @pytest.mark.parametrize("sparsity", [0.3, 0.8])
 def test_a_sparsity_holds_in_each_layer_after_an_earlier_structure_has_cut_some_kernels(sparsity):
     """Patterns take five ninths of the convolution's weights alone: that counts there, and less is left to take."""

@@ -1,4 +1,4 @@
-"""Zeros that stay: pruning in place, masks through retraining, and the wrapper layer."""
+"""Pruning in place: which groups go, what the report says of it, and zeros that are held or released by hand."""
 
 import dataclasses
 import typing
@@ -126,7 +126,8 @@ def prune(
 
     Raises:
         ValueError: more than one of `sparsity`, `threshold` and `budget`, a value out of range, a budget out of reach,
-            neither penalty nor structure; the model is then unchanged.
+            neither penalty nor structure; the model is then unchanged, though weights that are held at zero, and had other
+            values, are zero again where what may go had to be counted before the refusal.
         TypeError: for a number in the place of the structure.
 
     Example:
@@ -147,11 +148,12 @@ def prune(
         chosen, left_out = _penalised_chosen(model, parts)
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
+    chosen, frozen = _trainable(chosen, include_frozen)
+    left_out += frozen
+    # What comes after it counts what is left.
     zero_again(model)
     if carried is not None:
         limit = _still_to_meet(model, carried, parts)
-    chosen, frozen = _trainable(chosen, include_frozen)
-    left_out += frozen
     last = {target.name: (target, structure) for target, structure, _ in chosen}
     limit = filed.calibrated(model, limit, "of_zeros", list(last.values()))
     warn_of_own_calls([target for target, _, _ in chosen])
