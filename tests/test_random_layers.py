@@ -176,7 +176,7 @@ def test_a_state_that_lasts_is_nothing_random(given):
     small = tfr.shrink(model, inputs=given)
     assert small.count_params() < model.count_params()
     np.testing.assert_array_equal(model.layers[1].states[0], state)
-    assert tfr.quantize(model)
+    assert tfr.quantize(model) and tfr.quantize(model, data=np.ones((6, 5, 3), "float32"))
     for each in (model, small):
         each.layers[1].reset_state()
     x = np.random.default_rng(1).normal(size=(4, 5, 3)).astype("float32")

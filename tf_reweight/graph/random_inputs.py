@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.walking import calls_in_order, graph_of, is_graph
+from tf_reweight.graph.walking import calls_in_order, fixed_batch, graph_of, is_graph
 
 # Size taken for an axis of unknown length.
 _UNKNOWN_SIZE = 32
@@ -37,8 +37,7 @@ def inputs(model, tensors, num=2, seed=0):
     layers = list(model._flatten_layers())
     tables = [layer.input_dim for layer in layers if isinstance(layer, keras.layers.Embedding)]
     pixels = any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
-    if is_graph(model):
-        num = next((tensor.shape[0] for tensor in graph_of(model).inputs if tensor.shape and tensor.shape[0]), num)
+    num = fixed_batch(model) or num
     shapes = [(num, *[_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]) for tensor in tensors]
     dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     made = [_values(shape, dtype, min(tables, default=2), pixels, rng) for shape, dtype in zip(shapes, dtypes)]

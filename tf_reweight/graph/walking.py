@@ -165,3 +165,10 @@ def output_structure(model):
     """The symbolic outputs of a model in the structure in which it gives them; None where a subclassed model does not say."""
     graph = functional_of(model)
     return graph.output if isinstance(graph, keras.Function) else None
+
+
+def fixed_batch(model):
+    """The number of examples that a model takes at once, of `Input(batch_shape=...)`; None where it takes any."""
+    if not is_graph(model):
+        return None
+    return next((tensor.shape[0] for tensor in graph_of(model).inputs if tensor.shape and tensor.shape[0]), None)

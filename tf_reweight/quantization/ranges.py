@@ -12,7 +12,8 @@ from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.walking import input_structure
+from tf_reweight.graph.randomness import fixed_draws
+from tf_reweight.graph.walking import fixed_batch, input_structure
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 
@@ -27,7 +28,7 @@ def calibrate(model, inputs, batch_size=32):
         inputs: examples of any kind that `data.examples.take` knows: arrays `(num, ...)`, a list or a dict of them, a
             `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do. They are shuffled by a fixed
             seed, since a range that is the mean over batches of one class each is too narrow for all of them.
-        batch_size: examples that are looked at together.
+        batch_size: examples that are looked at together, where the model takes any number of them.
 
     Raises:
         TypeError: for what holds no examples.
@@ -41,7 +42,10 @@ def calibrate(model, inputs, batch_size=32):
     arrays = take(model, inputs, "inputs")
     arrays = checked(arrays, input_specs(model, arrays), "inputs")
     order = np.random.default_rng(0).permutation(len(arrays[0]))
-    with _learning_anew(layers):
+    if fixed_batch(model):
+        batch_size = fixed_batch(model)
+        order = np.resize(order, -(-len(order) // batch_size) * batch_size)  # the first again, where the last are too few
+    with _learning_anew(layers), fixed_draws(model):
         for start in range(0, len(order), batch_size):
             batch = [array[order[start : start + batch_size]] for array in arrays]
             model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
