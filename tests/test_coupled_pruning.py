@@ -184,6 +184,11 @@ def test_whole_branches_go_for_a_budget_that_one_group_of_each_would_exceed():
     report = coupling.prune_groups(model, budget=budget, minimum=0, criterion="kernel")
     assert [item.kept_groups for item in report.sets] == [1, 0]
     assert count_macs(shrinking.shrink(model)) <= least
+    # Where nothing leads around them the best of each stay all the same.
+    fewest = _fewest(nets.plain(), 0)
+    budget = budgets.Budget(macs=coupling.Cost(coupling.groups(nets.plain())).macs(fewest) + 1)
+    report = coupling.prune_groups(nets.randomize(nets.plain()), budget=budget, minimum=0)
+    assert all(item.kept_groups for item in report.sets)
 
 
 def _fewest(model, minimum):
