@@ -58,11 +58,26 @@ def nested(model):
     return epoch
 
 
+def looped(model):
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def epoch(x, y):
+        for _ in tf.range(2):
+            with tf.GradientTape() as tape:
+                value = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+
+    return epoch
+
+
 FUNCTIONS = {
     "keras": lambda model: steps(model, keras.optimizers.Adam()),
     "compiled": lambda model: steps(model, keras.optimizers.SGD(0.1), jit_compile=True),
     "by hand": by_hand,
     "nested": nested,
+    "looped": looped,
 }
 CHANGES = {
     "prune": lambda model: tfr.prune(model, "unstructured", sparsity=0.5),
@@ -115,6 +130,21 @@ def inference(model):
     kept[-1](X)
 
 
+def inference_in_loops_and_calls(model):
+    inner = tf.function(lambda x: tf.reduce_sum(model(x, training=False)))
+
+    @tf.function
+    def outer(x):
+        total = inner(x)
+        for _ in tf.range(2):
+            if total > 0:
+                total += tf.reduce_sum(model(x, training=False))
+        return total
+
+    outer(X)
+    kept.append(outer)
+
+
 def fitted(model):
     for _ in range(2):
         model.compile(keras.optimizers.Adam(), "mse", jit_compile=False)
@@ -147,7 +177,7 @@ def only_others(model):
 kept: list = []
 
 
-@pytest.mark.parametrize("before", [gone, another, inference, fitted, not_called, only_others])
+@pytest.mark.parametrize("before", [gone, another, inference, inference_in_loops_and_calls, fitted, not_called, only_others])
 def test_no_false_alarm(before):
     model = built()
     before(model)

@@ -14,6 +14,8 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps
 _OF_KERAS = {"one_step_on_data", "one_step_on_data_distributed", "one_step_on_iterator", "multi_step_on_iterator", "function"}
 # The step by which a budget's solver presses on groups, still in memory after a `fit` that was interrupted.
 _OF_OURS = {"pressed_towards_budget"}
+# Where TensorFlow notes the inputs of an operation made of others that it only reads.
+_ONLY_READ = "_read_only_resource_inputs"
 
 
 def renew_steps(model, variables, what):
@@ -56,15 +58,19 @@ def _assigning(variables):
     graphs = {id(item.graph): item.graph for item in objects_of(ConcreteFunction)}.values()
     copies = [copy for variable in variables for copy in copies_of(variable)]
     handles = {id(handle) for handle in (getattr(copy, "handle", None) for copy in copies) if handle is not None}
-    captured = [(graph, [(id(outer), inner) for outer, inner in graph.captures]) for graph in graphs]
-    while True:  # a function inside another captures what stands for the variable there
-        more = {id(inner) for _, pairs in captured for outer, inner in pairs if outer in handles} - handles
-        if not more:
-            break
-        handles |= more
-    return [graph for graph, pairs in captured if graph.name not in _OF_KERAS | _OF_OURS and _assigns(pairs, handles)]
+    return [graph for graph in graphs if graph.name not in _OF_KERAS | _OF_OURS and _assigns(graph, handles)]
 
 
-def _assigns(pairs, handles):
-    consumers = (operation for outer, inner in pairs if outer in handles for operation in inner.consumers())
-    return any(operation.type.startswith(("Assign", "ResourceApply")) for operation in consumers)
+def _assigns(graph, handles):
+    held = [inner for outer, inner in graph.captures if id(outer) in handles]
+    return any(_writes(operation, tensor) for tensor in held for operation in tensor.consumers())
+
+
+def _writes(operation, tensor):
+    """Whether an operation assigns the variable behind its input; loops, branches and calls say which they only read."""
+    if operation.type.startswith(("Assign", "ResourceApply")):
+        return True
+    if _ONLY_READ not in operation.node_def.attr:
+        return False
+    places = {place for place, given in enumerate(operation.inputs) if given is tensor}
+    return not places <= set(operation.get_attr(_ONLY_READ))
