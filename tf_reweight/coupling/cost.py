@@ -111,11 +111,8 @@ class _Axes:
 
     def _found(self, roots):
         """How often each group's label is among those of an axis."""
-        if not len(self._sorted):
-            return np.zeros(0)
-        places = np.minimum(np.searchsorted(self._sorted, roots), len(self._sorted) - 1)
-        inside = self._sorted[places] == roots
-        return np.bincount(self._order[places[inside]], minlength=len(self._sorted)).astype("float64")
+        places = np.searchsorted(self._sorted, roots[np.isin(roots, self._sorted)])
+        return np.bincount(self._order[places], minlength=len(self._sorted)).astype("float64")
 
 
 def _is_shift(variable):

@@ -78,7 +78,7 @@ def _batch_size(model, num):
     shapes = [tensor.shape[1:] for node in calls_in_order(model) for tensor in node.output_tensors]
     largest = max(4 * math.prod(length or _UNKNOWN for length in shape) for shape in shapes)
     fewest, most = _BATCHES
-    return min(max(fewest, min(most, _BYTES // largest)), max(1, math.ceil(_CHOOSING * num)))
+    return min(max(fewest, min(most, _BYTES // largest)), math.ceil(_CHOOSING * num))
 
 
 def _fits(layer):

@@ -147,7 +147,7 @@ def concatenate(t, layer, inputs, *_, **__):
 def joined(t, inputs, axis):
     """Channels side by side; `axis` counts the batch."""
     rank = len(t.shapes[0])
-    axis = axis - 1 if axis > 0 else axis % (rank + 1) - 1
+    axis = axis % (rank + 1) - 1
     others = [s.varying_axis for s in inputs if s.varying_axis not in (None, axis)]
     if axis < 0 or (others and any(v != others[0] for v in others)):
         return t.opaque(f"{t.step.path}: joins along the batch, or channels along different axes")

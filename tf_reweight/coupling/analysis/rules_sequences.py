@@ -50,7 +50,7 @@ def _why_not(layer):
 
 def _units(t, layer, x):
     cell = layer.cell
-    t.read(cell.kernel, 0, t.vector(x, -1), x, layer=layer)
+    t.read(cell.kernel, 0, t.vector(x, -1), x)
     gates = t.out(cell.kernel, 1).reshape(-1, layer.units)
     t.labels.tie(gates, gates[:1])
     units = gates[0]
@@ -59,7 +59,7 @@ def _units(t, layer, x):
     bias = t.scale(cell.bias, -1, labels)
     made_by = [t.axes[id(cell.kernel), 1], t.axes[id(cell.recurrent_kernel), 1]] + ([] if bias is None else [bias])
     name = getattr(layer.activation, "__name__", "")
-    t.read(cell.recurrent_kernel, 0, units, layer=layer, zero_if=tuple(made_by) if name in _ZERO_AT_ZERO else ())
+    t.read(cell.recurrent_kernel, 0, units, zero_if=tuple(made_by) if name in _ZERO_AT_ZERO else ())
     t.count(layer, "units", units)
     return units
 
@@ -84,7 +84,7 @@ def _attention(t, layer, query, value, key, options, query_field, value_field, o
     for mask in masks:
         t.freeze(mask, f"{t.step.path}: used as a mask")
     for name, source in (("query", query), ("key", key), ("value", value)):
-        t.read(inner[name].kernel, 0, t.vector(source, -1), source, layer=layer)
+        t.read(inner[name].kernel, 0, t.vector(source, -1), source)
     heads = t.out(inner["value"].kernel, 1, width=inner["value"].kernel.shape[2])
     t.out(inner["key"].kernel, 1, heads)
     query_heads = np.repeat(heads, inner["query"].kernel.shape[1] // len(heads))
@@ -94,7 +94,7 @@ def _attention(t, layer, query, value, key, options, query_field, value_field, o
     zero_if = [t.axes[id(variable), axis] for variable, axis in (
         (inner["value"].kernel, 1), (inner["value"].bias, 0)) if variable is not None]  # fmt: skip
     output = inner["attention_output"]
-    t.read(output.kernel, 0, query_heads, layer=layer, zero_if=tuple(zero_if))
+    t.read(output.kernel, 0, query_heads, zero_if=tuple(zero_if))
     t.count(layer, query_field, query_heads)
     if value_field != query_field:
         t.count(layer, value_field, heads)

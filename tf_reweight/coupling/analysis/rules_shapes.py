@@ -145,8 +145,8 @@ def get_item(t, operation, x, key):
         at = keys.index(Ellipsis)
         missing = len(x.shape) + 1 - (len(keys) - 1 - keys.count(None))
         keys[at : at + 1] = [slice(None)] * missing
-    keys += [slice(None)] * (len(x.shape) + 1 - len(keys) + keys.count(None))
-    if any(not (item is None or isinstance(item, (int, slice))) for item in keys) or keys[0] != slice(None):
+    # Axes that no key names are whole, and indices of the labels leave them out as well.
+    if any(not (item is None or isinstance(item, (int, slice))) for item in keys) or keys[:1] not in ([], [slice(None)]):
         return t.opaque(f"{t.step.path}: an index that is no plain slice")
     picks, axis = [], 0
     for item in keys[1:]:

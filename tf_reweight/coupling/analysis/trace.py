@@ -32,6 +32,7 @@ class Read:
     """One reading of channels by a kernel.
 
     Attributes:
+        layer: whose bias a foldable reading is moved to.
         entry: the kernel's axis.
         source: the `Signal` it reads, or None for channels that never leave the layer (heads, recurrent units).
         foldable: whether a constant input can be moved to the bias exactly.
