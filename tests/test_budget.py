@@ -690,6 +690,23 @@ def test_channels_that_stay_are_a_multiple():
     assert {item.kept_groups % 8 for item in report.sets} == {0} and count_macs(shrink(model)) <= 0.4 * dense
 
 
+def test_pressing_makes_the_step_anew_where_thresholds_are_constants_in_it(monkeypatch):
+    """As on JAX: it would go on with the thresholds of zero that it was traced with."""
+    model = net()
+    regularize(model, "unstructured", budget="sparsity=0.5")
+    model.compile("sgd", "mse")
+    found = groups_of(model, "BudgetProximal", None, "lamp", 1)
+    found.open()
+    model.make_train_function()
+    before = model.train_function
+    found.press(np.zeros(len(found.norms())))
+    assert model.train_function is before
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    found.press(np.zeros(len(found.norms())))
+    assert model.train_function is not before
+    found.close()
+
+
 def test_the_best_of_each_set_is_spared():
     """Without it a set could be planned to go whole, whatever is said at the deadline."""
     model = net()

@@ -479,6 +479,14 @@ def test_fields_that_do_not_go_with_a_pattern_set_are_refused(fields):
         structures.get({"name": "pattern", **fields})
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (0, 1), (0, 3), (2, 3), (0, 1, 2, 3)])
+def test_sums_are_the_same_where_the_backend_is_not_tensorflow(axes, monkeypatch):
+    """The backends' own tests need an installation; the branch itself does not."""
+    kernel = random_kernel((6, 8, 3, 4))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    np.testing.assert_allclose(numpy_of(sum_of_squares(kernel, axes)), np.square(kernel).sum(axes), rtol=1e-5)
+
+
 @cases
 def test_norms_of_a_variable_are_those_of_its_value(structure, shape):
     """Outside a training step as well, where TensorFlow's custom gradients take no variables."""
