@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight.learning_rate import CosineDecay
+from tf_reweight.learning_rate import BorrowedRate, CosineDecay
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.penalties.reweighting import Reweighting
 
@@ -269,3 +269,19 @@ def test_a_fit_after_an_interrupted_one_has_the_rate_of_before(kinds, set_betwee
     model.fit(*data, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(rate()))])
     assert seen == [pytest.approx(3e-3 if set_between is None else set_between)] and rate() == seen[0]
     assert "make_train_function" not in vars(model)
+
+
+def test_a_borrowed_rate_is_given_back_unless_another_was_set():
+    optimizer = keras.optimizers.SGD(0.25)
+    for inside, after in ((None, 0.25), (0.25, 0.25), (1e-9, 0.25), (0.5, 0.25)):
+        borrowed = BorrowedRate(optimizer)
+        if inside is not None:
+            borrowed.set(inside)
+        borrowed.give_back_if_unchanged()
+        assert borrowed.before == float(optimizer.learning_rate) == after
+    borrowed.set(1e-9)
+    optimizer.learning_rate = 0.125
+    borrowed.give_back_if_unchanged()
+    assert float(optimizer.learning_rate) == 0.125
+    borrowed.give_back()
+    assert float(optimizer.learning_rate) == 0.25
