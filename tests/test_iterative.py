@@ -150,11 +150,13 @@ class Stops(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # `pytest.warns` raises what the libraries deprecate
 def test_a_training_that_ends_before_the_last_round_says_so():
     with pytest.warns(UserWarning, match="after 1 of 3 rounds"):
         fit(net(), [IterativePruning("macs=0.5", rounds=3), Stops()])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # `pytest.warns` raises what the libraries deprecate
 def test_what_is_gone_stays_gone_where_a_callback_brings_back_earlier_weights():
     model = net()
     regularize(model, "unstructured", budget="weights=0.3")

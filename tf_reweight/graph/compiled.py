@@ -62,8 +62,7 @@ def rate_of(optimizer):
     schedule = schedule_of(optimizer)
     if schedule is not None:
         return max(float(schedule(step)) for step in _ASKED_AT)
-    # As a tensor first, since a variable that is mirrored cannot be read inside the scope of its strategy.
-    return float(keras.ops.convert_to_tensor(optimizer.learning_rate))
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 @dataclasses.dataclass(frozen=True)
