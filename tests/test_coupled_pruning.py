@@ -414,7 +414,7 @@ def test_penalty_beside_another_prices_and_what_is_left_out():
         made = coupling.regularize_coupled(model, 0.1, price=lambda item: item.weights_per_group)
     assert [penalty.item.name for penalty in made.penalties] == ["kind_conv"]
     assert {item.name for item in made.left_out} == {"backbone", "box_conv", "box", "kind"}
-    assert "box_conv: left out, frozen" in str(made)
+    assert "box_conv: left out, box_conv: trainable=False" in str(made)
     for penalty in made.penalties:
         np.testing.assert_array_equal(penalty.penalty_weights, penalty.item.weights_per_group)
     from tf_reweight.penalties.attachment import detach

@@ -10,6 +10,7 @@ from keras import ops
 import tf_reweight as tfr
 from tf_reweight import coupling
 from tf_reweight.kernels import table
+from tf_reweight.workflow import defaults
 
 L = keras.layers
 # TensorFlow's own, which `pytest.warns` would raise again.
@@ -235,3 +236,24 @@ def test_channels_of_an_own_call_are_never_removed():
     (held,) = [item for item in report.frozen if item.name == "before"]
     assert "Standardized" in held.reasons[0] and "own" in held.reasons[0]
     assert (numbers(model.get_layer("own").kernel) != 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:The channels of backbone")
+def test_what_holds_a_budget_up_is_named():
+    """A frozen backbone and a layer that channels are not followed through, with a default that is out of reach and without."""
+    x = keras.Input((8, 8, 3))
+    backbone = keras.Model(x, keras.layers.Conv2D(16, 3)(keras.layers.Conv2D(16, 3)(x)), name="backbone")
+    backbone.trainable = False
+    strange = keras.layers.Lambda(lambda t: t[..., ::-1], name="strange")
+    hidden = keras.layers.Dense(8, name="head")(keras.layers.GlobalAveragePooling2D()(backbone(x)))
+    hidden = keras.layers.Dense(6, name="unknown")(hidden)
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(strange(hidden)))
+    for ask in (
+        lambda: tfr.prune_groups(model, budget="macs=0.5"), lambda: coupling.regularize_coupled(model, budget="macs=0.5")
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="Whole stay, among others: .*backbone.*trainable=False") as refused:
+            ask()
+        assert "unknown (" in str(refused.value) and "out (" not in str(refused.value)
+    with pytest.warns(UserWarning, match=r"50% of the MACs cannot go.*Whole stay.*backbone.*Budget\(macs=0\.9\d+\) instead"):
+        made = defaults.configuration(model, None, "channels", None, None, {}, None, None)
+    assert 0.9 < made["prune"]["budget"]["macs"] < 1.0

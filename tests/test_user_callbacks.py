@@ -27,8 +27,9 @@ def test_forms_that_are_taken(given, expected):
 def test_anything_else_is_refused_before_any_work(given, tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="relu"), keras.layers.Dense(1)])
     model.compile("adam", "mse")
+    data = ([[0.0] * 4] * 8, [0.0] * 8)
     with pytest.raises(TypeError, match="`callbacks` must be callbacks.*Received: callbacks="):
-        tfr.compress(model, ([[0.0] * 4] * 8, [0.0] * 8), callbacks=given, out=tmp_path / "run", console=QUIET)
+        tfr.compress(model, data, budget="macs=0.7", callbacks=given, out=tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
 
 
