@@ -246,7 +246,8 @@ def _within_budget(floors, budget, criterion, scope, reacting=None):
     # Where whole branches may go, a budget that one group of each would exceed can be met.
     if floors.minimum > 0:
         spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), floors.minimum)[0] for s in scores]
-        flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True).keep
+        held_up = floors.coupled.held_up()
+        flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True, held_up=held_up).keep
         if floors.multiple_of == 1 and scope == "model":
             return scores, split(sets, flat)
     return scores, within(floors, scores, demands, scope)

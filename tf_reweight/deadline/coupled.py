@@ -109,7 +109,7 @@ class CoupledGroups:
 
     def check_reachable(self, scores):
         """Raises where the budget cannot be met, with the multiples that are to stay."""
-        choose(scores, self.demands, self.spared(scores))
+        choose(scores, self.demands, self.spared(scores), held_up=self._coupled.held_up())
         self.last(scores)
 
     def last(self, scores, demands=None):

@@ -53,7 +53,7 @@ class Chosen:
     marginal: float
 
 
-def choose(scores, demands, spared, exact=False):
+def choose(scores, demands, spared, exact=False, held_up=""):
     """Removes the groups of lowest score until all demands are met, and gives back, best first, what still fits.
 
     Args:
@@ -61,6 +61,7 @@ def choose(scores, demands, spared, exact=False):
         demands: list of `Demand`.
         spared: bool `(groups,)`: groups that never go.
         exact: whether groups may change places to come closer to the limits, at some cost in time.
+        held_up: a sentence for the error, on what cannot go.
 
     Returns:
         `Chosen`.
@@ -77,7 +78,7 @@ def choose(scores, demands, spared, exact=False):
         keep[order[:count]] = False
         return keep
 
-    check_reachable(demands, kept(most))
+    check_reachable(demands, kept(most), held_up)
     low, high = 0, most
     while low < high:
         middle = (low + high) // 2
