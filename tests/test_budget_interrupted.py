@@ -260,3 +260,52 @@ def test_each_fit_has_a_history_of_its_own(name):
         fitted(model, callback)
         histories.append([entry.get("epoch", entry.get("step")) for entry in callback.history])
     assert histories[0] == histories[1] != []
+
+
+def test_a_step_on_a_batch_inside_a_fit_is_no_next_fit():
+    """As in a callback that trains on a batch of its own: what presses goes on, and ends with the `fit`."""
+    kept = {}
+    for takes_steps in (False, True):
+        model = little()
+        regularize(model, "unstructured", 1.0)
+        model.compile("sgd", "mse")
+        before = model.layers[0].kernel.regularizer
+
+        class Step(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if takes_steps:
+                    self.model.train_on_batch(*batch())
+
+        model.fit(*batch(), epochs=4, verbose=0, callbacks=[Proximal(step=0.05), Step()])
+        kept[takes_steps] = int((np.asarray(model.layers[0].kernel) == 0).sum())
+        assert model.layers[0].kernel.regularizer is before and "train_on_batch" not in vars(model)
+    assert kept[True] > 0 and kept[False] > 0
+
+
+def test_a_momentum_that_was_set_after_an_interruption_stays():
+    model = little(normalized=True)
+    regularize(model, "unstructured", 1e-3)
+    model.compile("sgd", "mse")
+    norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*batch(), epochs=4, verbose=0, callbacks=[tfr.callbacks.Reweighting(), Stop()])
+    assert norm.momentum == 0.9
+    norm.momentum = 0.8
+    model.fit(*batch(), epochs=1, verbose=0)
+    assert norm.momentum == 0.8
+
+
+def little(normalized=False):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8), *([keras.layers.BatchNormalization()] if normalized else []), keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def batch():
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    return x, x[:, :1]

@@ -932,3 +932,20 @@ def test_strip_adds_low_rank_updates_to_the_kernels():
     np.testing.assert_allclose(ops.convert_to_numpy(plain(given)), ops.convert_to_numpy(model(given)), rtol=1e-4)
     assert len(plain.trainable_weights) == len(plain.weights) == 6
     assert tfr.groups(plain).sets and tfr.quantize(plain)
+
+
+def test_low_rank_updates_inside_other_layers_are_refused_by_name():
+    x = keras.Input((5, 4))
+    inner = keras.layers.Dense(3, name="inside")
+    model = keras.Model(x, keras.layers.TimeDistributed(inner)(x))
+    inner.enable_lora(2)
+    with pytest.raises(ValueError, match="cannot be merged. Received: layers=.'inside'"):
+        tfr.strip(model)
+
+
+def test_a_kernel_that_is_zero_already_has_a_note_and_no_error():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(2)])
+    model.layers[0].set_weights([np.zeros((4, 1))])
+    with pytest.warns(UserWarning) as said:
+        tfr.prune(model, "filter", threshold=1e-3)
+    assert any("Nothing was removed" in str(warning.message) for warning in said)

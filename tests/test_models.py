@@ -124,3 +124,10 @@ def test_what_keras_says_of_a_model_that_cannot_be_copied_is_quoted_to_its_begin
     x = keras.Input((4,))
     with pytest.raises(ValueError, match="saves and loads again; it says: .*'a'.*Received: model="):
         models.copied(keras.Model(x, Unsaid(3)(x)))
+
+
+def test_what_is_read_inside_a_function_of_the_lambda_is_found_too():
+    x = keras.Input((4,))
+    for function in (lambda t: (lambda u: SIZE * u)(t), lambda t: sum([SIZE * t for _ in range(2)])):
+        with pytest.raises(ValueError, match=r"module \(SIZE\)"):
+            models.copied(keras.Model(x, keras.layers.Lambda(function, output_shape=(4,))(x)))

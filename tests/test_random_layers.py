@@ -182,3 +182,19 @@ def test_a_state_that_lasts_is_nothing_random(given):
     x = np.random.default_rng(1).normal(size=(4, 5, 3)).astype("float32")
     for _ in range(2):  # the second time from the state of the first
         np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Counting(keras.layers.Layer):
+    """A user's own word for a state, without the attribute of recurrent layers."""
+
+    stateful = True
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_a_layer_that_calls_itself_stateful_needs_no_states():
+    x = keras.Input((6,))
+    model = keras.Model(x, keras.layers.Dense(2)(Counting()(keras.layers.Dense(4)(x))))
+    with fixed_draws(model):
+        assert model(X).shape == (8, 2)

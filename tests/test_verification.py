@@ -136,7 +136,7 @@ def test_a_converter_that_dies_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="died of SIGABRT.*dynamic_int8"):
         export.export_tflite(model, tmp_path / "a.tflite", "int8", x)
     script.write_text("import pathlib, sys; pathlib.Path(sys.argv[1], 'error.txt').write_text('tf.Strange is custom')")
-    with pytest.raises(ValueError, match="the converter says: tf.Strange is custom"):
+    with pytest.raises(ValueError, match="it says: tf.Strange is custom"):
         export.export_tflite(model, tmp_path / "a.tflite", "int8", x)
     assert list(tmp_path.iterdir()) == [script]
 
@@ -237,3 +237,19 @@ def test_files_call_inputs_and_outputs_in_dicts_by_their_keys(tmp_path):
     assert list(runner.inputs) == ["picture"] and sorted(runner.outputs) == ["kind", "light"]
     for name, output in zip(("kind", "light"), runner({"picture": X}, ["kind", "light"])):
         np.testing.assert_allclose(output, model({"picture": X})[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss, agrees",
+    [
+        ("mse", False), ("huber", False), ("categorical_hinge", True), (keras.losses.KLDivergence(), True), ("dice", True),
+        (own, True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_probabilities_of_one_output_choose_unless_its_loss_measures_numbers(loss, agrees, dtype, tmp_path):
+    x = keras.Input((8,))
+    model = keras.Model(x, L.Dense(3, activation="softmax", dtype=dtype)(x))
+    model.compile("sgd", loss)
+    record = export.export_tflite(model, tmp_path / "a.tflite", verify_data=X)
+    assert record.verification.top1_agreement == (1.0 if agrees else None)

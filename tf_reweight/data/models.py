@@ -151,8 +151,8 @@ def copied(model):
 def _reason(error):
     """What Keras says, and what it began with where that was another error, in a line."""
     first = error
-    while first.__cause__ is not None or first.__context__ is not None:
-        first = first.__cause__ if first.__cause__ is not None else first.__context__
+    while (earlier := first.__cause__ or (None if first.__suppress_context__ else first.__context__)) is not None:
+        first = earlier
     said = [" ".join(str(found).split())[:300] or type(found).__name__ for found in dict.fromkeys((error, first))]
     return " It began with: ".join(said) if said[-1] not in said[0] else said[0]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_reweight.graph.losses import ONE_HOT, SPARSE, is_chosen_by_shape, loss_name, losses_of
+from tf_reweight.graph.losses import BINARY, ONE_HOT, QUANTITIES, SPARSE, is_chosen_by_shape, loss_name, losses_of
 from tf_reweight.graph.walking import keys_of, output_structure
 from tf_reweight.tflite.comparing import unlike_channels
 
@@ -29,8 +29,8 @@ def classes_of_model(model, arrays):
 def classes_by(losses, arrays):
     """For each output whether it chooses one of several classes.
 
-    A loss of Keras says it. Beside an output that is known to choose, one whose loss is unknown counts if its entries are
-    probabilities; if none is known, by what `is_classes` sees in its values.
+    The usual losses of Keras say it. Beside an output that is known to choose, one whose loss does not say it counts if its
+    entries are probabilities; if none is known, by what `is_classes` sees in its values.
 
     Args:
         losses: one per output, None where there is none.
@@ -46,7 +46,9 @@ def _says(loss, array):
     if is_chosen_by_shape(loss):
         return array.ndim > 1 and array.shape[-1] > 1
     name = loss_name(loss)
-    return None if name is None else name in SPARSE + ONE_HOT and array.ndim > 1 and array.shape[-1] > 1
+    if name in SPARSE + ONE_HOT:
+        return array.ndim > 1 and array.shape[-1] > 1
+    return False if name in BINARY + QUANTITIES else None
 
 
 def is_classes(array):

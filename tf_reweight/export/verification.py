@@ -96,7 +96,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
     if classes is None:
-        classes = classes_of_model(model, expected)
+        classes = classes_of_model(model if given is None else given, expected)
     check_classes(classes, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     if is_fragile(model, precision):

@@ -40,9 +40,9 @@ def follow_closely_for_now(model):
 
 
 def follow_again(slow):
-    """Gives layers back the momentum they had."""
+    """Gives layers back the momentum they had, unless it was set to another one meanwhile."""
     for layer, momentum in slow:
-        layer.momentum = momentum
+        layer.momentum = momentum if layer.momentum == FOLLOWING else layer.momentum
         vars(layer).pop("get_config", None)
 
 

@@ -11,7 +11,8 @@ def check_model(model):
     check_layer(model)
     inside = [layer.name for layer in sublayers(model) if not layer.built]
     # A class that trains its parts by a `train_step` of its own, and never calls itself, has all that it needs.
-    has_all = model.built or isinstance(model, keras.Model) and not inside
+    trains_parts = isinstance(model, keras.Model) and not isinstance(model, keras.Sequential)
+    has_all = model.built or trains_parts and not inside
     unbuilt = inside if model.built else [model.name, *inside]
     if not has_all or not model.weights and unbuilt:
         raise ValueError(

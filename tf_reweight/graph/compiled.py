@@ -3,6 +3,7 @@
 import builtins
 import dataclasses
 import dis
+import types
 
 import keras
 
@@ -110,6 +111,16 @@ def lost_names(model):
     for layer in model._flatten_layers(include_self=False):
         function = getattr(layer, "function", None) if isinstance(layer, keras.layers.Lambda) else None
         if getattr(function, "__name__", None) == "<lambda>":
-            read = [step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"]
-            found[layer.name] = [name for name in dict.fromkeys(read) if not hasattr(builtins, name)]
+            read = dict.fromkeys(_globals_read(function.__code__))
+            found[layer.name] = [name for name in read if not hasattr(builtins, name)]
     return {name: names for name, names in found.items() if names}
+
+
+def _globals_read(code):
+    """The names that code, and the functions and comprehensions inside it, read of their module."""
+    for step in dis.get_instructions(code):
+        if step.opname == "LOAD_GLOBAL":
+            yield step.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _globals_read(inner)

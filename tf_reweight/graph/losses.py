@@ -12,8 +12,10 @@ QUANTITIES = (
     "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "huber",
     "log_cosh", "poisson",
 )  # fmt: skip
-_ALIASES = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "mape": "mean_absolute_percentage_error",
-            "bce": "binary_crossentropy", "kld": "kl_divergence", "logcosh": "log_cosh"}  # fmt: skip
+_ALIASES = {
+    "mse": "mean_squared_error", "mae": "mean_absolute_error", "mape": "mean_absolute_percentage_error",
+    "bce": "binary_crossentropy", "kld": "kl_divergence", "k_l_divergence": "kl_divergence", "logcosh": "log_cosh",
+}  # fmt: skip
 
 
 def is_chosen_by_shape(loss):

@@ -6,8 +6,8 @@ from tf_reweight import errors
 
 # Where a model holds the callbacks at work on it, with what gives back what each of them changed.
 _AT_WORK = "_tf_reweight_at_work"
-# `fit` calls this first of all, without an argument.
-_NEXT_FIT = "make_train_function"
+# `fit` calls this first of all, without an argument. So does a step on a single batch, which may come inside a `fit`.
+_NEXT_FIT, _ONE_STEP = "make_train_function", "train_on_batch"
 
 
 def begin(model, callback, give_back):
@@ -27,6 +27,7 @@ def begin(model, callback, give_back):
         # Past Keras, which would save them.
         object.__setattr__(model, _AT_WORK, at_work)
         object.__setattr__(model, _NEXT_FIT, functools.partial(_make_train_function, model))
+        object.__setattr__(model, _ONE_STEP, functools.partial(_train_on_batch, model))
     at_work[id(callback)] = callback, give_back
 
 
@@ -37,7 +38,7 @@ def end(model, callback):
         return False
     _, give_back = at_work.pop(id(callback))
     if not at_work:
-        del vars(model)[_AT_WORK], vars(model)[_NEXT_FIT]
+        del vars(model)[_AT_WORK], vars(model)[_NEXT_FIT], vars(model)[_ONE_STEP]
     give_back()
     return True
 
@@ -67,3 +68,12 @@ def _make_train_function(model, force=False):
         for callback, _ in reversed(list(vars(model).get(_AT_WORK, {}).values())):
             end(model, callback)
     return type(model).make_train_function(model, force=force)
+
+
+def _train_on_batch(model, *args, **kwargs):
+    """Stands for the model's `train_on_batch`, which begins no new `fit`."""
+    own = vars(model).pop(_NEXT_FIT)
+    try:
+        return type(model).train_on_batch(model, *args, **kwargs)
+    finally:
+        object.__setattr__(model, _NEXT_FIT, own)

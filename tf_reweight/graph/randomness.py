@@ -17,9 +17,9 @@ def fixed_draws(model):
     layers = (model, *all_layers(model))
     generators = [generator for layer in layers for generator in seed_generators(layer)]
     generators += [generator for generator in (default_generator(),) if generator is not None]
-    states = [state for layer in layers if getattr(layer, "stateful", False) for state in keras.tree.flatten(layer.states)]
+    lasting = [getattr(layer, "states", None) for layer in layers if getattr(layer, "stateful", False)]
     variables = [generator.state for generator in generators]
-    variables += [state for state in states if isinstance(state, keras.Variable)]
+    variables += [state for state in keras.tree.flatten(lasting) if isinstance(state, keras.Variable)]
     before = [as_numpy(variable).copy() for variable in variables]
     for variable, value in zip(variables, before):
         variable.assign(np.zeros_like(value))

@@ -83,5 +83,7 @@ def said(sentences):
 def _tenth(norms):
     """The threshold that removes a tenth of the groups, and at least one: rounded up to the three digits it is printed with."""
     norm = float(np.sort(norms)[-(-len(norms) // 10) - 1])
+    if norm == 0:
+        return 0.0  # so many are zero already
     unit = 10.0 ** (math.floor(math.log10(norm)) - 2)
     return math.ceil(norm / unit) * unit

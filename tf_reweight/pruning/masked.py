@@ -15,7 +15,7 @@ from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.lora import MergedLora
 from tf_reweight.graph.rebuilding import Replacements, rebuild
-from tf_reweight.graph.walking import graph_of, is_graph
+from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
 
@@ -167,6 +167,7 @@ def strip(model: keras.Model) -> keras.Model:
             )
         )
     inner = {layer.layer.name for layer in all_layers(model) if isinstance(layer, Masked)}
+    _check_mergeable(model)
 
     def plain(path, operation):
         if isinstance(operation, Masked):
@@ -179,6 +180,16 @@ def strip(model: keras.Model) -> keras.Model:
     made = rebuild(model, Replacements(plain))
     _check_same(model, made)
     return made
+
+
+def _check_mergeable(model):
+    """Raises for LoRA inside a layer that is no model: only what the graph itself calls is made anew."""
+    called = {id(operation) for graph in graphs_of(model) for operation in graph.operations}
+    inside = [layer.name for layer in all_layers(model) if has_lora(layer) and id(layer) not in called]
+    if inside:
+        expected = "LoRA of layers inside wrappers, attention and layers of your own cannot be merged."
+        fix = "Add `lora_kernel_a @ lora_kernel_b` to their kernels in a model without LoRA."
+        raise ValueError(errors.message(expected, fix, layers=inside[:5]))
 
 
 def _check_same(model, made):

@@ -17,10 +17,10 @@ from tf_reweight.files import folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiled import parts_by_name
 from tf_reweight.graph.state import seed_draws
-from tf_reweight.graph.walking import graph_of
+from tf_reweight.graph.walking import comes_back, graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
-from tf_reweight.penalties.attachment import lost_when_saved
+from tf_reweight.penalties.attachment import attachments, lost_when_saved
 from tf_reweight.quantization.choosing import Choice
 from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
@@ -165,7 +165,8 @@ class Run:
         self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         # The next stage begins with what the file holds, as it does when this process is killed now.
         # Where layers are not made again from their configs, not all is in the file: the model goes on as it is.
-        self.reached = None if lost_when_saved(self.model) else stage.name
+        penalised = [item.target for item in attachments(self.model)]
+        self.reached = stage.name if comes_back(self.model) and not lost_when_saved(self.model, penalised) else None
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
         changed, self._figures = changes(self._figures, figures), figures
         say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}{changed}, {figures['seconds']:.0f} s")

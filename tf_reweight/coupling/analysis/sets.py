@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.coupling.analysis.table import rule_of
-from tf_reweight.coupling.analysis.trace import Trace
+from tf_reweight.coupling.analysis.trace import OUTPUT, Trace
 from tf_reweight.graph.analyses import analysed
 from tf_reweight.records import Report
 from tf_reweight.structures.one_pass import sum_of_squares
@@ -111,8 +111,6 @@ class CoupledSet:
         return list(dict.fromkeys(s.path for s in self.slices if s.role == role))
 
 
-# Why the channels of outputs stay, which holds no budget up.
-_OUTPUT = "output of the model"
 _MOST_NAMED = 3
 
 
@@ -151,7 +149,7 @@ class CoupledSets(Report):
 
     def held_up(self):
         """A sentence on the channels that cannot go, those of most first; "" where only outputs stay."""
-        held = [item for item in self.without_frozen_layers().frozen if _OUTPUT not in item.reasons]
+        held = [item for item in self.without_frozen_layers().frozen if OUTPUT not in item.reasons]
         held = sorted(held, key=lambda item: -item.num_channels)[:_MOST_NAMED]
         named = "; ".join(f"{item.name} ({'; '.join(item.reasons[:2])})" for item in held)
         return f"Whole stay, among others: {named}." if named else ""

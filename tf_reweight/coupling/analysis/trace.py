@@ -9,6 +9,9 @@ from tf_reweight.coupling.analysis.labels import Labels, Signal, aligned
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import graph_of, is_graph, walk
 
+# Why the channels of outputs stay.
+OUTPUT = "output of the model"
+
 
 @dataclasses.dataclass(eq=False)
 class AxisLabels:
@@ -187,7 +190,7 @@ class Trace:
             inputs.append(Signal(label.reshape((1,) * len(shape)), shape))
         self.outputs = walk(model, inputs, self._visit)
         for signal in self.outputs:
-            self.freeze(signal, "output of the model")
+            self.freeze(signal, OUTPUT)
         return self
 
     def _visit(self, path, node, args, kwargs):
