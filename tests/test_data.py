@@ -132,7 +132,7 @@ X, Y = np.zeros((6, 3), "float32"), np.array([0, 1] * 3)
 @pytest.mark.parametrize(
     "arrays, words",
     [
-        ({"x_train": X}, "without labels"),
+        ({"x_train": X}, "no y_train"),
         ({"images": X}, "Expected the arrays x_train and y_train"),
         ({"x": X, "y": Y[:4]}, "as many inputs as labels"),
         ({"x": X, "y": Y + 0.5}, "Labels must be integers"),
@@ -233,3 +233,11 @@ def test_what_raw_values_were_divided_by(tmp_path):
         np.savez(tmp_path / "a.npz", x=np.full((20, 16), 199, dtype), y=np.arange(20) % 2)
         found = data.load(str(tmp_path / "a.npz"))
         assert found.divided_by == white and np.all(found.train[0] == np.float32(199) / np.float32(white))
+
+
+@pytest.mark.parametrize("kept, words", [("x", "no y_train.*y beside x"), ("x_val", "no y_val.*Name the missing array y_val;")])
+def test_the_array_that_is_missing_is_named(kept, words, tmp_path):
+    arrays = {"x_train": np.zeros((4, 2)), "y_train": np.zeros(4)} if kept == "x_val" else {}
+    np.savez(tmp_path / "data.npz", **arrays, **{kept: np.zeros((4, 2)), "z": np.zeros(4)})
+    with pytest.raises(ValueError, match=words):
+        data.load(tmp_path / "data.npz")

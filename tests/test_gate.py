@@ -137,3 +137,9 @@ def test_numbers_are_compared_by_their_error(tmp_path):
     assert found.passed and "relative error" in str(found)
     model.layers[-1].kernel.assign(2.0 * model.layers[-1].kernel)
     assert not export.check_file(tmp_path / "a.tflite", agrees_with=model, data=x).passed
+
+
+def test_a_file_that_was_cut_off_is_named(made, tmp_path, capsys):
+    (tmp_path / "cut.tflite").write_bytes((made / "int8.tflite").read_bytes()[:900])
+    assert check(tmp_path, "cut.tflite") == 2
+    assert str(tmp_path / "cut.tflite") in "".join(capsys.readouterr().err.split("\n"))

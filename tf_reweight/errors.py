@@ -1,6 +1,9 @@
 """One form for every error: what was expected, what was received, how to fix it."""
 
 import difflib
+import re
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def message(expected, fix, /, **received):
@@ -26,6 +29,13 @@ def unknown(kind, name, options):
     hint = f"Did you mean {near[0]!r}? " if near else ""
     argument = kind.split(" of ")[0].replace(" ", "_")
     return message(f"Expected a known {kind}.", f"{hint}Valid: {', '.join(options)}.", **{argument: name})
+
+
+def said_by(error):
+    """What an error of Keras says is wrong, in a line: without the call it was found in and the colours of a terminal."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return (said or lines or [type(error).__name__])[0].rstrip(".")
 
 
 def _short(value, limit=200):

@@ -62,9 +62,10 @@ def _check_keys(path, keys, found):
         raise ValueError(errors.message(expected, "Name them so.", name=str(path), keys=sorted(keys)))
     for suffix in ("train", "val", "test"):
         if (f"x_{suffix}" in found) != (f"y_{suffix}" in found):
-            missing = "labels" if f"x_{suffix}" in found else "inputs"
-            expected = f"Expected both inputs and labels; x_{suffix}, y_{suffix} is without {missing}."
-            fix = "Add the missing array, or leave both out."
+            given, missing = ("x", "y") if f"x_{suffix}" in found else ("y", "x")
+            expected = f"Expected both inputs and labels: there is {given}_{suffix}, and no {missing}_{suffix}."
+            plain = f", or {missing} beside {given}" if suffix == "train" else ""
+            fix = f"Name the missing array {missing}_{suffix}{plain}; or leave both out."
             raise ValueError(errors.message(expected, fix, name=str(path), keys=sorted(keys)))
 
 

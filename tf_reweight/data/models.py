@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_reweight import errors, files
 from tf_reweight.checks import check_integer, is_integer
-from tf_reweight.graph.compiled import lost_names, parts_by_name
+from tf_reweight.graph.own_parts import lost_names, parts_by_name
 from tf_reweight.graph.distribution import as_numpy
 
 L = keras.layers
@@ -103,15 +103,12 @@ def _read(path, custom_objects):
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             return keras.saving.load_model(path, custom_objects=custom_objects)
     except Exception as error:  # Keras raises whatever its parts raise: zip, JSON, shape and type errors alike.
-        lines = [line for line in str(error).splitlines() if line.strip()]
         fix = (
             "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first; commands "
             "import them by --import FILE.py."
         )
-        expected = (
-            f"The model file must load with keras.saving.load_model; it says: {(lines or [type(error).__name__])[0][:300]}"
-        )
-        raise ValueError(errors.message(expected.rstrip(".") + ".", fix, model=str(path))) from error
+        expected = f"The model file must load with keras.saving.load_model; it says: {errors.said_by(error)[:300]}."
+        raise ValueError(errors.message(expected, fix, model=str(path))) from error
 
 
 def copied(model):
@@ -153,8 +150,8 @@ def _reason(error):
     first = error
     while (earlier := first.__cause__ or (None if first.__suppress_context__ else first.__context__)) is not None:
         first = earlier
-    said = [" ".join(str(found).split())[:300] or type(found).__name__ for found in dict.fromkeys((error, first))]
-    return " It began with: ".join(said) if said[-1] not in said[0] else said[0]
+    said = dict.fromkeys(errors.said_by(found)[:300] for found in (error, first))
+    return ". It began with: ".join(said)
 
 
 def _check_fit(model, text, input_shape, num_classes):

@@ -1,7 +1,5 @@
 """The groups that a solver works on: those of the penalties with a budget on a model."""
 
-import contextlib
-
 import numpy as np
 
 from tf_reweight import errors
@@ -15,29 +13,25 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.penalties.attachment import attach, attachments, detach
 
 
-@contextlib.contextmanager
-def as_before_where_refused(model):
-    """Within it, what is raised takes off the penalties of a model that had none: another budget can be tried then."""
-    attach(model)
-    bare = not attachments(model)
-    try:
-        yield
-    except Exception:
-        if bare:
-            detach(model)
-        raise
-
-
 def reachable_groups_of(model, *arguments, **options):
     """`groups_of` a model, which is refused before any training where the budget cannot be met; it is as before then.
+
+    Returns:
+        The groups, and whether the model had no penalties before.
 
     Raises:
         ValueError: as `groups_of`, and for a budget out of reach.
     """
-    with as_before_where_refused(model):
+    attach(model)
+    bare = not attachments(model)
+    try:
         found = groups_of(model, *arguments, **options)
         found.check_reachable(found.scores(found.norms()))
-        return found
+    except Exception:
+        if bare:
+            detach(model)  # another budget can be tried then
+        raise
+    return found, bare
 
 
 def groups_of(model, solver, budget, criterion, multiple_of, listening=True):

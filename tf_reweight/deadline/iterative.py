@@ -16,7 +16,7 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
-from tf_reweight.penalties.attachment import attach, attachments, detach
+from tf_reweight.penalties.attachment import detach
 
 
 class IterativePruning(keras.callbacks.Callback):
@@ -74,9 +74,8 @@ class IterativePruning(keras.callbacks.Callback):
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
         name, self.history, self._epoch = type(self).__name__, [], 0
-        attach(self.model)
-        self._bare = not attachments(self.model)
-        self._groups = reachable_groups_of(self.model, name, self.budget, self.criterion, self.multiple_of, listening=False)
+        wanted = (self.budget, self.criterion, self.multiple_of)
+        self._groups, self._bare = reachable_groups_of(self.model, name, *wanted, listening=False)
         self._kept, self._first, self._cuts = np.ones(len(self._groups.norms()), bool), None, 0
         self._rate = BorrowedRate(self.model.optimizer)
         one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)

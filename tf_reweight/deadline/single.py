@@ -25,8 +25,8 @@ class SingleGroups:
         listening: whether the gradients of the training can be seen.
     """
 
-    # Scores follow the squared norm: a power of 1 were the log-sum penalty's step, 0.5 that of a lasso in the units of adaptive
-    # optimizers. Between them, and with pressure on all, was best; see docs/benchmarks.md.
+    # Scores follow the squared norm: a power of 1 would be the log-sum penalty's step, 0.5 that of a lasso in the units of
+    # adaptive optimizers. Between them, and with pressure on all, was best; see docs/benchmarks.md.
     power, survivors, horizon = 0.75, 1.0, 0.2
     by_norms = tuple(CRITERIA)
     criteria = ("taylor", *by_norms)

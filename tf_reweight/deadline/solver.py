@@ -19,7 +19,7 @@ from tf_reweight.kernels.held import zero_again
 
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
-# Unless it is given, the horizon is no shorter: in fewer steps of an optimizer no weight can hold its own.
+# Unless it is given, the horizon is no shorter: a training of a hundred steps lost five points with one of ten.
 _FEWEST_STEPS_AHEAD = 50
 # There are so many looks before the deadline, if need be with fewer steps between, less those that come too early.
 _LOOKS = 10
@@ -110,7 +110,8 @@ class BudgetProximal(keras.callbacks.Callback):
             raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
         one_fit.end_earlier(self.model, self)
         self.history, self._epoch, self._looked, self._deaf = [], 0, 0, False
-        self._groups = reachable_groups_of(self.model, type(self).__name__, self.budget, self.criterion, self.multiple_of)
+        wanted = (self.budget, self.criterion, self.multiple_of)
+        self._groups, _ = reachable_groups_of(self.model, type(self).__name__, *wanted)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()

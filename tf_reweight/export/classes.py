@@ -3,7 +3,7 @@
 import numpy as np
 
 from tf_reweight.graph.losses import BINARY, ONE_HOT, QUANTITIES, SPARSE, is_chosen_by_shape, loss_name, losses_of
-from tf_reweight.graph.walking import keys_of, output_structure
+from tf_reweight.graph.walking import output_keys
 from tf_reweight.tflite.comparing import unlike_channels
 
 # Sums of probabilities differ from one by rounding.
@@ -18,12 +18,9 @@ def classes_of_model(model, arrays):
         arrays: its outputs, a list of `(num, ...)` in the order of its structure.
     """
     names = list(getattr(model, "output_names", None) or [])
-    structure = output_structure(model)
-    keys = [] if structure is None else keys_of(structure)
     names = names if len(names) == len(arrays) else [None] * len(arrays)
-    names = [key or name for key, name in zip(keys, names)] if len(keys) == len(arrays) else names
-    compiled = getattr(model, "loss", None)
-    return classes_by(losses_of(compiled, names) if compiled is not None else [None] * len(arrays), arrays)
+    names = [key or name for key, name in zip(output_keys(model, len(arrays)), names)]
+    return classes_by(losses_of(getattr(model, "loss", None), names), arrays)
 
 
 def classes_by(losses, arrays):

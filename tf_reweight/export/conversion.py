@@ -15,7 +15,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.access import all_layers
-from tf_reweight.graph.walking import input_structure, keys_of, output_structure
+from tf_reweight.graph.walking import input_structure, output_keys
 from tf_reweight.quantization.ranges import exporting
 from tf_reweight.tflite import flatbuffer
 
@@ -29,9 +29,7 @@ def output_names(model, num_outputs):
     # A Sequential knows its output only as that of its last layer.
     names = [model.layers[-1].name] if isinstance(model, keras.Sequential) else getattr(model, "output_names", None) or []
     names = names if len(names) == num_outputs else [f"output_{i}" for i in range(num_outputs)]
-    structure = output_structure(model)
-    keys = [] if structure is None else keys_of(structure)
-    return identifiers([key or name for key, name in zip(keys, names)] if len(keys) == num_outputs else names)
+    return identifiers([key or name for key, name in zip(output_keys(model, num_outputs), names)])
 
 
 def call(model, arrays):

@@ -38,7 +38,8 @@ def end(model, callback):
         return False
     _, give_back = at_work.pop(id(callback))
     if not at_work:
-        del vars(model)[_AT_WORK], vars(model)[_NEXT_FIT], vars(model)[_ONE_STEP]
+        for name in (_AT_WORK, _NEXT_FIT, _ONE_STEP):
+            vars(model).pop(name, None)
     give_back()
     return True
 
@@ -72,8 +73,9 @@ def _make_train_function(model, force=False):
 
 def _train_on_batch(model, *args, **kwargs):
     """Stands for the model's `train_on_batch`, which begins no new `fit`."""
-    own = vars(model).pop(_NEXT_FIT)
+    own = vars(model).pop(_NEXT_FIT, None)
     try:
         return type(model).train_on_batch(model, *args, **kwargs)
     finally:
-        object.__setattr__(model, _NEXT_FIT, own)
+        if own is not None and _AT_WORK in vars(model):
+            object.__setattr__(model, _NEXT_FIT, own)

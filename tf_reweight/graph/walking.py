@@ -167,6 +167,13 @@ def output_structure(model):
     return graph.output if isinstance(graph, keras.Function) else None
 
 
+def output_keys(model, num):
+    """For each of so many outputs of a model the keys it is found by in a dict; None for those in no dict."""
+    structure = output_structure(model)
+    keys = [] if structure is None else keys_of(structure)
+    return keys if len(keys) == num else [None] * num
+
+
 def fixed_batch(model):
     """The number of examples that a model takes at once, of `Input(batch_shape=...)`; None where it takes any."""
     if not is_graph(model):

@@ -1,7 +1,6 @@
 """The model, the data and the task of a run, from its configuration or from the user's hands, and whether they fit together."""
 
 import dataclasses
-import re
 
 import keras
 
@@ -14,8 +13,6 @@ from tf_reweight.graph.walking import input_structure
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.scoring import Scorer, outputs_of
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def data_of(config):
@@ -96,16 +93,9 @@ def _outputs(model, splits):
             fix = "Choose data or model to match."
             if isinstance(error, NotImplementedError):
                 fix = "Stages are measured by its outputs: give its class a `call`, or compress the part of it that is shipped."
-            expected = f"The model must take the data's inputs: {_reason(error)}."
+            expected = f"The model must take the data's inputs: {errors.said_by(error)}."
             raise ValueError(errors.message(expected, fix, split=split, input_shape=shapes)) from None
     return found[0]
-
-
-def _reason(error):
-    """What Keras says is wrong, without in which call it was found and without the colours of a terminal."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
-    return (said or lines or [type(error).__name__])[0].rstrip(".")
 
 
 def _classifier(model, splits, outputs):

@@ -15,7 +15,7 @@ from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.files import folder_path
 from tf_reweight.graph.checking import check_model
-from tf_reweight.graph.compiled import parts_by_name
+from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.walking import comes_back, graph_of
 from tf_reweight.kernels.selection import select
