@@ -324,6 +324,13 @@ def test_by_keywords_alone_compress_is_the_call_whose_arguments_they_are(net, mo
         assert asked_for(monkeypatch, config=config, **more) == asked_for(monkeypatch, config, **more) == config
 
 
+def test_a_configuration_first_refuses_what_belongs_to_a_model_first(net, monkeypatch):
+    config = {"data": {"name": "digits"}}
+    for more in ({"budget": "macs=0.5"}, {"model": net, "epochs": 6}, {"budgets": []}):
+        with pytest.raises(TypeError, match=f"with a configuration first takes .*Received: unknown=.*{[*more][-1]}"):
+            asked_for(monkeypatch, config, **more)
+
+
 def test_outputs_without_a_loss_are_named(net):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in ("told", "untold")])

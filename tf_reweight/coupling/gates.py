@@ -1,12 +1,10 @@
 """How the loss reacts to each coupled group, seen from gradients: those of a training, or of labelled examples."""
 
-import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import errors
 from tf_reweight.graph.distribution import sum_over_replicas
-from tf_reweight.graph.gradients import Listener, average, can_listen, dense
+from tf_reweight.graph.gradients import Listener, average, check_gradients, dense, on_examples
 
 
 class Gates(Listener):
@@ -26,11 +24,10 @@ class Gates(Listener):
 
     def _see_slopes(self, gradients):
         for penalty, parts in self._watched:
-            found = [(part, gradients.get(id(part.variable))) for part in parts]
-            slopes = [_slopes(part, gradient, penalty.num_groups) for part, gradient in found if gradient is not None]
-            if slopes:
+            slopes = _sum(parts, gradients, penalty.num_groups)
+            if slopes is not None:
                 # Each replica has a part of the batch, and gradients of that alone.
-                average(penalty.saliency, penalty.batches, ops.square(sum_over_replicas(sum(slopes))))
+                average(penalty.saliency, penalty.batches, ops.square(sum_over_replicas(slopes)))
 
 
 def _parts(item):
@@ -42,6 +39,13 @@ def _parts(item):
     return []
 
 
+def _sum(parts, gradients, num_groups):
+    """The derivative by a gate on each group, float32 `(num_groups,)`; None where the loss depends on no part."""
+    found = [(part, gradients.get(id(part.variable))) for part in parts]
+    slopes = [_slopes(part, gradient, num_groups) for part, gradient in found if gradient is not None]
+    return sum(slopes) if slopes else None
+
+
 def _slopes(part, gradient, num_groups):
     """Sum of weight times gradient over each group's slice, float32 `(num_groups,)`."""
     products = ops.cast(part.variable.value, "float32") * dense(gradient)
@@ -51,7 +55,7 @@ def _slopes(part, gradient, num_groups):
 
 
 def reactions(model, sets, examples, batch_size=32):
-    """The same squares, averaged over labelled examples, without training: float64 `(num_groups,)` per set.
+    """The same squares, averaged over batches of labelled examples, without training: float64 `(num_groups,)` per set.
 
     Args:
         model: a compiled model, on TensorFlow.
@@ -62,32 +66,11 @@ def reactions(model, sets, examples, batch_size=32):
     Raises:
         ValueError: without labels, a loss or TensorFlow.
     """
-    if not can_listen() or not model.compiled:
-        fix = 'Compile the model with its loss, on the TensorFlow backend, or rank by criterion="lamp".'
-        expected = 'criterion="taylor" needs the gradients of a loss.'
-        received = {"compiled": model.compiled, "backend": keras.backend.backend()}
-        raise ValueError(errors.message(expected, fix, **received))
-    if examples is None or examples.labels is None:
-        fix = 'Pass data=(x, y), or rank by criterion="lamp".'
-        raise ValueError(errors.message('criterion="taylor" needs labelled examples.', fix, labels=None))
+    check_gradients(model, examples)
     watched = [_parts(item) for item in sets]
     variables = list({id(part.variable): part.variable for parts in watched for part in parts}.values())
-    order = np.random.default_rng(0).permutation(examples.num)
     totals = [np.zeros(item.num_groups) for item in sets]
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        gradients = _gradients(model, variables, *examples.batch(model, rows))
-        for total, item, parts in zip(totals, sets, watched):
-            slopes = [_slopes(part, gradients[id(part.variable)], item.num_groups) for part in parts]
-            total += np.square(ops.convert_to_numpy(sum(slopes))) if slopes else 0.0
+    for gradients in on_examples(model, variables, examples, batch_size):
+        for total, slopes in zip(totals, [_sum(parts, gradients, len(total)) for total, parts in zip(totals, watched)]):
+            total += 0.0 if slopes is None else np.square(ops.convert_to_numpy(slopes))
     return totals
-
-
-def _gradients(model, variables, x, y):
-    """Mapping of variables' ids to the gradients of the compiled loss on one batch, as in inference."""
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
-    found = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients="zero")
-    return {id(variable): gradient for variable, gradient in zip(variables, found)}

@@ -11,6 +11,7 @@ from tf_reweight.checks import check_fraction, check_number
 from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.floors import has_bypass
+from tf_reweight.coupling.gathered import Gathered
 from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
@@ -28,10 +29,11 @@ _LOOK_EVERY = 10
 class CoupledProximal(keras.callbacks.Callback):
     """Solves for the coupled penalties on the model by proximal steps instead of gradients.
 
-    After each training step on the loss alone every group is shrunk over all its variables at once,
+    After the training steps on the loss alone every group is shrunk over all its variables at once,
     `r_g <- max(0, r_g - step * strength * P_g * rate)`, with the penalty weights P that `callbacks.Reweighting` renews. `rate`
     is the learning rate relative to the largest so far, so that shrinking ends with the optimizer's steps when a schedule
-    lowers them.
+    lowers them. Two training steps are shrunk for at once, by what both come to, which halves the cost; an epoch ends with none
+    open.
 
     Why not by gradient: an optimizer such as Adam moves each weight by about the learning rate and no more, however strong
     the penalty. A BatchNorm's gamma starts at 1, so a group needs many hundred steps before it can be gone; a soft threshold
@@ -91,7 +93,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._held = None
         for item in items:
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
-        self._apply = compiled(self._shrink)
+        self._apply = Gathered(compiled(self._shrink))
         self._look()
         self._slow = follow_closely(self.model)
         one_fit.begin(self.model, self, self._give_back)
@@ -104,15 +106,18 @@ class CoupledProximal(keras.callbacks.Callback):
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._peak = max(self._peak, rate)
         # Several training steps may come in one execution; the last one of an epoch has fewer, which Keras does not say.
-        now = min(batch + 1, (self.params or {}).get("steps") or batch + 1)
+        last = (self.params or {}).get("steps") or batch + 1
+        now = min(batch + 1, last)
         passed, self._done = now - self._done, now
         before, self._steps = self._steps, self._steps + passed
-        if rate > 0:
-            self._apply(ops.convert_to_tensor(passed * rate / self._peak, "float32"))
-        if self._steps // _LOOK_EVERY > before // _LOOK_EVERY:
+        look = self._steps // _LOOK_EVERY > before // _LOOK_EVERY
+        if self._peak > 0:
+            self._apply.add(passed, passed * rate / self._peak, now=look or now == last)
+        if look:
             self._look()
 
     def on_train_end(self, logs=None):
+        self._apply.flush()  # of an epoch that was stopped inside
         if self._budget is not None and self.met_at is None:
             warnings.warn(
                 f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
@@ -150,7 +155,7 @@ class CoupledProximal(keras.callbacks.Callback):
             for penalty, of_set in holding:
                 penalty.soft_threshold(of_set)
 
-        self._apply = compiled(hold)
+        self._apply = Gathered(compiled(hold))
 
     def checkpoint_state(self):
         """What a training that is cut off and goes on needs to know besides numbers; see `workflow.checkpoint`."""

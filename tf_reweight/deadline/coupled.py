@@ -8,6 +8,7 @@ from tf_reweight.coupling.analysis.sets import groups
 from tf_reweight.coupling.demands import demands_of, prices_of, split, within
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import Gates
+from tf_reweight.coupling.gathered import Gathered
 from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
@@ -50,7 +51,7 @@ class CoupledGroups:
         """Before the training step is traced."""
         if self._gates is not None:
             self._gates.open(self.model.optimizer)
-        self._apply = compiled(self.pressed_towards_budget)
+        self._apply = Gathered(compiled(self.pressed_towards_budget))
 
     def close(self):
         """When there is nothing more to press."""
@@ -60,6 +61,8 @@ class CoupledGroups:
 
     def norms(self):
         """Float64 `(groups,)`."""
+        if self._apply is not None:
+            self._apply.flush()
         sums = {}
         norms = [self._norms_of(item, penalty, sums) for item, penalty in zip(self._sets, self._penalties)]
         self._gone = np.concatenate(norms) == 0
@@ -103,9 +106,9 @@ class CoupledGroups:
         for variable, amount in zip(self._amounts, amounts):
             variable.assign(amount)
 
-    def step(self, steps):
-        """After so many training steps."""
-        self._apply(ops.convert_to_tensor(float(steps), "float32"))
+    def step(self, steps, now):
+        """After so many training steps; `now` where weights are looked at next."""
+        self._apply.add(steps, float(steps), now)
 
     def check_reachable(self, scores):
         """Raises where the budget cannot be met, with the multiples that are to stay."""

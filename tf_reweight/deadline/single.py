@@ -3,7 +3,6 @@
 import numpy as np
 from keras import ops
 
-from tf_reweight.deadline.reactions import Reactions
 from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
@@ -12,6 +11,7 @@ from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.grouping import CRITERIA
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.nonzeros import demands_on
+from tf_reweight.kernels.reactions import TAYLOR, Reactions
 from tf_reweight.penalties.soft_threshold import SoftThreshold
 
 
@@ -29,7 +29,7 @@ class SingleGroups:
     # adaptive optimizers. Between them, and with pressure on all, was best; see docs/benchmarks.md.
     power, survivors, horizon = 0.75, 1.0, 0.2
     by_norms = tuple(CRITERIA)
-    criteria = ("taylor", *by_norms)
+    criteria = (TAYLOR, *by_norms)
     until = 0.5
 
     def __init__(self, model, pairs, criterion, listening):
@@ -37,8 +37,8 @@ class SingleGroups:
         whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
         # What groups are ranked by until enough batches were seen.
         self._at_first = "relative" if whole else "lamp"
-        self.criterion = criterion or ("taylor" if listening else self._at_first)
-        self._reactions = Reactions(pairs) if self.criterion == "taylor" else None
+        self.criterion = criterion or (TAYLOR if listening else self._at_first)
+        self._reactions = Reactions(pairs) if self.criterion == TAYLOR else None
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]
         self._real = self._row(members) > 0
@@ -105,7 +105,7 @@ class SingleGroups:
         if self._reactions is not None:
             self._reactions.set_state(amounts[len(self._constraints) :])
 
-    def step(self, steps):
+    def step(self, steps, now):
         """After so many training steps: the optimizer has applied the thresholds itself."""
 
     def check_reachable(self, scores):

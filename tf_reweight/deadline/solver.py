@@ -152,7 +152,7 @@ class BudgetProximal(keras.callbacks.Callback):
         passed, self._done = now - self._done, now
         if self._pressing:
             self._sync()
-            self._groups.step(passed)
+            self._groups.step(passed, now == (self._epoch + 1) * self._steps)
 
     def on_train_end(self, logs=None):
         if self._groups is None:

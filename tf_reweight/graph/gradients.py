@@ -1,8 +1,10 @@
-"""The gradients that a training computes, seen from the call that applies them, inside the compiled step."""
+"""Gradients: those that a training computes, seen from the call that applies them, and those of labelled examples."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from tf_reweight import errors
 from tf_reweight.graph.optimizers import innermost
 
 # Batches after which it is known well enough how the loss reacts, where there is time for them.
@@ -66,3 +68,38 @@ def average(kept, batches, values):
     values = ops.where(finite, values, kept)
     kept.assign(kept + fresh * (values - kept))
     batches.assign(seen + ops.cast(finite, "float32"))
+
+
+def check_gradients(model, examples):
+    """Raises ValueError where `on_examples` cannot tell how the loss reacts: without labels, a loss or TensorFlow."""
+    if not can_listen() or not model.compiled:
+        fix = 'Compile the model with its loss, on the TensorFlow backend, or rank by criterion="lamp".'
+        expected = 'criterion="taylor" needs the gradients of a loss.'
+        received = {"compiled": model.compiled, "backend": keras.backend.backend()}
+        raise ValueError(errors.message(expected, fix, **received))
+    if examples is None or examples.labels is None:
+        fix = 'Pass data=(x, y), or rank by criterion="lamp".'
+        raise ValueError(errors.message('criterion="taylor" needs labelled examples.', fix, labels=None))
+
+
+def on_examples(model, variables, examples, batch_size=32):
+    """The gradients of the compiled loss on one batch of labelled examples after another, in a fixed order, as in inference.
+
+    Args:
+        model: a compiled model, on TensorFlow; see `check_gradients`.
+        variables: list of its variables.
+        examples: `data.labelled.Labelled`.
+        batch_size: examples whose gradients are averaged.
+
+    Yields:
+        Mapping of each variable's `id` to its gradient, or None where the loss does not depend on it.
+    """
+    import tensorflow as tf
+
+    order = np.random.default_rng(0).permutation(examples.num)
+    for start in range(0, len(order), batch_size):
+        x, y = examples.batch(model, order[start : start + batch_size])
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
+        found = tape.gradient(loss, [variable.value for variable in variables])
+        yield {id(variable): gradient for variable, gradient in zip(variables, found)}

@@ -14,13 +14,15 @@ from tf_reweight.checks import check_flags, check_name, check_sparsity, check_th
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.gradients import check_gradients
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.grouping import CRITERIA
+from tf_reweight.kernels.grouping import CRITERIA, Groups
 from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.own_calls import warn_of_own_calls
+from tf_reweight.kernels.reactions import TAYLOR, felt_kernels
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
@@ -110,13 +112,15 @@ def prune(
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
         criterion: what ranks groups of several kernels: `"magnitude"`, the root mean square of their weights; `"relative"`,
             their norm over the root mean square of the kernel's norms; `"lamp"`, the squared norm over the sum of those as
-            large or larger in the kernel (Lee et al., arXiv 2010.07611). None (default) is `"relative"` for structures that
-            are slices of whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be
-            emptied before the others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
+            large or larger in the kernel (Lee et al., arXiv 2010.07611); `"taylor"`: how the loss of the compiled model reacts
+            on labelled `data`, the squared norm times the mean square of the group's gradients (Molchanov et al., arXiv
+            1906.10771), on TensorFlow. None (default) is `"relative"` for structures that are slices of whole axes (filters,
+            channels, columns, heads), since by magnitude the largest kernel would be emptied before the others are touched;
+            else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
         include_frozen: whether kernels of layers with `trainable=False` are pruned too. By default they stay as they are, and a
             warning and the report say so.
-        data: examples of any kind, alone or as `(x, y)`, for `refresh_statistics` after the cut; see there. None leaves the
-            statistics of BatchNormalization to the training that follows.
+        data: examples of any kind, alone or as `(x, y)`, for `"taylor"` and for `refresh_statistics` after the cut; see there.
+            None leaves the statistics of BatchNormalization to the training that follows.
 
     The momentum of BatchNormalization becomes 0.9 where it was higher, since statistics that belong to the dense model have to
     be left behind in few steps; set `layer.momentum` for another.
@@ -141,6 +145,8 @@ def prune(
     _check_amount(sparsity, threshold, limit, scope, criterion)
     check_finite(model)
     examples = batch_statistics.given(model, data)
+    if criterion == TAYLOR:
+        check_gradients(model, examples)
     amount_given, carried, parts = _any(sparsity, threshold, limit), None, []
     if structure is None:
         parts = _single_penalties(model, layers)
@@ -158,7 +164,8 @@ def prune(
     limit = filed.calibrated(model, limit, "of_zeros", list(last.values()))
     warn_of_own_calls([target for target, _, _ in chosen])
     before = [target.groups(structure) for target, structure, _ in chosen]
-    kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion), threshold)
+    felt = felt_kernels(model, [target for target, _ in last.values()], examples) if criterion == TAYLOR else None
+    kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion, felt), threshold)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
@@ -287,7 +294,7 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
         fix = "Leave `scope` out, or pass a sparsity."
         raise ValueError(errors.message("A budget holds over the whole model.", fix, scope=scope))
     if criterion is not None:
-        check_name("criterion", criterion, CRITERIA)
+        check_name("criterion", criterion, (*CRITERIA, TAYLOR))
         if sparsity is None and budget is None:
             fix = "Pass a sparsity or a budget, or leave `criterion` out."
             raise ValueError(errors.message("`criterion` ranks where an amount says how much goes.", fix, criterion=criterion))
@@ -378,13 +385,17 @@ def _prune_chosen(model, chosen, before, amount, threshold):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Amount:
-    """How much goes: a fraction of the weights, or what a budget demands, and by what groups are ranked."""
+    """How much goes: a fraction of the weights, or what a budget demands, and by what groups are ranked.
+
+    `felt` are the kernels of `reactions.felt_kernels`, for `"taylor"`.
+    """
 
     model: keras.Model
     sparsity: float | None
     budget: budgets.Budget | None
     scope: str
     criterion: str | None
+    felt: dict | None
 
     @property
     def given(self):
@@ -392,7 +403,7 @@ class _Amount:
 
     def keeps(self, pairs, groups, targets, masks):
         """Keep flags for each `(target, structure)`, by its `Groups` after what went before: zeros of the masks are gone."""
-        scores = [item.by(self._criterion(item.structure)) for item in groups]
+        scores = self._scores(pairs, groups, masks)
         members = [item.members for item in groups]
         if self.sparsity is not None:
             dense = [np.asarray(structure.num_members(target.standard_shape)) for target, structure in pairs]
@@ -401,6 +412,12 @@ class _Amount:
         spared = [allocation.keep_at_least(np.zeros(s.shape, bool), s, count)[0] for s, count in zip(scores, members)]
         keep = choose(_row(scores), demands, _row(spared) | (_row(members) == 0), exact=True).keep
         return [flags.reshape(s.shape) for flags, s in zip(np.split(keep, np.cumsum([s.size for s in scores])[:-1]), scores)]
+
+    def _scores(self, pairs, groups, masks):
+        if self.criterion != TAYLOR:
+            return [item.by(self._criterion(item.structure)) for item in groups]
+        found = [Groups.of(structure, self.felt[target.name], masks[target.name]) for target, structure in pairs]
+        return [item.scores for item in found]
 
     def _criterion(self, structure):
         if self.criterion is not None:

@@ -121,7 +121,14 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
         >>> result.best_file, result.model.count_params()
         >>> figures = compress("configs/quickstart.yaml", overrides=["train.epochs=3"])
     """
-    return (_compress_config if _begins_with_config(args, options) else _compress_model)(*args, **options)
+    if not _begins_with_config(args, options):
+        return _compress_model(*args, **options)
+    unknown = [name for name in options if name not in inspect.signature(_compress_config).parameters]
+    if unknown:
+        expected = f"`compress` with a configuration first takes {', '.join(inspect.signature(_compress_config).parameters)}."
+        fix = "Say it in the configuration or in overrides=[...], or pass the model first: compress(model, ..., config=config)."
+        raise TypeError(errors.message(expected, fix, unknown=unknown))
+    return _compress_config(*args, **options)
 
 
 def _begins_with_config(args, options):

@@ -1,11 +1,14 @@
-"""How the loss reacts to the groups of single kernels, seen from the gradients of a training."""
+"""How the loss reacts to the groups of single kernels, seen from gradients: those of a training, or of labelled examples."""
 
 import keras
 import numpy as np
+from keras import ops
 
 from tf_reweight.graph.distribution import as_numpy, beside, sum_over_replicas
-from tf_reweight.graph.gradients import Listener, average, dense
+from tf_reweight.graph.gradients import Listener, average, check_gradients, dense, on_examples
 
+# The criterion that ranks by it.
+TAYLOR = "taylor"
 # Of a kernel's mean: what a group has at least.
 _FLOOR = 1e-6
 
@@ -38,10 +41,7 @@ class Reactions(Listener):
     def squares(self):
         """A list of float32 `(scopes, groups)`, one for each kernel, > 0; one without gradients has the mean of all others."""
         seen = [as_numpy(kept) if int(as_numpy(batches)) else None for *_, kept, batches in self._watched]
-        # Ones where nothing reacts at all: then norms decide.
-        mean = np.mean(np.concatenate([np.ravel(squares) for squares in seen if squares is not None])) or 1.0
-        shapes = [members.shape for _, _, members, *_ in self._watched]
-        return [np.full(shape, mean) if squares is None else _felt(squares, mean) for shape, squares in zip(shapes, seen)]
+        return _completed(seen, [members.shape for _, _, members, *_ in self._watched])
 
     def state(self):
         """What `set_state` takes: a list of arrays."""
@@ -67,7 +67,48 @@ class Reactions(Listener):
             average(kept, batches, squares)
 
 
-def _felt(squares, mean):
+def felt_kernels(model, targets, examples, batch_size=32):
+    """Each weight times the root mean square of its gradients over batches of labelled examples, without training.
+
+    The sum of the squares over a group is what the diagonal of the Fisher information says of it.
+
+    Args:
+        model: a compiled model, on TensorFlow.
+        targets: kernels, as `kernels.table.find` gives them.
+        examples: `data.labelled.Labelled`.
+        batch_size: examples whose gradients are averaged before they are squared.
+
+    Returns:
+        Mapping of kernel names to float32 arrays in standard order.
+
+    Raises:
+        ValueError: without labels, a loss or TensorFlow.
+    """
+    check_gradients(model, examples)
+    variables, sums, batches = [target.variable for target in targets], {}, 0
+    for gradients in on_examples(model, variables, examples, batch_size):
+        batches += 1
+        for key, gradient in gradients.items():
+            if gradient is not None:
+                sums[key] = sums.get(key, 0.0) + np.square(ops.convert_to_numpy(dense(gradient)))
+    found = [sums.get(id(variable)) for variable in variables]
+    squares = _completed([None if own is None else own / batches for own in found], [v.shape for v in variables])
+    felt = [np.sqrt(own) * as_numpy(variable) for own, variable in zip(squares, variables)]
+    return {
+        target.name: ops.convert_to_numpy(target.layout.to_standard(ops.convert_to_tensor(own, "float32")))
+        for target, own in zip(targets, felt)
+    }
+
+
+def _completed(squares, shapes):
+    """Mean squares > 0 of each kernel's groups; one that no gradient came to has the mean of all others."""
+    seen = [np.ravel(of_kernel) for of_kernel in squares if of_kernel is not None]
+    # Ones where nothing reacts at all: then norms decide.
+    mean = (np.mean(np.concatenate(seen)) if seen else 0.0) or 1.0
+    return [np.full(shape, mean) if own is None else _floored(own, mean) for shape, own in zip(shapes, squares)]
+
+
+def _floored(squares, mean):
     """With a floor, so that among those that the loss did not feel yet, such as rows of rare words, norms decide."""
     return np.maximum(squares, _FLOOR * (squares.mean() or mean))
 
