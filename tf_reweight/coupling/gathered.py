@@ -2,8 +2,8 @@
 
 from keras import ops
 
-# A proximal step reads and writes every weight of the groups several times. Two training steps are so close to each other that
-# the groups are the same to a thousandth.
+# A proximal step reads and writes every weight of the groups several times, as many as a training step does where a batch is
+# small. One for two training steps halves that; one for many would leave what is zero to grow back in between.
 EVERY = 2
 
 

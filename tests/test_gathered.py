@@ -1,0 +1,94 @@
+"""Proximal steps on coupled groups, gathered: one for two training steps, and the same as two."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight.callbacks import BudgetProximal, Reweighting
+from tf_reweight.coupling import CoupledProximal
+from tf_reweight.coupling.gathered import Gathered
+from tf_reweight.penalties.attachment import attachments
+
+L = keras.layers
+
+
+def net(*widths):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), *(L.Dense(width, activation="relu") for width in widths), L.Dense(3)])
+    tfr.regularize_coupled(model, strength=0.5)
+    return model
+
+
+def task(num_steps):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(4 * num_steps, 6)).astype("float32"), rng.normal(size=(4 * num_steps, 3)).astype("float32")
+
+
+def test_steps_are_gathered_until_there_are_enough_or_weights_are_looked_at():
+    applied = []
+    gathered = Gathered(lambda amount: applied.append(float(amount)), every=3)
+    for steps, amount, now in [(1, 1.0, False), (1, 0.5, False), (1, 0.25, False), (1, 1.0, True), (5, 4.0, False)]:
+        gathered.add(steps, amount, now)
+    assert applied == [1.75, 1.0, 4.0]
+    gathered.flush()  # nothing is left
+    gathered.add(1, 0.0, True)  # a learning rate of zero
+    assert applied == [1.75, 1.0, 4.0]
+    gathered.add(1, 2.0)
+    gathered.flush()
+    assert applied[3:] == [2.0]
+
+
+# Of two sets that share a kernel, each shrinks what the other sees: a difference of the second order.
+@pytest.mark.parametrize("widths, tolerance", [((8,), 1e-5), ((8, 7), 1e-3)])
+@pytest.mark.parametrize("num_steps", [4, 5])
+def test_gathered_steps_come_to_what_single_ones_do(num_steps, widths, tolerance):
+    """Where the optimizer stands still they are equal, and no epoch ends with steps that are not applied."""
+    model, expected = net(*widths), net(*widths)
+    model.compile(keras.optimizers.SGD(1e-30), "mse")
+    solver, seen = CoupledProximal(step=0.02), []
+    at_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()))
+    model.fit(*task(num_steps), batch_size=4, epochs=2, verbose=0, callbacks=[solver, at_end])
+    for weights in seen:
+        for _ in range(num_steps):
+            for penalty in [item.regularizer for item in attachments(expected)]:
+                penalty.soft_threshold(0.02 * penalty.strength * penalty.penalty_weights)
+        for found, single in zip(weights, expected.get_weights(), strict=True):
+            np.testing.assert_allclose(found, single, rtol=tolerance, atol=1e-6)
+
+
+def test_validation_sees_no_open_step():
+    model = net(8, 7)
+    model.compile("sgd", "mse")
+    solver, applied, at_validation = CoupledProximal(step=0.02), [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            shrink = solver._apply._apply
+            solver._apply._apply = lambda amount: (applied.append(float(amount)), shrink(amount))
+
+        def on_test_begin(self, logs=None):
+            at_validation.append(sum(applied))
+
+    x, y = task(5)
+    callbacks = [Reweighting(every=1), solver, Watch()]
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, validation_data=(x, y), callbacks=callbacks)
+    assert at_validation == [5.0, 10.0] and max(applied) == 2.0
+
+
+def test_the_way_to_a_budget_is_gathered_as_well():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(7, activation="relu"), L.Dense(3)])
+    model.compile("adam", "mse")
+    solver, calls = BudgetProximal("macs=0.5", until=0.9, criterion="lamp", every=4), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            pressed = solver._groups._apply._apply
+            solver._groups._apply._apply = lambda steps: (calls.append(float(ops.convert_to_numpy(steps))), pressed(steps))
+
+    model.fit(*task(21), batch_size=4, epochs=2, verbose=0, callbacks=[solver, Watch()])
+    report = tfr.prune_groups(model)
+    # Until the deadline, each step once; an epoch of 21 steps ends with one alone.
+    assert sum(calls) == solver.met_at and max(calls) == 2.0 and len(calls) < 0.7 * sum(calls)
+    assert report.kept_groups < report.num_groups
