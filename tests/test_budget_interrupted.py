@@ -300,6 +300,26 @@ def test_a_momentum_that_was_set_after_an_interruption_stays():
     assert norm.momentum == 0.8
 
 
+def test_pruning_after_an_interruption_lowers_the_momentum_for_good():
+    """The next `fit`, and a file of the pruned model, had the momentum of before the training that was interrupted."""
+    model = little(normalized=True)
+    regularize(model, "unstructured", 1e-3)
+    model.compile("sgd", "mse")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*batch(), epochs=4, verbose=0, callbacks=[tfr.callbacks.Reweighting(), Stop()])
+    norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    assert norm.momentum == 0.9 and norm.get_config()["momentum"] == 0.99  # what is saved meanwhile
+    tfr.prune(model, sparsity=0.5)
+    assert norm.get_config()["momentum"] == 0.9
+    model.fit(*batch(), epochs=1, verbose=0)
+    assert norm.momentum == norm.get_config()["momentum"] == 0.9
+
+
 def little(normalized=False):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(8), *([keras.layers.BatchNormalization()] if normalized else []), keras.layers.Dense(1)]

@@ -15,7 +15,7 @@ from tf_reweight.coupling.gathered import Gathered
 from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
@@ -95,7 +95,7 @@ class CoupledProximal(keras.callbacks.Callback):
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
         self._apply = Gathered(compiled(self._shrink))
         self._look()
-        self._slow = follow_closely(self.model)
+        self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 

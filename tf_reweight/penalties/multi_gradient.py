@@ -7,7 +7,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.distribution import as_numpy, beside, share_of_replica, sum_over_replicas
 from tf_reweight.graph.optimizers import innermost
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -96,7 +96,7 @@ class MultiGradient(keras.callbacks.Callback):
         for target, _ in self._pairs:
             target.variable.regularizer = replaced(target.variable.regularizer, Silent)
         self._listen()
-        self._slow = follow_closely(self.model)
+        self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         self._renew_step()
 

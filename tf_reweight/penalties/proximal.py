@@ -6,7 +6,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
@@ -96,7 +96,7 @@ class Proximal(keras.callbacks.Callback):
                 constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
             insert(target.variable, constraint)
             self._placed.append((constraint, penalty, factor))
-        self._slow = follow_closely(self.model)
+        self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)

@@ -9,7 +9,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_integer, check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
-from tf_reweight.graph.batchnorm import follow_again, follow_closely
+from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
 from tf_reweight.penalties import epsilons
@@ -102,7 +102,7 @@ class Reweighting(keras.callbacks.Callback):
                 )
             )
         self._rate = None if self.learning_rate is None else BorrowedRate(self.model.optimizer)
-        self._slow = follow_closely(self.model)
+        self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         # Keras made the train step before this callback ran; the penalties bound now are not in it yet.
         self.model.make_train_function(force=True)
