@@ -612,6 +612,7 @@ def test_reports_of_kernels_add_up():
     ({"structure": "filter", "threshold": float("nan")}, ValueError, "`threshold` must be"),
     ({"structure": ["n_of_m", "filter"]}, ValueError, "pass `sparsity` or `threshold`"),
     ({"structure": "n_of_m", "budget": "weights=0.5"}, ValueError, "budget|amount|chooses|decides"),
+    ({"structure": "n_of_m", "sparsity": 0.9}, ValueError, "No amount goes with 'n_of_m', which itself says.*sparsity=0.9"),
     ({"include_frozen": 1}, TypeError, "`include_frozen` must be a bool"),
 ])  # fmt: skip
 def test_what_pruning_cannot_take_is_said_and_nothing_changes(arguments, error, words):

@@ -169,6 +169,8 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": "gradual"}, {}, "must be told how much"),
         ({"method": "clipping"}, {"sparsity": 0.5}, "Leave prune.sparsity out"),
         ({"method": "admm", "rules": [{"structure": "pattern"}]}, {"sparsity": 0.5}, "for the structure to say"),
+        ({"method": "one_shot", "rules": [{"structure": "n_of_m"}]}, {"budget": "weights=0.2"}, "for the structure to say"),
+        ({"method": "reweighted", "rules": [{"structure": "n_of_m"}]}, {"budget": "weights=0.2"}, "for the structure to say"),
         ({"method": "gradual", "rules": [{}, {"structure": "filter"}]}, {"sparsity": 0.5}, "takes one rule"),
         ({"method": "gradual", "coupled": {}}, {"sparsity": 0.5}, "takes single kernels"),
         ({"method": "gradual", "growth": 2.0}, {"sparsity": 0.5}, "Leave out regularize.growth"),

@@ -129,9 +129,10 @@ def prune(
         `PruneReport`.
 
     Raises:
-        ValueError: more than one of `sparsity`, `threshold` and `budget`, a value out of range, a budget out of reach,
-            neither penalty nor structure; the model is then unchanged, though weights that are held at zero, and had other
-            values, are zero again where what may go had to be counted before the refusal.
+        ValueError: more than one of `sparsity`, `threshold` and `budget`, a sparsity or budget beside structures that say
+            themselves how much is kept, a value out of range, a budget out of reach, neither penalty nor structure; the model
+            is then unchanged, though weights that are held at zero, and had other values, are zero again where what may go had
+            to be counted before the refusal.
         TypeError: for a number in the place of the structure.
 
     Example:
@@ -154,6 +155,7 @@ def prune(
         chosen, left_out = _penalised_chosen(model, parts)
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
+    _check_open(chosen, sparsity=sparsity, budget=limit)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     # What comes after it counts what is left.
@@ -352,6 +354,16 @@ def _magnitude_chosen(model, structure, layers, amount_given, budget):
     names = {target.name for target, _, _ in chosen}
     left_out = {item.name: item for _, skipped in picked for item in skipped if item.name not in names}
     return chosen, list(left_out.values())
+
+
+def _check_open(chosen, **amounts):
+    """Raises for an amount where every structure says itself how much goes: it would be met by chance only."""
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    if given and all(structure.decides for _, structure, _ in chosen):
+        names = ", ".join(dict.fromkeys(repr(structure.name) for _, structure, _ in chosen))
+        expected = f"No amount goes with {names}, which itself says how much is kept."
+        fix = f"Leave {', '.join(given)} out, or choose another structure."
+        raise ValueError(errors.message(expected, fix, **given))
 
 
 def _prune_chosen(model, chosen, before, amount, threshold):

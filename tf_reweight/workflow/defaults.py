@@ -32,7 +32,6 @@ _UNTIL_OF_CHANNELS, _UNTIL_OF_KERNELS = 0.5, 0.9
 _FINE = 0.2  # learning rate of stages that only polish, relative to the optimizer's
 # Keys of `regularize` that say how zeros are found; of its rules, and of `coupled`, all that penalties have.
 _HOW = {"method", *methods.BESIDE}
-_AMOUNTS = ("threshold", "sparsity", "macs", "budget")  # keys of `prune` of which each says how much goes
 _OF_PENALTIES = {"strength", "price", "relative", "criterion"}
 _ROUNDS = 4  # of other methods, between which penalties are renewed
 _NEVER_WITHOUT = ("regularize", "quantize")  # stages that train for one epoch at least
@@ -65,7 +64,7 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         if no_section or name == "stages":
             configs.load({name: section})  # which refuses what is no section, and stages that cannot follow each other
     section, prune = _section(given, "regularize"), _section(given, "prune")
-    amounts = {name: prune[name] for name in _AMOUNTS if prune.get(name) is not None}
+    amounts = {name: prune[name] for name in methods.AMOUNTS if prune.get(name) is not None}
     if amounts and budget is not None:
         expected = "How much goes is said twice, by `budget` and by prune."
         raise ValueError(errors.message(expected, "Leave one of them out.", budget=budget, prune=amounts))

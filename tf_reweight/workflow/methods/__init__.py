@@ -9,6 +9,8 @@ from tf_reweight.workflow.methods.unpenalised import Admm, Clipping, Deadline, G
 
 # Keys of reweighting that older configurations have in `regularize` itself.
 BESIDE = ("penalty", "growth", "restart", "epsilon", "solver", "step")
+# Keys of `prune` of which each says how much goes.
+AMOUNTS = ("threshold", "sparsity", "macs", "budget")
 _BY_NAME = {cls.name: cls for cls in (Reweighted, Lasso, MultiGradient, Admm, Gradual, Clipping, OneShot, Deadline, Iterative)}
 
 
@@ -101,17 +103,21 @@ def check(settings, amount):
 def _check_amount(method, settings, amount):
     """Whether a method that has to be told how much goes is told, and one that finds out itself, or whose structure does, is
     not."""
+    decides = settings.coupled is None and all(structures.get(rule.structure).decides for rule in settings.rules)
+    given = {key: getattr(amount, key) for key in AMOUNTS if getattr(amount, key) is not None}
+    if decides and given:
+        fix = f"Leave {', '.join(f'prune.{key}' for key in given)} out, or choose another structure."
+        raise ValueError(errors.message("How much goes is for the structure to say.", fix, **given))
     if method.penalises:
         return
-    decides = settings.coupled is None and structures.get(settings.rules[0].structure).decides
-    told = any(getattr(amount, key) is not None for key in ("sparsity", "budget", "macs") if key in method.of_prune)
+    told = any(key in given for key in ("sparsity", "budget", "macs") if key in method.of_prune)
     if method.needs_sparsity and not told and not decides:
         fix = "Set prune.sparsity: only a penalty finds out by itself."
         raise ValueError(errors.message(f"The method {method.name!r} must be told how much goes.", fix, sparsity=None))
-    if amount.sparsity is not None and (decides or not method.needs_sparsity):
-        known = "the structure" if decides else f"the method {method.name!r}"
+    if amount.sparsity is not None and not method.needs_sparsity:
         fix = "Leave prune.sparsity out."
-        raise ValueError(errors.message(f"How much goes is for {known} to say.", fix, sparsity=amount.sparsity))
+        expected = f"How much goes is for the method {method.name!r} to say."
+        raise ValueError(errors.message(expected, fix, sparsity=amount.sparsity))
 
 
 def _not_read(method, settings, amount):
