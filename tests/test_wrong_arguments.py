@@ -104,10 +104,15 @@ def test_one_path_is_a_list_of_one(path, tmp_path):
 
 HUGE = 10**400
 TWO = X[..., [0, 0]]
+WIDE = np.pad(X, ((0, 0), (0, 0), (0, 4), (0, 0)))
 BAD = [
     (lambda m, p: tfr.compress(m, (TWO, Y), budget="macs=0.5"), ValueError, "must take the data's inputs.*split='train'"),
     (lambda m, p: tfr.compress(m, (X, Y), (TWO, Y), budget="macs=0.5"), ValueError, "data's inputs.*split='validation'"),
     (lambda m, p: tfr.compress(m, (X.astype(str), Y), budget="macs=0.5"), ValueError, "data's inputs.*split='train'"),
+    (lambda m, p: tfr.compress(m, (WIDE, Y), budget="macs=0.5"), ValueError, r"of the shape \(8, 8, 1\) for.*split='train'"),
+    (lambda m, p: tfr.compress(m, (X, Y), test=(WIDE, Y)), ValueError, r"of the shape \(8, 8, 1\) for .*split='test'"),
+    (lambda m, p: tfr.compress(m, (X[..., 0], Y)), ValueError, r"of the shape \(8, 8, 1\) for .*split='train'"),
+    (lambda m, p: tfr.compress(m, (X, Y, np.array(["a"] * 12))), TypeError, "sample weights of `train` must be numbers"),
     (lambda m, p: export.export_mixed(m, p, float("nan"), X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, None, X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, 1e6, X, precisions=[]), ValueError, "`precisions` must be a list of names"),

@@ -402,6 +402,10 @@ def check_batch(x, y, weight, argument):
     if len(found) != 1:
         fix = "Every input, label and weight needs as many examples."
         raise ValueError(errors.message(f"`{argument}` must hold arrays of one length.", fix, lengths=lengths))
+    for array in arrays["sample_weight"]:
+        if array.dtype.kind not in "biuf":
+            fix = "Pass one number for each example."
+            raise TypeError(errors.message(f"The sample weights of `{argument}` must be numbers.", fix, dtype=str(array.dtype)))
     for name, part in arrays.items():
         for array in part:
             if array.dtype.kind == "f" and not np.isfinite(array).all():

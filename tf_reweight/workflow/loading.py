@@ -7,6 +7,7 @@ import keras
 from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, feeds, models, value_range
+from tf_reweight.data.examples import arrays_of
 from tf_reweight.data.splits import class_numbers
 from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
 from tf_reweight.graph.walking import input_structure
@@ -95,7 +96,20 @@ def _outputs(model, splits):
                 fix = "Stages are measured by its outputs: give its class a `call`, or compress the part of it that is shipped."
             expected = f"The model must take the data's inputs: {errors.said_by(error)}."
             raise ValueError(errors.message(expected, fix, split=split, input_shape=shapes)) from None
+        _check_sizes(model, x, split)
     return found[0]
+
+
+def _check_sizes(model, x, split):
+    """Raises for sizes other than those of the model's inputs: Keras takes some, and adds axes, and no file does."""
+    structure = input_structure(model)
+    if structure is None:
+        return
+    for tensor, array in zip(keras.tree.flatten(structure), arrays_of(model, x, split)):
+        wanted, found = tensor.shape[1:], array.shape[1:]
+        if len(wanted) != len(found) or any(size not in (None, given) for size, given in zip(wanted, found)):
+            expected = f"The model must take the data's inputs, examples of the shape {tuple(wanted)} for {tensor.name!r}."
+            raise ValueError(errors.message(expected, "Choose data or model to match.", split=split, input_shape=array.shape))
 
 
 def _classifier(model, splits, outputs):
