@@ -2,7 +2,10 @@
 
 import warnings
 
+import keras
+
 from tf_reweight import coupling, structures
+from tf_reweight.batch_statistics import FEWEST
 from tf_reweight.pruning.prune import prune
 from tf_reweight.workflow import methods
 
@@ -19,7 +22,8 @@ def one_shot(run, stages):
 
     Returns:
         Dict with `validation` (every metric), `num_macs` or `num_nonzero` of what is left, and `criterion`; or None, also for
-        runs of several rules, which no single cut can follow, and for those that prune at once themselves.
+        runs of several rules, which no single cut can follow, for those that prune at once themselves, and where the examples
+        are too few to renew the statistics of BatchNormalization.
     """
     settings = run.config.regularize
     if not methods.get(settings.method).trains or settings.coupled is None and len(settings.rules) > 1:
@@ -27,6 +31,8 @@ def one_shot(run, stages):
     cut = _cut_channels if settings.coupled is not None else _cut_zeros
     dense = run.folder.load("dense")
     examples = run.data.inputs(dense, "train", min(_EXAMPLES, run.config.export.representative))
+    if len(keras.tree.flatten(examples)[0]) < FEWEST:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the cut has to say was said of the run itself
         how = cut(dense, run, stages, examples)
