@@ -279,6 +279,21 @@ def test_zeros_stay_through_retraining(build, optimizer):
     assert any((a != b).any() for a, b in zip(before, model.get_weights()))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e-30])
+def test_what_is_not_zero_is_not_held_at_zero(value):
+    """Groups with a NaN, or so small that their squares are zero, were set to zero with all that reads them."""
+    model = nets.randomize(nets.plain())
+    first = model.layers[0]
+    first.kernel.assign(np.full(first.kernel.shape, value, "float32"))
+    for layer in model.layers[1:]:
+        for weight in layer.trainable_weights if abs(value) < 1 else []:
+            weight.assign(np.asarray(weight) * np.float32(value))
+    before = model.get_weights()
+    assert coupling.hold_groups(model) == 0
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_hold_groups_after_loading(tmp_path):
     model = nets.randomize(nets.plain())
     report = coupling.prune_groups(model, 0.5)

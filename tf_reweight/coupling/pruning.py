@@ -391,8 +391,10 @@ def hold_groups(model: keras.Model) -> int:
     masks: dict = {}
     count = 0
     for item in coupled.sets:
-        squares = sum(s.squared_norms(item.num_groups) for s in item.slices if s.role != "state")
-        keep = ops.convert_to_numpy(squares) > 0
+        # Counted, not squared: squares of small weights are zero, and those of NaN not above it.
+        weights = [part for part in item.slices if part.role != "state"]
+        others = sum(part.squared_norms(item.num_groups, ops.not_equal(part.variable.value, 0)) for part in weights)
+        keep = ops.convert_to_numpy(others) > 0
         count += int((~keep).sum())
         _add_masks(masks, item, keep)
     hold_all(model, list(masks.values()))
