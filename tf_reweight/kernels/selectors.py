@@ -90,7 +90,8 @@ def names_exactly(selector, candidate):
 def matches(selector, candidate):
     """Whether a selector means a candidate."""
     if is_glob(selector):
-        return any(fnmatch.fnmatchcase(name, selector) for name in candidate.names)
+        # Names may have brackets in them, which a glob would take for one of the letters between.
+        return selector in candidate.names or any(fnmatch.fnmatchcase(name, selector) for name in candidate.names)
     if isinstance(selector, str):
         return selector in candidate.names or selector in candidate.inside
     holders = (*candidate.parents, candidate.layer)
