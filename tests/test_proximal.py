@@ -259,3 +259,24 @@ def test_two_structures_on_a_kernel_coupled_penalties_and_no_penalty_are_refused
     for step in (0, -1.0, "auto", True):
         with pytest.raises(ValueError, match="`step`.*Received: step="):
             Proximal(step)
+
+
+@pytest.mark.parametrize("solver", ["single", "coupled", "deadline", "iterative"])
+def test_solvers_refuse_weights_that_are_no_numbers(solver, data):
+    """A diverged model became one of zeros and few NaNs, without a word."""
+    model = small_net()
+    if solver == "single":
+        tfr.regularize(model, "filter", 1e-2)
+    elif solver == "coupled":
+        tfr.regularize_coupled(model, 1e-2)
+    callbacks = {"single": Proximal, "coupled": tfr.coupling.CoupledProximal}
+    callbacks |= {"deadline": lambda: tfr.callbacks.BudgetProximal("macs=0.5")}
+    callbacks |= {"iterative": lambda: tfr.callbacks.IterativePruning("macs=0.5", rounds=1)}
+    kernel = kernel_of(model).copy()
+    kernel[2, 3] = np.nan
+    model.get_layer("hidden").kernel.assign(kernel)
+    with pytest.raises(ValueError, match="Every weight must be finite.*Received: weights=.*hidden/kernel"):
+        model.fit(*data, verbose=0, callbacks=[callbacks[solver]()])
+    np.testing.assert_array_equal(kernel_of(model), kernel)
+    model.get_layer("hidden").kernel.assign(np.nan_to_num(kernel))
+    model.fit(*data, verbose=0, epochs=2)

@@ -16,6 +16,7 @@ from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import replaced
@@ -75,6 +76,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._held, self._done = None, 0
 
     def on_train_begin(self, logs=None):
+        check_finite(self.model)  # a soft threshold would make zeros of what is no number
         attach(self.model)
         items = attachments(self.model)
         others = [item.target.name for item in items if not item.regularizer.spans_several]

@@ -7,6 +7,7 @@ from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.graph.access import all_layers
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.gradients import can_listen
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import first_to_meet
@@ -20,8 +21,10 @@ def reachable_groups_of(model, *arguments, **options):
         The groups, and whether the model had no penalties before.
 
     Raises:
-        ValueError: as `groups_of`, and for a budget out of reach.
+        ValueError: as `groups_of`, for a budget out of reach, and for weights that are no numbers, among which no rank means
+            anything.
     """
+    check_finite(model)
     attach(model)
     bare = not attachments(model)
     try:

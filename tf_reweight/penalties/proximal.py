@@ -7,6 +7,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
@@ -82,6 +83,7 @@ class Proximal(keras.callbacks.Callback):
         self._placed, self._stale, self._slow = [], True, []
 
     def on_train_begin(self, logs=None):
+        check_finite(self.model)  # a soft threshold would make zeros of what is no number
         attach(self.model)
         take_off(self.model)
         chosen = _chosen(self.model)
