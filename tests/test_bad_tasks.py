@@ -32,6 +32,8 @@ BAD = [
     ("regression", dataset(X, Y).repeat(), {}, "`train` must have an end, or a number of steps"),
     ("regression", None, {"validation": (X, Y)}, "have their own splits"),
     ("regression", "digits", {}, "`train` must hold examples"),
+    ("regression", (tf.ragged.constant([[1.0, 2.0], [3.0]]), Y[:2]), {}, "numbers, or of text.*RaggedTensor.*Pad sequences"),
+    ("regression", (np.array([[1, None]] * 8, object), Y), {}, "numbers, or of text.*item=1.*astype"),
     ("regression", (X, Y[:5]), {}, "arrays of one length"),
     ("regression", (with_nan(), Y), {}, r"`train` must be finite \(no NaN, no infinity\), in its x. Received: example=3"),
     ("regression", (X, np.full_like(Y, np.inf)), {}, "in its y"),
@@ -57,6 +59,16 @@ BAD = [
     ("regression", (X, Y), {"config": {"trian": {}}}, "Did you mean 'train'"),
     ("regression", (X, Y), {"budget": "macs=0.5", "config": {"prune": {"macs": 0.5}}}, "said twice"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [np.array, tf.constant, lambda words: np.array(words, object)])
+def test_models_of_text_are_told_what_no_file_can_do_in_whichever_form_the_text_comes(form, tmp_path):
+    """Tensors of text and columns of tables are arrays of objects, which were no examples."""
+    text, lookup = keras.Input((1,), dtype="string"), keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    model = keras.Model(text, keras.layers.Dense(2)(keras.layers.Dense(4)(lookup(text))))
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="No layer may look up or hash"):
+        tfr.compress(model, (form([["a"], ["b"]] * 4), np.zeros((8, 2))), out=tmp_path / "run", console=QUIET)
 
 
 @pytest.mark.parametrize("loss", [None, {"out": None}])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_reweight import export, quantization
-from tf_reweight.data import examples
+from tf_reweight import export, quantization, shrink
+from tf_reweight.data import examples, feeds
 from tf_reweight.reports.sensitivity import sensitivity
 
 L = keras.layers
@@ -104,6 +104,47 @@ def test_several_inputs_by_position(given):
     first, second = examples.take(two_inputs(list), given, "x")
     np.testing.assert_array_equal(first, LEFT)
     np.testing.assert_array_equal(second, RIGHT)
+
+
+COLUMNS = {"age": np.arange(20.0, dtype="float32"), "kind": np.arange(20, dtype="int32")}
+TABLES = {
+    "columns": lambda: COLUMNS,
+    "columns with an axis": lambda: {name: column[:, None] for name, column in COLUMNS.items()},
+    "tf.data, batched": lambda: tf_data(COLUMNS, Y).batch(8),
+    "tf.data, single": lambda: tf_data(COLUMNS, Y),
+    "tf.data, single with an axis": lambda: tf_data({**COLUMNS, "age": COLUMNS["age"][:, None]}, Y),
+}
+
+
+def table():
+    """A model of a number with an axis, and of one without."""
+    age, kind = keras.Input((1,), name="age"), keras.Input((), dtype="int32", name="kind")
+    model = keras.Model({"age": age, "kind": kind}, L.Dense(3)(L.Dense(6)(L.Concatenate()([age, L.Embedding(20, 4)(kind)]))))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_columns_of_a_table_get_the_axes_of_their_inputs(kind):
+    """Keras adds and drops a last axis of one entry; what looked at shapes did not, and took batches for examples."""
+    model = table()
+    age, number = examples.take(model, TABLES[kind](), "x")
+    assert age.shape == (20, 1) and number.shape == (20,)
+    np.testing.assert_array_equal(np.sort(age[:, 0]), np.sort(number))
+    read = TABLES[kind]() if "tf.data" in kind else (TABLES[kind](), Y)
+    feed = feeds.feed(model, read, "train", batch_size=8)
+    assert (feed.num_batches, feed.num_examples) == (3, 20)
+    model.evaluate(feed.to_fit()[0], verbose=0)
+    (batch, *_), *_ = feed.batches()
+    assert shrink(model, inputs=batch).count_params() == model.count_params()
+
+
+def test_pictures_without_their_axis_of_one_channel_are_pictures():
+    model = keras.Sequential([keras.Input((4, 4, 1)), L.Flatten(), L.Dense(2)])
+    pictures = RNG.random((6, 4, 4)).astype("float32")
+    for given in (pictures, tf_data(pictures), tf_data(pictures).batch(3), tf_data(pictures[..., None])):
+        (array,) = examples.take(model, given, "x")
+        assert array.shape == (6, 4, 4, 1)
 
 
 def test_nested_structures_are_filled_by_name_and_position():

@@ -8,6 +8,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
+from tf_reweight.data import last_axes
 from tf_reweight.graph.walking import input_structure, keys_of
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
@@ -109,7 +110,15 @@ class _Door:
         return True
 
     def inputs(self, given):
-        """One array per input, of one array or a structure of arrays."""
+        """One array per input, with its axes, of one array or a structure of arrays."""
+        return self._with_axes(self._ordered(given))
+
+    def _with_axes(self, arrays):
+        if self.tensors is None or len(arrays) != len(self.tensors):
+            return arrays
+        return [last_axes.fitted(array, tensor) for array, tensor in zip(arrays, self.tensors)]
+
+    def _ordered(self, given):
         if self.tensors is None:
             return [self._array(item) for item in (list(given.values()) if isinstance(given, dict) else listed(given))]
         if isinstance(given, dict) and not isinstance(self.structure, dict):
@@ -125,12 +134,13 @@ class _Door:
     def batch(self, given):
         """`(arrays, labels)` of a batch or a single example; labels may be None."""
         x, y = self._parted(given)
-        arrays = self.inputs(x)
+        arrays = self._ordered(x)
         if self.tensors is not None and len(arrays) == len(self.tensors):
-            single = all(array.ndim == len(tensor.shape) - 1 for array, tensor in zip(arrays, self.tensors))
+            single = all(last_axes.is_single(array.shape, tensor) for array, tensor in zip(arrays, self.tensors))
             if single:
                 arrays = [array[None] for array in arrays]
                 y = None if y is None else np.asarray(y)[None]
+        arrays = self._with_axes(arrays)
         y = None if y is None else np.asarray(y)
         lengths = [len(array) if array.ndim else None for array in (*arrays, *([] if y is None else [y]))]
         if len(set(lengths)) != 1 or None in lengths:

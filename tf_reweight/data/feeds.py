@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_number, is_sequence, listed
-from tf_reweight.data import splits
+from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
 from tf_reweight.data.examples import in_structure
 from tf_reweight.graph.walking import input_structure
@@ -301,8 +301,8 @@ def _of_dataset(model, dataset, argument, steps, batch_size, seed):
     spec = dataset.element_spec
     structure = input_structure(model)
     if structure is not None:
-        first = keras.tree.flatten(listed(spec)[0])[0]
-        if first.shape.rank == len(keras.tree.flatten(structure)[0].shape) - 1:
+        first = keras.tree.flatten(listed(spec)[0])[0].shape
+        if first.rank is not None and last_axes.is_single(tuple(first), keras.tree.flatten(structure)[0]):
             dataset = dataset.batch(batch_size)
     if in_structure(model, 0) != 0:
         dataset = dataset.map(lambda x, *rest: (in_structure(model, x), *rest))
@@ -352,7 +352,7 @@ def _structure(given, argument):
     if is_sequence(given) and given and not is_number(given[0]) and not is_number(listed(given[0])[0]):
         return tuple(_structure(part, argument) for part in given)
     array = _numpy(given)
-    if array.dtype.kind not in "biufSUT" or not array.ndim:
+    if array.dtype.kind not in "biufSUTO" or not array.ndim:
         raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
     return array
 
@@ -386,11 +386,25 @@ def _numpy(value):
     if value is None:
         return None
     try:
-        array = np.asarray(value)
+        # NumPy alone takes a ragged tensor for one object.
+        array = np.asarray(value.numpy() if hasattr(value, "ragged_rank") else value)
     except ValueError as error:  # rows of several lengths
         expected = f"Examples must be arrays; NumPy says: {error}".rstrip(".") + "."
         raise ValueError(errors.message(expected, "Give every example the same shape.", type=type(value).__name__)) from None
+    if array.dtype.kind == "O" and array.ndim:
+        _check_objects(array, value)
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
+
+
+def _check_objects(array, given):
+    """Raises for arrays of objects other than text, which string tensors and columns of tables become."""
+    strange = next((item for item in array.flat if not isinstance(item, (str, bytes))), None)
+    if strange is None:
+        return
+    expected, fix = "Examples must be arrays of numbers, or of text.", 'Convert them, as with .astype("float32").'
+    if np.ndim(strange):
+        fix = "Pad sequences of several lengths to one, as with keras.utils.pad_sequences or RaggedTensor.to_tensor."
+    raise TypeError(errors.message(expected, fix, type=type(given).__name__, item=strange))
 
 
 def check_batch(x, y, weight, argument):
