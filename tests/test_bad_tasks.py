@@ -24,6 +24,7 @@ def with_nan():
     return x
 
 
+WEIGHTS = {"config": {"train": {"class_weight": {0: 1.0, 1: 2.0}}}}
 BAD = [
     ("regression", (X[:0], Y[:0]), {}, "at least one example"),
     ("regression", dataset(X, Y).take(0), {}, "`train` must yield at least one batch"),
@@ -51,6 +52,11 @@ BAD = [
     ("two_outputs", (X, {"boxs": np.zeros((8, 4)), "kind": np.zeros(8, int)}), {}, "Did you mean 'boxes'"),
     ("two_outputs", (X, np.zeros((8, 4))), {}, "must hold labels for each output, 2"),
     ("segmentation", (X, np.zeros((8, 4, 4), int)), {}, "must have the shape"),
+    ("integer_labels", (X, np.zeros(8, int), np.ones(8)), WEIGHTS, "cannot stand beside weights of the examples"),
+    ("two_outputs", (X, {"boxes": np.zeros((8, 4)), "kind": np.zeros(8, int)}), WEIGHTS, "for models with one output"),
+    ("segmentation", (X, np.zeros((8, 8, 8), int)), WEIGHTS, "for one label for each example"),
+    ("multi_label", (X, np.zeros((8, 4))), WEIGHTS, "for examples of one class each"),
+    ("regression", (X, Y), WEIGHTS, "for examples of one class each"),
     ("regression", (X, Y), {"monitor": "val_maee"}, "Did you mean 'mae'"),
     ("regression", (X, Y), {"budget": {"mac": 0.5}}, "Did you mean 'macs'"),
     ("regression", (X, Y), {"epochs": {"retrian": 3}}, "Did you mean 'retrain'"),

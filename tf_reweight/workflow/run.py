@@ -31,7 +31,7 @@ from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import (
-    fingerprints, guessing, loading, reach, scoring, search, strategies, trainers, user_callbacks,
+    class_weights, fingerprints, guessing, loading, reach, scoring, search, strategies, trainers, user_callbacks,
 )  # fmt: skip
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
@@ -80,6 +80,7 @@ class Run:
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
+        class_weights.check(self.config.train.class_weight, self.task, self.data.train)
         self.metrics = scoring.in_order(self.scorer.metrics, self.config.task.monitor, self.config.task.mode)
         # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.
         if not self.config.train.epochs and self._is_trained and self.num_classes is not None:

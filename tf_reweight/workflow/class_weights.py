@@ -1,0 +1,41 @@
+"""Whether the examples can be weighed by their classes, looked at before any training."""
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.graph.losses import BINARY, QUANTITIES, SPARSE, loss_name
+
+
+def check(weights, task, feed):
+    """Raises where Keras would end in the middle of the training, or weigh by numbers that are no classes.
+
+    Args:
+        weights: `train.class_weight`, or None.
+        task: how the model is trained.
+        feed: the `Feed` of the training.
+
+    Raises:
+        ValueError: for examples that have weights of their own, several outputs, a label for each pixel, several labels for one
+            example, and quantities.
+    """
+    if weights is None:
+        return
+    _, y, own = feed.first()
+    if own is not None:
+        fix = "Leave one of them out, or multiply each example's weight by that of its class."
+        _refuse("cannot stand beside weights of the examples", fix, sample_weight=np.shape(keras.tree.flatten(own)[0]))
+    labels, losses = keras.tree.flatten(y), [loss_name(loss) for loss in keras.tree.flatten(task.loss)]
+    shapes = [np.shape(label) for label in labels]
+    fix = "Leave it out, and give weights of the examples, the third of (x, y, sample_weight)."
+    if len(labels) > 1:
+        _refuse("is for models with one output", fix, labels=shapes)
+    several = any(len(shape) > 1 and shape[1] > 1 for shape in shapes)
+    if any(len(shape) > 2 for shape in shapes) or losses[0] in SPARSE and several:
+        _refuse("is for one label for each example", fix, labels=shapes)
+    if losses[0] in QUANTITIES or losses[0] in BINARY and several:
+        _refuse("is for examples of one class each", fix, loss=losses[0], labels=shapes)
+
+
+def _refuse(what, fix, **received):
+    raise ValueError(errors.message(f"`train.class_weight` {what}.", fix, **received))
