@@ -140,6 +140,23 @@ def test_after_training(make, tmp_path):
     assert "CONV_2D" not in record.float_ops
 
 
+def wide_behind(scale):
+    x, h = features()
+    joined = L.Concatenate()([L.Rescaling(scale)(h), L.Conv2D(8, 1, activation="relu")(h)])
+    return keras.Model(x, L.GlobalAveragePooling2D()(L.Conv2D(128, 3, name="wide")(joined)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_files_that_are_mostly_floats_say_so(scale, tmp_path):
+    """An int8 file was as large as one in float32, and nothing was said."""
+    model = built(lambda: wide_behind(scale))
+    record = export.export_tflite(model, tmp_path / "m.tflite", "int8", representative_data=X)
+    kernel = model.get_layer("wide").count_params() - 128
+    said = [doubt for doubt in record.verification.doubts if "bytes are kernels in floats, the largest" in doubt]
+    assert bool(said) == bool(record.wider) == (scale > 1)
+    assert not said or f"{4 * kernel:,} of its {record.num_bytes:,} bytes" in said[0] and "wide" in said[0]
+
+
 # The same rule decides here: fewer are enough, each with another way of joining.
 @pytest.mark.parametrize("make", [last_axis, joined_alike_before, output_and_input, lesser, read_by_a_kernel])
 def test_quantized(make, tmp_path):

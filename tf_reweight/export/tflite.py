@@ -173,7 +173,8 @@ def export_tflite(
     content, checked = _chosen(converted, False if fragile else accelerated, check)
     slow = (SLOW,) if precision == "int16" else ()
     whole = _all_wider(described.kernels, wider) if precision == "dynamic_int8" else ()
-    said = (*slow, *_alike(precision, representative, held_out), *whole)
+    floats = _in_float(described.kernels, wider, content) if TABLE[precision].needs_data else ()
+    said = (*slow, *_alike(precision, representative, held_out), *whole, *floats)
     doubts = (*checked.doubts, *said, *_larger(content, model, precision, specs))
     checked = dataclasses.replace(checked, doubts=doubts)
     verification.say_doubts(checked)
@@ -297,6 +298,19 @@ def _all_wider(kernels, wider):
     else:
         why = f"the converter leaves {', '.join(sorted({kernel.used_by for kernel in kernels}))} in floats"
     return (f"No kernel has the bits of dynamic_int8: {why}.",)
+
+
+def _in_float(kernels, wider, content):
+    """A sentence where kernels that stay in floats are most of an integer file."""
+    left = sorted((kernel for kernel in kernels if kernel.name in wider), key=lambda kernel: -kernel.num_weights)
+    num_bytes = sum(kernel.num_weights * _bits(kernel.dtype) // 8 for kernel in left)
+    if len(content) <= _SMALL or 2 * num_bytes < len(content):
+        return ()
+    return (
+        f"{num_bytes:,} of its {len(content):,} bytes are kernels in floats, the largest {left[0].name}. Where branches of "
+        "unlike scale are joined before them, a trained BatchNormalization in each branch brings them to integers; "
+        "dynamic_int8 stores most kernels in integers whatever they read.",
+    )
 
 
 def facts(path, content, summary, checked, found):
