@@ -139,6 +139,34 @@ def test_columns_of_a_table_get_the_axes_of_their_inputs(kind):
     assert shrink(model, inputs=batch).count_params() == model.count_params()
 
 
+def test_a_last_batch_of_one_row_of_a_column_is_a_batch():
+    """Its shape is that of one example with its axis: labels got an axis that those of the other batches lack."""
+    age = keras.Input((1,), name="age")
+    model = keras.Model(age, L.Dense(3)(age))
+    (column,), labels = examples.take_labelled(model, tf_data(COLUMNS["age"][:17], Y[:17]).batch(8), "x")
+    assert column.shape == (17, 1) and labels.shape == (17,)
+    np.testing.assert_array_equal(np.sort(column[:, 0]), COLUMNS["age"][:17])
+
+
+def test_batches_that_lack_the_last_of_several_axes_are_batches():
+    moment = keras.Input((1, 1))
+    model = keras.Model(moment, L.Flatten()(moment))
+    (array,) = examples.take(model, tf_data(COLUMNS["age"][:, None]).batch(8), "x")
+    assert array.shape == (20, 1, 1)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_whether_a_data_set_is_in_batches_is_told_by_all_inputs_in_their_own_order(batched):
+    """Sorted by name, `age` came to the place of `zeta`."""
+    zeta, age = keras.Input((1,), name="zeta"), keras.Input((8,), name="age")
+    model = keras.Model([zeta, age], L.Dense(1)(L.Concatenate()([zeta, age])))
+    model.compile("sgd", "mse")
+    data = tf_data({"age": np.zeros((20, 8), "float32"), "zeta": np.zeros((20, 1), "float32")}, np.zeros((20, 1), "float32"))
+    feed = feeds.feed(model, data.batch(8) if batched else data, "train", batch_size=8)
+    assert (feed.num_batches, feed.num_examples) == (3, 20)
+    model.evaluate(feed.to_fit()[0], verbose=0)
+
+
 def test_pictures_without_their_axis_of_one_channel_are_pictures():
     model = keras.Sequential([keras.Input((4, 4, 1)), L.Flatten(), L.Dense(2)])
     pictures = RNG.random((6, 4, 4)).astype("float32")

@@ -98,6 +98,7 @@ class _Door:
     def __init__(self, structure, argument):
         self.structure, self.argument = structure, argument
         self.tensors = None if structure is None else keras.tree.flatten(structure)
+        self._in_batches = False
 
     def is_whole(self, given):
         """Whether a list or tuple is in the structure of the inputs, nested ones included: no list of batches."""
@@ -136,7 +137,9 @@ class _Door:
         x, y = self._parted(given)
         arrays = self._ordered(x)
         if self.tensors is not None and len(arrays) == len(self.tensors):
-            single = all(last_axes.is_single(array.shape, tensor) for array, tensor in zip(arrays, self.tensors))
+            # After others the last batch may hold one example: of a column without its axis it looks like a single one.
+            single = not self._in_batches and all(map(last_axes.is_single, map(np.shape, arrays), self.tensors))
+            self._in_batches = not single
             if single:
                 arrays = [array[None] for array in arrays]
                 y = None if y is None else np.asarray(y)[None]

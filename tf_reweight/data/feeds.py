@@ -298,17 +298,25 @@ def _of_dataset(model, dataset, argument, steps, batch_size, seed):
     cardinality = int(dataset.cardinality())
     if cardinality == -1 and steps is None:
         _refuse_endless(argument)
-    spec = dataset.element_spec
-    structure = input_structure(model)
-    if structure is not None:
-        first = keras.tree.flatten(listed(spec)[0])[0].shape
-        if first.rank is not None and last_axes.is_single(tuple(first), keras.tree.flatten(structure)[0]):
-            dataset = dataset.batch(batch_size)
+    if _holds_single(model, listed(dataset.element_spec)[0]):
+        dataset = dataset.batch(batch_size)
     if in_structure(model, 0) != 0:
         dataset = dataset.map(lambda x, *rest: (in_structure(model, x), *rest))
     if steps is not None and cardinality != -1:
         dataset = dataset.repeat()
     return Source(lambda: iter(dataset.as_numpy_iterator()), argument, dataset, steps, batch_size, seed)
+
+
+def _holds_single(model, specs):
+    """Whether the inputs of a `tf.data.Dataset` have no batch axis, by the specs of its elements."""
+    structure = input_structure(model)
+    tensors = [] if structure is None else keras.tree.flatten(structure)
+    if isinstance(specs, dict):  # in the order of the inputs, and no others
+        names = sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in tensors]
+        specs = [specs[name] for name in names if name in specs]
+    shapes = [spec.shape for spec in keras.tree.flatten(specs)]
+    known = [(tuple(shape), tensor) for shape, tensor in zip(shapes, tensors) if shape.rank is not None]
+    return bool(known) and all(last_axes.is_single(*pair) for pair in known)
 
 
 def _of_pydataset(source, argument, steps, batch_size, seed):

@@ -14,11 +14,18 @@ def fitted(array, tensor):
 def is_single(shape, tensor):
     """Whether something of a shape is one example of an input, without a batch axis.
 
+    Args:
+        shape: its sizes, None where they are not known.
+        tensor: the symbolic input.
+
     Example:
         >>> age = keras.Input((1,))
         >>> is_single((1,), age), is_single((), age), is_single((32,), age)
         (True, True, False)
     """
     wanted = tuple(tensor.shape[1:])
-    short, may_lack = len(wanted) - len(shape), wanted[-1:] == (1,)
-    return short == 0 and (not may_lack or shape[-1] == 1) or short == 1 and may_lack
+    if wanted[-1:] != (1,):
+        return len(shape) == len(wanted)
+    # A batch without the last axis has as many axes as an example: it is told by its sizes.
+    alike = all(size in (None, given) or given is None for size, given in zip(wanted, shape))
+    return len(shape) == len(wanted) - 1 or len(shape) == len(wanted) and shape[-1] == 1 and alike
