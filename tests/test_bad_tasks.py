@@ -35,6 +35,8 @@ BAD = [
     ("regression", "digits", {}, "`train` must hold examples"),
     ("regression", (tf.ragged.constant([[1.0, 2.0], [3.0]]), Y[:2]), {}, "numbers, or of text.*RaggedTensor.*Pad sequences"),
     ("regression", (np.array([[1, None]] * 8, object), Y), {}, "numbers, or of text.*item=1.*astype"),
+    ("regression", (np.array(["a", None] * 4, object), Y), {}, "numbers, or of text.*item=None.*Fill in what is missing"),
+    ("regression", (np.array(["a", np.nan] * 4, object), Y), {}, "numbers, or of text.*item=nan.*Fill in what is missing"),
     ("regression", (X, Y[:5]), {}, "arrays of one length"),
     ("regression", (with_nan(), Y), {}, r"`train` must be finite \(no NaN, no infinity\), in its x. Received: example=3"),
     ("regression", (X, np.full_like(Y, np.inf)), {}, "in its y"),

@@ -406,12 +406,14 @@ def _numpy(value):
 
 def _check_objects(array, given):
     """Raises for arrays of objects other than text, which string tensors and columns of tables become."""
-    strange = next((item for item in array.flat if not isinstance(item, (str, bytes))), None)
-    if strange is None:
+    strange = next((item for item in array.flat if not isinstance(item, (str, bytes))), "")
+    if isinstance(strange, str):
         return
     expected, fix = "Examples must be arrays of numbers, or of text.", 'Convert them, as with .astype("float32").'
     if np.ndim(strange):
         fix = "Pad sequences of several lengths to one, as with keras.utils.pad_sequences or RaggedTensor.to_tensor."
+    elif strange is None or isinstance(strange, float) and np.isnan(strange):
+        fix = "Fill in what is missing, or remove those examples."
     raise TypeError(errors.message(expected, fix, type=type(given).__name__, item=strange))
 
 
