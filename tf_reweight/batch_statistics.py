@@ -19,8 +19,8 @@ from tf_reweight.records import Report
 _STALE = 4.0
 # Examples are parted into so many batches at least, since their spread has to be seen.
 _FEWEST_BATCHES = 4
-# And so many there must be, for batches of two.
-FEWEST = 2 * _FEWEST_BATCHES
+# So many examples there must be, for batches of two.
+_FEWEST = 2 * _FEWEST_BATCHES
 # The part of labelled examples that decides, and is not used for estimating.
 _DECIDING = 0.25
 
@@ -148,11 +148,16 @@ def _parted(model, examples):
     return order[:held], order[held:]
 
 
+def are_enough(model, num):
+    """Whether so many examples can tell what the statistics of a model are; any can where it has none."""
+    return num >= _FEWEST or not following(model)
+
+
 def check_enough(model, examples, argument="data"):
     """Raises where examples, or None, are too few to tell what the statistics of a model are; before any work."""
-    if examples is not None and following(model) and examples.num < FEWEST:
+    if examples is not None and not are_enough(model, examples.num):
         fix = "A few hundred are usual."
-        expected = f"`{argument}` must hold at least {FEWEST} examples."
+        expected = f"`{argument}` must hold at least {_FEWEST} examples."
         raise ValueError(errors.message(expected, fix, examples=examples.num))
 
 

@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from tf_reweight import coupling, structures
-from tf_reweight.batch_statistics import FEWEST
+from tf_reweight.batch_statistics import are_enough
 from tf_reweight.pruning.prune import prune
 from tf_reweight.workflow import methods
 
@@ -31,7 +31,7 @@ def one_shot(run, stages):
     cut = _cut_channels if settings.coupled is not None else _cut_zeros
     dense = run.folder.load("dense")
     examples = run.data.inputs(dense, "train", min(_EXAMPLES, run.config.export.representative))
-    if len(keras.tree.flatten(examples)[0]) < FEWEST:
+    if not are_enough(dense, len(keras.tree.flatten(examples)[0])):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the cut has to say was said of the run itself
