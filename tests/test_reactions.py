@@ -82,3 +82,16 @@ def test_the_reaction_of_the_loss_needs_labels_and_an_amount(arguments, words):
         data = (np.zeros((16, 8), "float32"), np.zeros((16, 1)))
         prune(bare, "unstructured", sparsity=0.5, criterion="taylor", data=data)
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize("cut", [lambda m, d: prune(m, "unstructured", sparsity=0.5, criterion="taylor", data=d),
+                                 lambda m, d: tfr.prune_groups(m, 0.5, criterion="taylor", data=d)])  # fmt: skip
+def test_gradients_that_are_no_numbers_rank_nothing(cut):
+    """The square root of negative outputs is NaN, and so is every gradient: what went was where arrays begin."""
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    model = keras.Sequential([keras.Input((8,)), L.Dense(4), L.Dense(1), L.Activation(ops.sqrt)])
+    model.compile("adam", "mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="gradients that are finite.*Received: loss=nan, weights=.*kernel.*lamp"):
+        cut(model, (x, x[:, :1]))
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights()))

@@ -93,6 +93,9 @@ def on_examples(model, variables, examples, batch_size=32):
 
     Yields:
         Mapping of each variable's `id` to its gradient, or None where the loss does not depend on it.
+
+    Raises:
+        ValueError: for gradients that are not finite, among which no rank means anything.
     """
     import tensorflow as tf
 
@@ -102,4 +105,14 @@ def on_examples(model, variables, examples, batch_size=32):
         with tf.GradientTape() as tape:
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
         found = tape.gradient(loss, [variable.value for variable in variables])
+        _check_finite(variables, found, float(loss))
         yield {id(variable): gradient for variable, gradient in zip(variables, found)}
+
+
+def _check_finite(variables, gradients, loss):
+    pairs = [(variable, gradient) for variable, gradient in zip(variables, gradients) if gradient is not None]
+    broken = [variable.path for variable, gradient in pairs if not bool(ops.all(ops.isfinite(dense(gradient))))]
+    if broken:
+        fix = 'Look at the loss and its labels, or rank by criterion="lamp".'
+        expected = 'criterion="taylor" needs gradients that are finite (no NaN, no infinity).'
+        raise ValueError(errors.message(expected, fix, loss=loss, weights=broken[:5]))
