@@ -613,6 +613,7 @@ def test_reports_of_kernels_add_up():
     ({"structure": ["n_of_m", "filter"]}, ValueError, "pass `sparsity` or `threshold`"),
     ({"structure": "n_of_m", "budget": "weights=0.5"}, ValueError, "budget|amount|chooses|decides"),
     ({"structure": "n_of_m", "sparsity": 0.9}, ValueError, "No amount goes with 'n_of_m', which itself says.*sparsity=0.9"),
+    ({"structure": "n_of_m", "threshold": 0.5}, ValueError, "No amount goes with 'n_of_m', which itself says.*threshold=0.5"),
     ({"include_frozen": 1}, TypeError, "`include_frozen` must be a bool"),
 ])  # fmt: skip
 def test_what_pruning_cannot_take_is_said_and_nothing_changes(arguments, error, words):

@@ -112,11 +112,11 @@ def prune(
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
         criterion: what ranks groups of several kernels: `"magnitude"`, the root mean square of their weights; `"relative"`,
             their norm over the root mean square of the kernel's norms; `"lamp"`, the squared norm over the sum of those as
-            large or larger in the kernel (Lee et al., arXiv 2010.07611); `"taylor"`: how the loss of the compiled model reacts
-            on labelled `data`, the squared norm times the mean square of the group's gradients (Molchanov et al., arXiv
-            1906.10771), on TensorFlow. None (default) is `"relative"` for structures that are slices of whole axes (filters,
-            channels, columns, heads), since by magnitude the largest kernel would be emptied before the others are touched;
-            else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
+            large or larger in the kernel (Lee et al., arXiv 2010.07611); `"taylor"`, on TensorFlow: how the loss of the
+            compiled model reacts on labelled `data`, the mean over the group of each weight's square times the mean square of
+            its gradients (Molchanov et al., arXiv 1906.10771). None (default) is `"relative"` for structures that are slices of
+            whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be emptied before the
+            others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
         include_frozen: whether kernels of layers with `trainable=False` are pruned too. By default they stay as they are, and a
             warning and the report say so.
         data: examples of any kind, alone or as `(x, y)`, for `"taylor"` and for `refresh_statistics` after the cut; see there.
@@ -129,10 +129,10 @@ def prune(
         `PruneReport`.
 
     Raises:
-        ValueError: more than one of `sparsity`, `threshold` and `budget`, a sparsity or budget beside structures that say
-            themselves how much is kept, a value out of range, a budget out of reach, neither penalty nor structure; the model
-            is then unchanged, though weights that are held at zero, and had other values, are zero again where what may go had
-            to be counted before the refusal.
+        ValueError: more than one of `sparsity`, `threshold` and `budget`, or one of them beside structures that all say
+            themselves how much is kept, a value out of range, a budget out of reach, neither penalty nor structure, gradients
+            that are not finite; the model is then unchanged, though weights that are held at zero, and had other values, are
+            zero again where what may go had to be counted before the refusal.
         TypeError: for a number in the place of the structure.
 
     Example:
@@ -155,7 +155,7 @@ def prune(
         chosen, left_out = _penalised_chosen(model, parts)
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
-    _check_open(chosen, sparsity=sparsity, budget=limit)
+    _check_open(chosen, sparsity=sparsity, threshold=threshold, budget=limit)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     # What comes after it counts what is left.
@@ -357,7 +357,7 @@ def _magnitude_chosen(model, structure, layers, amount_given, budget):
 
 
 def _check_open(chosen, **amounts):
-    """Raises for an amount where every structure says itself how much goes: it would be met by chance only."""
+    """Raises for an amount where every structure says itself how much goes: none of them would read it."""
     given = {name: amount for name, amount in amounts.items() if amount is not None}
     if given and all(structure.decides for _, structure, _ in chosen):
         names = ", ".join(dict.fromkeys(repr(structure.name) for _, structure, _ in chosen))
