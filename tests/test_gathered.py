@@ -92,3 +92,42 @@ def test_the_way_to_a_budget_is_gathered_as_well():
     # Until the deadline, each step once; an epoch of 21 steps ends with one alone.
     assert sum(calls) == solver.met_at and max(calls) == 2.0 and len(calls) < 0.7 * sum(calls)
     assert report.kept_groups < report.num_groups
+
+
+def test_what_is_held_after_the_budget_is_zero_after_every_training_step():
+    """Gathered, it came back in every second one: Adam's momentum moves weights whose gradients are zero."""
+    model, alive = net(8, 7), []
+    model.compile("adam", "mse")
+    solver = CoupledProximal(step=0.1, macs=0.3)
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if solver.met_at is not None:
+                kernels = [ops.convert_to_numpy(layer.kernel) for layer in model.layers[:2]]
+                alive.append([int(kernel.any(axis=0).sum()) for kernel in kernels])
+
+    model.fit(*task(40), batch_size=4, epochs=2, verbose=0, callbacks=[solver, Watch()])
+    assert len(alive) > 10 and alive == [alive[0]] * len(alive) and alive[0] != [8, 7]
+
+
+def test_pruning_after_an_interrupted_fit_warns_of_no_function_of_the_user():
+    model = net(8, 7)
+    model.compile("adam", "mse")
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*task(5), batch_size=4, verbose=0, callbacks=[CoupledProximal(), Stop()])
+    tfr.prune_groups(model, budget="macs=0.5")
+
+
+def test_a_callback_that_trains_at_the_end_ends_the_solver():
+    model = net(8)
+    model.compile("sgd", "mse")
+    solver = CoupledProximal()
+    again = keras.callbacks.LambdaCallback(on_train_end=lambda logs: model.fit(*task(2), verbose=0))
+    model.fit(*task(5), batch_size=4, verbose=0, callbacks=[again, solver])
+    assert solver._apply is None

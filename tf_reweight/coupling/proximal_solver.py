@@ -33,8 +33,8 @@ class CoupledProximal(keras.callbacks.Callback):
     After the training steps on the loss alone every group is shrunk over all its variables at once,
     `r_g <- max(0, r_g - step * strength * P_g * rate)`, with the penalty weights P that `callbacks.Reweighting` renews. `rate`
     is the learning rate relative to the largest so far, so that shrinking ends with the optimizer's steps when a schedule
-    lowers them. Two training steps are shrunk for at once, by what both come to, which halves the cost; an epoch ends with none
-    open.
+    lowers them. One shrinking stands for two training steps, by what both come to, which halves the cost. Where an epoch ends,
+    every step of it has been shrunk for.
 
     Why not by gradient: an optimizer such as Adam moves each weight by about the learning rate and no more, however strong
     the penalty. A BatchNorm's gamma starts at 1, so a group needs many hundred steps before it can be gone; a soft threshold
@@ -95,7 +95,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._held = None
         for item in items:
             item.target.variable.regularizer = replaced(item.target.regularizer, Silent)
-        self._apply = Gathered(compiled(self._shrink))
+        self._apply = Gathered(compiled(self.shrink_coupled_groups))
         self._look()
         self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
@@ -119,7 +119,8 @@ class CoupledProximal(keras.callbacks.Callback):
             self._look()
 
     def on_train_end(self, logs=None):
-        self._apply.flush()  # of an epoch that was stopped inside
+        if self._apply is not None:  # a callback that trains the model by itself has ended this solver
+            self._apply.flush()  # of an epoch that was stopped inside
         if self._budget is not None and self.met_at is None:
             warnings.warn(
                 f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
@@ -136,8 +137,11 @@ class CoupledProximal(keras.callbacks.Callback):
         self._items, self._slow, self._apply, self._budget = [], [], None, None
         drop_compiled_steps(self.model)
 
-    def _shrink(self, steps):
-        """Shrinks every group; `steps` counts training steps, of which a lower learning rate makes fractions."""
+    def shrink_coupled_groups(self, steps):
+        """Shrinks every group; `steps` counts training steps, of which a lower learning rate makes fractions.
+
+        By this name its trace is known, see `kernels.traced`.
+        """
         for penalty, spared in zip((item.regularizer for item in self._items), self._spared):
             penalty.soft_threshold(self.step * penalty.strength * steps * penalty.penalty_weights, spared)
 
@@ -153,11 +157,12 @@ class CoupledProximal(keras.callbacks.Callback):
         self._held = amounts
         holding = [(item.regularizer, of_set) for item, of_set in zip(self._items, amounts)]
 
-        def hold(steps):
+        def hold_coupled_groups(steps):
             for penalty, of_set in holding:
                 penalty.soft_threshold(of_set)
 
-        self._apply = Gathered(compiled(hold))
+        # After each training step: gathered, what is held would be back in every second one.
+        self._apply = Gathered(compiled(hold_coupled_groups), every=1)
 
     def checkpoint_state(self):
         """What a training that is cut off and goes on needs to know besides numbers; see `workflow.checkpoint`."""

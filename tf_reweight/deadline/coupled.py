@@ -60,7 +60,7 @@ class CoupledGroups:
             self._gates.close()
 
     def norms(self):
-        """Float64 `(groups,)`."""
+        """Float64 `(groups,)`, after the steps that were gathered: those are applied first."""
         if self._apply is not None:
             self._apply.flush()
         sums = {}
@@ -91,7 +91,7 @@ class CoupledGroups:
         return np.concatenate(spared)
 
     def press(self, amounts):
-        """Sets what one step takes off each group's norm; a group that is zero stays so until the next look."""
+        """Sets what one step takes off each group's norm; a group that is zero is set to zero again each time."""
         amounts = np.where(self._gone, np.inf, amounts)
         for variable, of_set in zip(self._amounts, split(self._sets, amounts)):
             variable.assign(of_set.astype("float32"))

@@ -12,8 +12,8 @@ from tf_reweight.kernels.compiled_step import drop_compiled_steps
 
 # What Keras calls the steps that it traces. Those of models that share the weights are dropped, others are of no concern.
 _OF_KERAS = {"one_step_on_data", "one_step_on_data_distributed", "one_step_on_iterator", "multi_step_on_iterator", "function"}
-# The step by which a budget's solver presses on groups, still in memory after a `fit` that was interrupted.
-_OF_OURS = {"pressed_towards_budget"}
+# The steps by which solvers act on coupled groups, still in memory after a `fit` that was interrupted.
+_OF_OURS = {"pressed_towards_budget", "shrink_coupled_groups", "hold_coupled_groups"}
 # Where TensorFlow notes the inputs of an operation made of others that it only reads.
 _ONLY_READ = "_read_only_resource_inputs"
 
