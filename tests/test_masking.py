@@ -626,6 +626,12 @@ def test_what_pruning_cannot_take_is_said_and_nothing_changes(arguments, error, 
     assert all(layer.kernel.constraint is None for layer in model.layers)
 
 
+def test_a_threshold_of_zero_goes_with_every_structure():
+    """It asks for the zeros that are there, and is how what some methods of `compress` made is taken over."""
+    report = tfr.prune(two_kernels(), "n_of_m", threshold=0.0)
+    assert {kernel.sparsity for kernel in report.kernels} == {0.5}
+
+
 def test_kernels_of_frozen_layers_are_left_out_unless_told_otherwise():
     model = two_kernels()
     model.layers[0].trainable = False

@@ -155,7 +155,8 @@ def prune(
         chosen, left_out = _penalised_chosen(model, parts)
     else:
         chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
-    _check_open(chosen, sparsity=sparsity, threshold=threshold, budget=limit)
+    # A threshold of 0 asks for nothing but the zeros that are there, as after `baselines.Clipping`.
+    _check_open(chosen, sparsity=sparsity, threshold=threshold or None, budget=limit)
     chosen, frozen = _trainable(chosen, include_frozen)
     left_out += frozen
     # What comes after it counts what is left.
