@@ -101,7 +101,7 @@ def _outputs(model, splits):
 
 
 def _check_sizes(model, x, split):
-    """Raises for sizes other than those of the model's inputs: Keras takes some, and adds axes, and no file does."""
+    """Raises for sizes other than those of the model's inputs: Keras runs where its layers can, a file does not."""
     structure = input_structure(model)
     if structure is None:
         return
