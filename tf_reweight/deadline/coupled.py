@@ -13,6 +13,7 @@ from tf_reweight.coupling.pruning import penalties_of, zero_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.gradients import TAYLOR
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 
@@ -30,7 +31,7 @@ class CoupledGroups:
     """
 
     by_norms = ("lamp",)
-    criteria = ("taylor", *by_norms)
+    criteria = (TAYLOR, *by_norms)
     until = 0.25
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
     power, survivors, horizon = 2.0, 1.0, 1.0
@@ -42,8 +43,8 @@ class CoupledGroups:
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
-        self.criterion = criterion or ("taylor" if listening else "lamp")
-        self._gates = Gates(penalties) if self.criterion == "taylor" else None
+        self.criterion = criterion or (TAYLOR if listening else "lamp")
+        self._gates = Gates(penalties) if self.criterion == TAYLOR else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)
 

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight.graph.distribution import beside
+from tf_reweight.graph.gradients import TAYLOR
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
@@ -11,7 +12,7 @@ from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.grouping import CRITERIA
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.nonzeros import demands_on
-from tf_reweight.kernels.reactions import TAYLOR, Reactions
+from tf_reweight.kernels.reactions import Reactions
 from tf_reweight.penalties.soft_threshold import SoftThreshold
 
 

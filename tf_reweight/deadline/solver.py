@@ -12,7 +12,7 @@ from tf_reweight.deadline.found import noted, reachable_groups_of
 from tf_reweight.deadline.pace import pace
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.gradients import ENOUGH_BATCHES
+from tf_reweight.graph.gradients import ENOUGH_BATCHES, TAYLOR
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
@@ -229,7 +229,7 @@ class BudgetProximal(keras.callbacks.Callback):
         """Whether groups can be told apart: by norms at once, by the loss's reaction after some batches."""
         seen = self._groups.seen
         enough = min(ENOUGH_BATCHES, max(1, self._deadline // 3))
-        if seen == 0 and now >= 2 * enough and self.criterion == "taylor" and not self._deaf:
+        if seen == 0 and now >= 2 * enough and self.criterion == TAYLOR and not self._deaf:
             self._deaf = True
             warnings.warn(
                 'criterion="taylor" needs gradients that go through the optimizer the model is compiled with, and none did: '

@@ -7,6 +7,8 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.graph.optimizers import innermost
 
+# The criterion that ranks groups by them.
+TAYLOR = "taylor"
 # Batches after which it is known well enough how the loss reacts, where there is time for them.
 ENOUGH_BATCHES = 20
 # How much of a moving average a new batch replaces, once there are enough.

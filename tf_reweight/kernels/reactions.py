@@ -7,8 +7,6 @@ from keras import ops
 from tf_reweight.graph.distribution import as_numpy, beside, sum_over_replicas
 from tf_reweight.graph.gradients import Listener, average, check_gradients, dense, on_examples
 
-# The criterion that ranks by it.
-TAYLOR = "taylor"
 # Of a kernel's mean: what a group has at least.
 _FLOOR = 1e-6
 

@@ -14,7 +14,7 @@ from tf_reweight.checks import check_flags, check_name, check_sparsity, check_th
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.gradients import check_gradients
+from tf_reweight.graph.gradients import TAYLOR, check_gradients
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -22,7 +22,7 @@ from tf_reweight.kernels.grouping import CRITERIA, Groups
 from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.own_calls import warn_of_own_calls
-from tf_reweight.kernels.reactions import TAYLOR, felt_kernels
+from tf_reweight.kernels.reactions import felt_kernels
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find

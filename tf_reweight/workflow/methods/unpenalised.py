@@ -12,7 +12,7 @@ from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.iterative import IterativePruning
 from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.deadline.solver import BudgetProximal
-from tf_reweight.graph.gradients import can_listen
+from tf_reweight.graph.gradients import TAYLOR, can_listen
 from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties.attachment import regularize
@@ -151,7 +151,7 @@ class TowardsBudget(Method):
 
     def check(self, settings, amount):
         options = self.of_single if settings.coupled is None else self.of_channels
-        options = [option for option in options if option != "taylor" or can_listen()]
+        options = [option for option in options if option != TAYLOR or can_listen()]
         if self.criterion is not None:
             check_name("criterion", self.criterion, options)
         if settings.coupled is None and self.multiple_of != 1:
