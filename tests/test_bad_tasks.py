@@ -1,5 +1,7 @@
 """What cannot be trained on is refused in three parts before any training; what breaks in training stops where it breaks."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import tensorflow as tf
 import tf_reweight as tfr
 from tests import tasks
 from tf_reweight.cli import main
+from tf_reweight.data import feeds
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow import class_weights
 
 X, Y = np.zeros((8, 8, 8, 1), "float32"), np.zeros((8, 2), "float32")
 KINDS = {make.__name__: make()[0] for make in tasks.KINDS}
@@ -88,6 +92,14 @@ def test_a_model_that_adds_its_own_loss_alone_needs_no_labels_but_a_loss(loss, t
     for config in ({}, {"distill": {"weight": 0.5}}):
         with pytest.raises(ValueError, match="must be compiled with a loss on an output.*Received: loss="):
             tfr.compress(model, train, out=tmp_path / "run", console=QUIET, config=config)
+
+
+def test_class_weights_need_labels():
+    """A model with a loss of its own trains without: Keras passed the weights over."""
+    feed, task = feeds.feed(KINDS["regression"], (X,), "train"), types.SimpleNamespace(loss=None)
+    class_weights.check(None, task, feed)
+    with pytest.raises(ValueError, match="needs labels.*Received: labels=None. Leave it out"):
+        class_weights.check({0: 1.0, 1: 2.0}, task, feed)
 
 
 @pytest.mark.parametrize("kind, train, options, words", BAD)

@@ -16,12 +16,14 @@ def check(weights, task, feed):
         feed: the `Feed` of the training.
 
     Raises:
-        ValueError: for examples that have weights of their own, several outputs, a label for each pixel, several labels for one
-            example, and quantities.
+        ValueError: for examples without labels or with weights of their own, several outputs, a label for each pixel, several
+            labels for one example, and quantities.
     """
     if weights is None:
         return
     _, y, own = feed.first()
+    if y is None:
+        _refuse("needs labels, which say the classes", "Leave it out, or give labels: (x, y).", labels=None)
     if own is not None:
         fix = "Leave one of them out, or multiply each example's weight by that of its class."
         _refuse("cannot stand beside weights of the examples", fix, sample_weight=np.shape(keras.tree.flatten(own)[0]))
