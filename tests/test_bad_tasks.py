@@ -100,6 +100,8 @@ def test_class_weights_need_labels():
     class_weights.check(None, task, feed)
     with pytest.raises(ValueError, match="needs labels.*Received: labels=None. Leave it out"):
         class_weights.check({0: 1.0, 1: 2.0}, task, feed)
+    labelled = feeds.feed(KINDS["regression"], (X, np.zeros(8, int)), "train")
+    class_weights.check({0: 1.0, 1: 2.0}, types.SimpleNamespace(loss={}), labelled)  # nothing to refuse, no loss to look at
 
 
 @pytest.mark.parametrize("kind, train, options, words", BAD)

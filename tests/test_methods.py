@@ -163,7 +163,7 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": {"name": ["admm"]}, "step": 1}, {}, "expected a known method"),
         ({"method": {"name": "admm", "roh": 1}}, {}, "Did you mean 'rho'"),
         ({"method": {"name": "admm", "rho": 0}}, {"sparsity": 0.5}, "`rho` must be"),
-        ({"method": {"name": "admm", "every": 9}, "rounds": 3, "every": 3}, {"sparsity": 0.5}, "before the 9 epochs"),
+        ({"method": {"name": "admm", "every": 9}, "rounds": 3, "every": 3}, {"sparsity": 0.5}, ": ADMM has to update before the 9 epochs"),
         ({"method": "admm"}, {}, "must be told how much"),
         ({"method": "one_shot"}, {}, "must be told how much"),
         ({"method": "gradual"}, {}, "must be told how much"),

@@ -27,7 +27,7 @@ def check(weights, task, feed):
     if own is not None:
         fix = "Leave one of them out, or multiply each example's weight by that of its class."
         _refuse("cannot stand beside weights of the examples", fix, sample_weight=np.shape(keras.tree.flatten(own)[0]))
-    labels, losses = keras.tree.flatten(y), [loss_name(loss) for loss in keras.tree.flatten(task.loss)]
+    labels, losses = keras.tree.flatten(y), [loss_name(loss) for loss in keras.tree.flatten(task.loss)] or [None]
     shapes = [np.shape(label) for label in labels]
     fix = "Leave it out, and give weights of the examples, the third of (x, y, sample_weight)."
     if len(labels) > 1:

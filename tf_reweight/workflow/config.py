@@ -264,6 +264,11 @@ def _with(node, path, value):
     return node
 
 
+def _inside_sentence(text):
+    """A sentence that goes on after a colon; names such as ADMM keep their capitals."""
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+
+
 def _explain(error, origin):
     """All problems of a configuration, each in three sentences."""
     lines = []
@@ -274,7 +279,7 @@ def _explain(error, origin):
             lines.append(errors.unknown("key", key, _siblings(problem["loc"])))
         else:
             text = problem["msg"].removeprefix("Value error, ").rstrip(".")
-            expected = f"`{key}` in {origin}: {text[:1].lower() + text[1:]}."
+            expected = f"`{key}` in {origin}: {_inside_sentence(text)}."
             # Checks of ours say themselves what was received.
             received = {path[-1] if path else "config": problem["input"]}
             lines.append(expected if "Received: " in text else errors.message(expected, "Correct the value.", **received))
