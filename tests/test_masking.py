@@ -497,9 +497,9 @@ def lamp_by_hand(values):
 
 
 RANKED = {  # structure, criterion given, what ranks: per kernel the scores of the groups, columns or single weights
-    ("filter", None): "relative", ("filter", "relative"): "relative", ("filter", "magnitude"): "magnitude",
-    ("filter", "lamp"): "lamp", ("unstructured", None): "magnitude", ("unstructured", "relative"): "relative",
-    ("unstructured", "lamp"): "lamp",
+    ("filter", None): "lamp", ("filter", "relative"): "relative", ("filter", "magnitude"): "magnitude",
+    ("filter", "lamp"): "lamp", ("unstructured", None): "lamp", ("unstructured", "relative"): "relative",
+    ("unstructured", "magnitude"): "magnitude", ("unstructured", "lamp"): "lamp",
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class IterativePruning(keras.callbacks.Callback):
         rounds: cuts, shared out over the epochs of this `fit`, from `initial_epoch` on; >= 1 and at most as many as epochs.
         learning_rate: where it begins in each round, > 0; None is the optimizer's own at the start.
         criterion: what groups are ranked by: of single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`; of
-            coupled channels `"lamp"`. None is what `prune` takes.
+            coupled channels `"lamp"`, which None is for both.
         multiple_of: for coupled groups: the channels that stay are a multiple of it.
 
     Attributes:

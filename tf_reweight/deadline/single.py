@@ -9,7 +9,7 @@ from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.kernels.constraints import insert, remove
-from tf_reweight.kernels.grouping import CRITERIA
+from tf_reweight.kernels.grouping import CRITERIA, LAMP
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.reactions import Reactions
@@ -35,10 +35,7 @@ class SingleGroups:
 
     def __init__(self, model, pairs, criterion, listening):
         self.model, self._pairs = model, pairs
-        whole = all(penalty.structure.cuts_whole_axes for _, penalty in pairs)
-        # What groups are ranked by until enough batches were seen.
-        self._at_first = "relative" if whole else "lamp"
-        self.criterion = criterion or (TAYLOR if listening else self._at_first)
+        self.criterion = criterion or (TAYLOR if listening else LAMP)
         self._reactions = Reactions(pairs) if self.criterion == TAYLOR else None
         members = [np.asarray(penalty.structure.num_members(target.standard_shape)) for target, penalty in pairs]
         self._shapes = [count.shape for count in members]
@@ -79,9 +76,10 @@ class SingleGroups:
         """What groups are ranked by, float64 `(groups,)`; squared, where they are not yet, so that small ones go first."""
         if self.seen:
             return np.square(norms) * self._row(self._reactions.squares())
-        criterion = self._at_first if self._reactions is not None else self.criterion
+        # Until enough batches were seen.
+        criterion = LAMP if self._reactions is not None else self.criterion
         scores = self._row([group.by(criterion) for group in self._groups()])
-        return scores if criterion == "lamp" else np.square(scores)
+        return scores if criterion == LAMP else np.square(scores)
 
     def spared(self, scores):
         """Bool `(groups,)`: the best of each kernel, and places that no weight fills."""

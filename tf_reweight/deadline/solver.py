@@ -48,7 +48,7 @@ class BudgetProximal(keras.callbacks.Callback):
             gradients; both averaged over batches. By norms alone: of coupled ones `"lamp"`, the norm among those of its set
             over the root of what it frees; on single kernels `"lamp"`, `"relative"` or `"magnitude"`, as in `prune`. None
             (default): `"taylor"` where gradients are seen, on TensorFlow in the optimizer that the model is compiled with, else
-            `"lamp"`, or what `prune` takes.
+            `"lamp"`.
         power: how much faster those of lower score shrink, > 0; None is 2 for coupled groups, 0.75 for single kernels.
         survivors: the pressure on groups that are to stay, in [0, 1]; None is 1.
         horizon: within what part of the steps before the deadline the marginal group would reach zero if the loss did not hold

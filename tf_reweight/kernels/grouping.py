@@ -63,9 +63,11 @@ class Groups:
         return None if keep is None else ops.convert_to_numpy(keep)
 
 
-# What groups of several kernels can be ranked by.
+# What groups of several kernels are ranked by where nobody says.
+LAMP = "lamp"
+# What they can be ranked by.
 CRITERIA = {
     "magnitude": lambda groups: groups.scores,
     "relative": lambda groups: groups.relative,
-    "lamp": lambda groups: groups.lamp,
+    LAMP: lambda groups: groups.lamp,
 }

@@ -18,7 +18,7 @@ from tf_reweight.graph.gradients import TAYLOR, check_gradients
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.grouping import CRITERIA, Groups
+from tf_reweight.kernels.grouping import CRITERIA, LAMP, Groups
 from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.own_calls import warn_of_own_calls
@@ -114,9 +114,8 @@ def prune(
             their norm over the root mean square of the kernel's norms; `"lamp"`, the squared norm over the sum of those as
             large or larger in the kernel (Lee et al., arXiv 2010.07611); `"taylor"`, on TensorFlow: how the loss of the
             compiled model reacts on labelled `data`, the mean over the group of each weight's square times the mean square of
-            its gradients (Molchanov et al., arXiv 1906.10771). None (default) is `"relative"` for structures that are slices of
-            whole axes (filters, channels, columns, heads), since by magnitude the largest kernel would be emptied before the
-            others are touched; else `"magnitude"` for a `sparsity` and `"lamp"` for a `budget`.
+            its gradients (Molchanov et al., arXiv 1906.10771). None (default) is `"lamp"`: by magnitude the largest kernel
+            would be emptied before the others are touched, and it was never far from the best; see docs/benchmarks.md.
         include_frozen: whether kernels of layers with `trainable=False` are pruned too. By default they stay as they are, and a
             warning and the report say so.
         data: examples of any kind, alone or as `(x, y)`, for `"taylor"` and for `refresh_statistics` after the cut; see there.
@@ -428,16 +427,9 @@ class _Amount:
 
     def _scores(self, pairs, groups, masks):
         if self.criterion != TAYLOR:
-            return [item.by(self._criterion(item.structure)) for item in groups]
+            return [item.by(self.criterion or LAMP) for item in groups]
         found = [Groups.of(structure, self.felt[target.name], masks[target.name]) for target, structure in pairs]
         return [item.scores for item in found]
-
-    def _criterion(self, structure):
-        if self.criterion is not None:
-            return self.criterion
-        if structure.cuts_whole_axes:
-            return "relative"
-        return "magnitude" if self.budget is None else "lamp"
 
 
 def _row(arrays):

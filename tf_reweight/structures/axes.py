@@ -13,7 +13,6 @@ class _Outputs(Structure):
     """One group per output."""
 
     removes_outputs = True
-    cuts_whole_axes = True
 
     def partition(self, kernel):
         return ops.expand_dims(ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1]))), 0)
@@ -54,7 +53,6 @@ class Channel(Structure):
     """Whole input channels: what the layer no longer reads. Physically removable."""
 
     name = "channel"
-    cuts_whole_axes = True
 
     def misfit(self, shape):
         return "the kernel has a single input channel" if shape[-2] == 1 else None
@@ -85,7 +83,6 @@ class Column(Structure):
     """
 
     name = "column"
-    cuts_whole_axes = True
 
     def partition(self, kernel):
         return ops.reshape(kernel, (1, -1, kernel.shape[-1]))
@@ -136,7 +133,6 @@ class Head(Structure):
     axis: str | None = None
 
     name = "head"
-    cuts_whole_axes = True
 
     def __post_init__(self):
         if self.num_heads is not None:

@@ -33,9 +33,6 @@ class Structure(abc.ABC):
     decides = False
     # Whether whole outputs go: never those of the model itself, unless the user names the layer.
     removes_outputs = False
-    # Whether groups are slices of a whole axis: a large kernel then has large groups of small weights, and what can be
-    # compared between kernels is how a group stands among its own.
-    cuts_whole_axes = False
 
     @property
     @abc.abstractmethod
