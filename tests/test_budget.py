@@ -205,7 +205,8 @@ def test_no_layer_is_emptied_while_another_is_whole():
     for structure in ("filter", "channel", "column"):
         report = prune(net(), structure, sparsity=0.5)
         kept = [kernel.kept_groups / kernel.num_groups for kernel in report.kernels]
-        assert min(kept) > 0.15 and max(kept) < 0.95, structure
+        # Small kernels may stay whole, since each of their few groups is a large part of them; but not at the cost of another.
+        assert min(kept) > 0.2 and min(kept) < 1.0, (structure, kept)
 
 
 @pytest.mark.parametrize(

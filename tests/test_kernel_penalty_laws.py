@@ -184,7 +184,8 @@ def test_prune_takes_it_off_and_keeps_the_users_own(kind, data):
     else:
         amount = {} if kind == "n_of_m" else {"sparsity": 0.5}
         report = tfr.prune(model, **amount)
-        assert report.sparsity == pytest.approx(0.5, abs=0.1)
+        # Whole groups go, and the ranking ends with the last that fits: a filter of the largest kernel is a ninth of all.
+        assert 0.5 - 1 / 9 <= report.sparsity <= 0.51
     check_plain(model)
     zeros = {name: count for name, (count, _) in tfr.sparsity(model).items()}
     compiled(model).fit(*data, verbose=0)
