@@ -104,6 +104,18 @@ def test_class_weights_need_labels():
     class_weights.check({0: 1.0, 1: 2.0}, types.SimpleNamespace(loss={}), labelled)  # nothing to refuse, no loss to look at
 
 
+@pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", "categorical_crossentropy", None])
+@pytest.mark.parametrize("labels", [np.arange(8) % 4, np.eye(4)[np.arange(8) % 4], (np.arange(8) % 2)[:, None]])
+def test_class_weights_go_with_classes_whatever_the_loss(loss, labels):
+    """Keras takes the largest of several as the class, which it is in one-hot labels alone."""
+    kind = KINDS["multi_label"]
+    task = types.SimpleNamespace(loss=loss)
+    class_weights.check({0: 1.0, 1: 2.0}, task, feeds.feed(kind, (X, labels), "train"))
+    for wrong in (labels + 0.5, np.stack([labels] * 2, axis=1).astype(int) * 0 + 1):
+        with pytest.raises(ValueError, match="`train.class_weight` is for .* Received: "):
+            class_weights.check({0: 1.0, 1: 2.0}, task, feeds.feed(kind, (X, wrong), "train"))
+
+
 @pytest.mark.parametrize("kind, train, options, words", BAD)
 def test_what_cannot_be_trained_on_is_refused_before_any_training(kind, train, options, words, tmp_path):
     with pytest.raises((ValueError, TypeError), match="(?s)" + words) as raised:

@@ -203,10 +203,11 @@ def test_budgets_of_zeros_are_met_and_hardly_more(structure, budget):
 def test_no_layer_is_emptied_while_another_is_whole():
     keras.utils.set_random_seed(0)
     for structure in ("filter", "channel", "column"):
-        report = prune(net(), structure, sparsity=0.5)
-        kept = [kernel.kept_groups / kernel.num_groups for kernel in report.kernels]
-        # Small kernels may stay whole, since each of their few groups is a large part of them; but not at the cost of another.
-        assert min(kept) > 0.2 and min(kept) < 1.0, (structure, kept)
+        for criterion, most in (("relative", 0.95), (None, 1.01)):
+            report = prune(net(), structure, sparsity=0.5, criterion=criterion)
+            kept = [kernel.kept_groups / kernel.num_groups for kernel in report.kernels]
+            # By LAMP small kernels may stay whole, since each of their few groups is a large part of them.
+            assert min(kept) > 0.15 and max(kept) < most, (structure, criterion, kept)
 
 
 @pytest.mark.parametrize(

@@ -95,3 +95,17 @@ def test_gradients_that_are_no_numbers_rank_nothing(cut):
     with pytest.raises(ValueError, match="gradients that are finite.*Received: loss=nan, weights=.*kernel.*lamp"):
         cut(model, (x, x[:, :1]))
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize("cut", [lambda net, **how: prune(net, "filter", **how), tfr.prune_groups])
+def test_labels_that_the_loss_does_not_take_are_told(cut):
+    """Keras' own words were all that was said, of structures that the caller had not named."""
+    inputs = keras.Input((6,))
+    hidden = L.Dense(8, activation="relu")(inputs)
+    model = keras.Model(inputs, {"size": L.Dense(1, name="size")(hidden), "kind": L.Dense(3, name="kind")(hidden)})
+    model.compile("sgd", {"size": "mse", "kind": "mse"})
+    before, x = model.get_weights(), np.ones((16, 6), "float32")
+    for labels in ({"size": np.ones((16, 1))}, {"size": np.ones((16, 1)), "kind": np.ones((16, 5))}):
+        with pytest.raises(ValueError, match="labels that the loss of the model takes.*Received: loss_says=.*evaluate"):
+            cut(model, budget="parameters=0.5", criterion="taylor", data=(x, labels))
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights()))

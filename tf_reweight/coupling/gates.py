@@ -55,7 +55,7 @@ def _slopes(part, gradient, num_groups):
 
 
 def reactions(model, sets, examples, batch_size=32):
-    """The same squares, averaged over batches of labelled examples, without training: float64 `(num_groups,)` per set.
+    """The same squares, added up over batches of labelled examples, without training: float64 `(num_groups,)` per set.
 
     Args:
         model: a compiled model, on TensorFlow.
@@ -71,6 +71,7 @@ def reactions(model, sets, examples, batch_size=32):
     variables = list({id(part.variable): part.variable for parts in watched for part in parts}.values())
     totals = [np.zeros(item.num_groups) for item in sets]
     for gradients in on_examples(model, variables, examples, batch_size):
-        for total, slopes in zip(totals, [_sum(parts, gradients, len(total)) for total, parts in zip(totals, watched)]):
+        for total, parts in zip(totals, watched):
+            slopes = _sum(parts, gradients, len(total))
             total += 0.0 if slopes is None else np.square(ops.convert_to_numpy(slopes))
     return totals

@@ -33,8 +33,8 @@ class CoupledProximal(keras.callbacks.Callback):
     After the training steps on the loss alone every group is shrunk over all its variables at once,
     `r_g <- max(0, r_g - step * strength * P_g * rate)`, with the penalty weights P that `callbacks.Reweighting` renews. `rate`
     is the learning rate relative to the largest so far, so that shrinking ends with the optimizer's steps when a schedule
-    lowers them. One shrinking stands for two training steps, by what both come to, which halves the cost. Where an epoch ends,
-    every step of it has been shrunk for.
+    lowers them. One shrinking stands for two training steps, by what both come to, which halves the cost. At the
+    end of a whole epoch every step of it has been shrunk for.
 
     Why not by gradient: an optimizer such as Adam moves each weight by about the learning rate and no more, however strong
     the penalty. A BatchNorm's gamma starts at 1, so a group needs many hundred steps before it can be gone; a soft threshold

@@ -18,13 +18,14 @@ from tf_reweight.coupling.demands import check_met, demands_of, prices_of, ranke
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import reactions
 from tf_reweight.coupling.penalty import coupled_penalties
-from tf_reweight.coupling.scores import CRITERIA, LAMP, RANKINGS, check_criterion, group_norms, ranking
+from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, ranking
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.gradients import TAYLOR, can_listen
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
+from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.held import hold_all, zero_again
 from tf_reweight.penalties.attachment import attach, common_budget, detach
 from tf_reweight.records import Report

@@ -6,12 +6,12 @@ from keras import ops
 from tf_reweight.checks import check_name
 from tf_reweight.graph.gradients import TAYLOR
 from tf_reweight.kernels.budgeted import lamp
+from tf_reweight.kernels.grouping import LAMP
 
 # Before a BatchNorm a filter's own norm is free: scale it and nothing changes. Gamma and the next layer's inputs are not,
 # and with all three a group is small only when it can be removed.
 CRITERIA = ("kernel+gamma+next", "kernel", "gamma")
 _L1 = "kernel_l1"
-LAMP = "lamp"
 # Pruning can rank by three more; penalties press on Euclidean norms alone.
 RANKINGS = (*CRITERIA, _L1, LAMP, TAYLOR)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from tf_reweight import errors, files
 from tf_reweight.checks import check_integer, is_integer
-from tf_reweight.graph.own_parts import lost_names, parts_by_name
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.own_parts import lost_names, parts_by_name
 
 L = keras.layers
 

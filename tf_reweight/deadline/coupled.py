@@ -16,6 +16,7 @@ from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.gradients import TAYLOR
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
+from tf_reweight.kernels.grouping import LAMP
 
 
 class CoupledGroups:
@@ -30,7 +31,7 @@ class CoupledGroups:
         listening: whether the gradients of the training can be seen.
     """
 
-    by_norms = ("lamp",)
+    by_norms = (LAMP,)
     criteria = (TAYLOR, *by_norms)
     until = 0.25
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
@@ -43,7 +44,7 @@ class CoupledGroups:
         self.demands = demands_of(self._coupled, penalties[0].budget)
         self._floors = Floors(self._coupled, 1, multiple_of)
         self._prices = prices_of(self._sets, self.demands)
-        self.criterion = criterion or (TAYLOR if listening else "lamp")
+        self.criterion = criterion or (TAYLOR if listening else LAMP)
         self._gates = Gates(penalties) if self.criterion == TAYLOR else None
         self._amounts = [keras.Variable(np.zeros(item.num_groups, "float32"), trainable=False) for item in self._sets]
         self._apply, self._gone = None, np.zeros(self._coupled.num_groups, bool)

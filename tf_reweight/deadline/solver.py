@@ -29,10 +29,10 @@ class BudgetProximal(keras.callbacks.Callback):
     """Draws groups to zero while `fit` runs, so that a budget is met at a deadline; no strength has to be given.
 
     Every few steps the groups are ranked; those of lowest score have to go until the budget is met, and the best that still fit
-    come back. After each training step on the loss alone every group is shrunk by what brings the marginal one to zero within
-    the horizon, at the latest at the deadline, and those of lower score before. At the deadline what does not stay is zeroed
-    and held, and the epochs left are for the rest to recover. The budget is met by construction, whatever the scale of the
-    loss, the optimizer and the number of steps.
+    come back. After each training step on the loss alone, of coupled groups after every second one by twice as much, groups are
+    shrunk by what brings the marginal one to zero within the horizon, at the latest at the deadline, and those of lower score
+    before. At the deadline what does not stay is zeroed and held, and the epochs left are for the rest to recover. The budget
+    is met by construction, whatever the scale of the loss, the optimizer and the number of steps.
 
     The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
     coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off, and `shrink` makes the model

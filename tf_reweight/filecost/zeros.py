@@ -10,6 +10,7 @@ from tf_reweight.filecost.files import check_can_measure, content_of, sizes
 from tf_reweight.filecost.points import rising
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.budgeted import Demand, choose
+from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.nonzeros import check_countable
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.kernels.table import find
@@ -84,8 +85,8 @@ class _Files:
         self._shapes = [np.shape(structure.num_members(target.standard_shape)) for target, structure in pairs]
         groups = [target.groups(structure) for target, structure in self._kernels]
         self._members = np.concatenate([np.ravel(item.members) for item in groups]).astype("float64")
-        self._scores = np.concatenate([np.ravel(item.by("lamp")) for item in groups])
-        best = [np.arange(item.members.size) == int(np.argmax(item.by("lamp"))) for item in groups]
+        self._scores = np.concatenate([np.ravel(item.by(LAMP)) for item in groups])
+        best = [np.arange(item.members.size) == int(np.argmax(item.by(LAMP))) for item in groups]
         self._spared = np.concatenate(best) | (self._members == 0)
 
     @property

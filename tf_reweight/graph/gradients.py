@@ -97,7 +97,8 @@ def on_examples(model, variables, examples, batch_size=32):
         Mapping of each variable's `id` to its gradient, or None where the loss does not depend on it.
 
     Raises:
-        ValueError: for gradients that are not finite, among which no rank means anything.
+        ValueError: for labels that the loss does not take, and for gradients that are not finite, among which no rank means
+            anything.
     """
     import tensorflow as tf
 
@@ -105,10 +106,20 @@ def on_examples(model, variables, examples, batch_size=32):
     for start in range(0, len(order), batch_size):
         x, y = examples.batch(model, order[start : start + batch_size])
         with tf.GradientTape() as tape:
-            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
+            loss = _loss(model, x, y)
         found = tape.gradient(loss, [variable.value for variable in variables])
         _check_finite(variables, found, float(loss))
         yield {id(variable): gradient for variable, gradient in zip(variables, found)}
+
+
+def _loss(model, x, y):
+    predicted = model(x, training=False)
+    try:
+        return model.compute_loss(x=x, y=y, y_pred=predicted, training=False)
+    except Exception as error:  # Keras and TensorFlow have types of their own for what a loss refuses
+        fix = 'Pass labels as `evaluate` takes them, or rank by criterion="lamp".'
+        expected = "`data` must have labels that the loss of the model takes."
+        raise ValueError(errors.message(expected, fix, loss_says=errors.said_by(error)[:300])) from error
 
 
 def _check_finite(variables, gradients, loss):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.graph.losses import BINARY, QUANTITIES, SPARSE, loss_name
+from tf_reweight.data.splits import numbered
+from tf_reweight.graph.losses import SPARSE, loss_name
 
 
 def check(weights, task, feed):
@@ -32,10 +33,12 @@ def check(weights, task, feed):
     fix = "Leave it out, and give weights of the examples, the third of (x, y, sample_weight)."
     if len(labels) > 1:
         _refuse("is for models with one output", fix, labels=shapes)
-    several = any(len(shape) > 1 and shape[1] > 1 for shape in shapes)
-    if any(len(shape) > 2 for shape in shapes) or losses[0] in SPARSE and several:
+    (label,) = map(np.asarray, labels)
+    if label.ndim > 2 or losses[0] in SPARSE and label.shape[1:] not in ((), (1,)):
         _refuse("is for one label for each example", fix, labels=shapes)
-    if losses[0] in QUANTITIES or losses[0] in BINARY and several:
+    # Keras takes the largest of several as the class, and looks up whatever number there is.
+    classes = label if label.ndim == 1 else numbered(label, label.shape)
+    if classes.ndim > 1 or (classes != np.round(classes)).any():
         _refuse("is for examples of one class each", fix, loss=losses[0], labels=shapes)
 
 

@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight import coupling, structures
 from tf_reweight.batch_statistics import are_enough
+from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.pruning.prune import prune
 from tf_reweight.workflow import methods
 
@@ -44,7 +45,7 @@ def _cut_channels(dense, run, stages, examples):
     if left >= whole:
         return None
     coupling.prune_groups(dense, budget={"macs": left}, minimum=0, data=examples, reconstruct=True)
-    return {"num_macs": left, "criterion": "lamp", "reconstructed": True}
+    return {"num_macs": left, "criterion": LAMP, "reconstructed": True}
 
 
 def _cut_zeros(dense, run, stages, examples):
@@ -53,6 +54,7 @@ def _cut_zeros(dense, run, stages, examples):
     left, whole = stages[-1]["num_nonzero"], stages[0]["num_weights"]
     if left >= whole or stages[-1]["num_weights"] < whole:
         return None
-    how = {} if structure.decides else {"sparsity": 1.0 - left / whole, "criterion": "lamp"}
-    prune(dense, structure, layers=rule.layers, data=examples, **how)
-    return {"num_nonzero": left, "criterion": "lamp"}
+    criterion = None if structure.decides else LAMP
+    sparsity = None if structure.decides else 1.0 - left / whole
+    prune(dense, structure, layers=rule.layers, data=examples, sparsity=sparsity, criterion=criterion)
+    return {"num_nonzero": left, "criterion": criterion}
