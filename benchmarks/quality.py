@@ -5,10 +5,11 @@ Each seed trains one dense model, from which every method starts. A method gets 
 freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each
 of `--sparsities`. `budget` is told the sparsity and no strength, and is left out of structures that decide themselves. Where a
 method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several `--epochs` to find the
-zeros in, validation chooses, per seed and target; the target "free" takes the first of `--strength` and `--epochs`. Whatever is
-chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every structure: each group's
-is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in the kernels that can have the
-structure. A pattern says itself how much is kept: all methods have one target there, "own".
+zeros in, or several criteria (`--criterion`) by which all methods but `budget` rank the groups, validation chooses, for each
+seed and target; the target "free" takes the first of these. Whatever is chosen, all have the same epochs together. Strengths
+are of all groups together, so that one suits every structure: each group's is that divided by their number. Test accuracy is
+that of the last epoch. Weights are counted in the kernels that can have the structure. A pattern says itself how much is kept:
+all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
 the same command goes on where it was cut off; with `--cache` several commands share the dense models.
@@ -27,6 +28,7 @@ import pathlib
 import sys
 import time
 
+from tf_reweight.kernels.grouping import CRITERIA, LAMP
 from tf_reweight.penalties.prices import PRICES
 
 METHODS = ("reweighted", "budget", "proximal", "admm", "gradual", "lasso", "one_shot")
@@ -107,29 +109,33 @@ class Comparison:
         return max(results, key=lambda result: result["validation_accuracy"])
 
     def _tries(self, method, target):
-        """Pairs of a coefficient and the epochs to find the zeros in."""
+        """Triples of a coefficient, the epochs to find the zeros in, and what groups are ranked by."""
         options = self.options
         coefficients = {"reweighted": options.strength, "proximal": options.strength, "lasso": options.lasso_strength}
         coefficients["admm"] = options.rho
+        if method == "budget":
+            return [(None, options.epochs[0], None)]
+        # A structure that decides itself ranks nothing.
+        criteria = options.criterion[:1] if target == "own" else options.criterion
         if method not in coefficients:
-            return [(None, options.epochs[0])]
-        tries = list(itertools.product(coefficients[method], options.epochs))
+            return [(None, options.epochs[0], criterion) for criterion in criteria]
+        tries = list(itertools.product(coefficients[method], options.epochs, criteria))
         return tries[:1] if target == "free" and method in ("reweighted", "proximal") else tries
 
-    def _once(self, method, structure, sparsity, coefficient, epochs):
+    def _once(self, method, structure, sparsity, coefficient, epochs, criterion):
         import tf_reweight as tfr
         from tf_reweight import baselines
 
         options, model = self.options, self.copy()
         retrain = options.epochs[0] + options.retrain - epochs
-        amount = {} if structure.decides else {"sparsity": sparsity, "scope": options.scope}
+        amount = {} if structure.decides else {"sparsity": sparsity, "scope": options.scope, "criterion": criterion}
         if method in ("reweighted", "proximal", "lasso"):
             weights, freed = self.penalised(method, structure, coefficient, epochs)
             model.set_weights(weights)
             amount = {"threshold": freed} if sparsity is None and not structure.decides else amount
         elif method == "admm":
             rho = (coefficient, 100 * coefficient)
-            self.fit(model, epochs, [baselines.ADMM(structure, sparsity, rho, scope=options.scope)])
+            self.fit(model, epochs, [baselines.ADMM(structure, sparsity, rho, scope=options.scope, criterion=criterion)])
         elif method == "budget":
             # No coefficient. The learning rate stays until the zeros are fixed, as in `compress`. That of other penalties falls
             # along a cosine in each round; on one seed that was no better here.
@@ -140,13 +146,14 @@ class Comparison:
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
             steps = -(-len(self.data.train[1]) // options.batch_size) * epochs
             schedule = baselines.PolynomialDecay(0.0, final, 0, steps, frequency=max(1, steps // 40))
-            self.fit(model, epochs + retrain, [baselines.GradualMagnitude(schedule, structure, scope=options.scope)])
-            return {**self.measure(model, structure), "coefficient": None, "epochs": epochs}
+            gradual = baselines.GradualMagnitude(schedule, structure, scope=options.scope, criterion=criterion)
+            self.fit(model, epochs + retrain, [gradual])
+            return {**self.measure(model, structure), "coefficient": None, "epochs": epochs, "criterion": criterion}
         else:
             retrain += epochs
         tfr.prune(model, **({} if method == "budget" else {"structure": structure}), **amount)
         self.fit(model, retrain, [])
-        return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs}
+        return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs, "criterion": criterion}
 
     def penalised(self, method, structure, coefficient, epochs):
         """Weights after training with a penalty, the same for every target, and the norm at which groups count as freed."""
@@ -235,7 +242,7 @@ def rows_of(comparison, name, done):
         result = comparison.run(method, structure, target, sparsity)
         return {"method": method, "target": target, "seconds": time.monotonic() - started, **result}
 
-    dense = {"method": "dense", "target": "-", "coefficient": None, "epochs": None}
+    dense = {"method": "dense", "target": "-", "coefficient": None, "epochs": None, "criterion": None}
     yield {**dense, **comparison.measure(comparison.dense, structure)}
     targets = {f"{sparsity:g}": sparsity for sparsity in comparison.options.sparsities}
     if structure.decides:
@@ -322,6 +329,10 @@ def parsed(arguments=None):
     parser.add_argument(
         "--pressed", choices=("distance", "weights"), default="distance",
         help="what penalties press of a pattern's kernels: the distance to the nearest pattern, or every weight",
+    )  # fmt: skip
+    parser.add_argument(
+        "--criterion", nargs="+", choices=CRITERIA, default=[LAMP],
+        help="what groups are ranked by, by all methods but `budget`; of several, validation chooses",
     )  # fmt: skip
     parser.add_argument("--scope", choices=("model", "layer"), default="model", help="where a given sparsity has to hold")
     parser.add_argument("--output", type=pathlib.Path, help="every result goes to this JSON file as it comes; goes on from it")

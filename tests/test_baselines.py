@@ -20,7 +20,7 @@ from tf_reweight.baselines import (
     projection,
     schedules,
 )
-from tf_reweight.kernels import selection
+from tf_reweight.kernels import grouping, selection
 from tf_reweight.penalties import epsilons
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.penalties.reweighting import Reweighting
@@ -73,7 +73,7 @@ def test_the_projection_is_the_nearest_point(structure, sparsity, scope):
     model = dense_net(*shapes)
     selected, _ = selection.select(model, structure, ["d0", "d1"])
     kernels = [random_kernel(shape, seed) for seed, shape in enumerate(shapes)]
-    masks = projection.masks(selected, kernels, sparsity, scope)
+    masks = projection.masks(selected, kernels, sparsity, scope, "magnitude")
     for job in [[0], [1]] if scope == "layer" else [[0, 1]]:
         pieces = [(i, group) for i in job for group in groups_of(selected[i], kernels[i].shape)]
         removed = sum((~masks[i]).sum() for i in job)
@@ -84,6 +84,24 @@ def test_the_projection_is_the_nearest_point(structure, sparsity, scope):
             cut_off = {i for i, _ in pieces} - {i for (i, _), chosen in zip(pieces, choice) if not chosen}
             if sum(group.sum() for _, group in gone) >= removed and not cut_off:
                 assert sum((kernels[i][group] ** 2).sum() for i, group in gone) >= lost - 1e-5
+
+
+@pytest.mark.parametrize("criterion", grouping.CRITERIA)
+@pytest.mark.parametrize("structure", ["unstructured", "filter", "column", {"name": "block", "shape": [2, 2]}])
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.filterwarnings("ignore:Every group of dense.*kernel was to be removed")
+def test_the_projection_keeps_what_prune_keeps(structure, criterion, scope):
+    """So that `prune` with the same amount, scope and criterion ends what ADMM began."""
+    model = keras.Sequential([keras.Input((6,)), *(L.Dense(units) for units in (5, 8, 7, 2))])
+    for i, layer in enumerate(model.layers):
+        layer.kernel.assign(random_kernel(layer.kernel.shape, i) * 1.25**i)
+    kernels = kernels_of(model)
+    selected, _ = selection.select(model, structure)
+    masks = projection.masks(selected, [kernels[item.target.name] for item in selected], 0.6, scope, criterion)
+    tfr.prune(model, structure, sparsity=0.6, scope=scope, criterion=criterion)
+    pruned = kernels_of(model)
+    for item, mask in zip(selected, masks):
+        np.testing.assert_array_equal(mask, pruned[item.target.name] != 0)
 
 
 def groups_of(item, shape):
@@ -270,6 +288,21 @@ def test_gradual_pruning_follows_its_schedule_and_zeros_are_exact(structure, com
     assert tfr.release(model) == 1
 
 
+@pytest.mark.parametrize("criterion", grouping.CRITERIA)
+def test_gradual_pruning_of_weights_that_do_not_move_is_pruning_at_once(criterion, data):
+    model = small_net(jit_compile=False)
+    model.get_layer("top").kernel.assign(model.get_layer("top").kernel * 2.0)
+    once = keras.models.clone_model(model)
+    once.set_weights(model.get_weights())
+    tfr.prune(once, "unstructured", sparsity=0.6, criterion=criterion)
+    model.optimizer.learning_rate = 0.0
+    gradual = GradualMagnitude(PolynomialDecay(0.0, 0.6, 0, 12, frequency=4), scope="model", criterion=criterion)
+    model.fit(*data, batch_size=8, epochs=2, callbacks=[gradual], verbose=0)
+    wanted = kernels_of(once)
+    for name, kernel in kernels_of(model).items():
+        np.testing.assert_array_equal(kernel, wanted[name])
+
+
 @pytest.mark.parametrize("structure, own", [("pattern", 5 / 9), ({"name": "n_of_m", "n": 1, "m": 2, "axis": "out"}, 0.5)])
 def test_gradual_pruning_reaches_structures_that_decide_themselves_step_by_step(structure, own, data):
     """Masks only ever shrink, and in the end each scope keeps no more than the structure would."""
@@ -388,8 +421,10 @@ def test_adaptive_epsilon_follows_each_kernel(data):
         lambda: ADMM("filter", 0.5, rho=(1, 2, 3)),
         lambda: ADMM("filter", 0.5, every=0),
         lambda: ADMM("filter", 0.5, scope="layers"),
+        lambda: ADMM("filter", 0.5, criterion="taylor"),
         lambda: GradualMagnitude("linear"),
         lambda: GradualMagnitude(ConstantSparsity(0.5, 0), scope="all"),
+        lambda: GradualMagnitude(ConstantSparsity(0.5, 0), criterion="lampp"),
         lambda: ConstantSparsity(1.0, 0),
         lambda: ConstantSparsity(0.5, -1),
         lambda: ConstantSparsity(0.5, 10, end_step=5),

@@ -8,6 +8,7 @@ from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
 from tf_reweight.checks import EPOCHS, check_integer, check_number, is_sequence
 from tf_reweight.graph.distribution import as_numpy, beside_all
+from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.selection import Selected, select
 from tf_reweight.penalties.attachment import add_all, attachments
@@ -85,7 +86,7 @@ class ADMM(keras.callbacks.Callback):
     The loss gets `rho / 2 * ||W - Z + U||^2`. Training minimises it over W; every few epochs
     `Z <- project(W + U)` and `U <- U + W - Z`, where `project` gives the nearest kernels with the wanted number of groups
     kept. Unlike reweighting, the sparsity is chosen beforehand, for the model or each layer. Kernels come close to Z, not onto
-    it: `prune(model, sparsity=...)` with the same sparsity and scope ends it, and retraining follows.
+    it: `prune(model, sparsity=...)` with the same sparsity, scope and criterion ends it, and retraining follows.
 
     Updates happen at the start of epochs and depend on the epoch alone. A model saved meanwhile keeps Z and U; to resume by
     `BackupAndRestore`, call `attach(model)` before `fit`, so that there is something to restore.
@@ -97,6 +98,8 @@ class ADMM(keras.callbacks.Callback):
         every: epochs between updates of Z and U.
         layers: which layers; see `kernels.selectors`.
         scope: `"layer"`, `"model"` or `"scope"`: where `sparsity` has to hold.
+        criterion: what groups of several kernels are ranked by: `"lamp"` (default), `"magnitude"` or `"relative"`; see
+            `prune`.
 
     Attributes:
         history: one dict per update: `epoch`, `rho`, and `distance`, `||W - Z|| / ||W||` over all kernels before Z moves.
@@ -106,14 +109,14 @@ class ADMM(keras.callbacks.Callback):
         >>> tfr.prune(model, sparsity=0.5, scope="layer")
     """
 
-    def __init__(self, structure, sparsity, rho=RHO, every=1, layers=None, scope="layer"):
+    def __init__(self, structure, sparsity, rho=RHO, every=1, layers=None, scope="layer", criterion=LAMP):
         super().__init__()
         self.structure = structures.get(structure)
         projection.check_amount(self.structure, sparsity)
-        projection.check_scope(scope)
+        projection.check_ranking(scope, criterion)
         self.rho = _checked_rho(rho)
         check_integer("every", every, 1, fix=EPOCHS)
-        self.sparsity, self.every, self.layers, self.scope = sparsity, every, layers, scope
+        self.sparsity, self.every, self.layers, self.scope, self.criterion = sparsity, every, layers, scope, criterion
         self.history = []
 
     def attach(self, model):
@@ -203,7 +206,7 @@ class ADMM(keras.callbacks.Callback):
 
     def _masks(self, carried, kernels):
         selected = [Selected(item.target, item.regularizer.structure) for item in carried]
-        return projection.masks(selected, kernels, self.sparsity, self.scope)
+        return projection.masks(selected, kernels, self.sparsity, self.scope, self.criterion)
 
     def _rho_at(self, done):
         first, last = self.rho

@@ -9,6 +9,7 @@ from tf_reweight.baselines import projection, schedules
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import Mask, mask_of
+from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.selection import select
 from tf_reweight.structures import get as get_structure
 
@@ -16,8 +17,8 @@ from tf_reweight.structures import get as get_structure
 class GradualMagnitude(keras.callbacks.Callback):
     """Removes the groups of smallest magnitude by a schedule while `fit` runs (Zhu and Gupta, arXiv 1710.01878).
 
-    At each update of the schedule the groups are ranked by the root mean square of their weights and the smallest are
-    set to zero and held there by constraints, as `prune` does; what is removed stays removed. Steps are counted by the
+    At each update of the schedule the groups are ranked by their norms and the smallest are set to zero and held there by
+    constraints, as `prune` does; what is removed stays removed. Steps are counted by the
     optimizer, so a resumed run or a second `fit` goes on where the schedule was. The model is pruned when the schedule has
     ended: train on, or `release` it; no `prune` is needed.
 
@@ -27,6 +28,8 @@ class GradualMagnitude(keras.callbacks.Callback):
             smallest weights they would not keep go first; a final sparsity at or above their own reaches them whole.
         layers: which layers; see `kernels.selectors`.
         scope: `"layer"` (default, tfmot's: the same fraction of each kernel), `"model"` or `"scope"`.
+        criterion: what groups of several kernels are ranked by: `"lamp"` (default), `"magnitude"` or `"relative"`; see
+            `prune`.
 
     Attributes:
         history: one dict per update: `step` of the schedule and `sparsity` reached over all kernels.
@@ -36,12 +39,12 @@ class GradualMagnitude(keras.callbacks.Callback):
         >>> model.fit(x, y, epochs=20, callbacks=[GradualMagnitude(schedule)])
     """
 
-    def __init__(self, schedule, structure="unstructured", layers=None, scope="layer"):
+    def __init__(self, schedule, structure="unstructured", layers=None, scope="layer", criterion=LAMP):
         super().__init__()
         self.schedule = schedules.get(schedule)
         self.structure = get_structure(structure)
-        projection.check_scope(scope)
-        self.layers, self.scope = layers, scope
+        projection.check_ranking(scope, criterion)
+        self.layers, self.scope, self.criterion = layers, scope, criterion
         self.history = []
         self._selected, self._applied = [], None
 
@@ -72,7 +75,7 @@ class GradualMagnitude(keras.callbacks.Callback):
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
         variables = [item.target.variable for item in self._selected]
         kernels = [as_numpy(variable) for variable in variables]
-        chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope)
+        chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope, self.criterion)
         kept = 0
         for variable, kernel, mask in zip(variables, kernels, chosen):
             mask &= variable.constraint.as_numpy()

@@ -6,15 +6,16 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import check_name, check_sparsity
 from tf_reweight.kernels import allocation
-from tf_reweight.kernels.grouping import Groups
+from tf_reweight.kernels.grouping import CRITERIA, LAMP, Groups
 
 
-def masks(selected, kernels, sparsity, scope="model"):
+def masks(selected, kernels, sparsity, scope="model", criterion=LAMP):
     """Masks of the nearest kernels that are sparse enough: `min ||W - Z||` over all Z with the groups removed.
 
-    Groups go in the order of their mean square, as in `masking.prune`. Every prefix of that order loses the least energy of
-    all choices that remove at least as many weights, so the projection is exact, ragged groups and kernels of different
-    sizes included. One group of each kernel always stays.
+    In a kernel the smallest groups go; how many of each kernel, its criterion says. By magnitude, the mean square, every
+    prefix of the order loses the least energy of all choices that remove at least as many weights, so the projection is
+    exact, ragged groups and kernels of different sizes included. By the others it is the nearest among kernels that keep as
+    many groups of each, where these are of one size. One group of each kernel always stays.
 
     Args:
         selected: list of `selection.Selected`.
@@ -22,6 +23,7 @@ def masks(selected, kernels, sparsity, scope="model"):
         sparsity: fraction of the weights removed, in [0, 1); None for structures that decide themselves (n of m, patterns).
             With a fraction such a structure is reached only in part: the smallest go of what it would not keep, never more.
         scope: `"model"`, `"layer"` or `"scope"`: where `sparsity` has to hold.
+        criterion: what groups are ranked by, of `grouping.CRITERIA`.
 
     Returns:
         List of bool arrays in the layers' own order.
@@ -31,7 +33,8 @@ def masks(selected, kernels, sparsity, scope="model"):
     if sparsity is None:
         keeps = decided
     else:
-        scores = [g.scores if flags is None else np.where(flags, np.inf, g.scores) for g, flags in zip(groups, decided)]
+        scores = [item.by(criterion) for item in groups]
+        scores = [score if flags is None else np.where(flags, np.inf, score) for score, flags in zip(scores, decided)]
         keeps = allocation.by_sparsity(scores, members, sparsity, scope)
         keeps = [keep if flags is None else keep | flags for keep, flags in zip(keeps, decided)]
         keeps = [allocation.keep_at_least(keep, g.norms, g.members)[0] for keep, g in zip(keeps, groups)]
@@ -57,6 +60,7 @@ def check_amount(structure, sparsity):
         check_sparsity(sparsity)
 
 
-def check_scope(scope):
-    """Raises unless `scope` is one that `allocation.by_sparsity` knows."""
+def check_ranking(scope, criterion):
+    """Raises unless `scope` is one that `allocation.by_sparsity` knows, and `criterion` one of `grouping.CRITERIA`."""
     check_name("scope", scope, allocation.SCOPES)
+    check_name("criterion", criterion, CRITERIA)

@@ -4,15 +4,17 @@ import dataclasses
 
 from tf_reweight import baselines
 from tf_reweight import budget as budgets
-from tf_reweight import coupling, errors
+from tf_reweight import coupling, errors, structures
 from tf_reweight.baselines import schedules
 from tf_reweight.baselines.admm import RHO
 from tf_reweight.checks import check_name, is_sequence
+from tf_reweight.coupling.scores import RANKINGS
 from tf_reweight.deadline.coupled import CoupledGroups
 from tf_reweight.deadline.iterative import IterativePruning
 from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.gradients import TAYLOR, can_listen
+from tf_reweight.kernels.grouping import CRITERIA, LAMP
 from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties.attachment import regularize
@@ -26,10 +28,12 @@ class Admm(Method):
     Args:
         rho: its coefficient, or `(first, last)`.
         every: epochs between updates of Z and U.
+        criterion: what groups are ranked by; see `prune`. None takes its default.
     """
 
     rho: float | tuple[float, float] = RHO
     every: int = 1
+    criterion: str | None = None
 
     name = "admm"
     needs_sparsity = True
@@ -37,13 +41,14 @@ class Admm(Method):
 
     def __post_init__(self):
         object.__setattr__(self, "rho", tuple(self.rho) if is_sequence(self.rho) else self.rho)
-        baselines.ADMM("unstructured", 0.5, self.rho, self.every)  # checks both
+        baselines.ADMM("unstructured", 0.5, self.rho, self.every, criterion=self.criterion or LAMP)  # checks them
 
     def check(self, settings, amount):
         if self.every >= settings.epochs:
             fix = "Lower method.every, or raise rounds or every."
             expected = f"ADMM has to update before the {settings.epochs} epochs are over."
             raise ValueError(errors.message(expected, fix, every=self.every))
+        _check_ranks(self.criterion, settings)
 
     def put(self, model, settings, amount):
         (rule,) = settings.rules
@@ -57,9 +62,13 @@ class Admm(Method):
     def figures(self, callbacks):
         return {"updates": callbacks[0].history}
 
+    def pruning(self, amount):
+        return _ranked_by(self.criterion, Method.pruning(self, amount))
+
     def _callback(self, rule, amount):
         scope = amount.scope or "model"
-        return baselines.ADMM(rule.structure, amount.sparsity, self.rho, self.every, rule.layers, scope)
+        criterion = self.criterion or LAMP
+        return baselines.ADMM(rule.structure, amount.sparsity, self.rho, self.every, rule.layers, scope, criterion)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +78,17 @@ class Gradual(Method):
     Args:
         schedule: config of a `baselines.schedules` entry, with tfmot's arguments; None goes from 0 to `prune.sparsity` over the
             whole training.
+        criterion: what groups are ranked by; see `prune`. None takes its default.
     """
 
     schedule: dict | None = None
+    criterion: str | None = None
 
     name = "gradual"
     of_prune = ("sparsity", "scope")
 
     def __post_init__(self):
+        check_name("criterion", self.criterion or LAMP, CRITERIA)
         if self.schedule is not None:
             object.__setattr__(self, "schedule", schedules.get(self.schedule).serialize())
 
@@ -92,7 +104,8 @@ class Gradual(Method):
             last = max(1, steps - 1)  # masks are chosen before a step: after the last one nothing would be
             schedule = baselines.PolynomialDecay(0.0, final, 0, last, frequency=max(1, steps // 50))
         (rule,) = settings.rules
-        gradual = baselines.GradualMagnitude(schedule, rule.structure, rule.layers, amount.scope or "model")
+        scope = amount.scope or "model"
+        gradual = baselines.GradualMagnitude(schedule, rule.structure, rule.layers, scope, self.criterion or LAMP)
         return [gradual, CosineDecay(settings.learning_rate)]
 
     def figures(self, callbacks):
@@ -124,20 +137,42 @@ class Clipping(Method):
 
 @dataclasses.dataclass(frozen=True)
 class OneShot(Method):
-    """Magnitude pruning of the dense model, without any training before it."""
+    """Pruning of the dense model by its weights, without any training before it.
+
+    Args:
+        criterion: what groups are ranked by; see `prune`, and `prune_groups` for channels that go together. None leaves it to
+            them.
+    """
+
+    criterion: str | None = None
 
     name = "one_shot"
     needs_sparsity = couples = True
     trains = False
-    # Which of the rankings of `prune_groups` counts; that chooses one where nobody says.
     of_coupled = {"criterion": None}
     of_prune = ("sparsity", "budget", "macs", "scope")
+
+    def check(self, settings, amount):
+        if self.criterion is None:
+            return
+        if settings.coupled is None:
+            check_name("criterion", self.criterion, CRITERIA)
+            _check_ranks(self.criterion, settings)
+            return
+        # The Taylor term needs labelled examples, which the stage of a run does not give.
+        check_name("criterion", self.criterion, [ranking for ranking in RANKINGS if ranking != TAYLOR])
+        if settings.coupled.criterion is not None:
+            both = {"method.criterion": self.criterion, "coupled.criterion": settings.coupled.criterion}
+            raise ValueError(errors.message("Expected one criterion.", "Leave regularize.coupled.criterion out.", **both))
 
     def callbacks(self, settings, amount, steps):
         return []
 
+    def pruning(self, amount):
+        return _ranked_by(self.criterion, Method.pruning(self, amount))
+
     def grouping(self, settings, amount):
-        return Method.grouping(self, settings, amount) | {"criterion": settings.coupled.criterion}
+        return Method.grouping(self, settings, amount) | {"criterion": self.criterion or settings.coupled.criterion}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,3 +264,16 @@ class Iterative(TowardsBudget):
 
     def callbacks(self, settings, amount, steps):
         return [IterativePruning(None, settings.rounds, settings.learning_rate, self.criterion, self.multiple_of)]
+
+
+def _check_ranks(criterion, settings):
+    """Raises for a criterion where every structure says itself what it keeps: nothing would be ranked by it."""
+    if criterion is not None and all(structures.get(rule.structure).decides for rule in settings.rules):
+        expected = "Nothing is ranked where the structures say themselves how much is kept."
+        raise ValueError(errors.message(expected, "Leave method.criterion out.", criterion=criterion))
+
+
+def _ranked_by(criterion, how):
+    """Arguments of `prune` with a criterion, where an amount is among them: a structure that decides itself ranks nothing."""
+    amounts = {"sparsity", "budget"} & set(how)
+    return how | {"criterion": criterion} if amounts and criterion is not None else how
