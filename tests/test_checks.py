@@ -24,7 +24,8 @@ NAN, INF = float("nan"), float("inf")
     [
         (lambda v: checks.check_integer("n", v, 1), (1, 7), (0, -3, 1.0, True, "1", NAN), "an int >= 1"),
         (lambda v: checks.check_integer("n", v, 2, 16), (2, 16), (1, 17, False, 8.0), "an int in 2..16"),
-        (lambda v: checks.check_number("n", v), (0, 1e9), (-1e-9, INF, -INF, 10**400, NAN, True, None), "a finite number >= 0"),
+        (lambda v: checks.check_number("n", v), (0, 1e9), (-1e-9, INF, -INF, NAN, True, None), "a finite number >= 0"),
+        (lambda v: checks.check_number("n", v), (3.4e38,), (3.5e38, 1e300, 10**400), "a finite number >= 0 that float32 holds"),
         (lambda v: checks.check_number("n", v, exclusive=True), (1e-9, 3), (0, 0.0, -1, INF, NAN, True), "a finite number > 0"),
         (lambda v: checks.check_number("n", v, finite=False), (0, INF), (-1, NAN, False), "a number >= 0"),
         (lambda v: checks.check_number("n", v, 2.5), (2.5, 3), (2, NAN), "a finite number >= 2.5"),

@@ -463,7 +463,7 @@ def test_a_wrong_verdict_is_refused(monkeypatch):
 def test_nan_is_refused():
     model = nets.randomize(nets.plain())
     model.layers[-1].bias.assign(np.full(4, np.nan))
-    with pytest.raises(shrinking.ShrinkError):
+    with pytest.raises(shrinking.ShrinkError, match="Every weight must be finite"):
         shrinking.shrink(model)
 
 

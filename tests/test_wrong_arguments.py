@@ -127,6 +127,8 @@ BAD = [
     (lambda m, p: tfr.prune_groups(m, budget="macs=0.5", multiple_of=HUGE), ValueError, "stay a multiple of"),
     (lambda m, p: tfr.compress(m, (X, Y), overrides=[0.5]), TypeError, "`overrides` must be a list of"),
     (lambda m, p: tfr.compress(m, (X, Y), overrides=None), TypeError, "`overrides` must be a list of"),
+    (lambda m, p: tfr.compress(m, (X, Y), console=3), TypeError, "`console` must be a rich console"),
+    (lambda m, p: tfr.regularize(m, "filter", 1e300), ValueError, "`strength` must be a finite number .* that float32 holds"),
     (lambda m, p: tfr.compress(m, (X, Y), config={"task": {"optimizer": "sgd"}}), ValueError, "`task` must name a loss"),
     (lambda m, p: tfr.compress(m, (X, Y), config={"task": {"metrics": ["mae"]}}), ValueError, "`task` must name a loss"),
     (lambda m, p: export.bundle(p, None), TypeError, "`out` must be a path"),

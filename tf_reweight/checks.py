@@ -1,7 +1,5 @@
 """Checks of arguments, one for each kind of value: each raises, names the argument and says how to fix it."""
 
-import sys
-
 import numpy as np
 
 from tf_reweight import errors
@@ -10,6 +8,8 @@ EPOCHS = "It counts epochs."
 ROUNDS = "It counts epochs or rounds."
 STEPS = "It counts optimizer steps."
 REMOVED = "weights removed"
+# Whatever is given, float32 is what is computed with.
+_LARGEST = float(np.finfo("float32").max)
 
 
 def is_sequence(value):
@@ -42,9 +42,11 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
     """
     good = is_number(value) and (value > minimum if exclusive else value >= minimum)
     # An int may be finite and yet larger than any float: then nothing can be computed with it.
-    if not good or (value > sys.float_info.max and (finite or is_integer(value))):
+    if not good or (value > _LARGEST and (finite or is_integer(value))):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
-        raise ValueError(errors.message(f"`{name}` must be a {kind} {relation} {minimum:g}.", fix, **{name: value}))
+        ends = " that float32 holds" if good and value < float("inf") else ""
+        expected = f"`{name}` must be a {kind} {relation} {minimum:g}{ends}."
+        raise ValueError(errors.message(expected, fix, **{name: value}))
 
 
 def check_fraction(name, value, of, exclusive=False):

@@ -11,7 +11,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
@@ -316,6 +316,7 @@ def _check(model, made):
         if drawn:
             expected = "The model must give the same outputs each time, to be compared with the one rewritten for integers."
             raise ValueError(errors.message(expected, named(drawn), random=drawn, difference=result.difference))
+        check_finite(model)
         raise ValueError(
             errors.message(
                 f"The model rewritten for integers must give the same outputs within {limit:g} of their scale.",

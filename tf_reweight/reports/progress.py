@@ -6,6 +6,7 @@ import time
 import keras
 from rich.console import Console
 
+from tf_reweight import errors
 from tf_reweight.graph.steps import figure_of
 
 # In a log file there is no terminal to ask for its width.
@@ -22,6 +23,13 @@ def terminal(stderr=False):
     """A console for progress and tables."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else _FILE_WIDTH)
+
+
+def check_console(console):
+    """Raises TypeError for what is no rich console."""
+    if not isinstance(console, Console):
+        fix = "Pass rich.console.Console(...), or None for the terminal."
+        raise TypeError(errors.message("`console` must be a rich console.", fix, console=console))
 
 
 def say(console, text):

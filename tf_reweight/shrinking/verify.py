@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph.access import all_layers, has_channels_first
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.comparing import FLOAT64_NOISE, compare, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.recasting import RecastError, is_half, recast
@@ -47,6 +48,10 @@ def check(model, other, inputs):
     if drawn:
         expected = "The model must give the same outputs each time, to be compared with the smaller one."
         raise ShrinkError(errors.message(expected, named(drawn), random=drawn, **received))
+    try:
+        check_finite(model)
+    except ValueError as error:
+        raise ShrinkError(str(error)) from None
     if not is_half(model):
         try:
             exact = compare(recast(model, "float64"), recast(other, "float64"), inputs)

@@ -26,7 +26,7 @@ from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.curves import epochs_of, lost_epochs, read_curves
 from tf_reweight.reports.metrics import text_of
-from tf_reweight.reports.progress import changes, say
+from tf_reweight.reports.progress import changes, check_console, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
@@ -61,6 +61,7 @@ class Run:
 
     def __init__(self, config, model, data, overrides, console, command, callbacks=()):
         self.config = load(config, overrides)
+        check_console(console)
         self.console, self.command = console, command
         self.scope = strategies.scope_of(self.config, model)
         self._callbacks = user_callbacks.maker(callbacks)
