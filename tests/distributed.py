@@ -122,6 +122,21 @@ def levels_lasso_and_clipping(model):
     return model, losses
 
 
+def two_objectives(model):
+    tfr.regularize(model, "unstructured", 1.0, "lasso")
+    rule = callbacks.MultiGradient(clip=1e-2)
+    losses = fit(model, 2, rule)
+    tfr.prune(model, threshold=0.0)
+    return model, [*losses, *(entry["weight"] for entry in rule.history)]
+
+
+def iterative(model):
+    tfr.regularize(model, "unstructured", budget="sparsity=0.5")
+    losses = fit(model, 4, callbacks.IterativePruning(rounds=2))
+    tfr.prune(model)
+    return model, losses
+
+
 def saved_and_calibrated(model):
     """Zeros and clusters that come back from a file, ranges of examples."""
     tfr.prune(model, "unstructured", sparsity=0.5)
@@ -176,6 +191,8 @@ CASES = {
     ),
     levels_lasso_and_clipping: (net, "outside"),
     saved_and_calibrated: (net, "inside"),
+    two_objectives: (net, "inside"),
+    iterative: (net, "outside"),
 }
 
 

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 TOLERANCE = 2e-6
 CASES = (
     "penalties_to_integers", "constructor_and_proximal", "coupled_and_clusters", "coupled_budget", "single_budget",
-    "wrapped_admm_and_gradual", "levels_lasso_and_clipping", "saved_and_calibrated", "whole_run",
+    "wrapped_admm_and_gradual", "levels_lasso_and_clipping", "saved_and_calibrated", "two_objectives", "iterative",
+    "whole_run",
 )  # fmt: skip
 
 

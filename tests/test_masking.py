@@ -400,6 +400,11 @@ def test_bad_wrapper_input_is_explained():
     for threshold in (-1.0, float("nan"), True):
         with pytest.raises(ValueError, match="`threshold`.*Received: threshold="):
             layer.update(threshold=threshold)
+    decides = tfr.Masked(L.Dense(4), "n_of_m")
+    decides.build((None, 4))
+    for each in (layer, decides):
+        with pytest.raises(ValueError, match=r"`sparsity` must be in \[0, 1\)"):
+            each.update(sparsity=7.0)
 
 
 def test_no_negative_zeros():

@@ -102,7 +102,8 @@ class ADMM(keras.callbacks.Callback):
             `prune`.
 
     Attributes:
-        history: one dict per update: `epoch`, `rho`, and `distance`, `||W - Z|| / ||W||` over all kernels before Z moves.
+        history: one dict per update of this `fit`: `epoch`, `rho`, and `distance`, `||W - Z|| / ||W||` over all kernels before
+            Z moves.
 
     Example:
         >>> model.fit(x, y, epochs=20, callbacks=[ADMM("filter", 0.5, rho=(1e-3, 1e-1), every=2)])
@@ -134,10 +135,10 @@ class ADMM(keras.callbacks.Callback):
             carried = attachments(model)
             self._start(carried)
         others = [item.target.name for item in carried if not isinstance(item.regularizer, AdmmPenalty)]
-        if others or any(item.regularizer.structure.name != self.structure.name for item in carried):
+        if others or not all(self._has_structure(item) for item in carried):
             raise ValueError(
                 errors.message(
-                    f"ADMM needs a model without other penalties than its own of structure {self.structure.name!r}.",
+                    f"ADMM needs a model without other penalties than its own of structure {self.structure.serialize()!r}.",
                     "Call tf_reweight.detach(model) first.",
                     kernels=others or [item.target.name for item in carried],
                 )
@@ -155,6 +156,7 @@ class ADMM(keras.callbacks.Callback):
                 )
             )
         self.attach(self.model)
+        self.history = []
         self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -183,19 +185,15 @@ class ADMM(keras.callbacks.Callback):
         self.history.append({"epoch": epoch, "rho": rho, "distance": distance})
 
     def _put(self, model):
-        selected, _ = select(model, self.structure, self.layers)
-        chosen = [item for item in selected if item.target.variable.trainable]
-        if not chosen:
-            raise ValueError(
-                errors.message(
-                    "At least one selected kernel must be trainable.",
-                    "Set `layer.trainable = True`.",
-                    frozen=[item.target.name for item in selected],
-                )
-            )
+        chosen = projection.trainable(select(model, self.structure, self.layers)[0])
         with beside_all(model):
             pairs = [(item.target, AdmmPenalty(item.structure, self.rho[0], item.target.layout)) for item in chosen]
         add_all(model, pairs)
+
+    def _has_structure(self, item):
+        """Whether a penalty of ADMM's has the structure of this one; what is learned from trained kernels goes by its name."""
+        carried, fitted = item.regularizer.structure, self.structure.fit(item.target.layout)
+        return carried.name == fitted.name and (carried == fitted or fitted.misfit(item.target.standard_shape) is not None)
 
     def _start(self, carried):
         kernels = [_values(item.target.variable) for item in carried]
@@ -215,7 +213,8 @@ class ADMM(keras.callbacks.Callback):
 
     def _distance(self, carried, kernels):
         gaps = [np.sum((kernel - _values(item.regularizer.z)) ** 2) for item, kernel in zip(carried, kernels)]
-        return float(np.sqrt(sum(gaps) / sum(np.sum(kernel**2) for kernel in kernels)))
+        whole = sum(np.sum(kernel**2) for kernel in kernels)
+        return float(np.sqrt(sum(gaps) / whole)) if whole > 0 else 0.0
 
 
 def _values(variable):

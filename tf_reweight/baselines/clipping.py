@@ -4,16 +4,15 @@ import keras
 from keras import ops
 
 from tf_reweight.checks import check_number
+from tf_reweight.graph import one_fit
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.kernels.constraints import insert, remove
+from tf_reweight.kernels.constraints import Inserted, insert, remove
 from tf_reweight.kernels.selection import select
 from tf_reweight.structures import get as get_structure
 
 
-class Clip(keras.constraints.Constraint):
+class Clip(Inserted):
     """`w_g <- w_g where r_g > threshold, else 0`: a hard threshold on each group, after every optimizer step.
-
-    Not serializable on purpose: it lasts as long as one `fit`.
 
     Args:
         structure: `Structure` of the kernel.
@@ -23,11 +22,11 @@ class Clip(keras.constraints.Constraint):
     """
 
     def __init__(self, structure, layout, threshold, inner=None):
-        self.structure, self.layout, self.threshold, self.inner = structure, layout, threshold, inner
+        super().__init__(inner)
+        self.structure, self.layout, self.threshold = structure, layout, threshold
 
-    def __call__(self, weight):
-        if self.inner is not None:
-            weight = self.inner(weight)
+    def applied(self, weight):
+        """The weight without its small groups."""
         standard = self.layout.to_standard(ops.cast(weight, "float32"))
         keep = self.structure.group_norms(standard) > self.threshold
         mask = self.structure.mask(keep, self.layout.standard_shape)
@@ -39,7 +38,8 @@ class Clipping(keras.callbacks.Callback):
 
     The simplest of the baselines. A group grows back only by a step larger than the threshold, so with a threshold well above
     the learning rate (under Adam) it is one-shot pruning at the first batch, spread over the layers by one number. When `fit`
-    ends the zeros are there and nothing holds them: `tf_reweight.keep_zeros(model)` does.
+    ends the zeros are there and nothing holds them: `tf_reweight.keep_zeros(model)` does. After a `fit` that was interrupted,
+    the next one ends the clipping.
 
     Args:
         threshold: a group norm, > 0; with `"unstructured"` a magnitude.
@@ -62,13 +62,17 @@ class Clipping(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         selected, _ = select(self.model, self.structure, self.layers)
         self._variables = [item.target.variable for item in selected]
+        one_fit.begin(self.model, self, self._give_back)
         for item in selected:
-            remove(item.target.variable, Clip)  # left behind by a `fit` that was interrupted
             insert(item.target.variable, Clip(item.structure, item.target.layout, self.threshold))
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
+        one_fit.end(self.model, self)
+
+    def _give_back(self):
         for variable in self._variables:
             remove(variable, Clip)
+        self._variables = []
         drop_compiled_steps(self.model)

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 
 from tf_reweight.baselines import projection, schedules
-from tf_reweight.graph.distribution import as_numpy, beside
+from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.optimizers import steps_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
-from tf_reweight.kernels.constraints import Mask, mask_of
+from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.grouping import LAMP
+from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.selection import select
 from tf_reweight.structures import get as get_structure
 
@@ -17,22 +19,22 @@ from tf_reweight.structures import get as get_structure
 class GradualMagnitude(keras.callbacks.Callback):
     """Removes the groups of smallest magnitude by a schedule while `fit` runs (Zhu and Gupta, arXiv 1710.01878).
 
-    At each update of the schedule the groups are ranked by their norms and the smallest are set to zero and held there by
-    constraints, as `prune` does; what is removed stays removed. Steps are counted by the
-    optimizer, so a resumed run or a second `fit` goes on where the schedule was. The model is pruned when the schedule has
-    ended: train on, or `release` it; no `prune` is needed.
+    At each update of the schedule the groups are ranked by their norms, and the smallest are set to zero and held there, as
+    `prune` does, also through saving and loading; what is removed stays removed. Steps are counted by the optimizer, so a
+    resumed run or a second `fit` goes on where the schedule was. The model is pruned when the schedule has ended: train on, or
+    `release` it; no `prune` is needed.
 
     Args:
         schedule: `ConstantSparsity`, `PolynomialDecay`, or the config of one.
         structure: name, config or `Structure`. Of structures that decide themselves what is kept (n of m, patterns) the
             smallest weights they would not keep go first; a final sparsity at or above their own reaches them whole.
-        layers: which layers; see `kernels.selectors`.
+        layers: which layers; see `kernels.selectors`. Frozen kernels are left alone.
         scope: `"layer"` (default, tfmot's: the same fraction of each kernel), `"model"` or `"scope"`.
         criterion: what groups of several kernels are ranked by: `"lamp"` (default), `"magnitude"` or `"relative"`; see
             `prune`.
 
     Attributes:
-        history: one dict per update: `step` of the schedule and `sparsity` reached over all kernels.
+        history: one dict per update of this `fit`: `step` of the schedule and `sparsity` reached over all kernels.
 
     Example:
         >>> schedule = PolynomialDecay(0.0, 0.9, begin_step=0, end_step=2000)
@@ -50,15 +52,16 @@ class GradualMagnitude(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._warn_when_too_late()
-        self._selected, _ = select(self.model, self.structure, self.layers)
+        self.history = []
+        self._selected = projection.trainable(select(self.model, self.structure, self.layers)[0])
         self._applied, started = None, self.schedule.last_update(self._step() - 1)
-        for item in self._selected:
-            variable = item.target.variable
+        masks = []
+        for variable in [item.target.variable for item in self._selected]:
             if mask_of(variable) is None:
-                # A fit that was cut off and goes on: its masks were not saved, but its zeros were.
+                # A fit that was cut off and goes on, of weights alone: its masks were not saved, but its zeros were.
                 kept = np.ones(variable.shape, bool) if started is None else as_numpy(variable) != 0
-                with beside(variable):
-                    variable.constraint = Mask(kept, variable.constraint)
+                masks.append((variable, kept))
+        hold_all(self.model, masks)
         drop_compiled_steps(self.model)
         self.model.make_train_function(force=True)
 
@@ -67,6 +70,12 @@ class GradualMagnitude(keras.callbacks.Callback):
         due = self.schedule.last_update(self._step())
         if due is not None and due != self._applied:
             self._applied = due
+            self.update(due)
+
+    def on_train_end(self, logs=None):
+        # What was due inside the last execution of several steps.
+        due = self.schedule.last_update(self._step() - 1)
+        if due is not None and due != self._applied:
             self.update(due)
 
     def update(self, step):
@@ -86,7 +95,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         self.history.append({"step": step, "sparsity": 1.0 - kept / sum(kernel.size for kernel in kernels)})
 
     def _step(self):
-        return int(as_numpy(self.model.optimizer.iterations))
+        return steps_of(self.model.optimizer)
 
     def _warn_when_too_late(self):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")

@@ -41,6 +41,24 @@ def masks(selected, kernels, sparsity, scope="model", criterion=LAMP):
     return [item.target.own_mask(keep, item.structure) for item, keep in zip(selected, keeps)]
 
 
+def trainable(selected):
+    """Those of a list of `selection.Selected` whose kernels training moves.
+
+    Raises:
+        ValueError: for none.
+    """
+    chosen = [item for item in selected if item.target.variable.trainable]
+    if not chosen:
+        raise ValueError(
+            errors.message(
+                "At least one selected kernel must be trainable.",
+                "Set `layer.trainable = True`.",
+                frozen=[item.target.name for item in selected],
+            )
+        )
+    return chosen
+
+
 def _groups(item, kernel):
     standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
     return Groups.of(item.structure, standard)

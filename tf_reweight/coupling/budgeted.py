@@ -27,6 +27,7 @@ class CoupledBudgeted(Coupled):
     """
 
     no_proximal_step = "its strength is computed from a budget; callbacks.BudgetProximal solves for it"
+    no_coupled_step = no_proximal_step
     renewable = False
 
     def __init__(self, num_groups, budget, criterion=CRITERIA[0], position=0):

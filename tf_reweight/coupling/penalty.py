@@ -73,6 +73,15 @@ class Coupled(Renewed):
                 _connect_all(model)
                 break
 
+    @property
+    def no_coupled_step(self):
+        """Why `CoupledProximal` cannot solve for it, or None."""
+        return None if self.penalty.power == 1 else f"{self.penalty.name!r} acts on squared norms and gives no zeros"
+
+    def frozen(self, target):
+        """Layers of its set with `trainable=False`."""
+        return self.item.frozen_layers
+
     def connect(self, model, target):
         """Finds its set again in a model that was loaded."""
         if self.item is None:

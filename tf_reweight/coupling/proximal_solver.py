@@ -17,8 +17,9 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.optimizers import accumulated
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
-from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.attachment import attach, attachments, check_trainable
 from tf_reweight.penalties.base import replaced
 from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.proximal import STEP, Silent
@@ -88,6 +89,13 @@ class CoupledProximal(keras.callbacks.Callback):
                     others=others[:5],
                 )
             )
+        for item in items:
+            if item.regularizer.no_coupled_step is not None:
+                expected = f"CoupledProximal needs penalties that are sums of norms: {item.regularizer.no_coupled_step}."
+                fix = "Leave CoupledProximal out: the gradient solver takes any penalty with a strength."
+                raise ValueError(errors.message(expected, fix, kernel=item.target.name))
+        check_trainable(items)
+        one_fit.end_earlier(self.model, self)
         coupled = groups(self.model)
         self._budget = None if self.macs is None else _Budget(coupled, items, self.macs)
         self._spared = [not has_bypass(coupled, [item.regularizer.item]) for item in items]
@@ -114,7 +122,9 @@ class CoupledProximal(keras.callbacks.Callback):
         before, self._steps = self._steps, self._steps + passed
         look = self._steps // _LOOK_EVERY > before // _LOOK_EVERY
         if self._peak > 0:
-            self._apply.add(passed, passed * rate / self._peak, now=look or now == last)
+            # With gradient accumulation only one step in several moves the weights.
+            moved = passed / accumulated(self.model.optimizer)
+            self._apply.add(passed, moved * rate / self._peak, now=look or now == last)
         if look:
             self._look()
 

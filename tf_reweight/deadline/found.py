@@ -11,7 +11,7 @@ from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.gradients import can_listen
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import first_to_meet
-from tf_reweight.penalties.attachment import attach, attachments, detach
+from tf_reweight.penalties.attachment import attach, attachments, check_trainable, detach
 
 
 def reachable_groups_of(model, *arguments, **options):
@@ -69,6 +69,7 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
     if budget is not None and budget not in carried:
         fix = "Leave the budget out here, or `detach` the penalties first."
         raise ValueError(errors.message("The penalties on the model have another budget.", fix, budget=budget))
+    check_trainable(items)
     names = [item.target.name for item in items]
     if kinds == {False} and len(set(names)) < len(names):
         fix = "Call `regularize` with one structure for each kernel."

@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.optimizers import steps_of
 
 _MEASURING = ("test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
 # Steps at which a schedule is asked for its rate: some begin at zero and rise.
@@ -51,7 +52,7 @@ def trains_by_itself(model):
 def steps_taken(model):
     """Optimizer steps that a compiled model has behind it; 0 for one that is not compiled."""
     optimizer = model.optimizer if model.compiled else None
-    return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return 0 if optimizer is None else steps_of(optimizer)
 
 
 def rate_of(optimizer):

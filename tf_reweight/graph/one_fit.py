@@ -10,7 +10,7 @@ _AT_WORK = "_tf_reweight_at_work"
 _NEXT_FIT, _ONE_STEP = "make_train_function", "train_on_batch"
 
 
-def begin(model, callback, give_back):
+def begin(model, callback, give_back, with_penalties=False):
     """Lets a function of a callback run once: when `end` is called, or else when the next `fit` begins.
 
     Keras calls no `on_train_end` after a `fit` that was interrupted, so that what a callback changed would stay.
@@ -20,6 +20,7 @@ def begin(model, callback, give_back):
         callback: the callback at work on it.
         give_back: function without arguments that gives back what the callback changed. It drops compiled steps, where what
             it gives back is part of them.
+        with_penalties: whether it is given back as well when penalties are taken off the model, which it works for.
     """
     at_work = vars(model).get(_AT_WORK)
     if at_work is None:
@@ -28,7 +29,7 @@ def begin(model, callback, give_back):
         object.__setattr__(model, _AT_WORK, at_work)
         object.__setattr__(model, _NEXT_FIT, functools.partial(_make_train_function, model))
         object.__setattr__(model, _ONE_STEP, functools.partial(_train_on_batch, model))
-    at_work[id(callback)] = callback, give_back
+    at_work[id(callback)] = callback, give_back, with_penalties
 
 
 def end(model, callback):
@@ -36,7 +37,7 @@ def end(model, callback):
     at_work = vars(model).get(_AT_WORK, {})
     if id(callback) not in at_work:
         return False
-    _, give_back = at_work.pop(id(callback))
+    _, give_back, _ = at_work.pop(id(callback))
     if not at_work:
         for name in (_AT_WORK, _NEXT_FIT, _ONE_STEP):
             vars(model).pop(name, None)
@@ -46,7 +47,14 @@ def end(model, callback):
 
 def callbacks_at_work(model, kind):
     """The callbacks of a class that are at work on a model, in the order in which they began."""
-    return [callback for callback, _ in vars(model).get(_AT_WORK, {}).values() if isinstance(callback, kind)]
+    return [callback for callback, *_ in vars(model).get(_AT_WORK, {}).values() if isinstance(callback, kind)]
+
+
+def end_with_penalties(model):
+    """Gives back what callbacks changed that work for the penalties of a model, which are taken off now."""
+    for callback, _, with_penalties in list(vars(model).get(_AT_WORK, {}).values()):
+        if with_penalties:
+            end(model, callback)
 
 
 def end_earlier(model, callback):
@@ -66,7 +74,7 @@ def _make_train_function(model, force=False):
     """Stands for the model's `make_train_function`; while `fit` runs, callbacks call it with `force`."""
     if not force:
         # In reverse order: the first that began knows how the model was before all of them.
-        for callback, _ in reversed(list(vars(model).get(_AT_WORK, {}).values())):
+        for callback, *_ in reversed(list(vars(model).get(_AT_WORK, {}).values())):
             end(model, callback)
     return type(model).make_train_function(model, force=force)
 

@@ -1,7 +1,10 @@
 """What an optimizer keeps for a variable, and which one is at work."""
 
 import keras
+from keras import ops
 from keras.src.backend.common import global_state
+
+from tf_reweight.graph.distribution import as_numpy
 
 
 def applying_optimizer():
@@ -27,6 +30,18 @@ def innermost(optimizer):
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def accumulated(optimizer):
+    """Over how many calls an optimizer gathers gradients before it moves the weights; 1 where it moves them each time."""
+    return getattr(innermost(optimizer), "gradient_accumulation_steps", None) or 1
+
+
+def steps_of(optimizer):
+    """How often an optimizer has moved the weights, an int; with gradient accumulation that is not how often it was called."""
+    # With accumulation Keras computes it, and a tensor comes instead of a variable.
+    iterations = optimizer.iterations
+    return int(as_numpy(iterations) if isinstance(iterations, keras.Variable) else ops.convert_to_numpy(iterations))
 
 
 def build_optimizer(model):

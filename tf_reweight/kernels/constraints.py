@@ -48,6 +48,24 @@ class Mask(keras.constraints.Constraint):
         return as_numpy(self.mask)
 
 
+class Inserted(keras.constraints.Constraint):
+    """A constraint that lasts as long as one `fit`, on top of the one that the weight had. Not serializable on purpose.
+
+    Args:
+        inner: the weight's own constraint, applied first, or None.
+    """
+
+    def __init__(self, inner=None):
+        self.inner = inner
+
+    def __call__(self, weight):
+        return self.applied(weight if self.inner is None else self.inner(weight))
+
+    def applied(self, weight):
+        """The weight after this constraint alone."""
+        raise NotImplementedError
+
+
 @keras.saving.register_keras_serializable(package="tf_reweight")
 class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
     """Brings the masks of a layer's weights back with the layer: it stands in the layer's `kernel_constraint`.
@@ -154,7 +172,7 @@ def hold(variable, mask):
 
 
 def insert(variable, constraint):
-    """Adds a constraint that has an `inner` to a variable's own, below a `Mask`: what is pruned stays zero."""
+    """Adds an `Inserted` constraint to a variable's own, below a `Mask`: what is pruned stays zero."""
     outer = mask_of(variable)
     if outer is not None:
         constraint.inner, outer.inner = outer.inner, constraint
@@ -169,6 +187,8 @@ def remove(variable, kind):
         variable.constraint = variable.constraint.inner
     found = variable.constraint is not before
     outer = variable.constraint
-    while isinstance(outer, Mask) and isinstance(outer.inner, kind):
-        outer.inner, found = outer.inner.inner, True
+    while isinstance(outer, (Mask, Inserted)):
+        while isinstance(outer.inner, kind):
+            outer.inner, found = outer.inner.inner, True
+        outer = outer.inner
     return found

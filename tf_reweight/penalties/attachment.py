@@ -8,6 +8,7 @@ import keras
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
@@ -281,6 +282,21 @@ def common_budget(penalties):
     return carried.pop() if carried else None
 
 
+def check_trainable(items):
+    """Raises where solvers that set weights themselves would change what is frozen by now.
+
+    Args:
+        items: list of `Attachment`.
+
+    Raises:
+        ValueError: for penalties on layers with `trainable=False`.
+    """
+    frozen = list(dict.fromkeys(name for item in items for name in item.regularizer.frozen(item.target)))
+    if frozen:
+        fix = "Set `trainable = True`, or `detach` the model and regularize it again, which leaves frozen layers out."
+        raise ValueError(errors.message("Layers with a penalty must be trainable.", fix, frozen=frozen[:5]))
+
+
 def detach(model: keras.Model) -> int:
     """Takes every penalty of ours off again, in place; other regularizers, weights and outputs stay.
 
@@ -290,6 +306,7 @@ def detach(model: keras.Model) -> int:
         The number of kernels that were freed.
     """
     count, changed = 0, False
+    one_fit.end_with_penalties(model)
     for target in _kernels(model):
         left_behind = remove(target.variable, SoftThreshold)
         if parts_of(target.regularizer):

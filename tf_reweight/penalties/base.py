@@ -46,6 +46,10 @@ class KernelPenalty(Addition, keras.layers.Layer, keras.regularizers.Regularizer
         self._strength = float(strength)
         self.built = True
 
+    def frozen(self, target):
+        """Names of what it presses on and training does not move, as a list; `target` is the kernel that it sits on."""
+        return [] if target.variable.trainable else [target.name]
+
     @property
     def strength(self):
         """The coefficient, float >= 0."""

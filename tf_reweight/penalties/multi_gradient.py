@@ -11,7 +11,7 @@ from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.distribution import as_numpy, beside, share_of_replica, sum_over_replicas
 from tf_reweight.graph.optimizers import innermost
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
-from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.attachment import attach, attachments, check_trainable
 from tf_reweight.penalties.base import replaced
 from tf_reweight.penalties.projections import kept
 from tf_reweight.penalties.proximal import Silent
@@ -49,8 +49,8 @@ class MultiGradient(keras.callbacks.Callback):
     property of not raising either objective is that of the gradient; momentum and adaptive optimizers step another way.
 
     Other regularizers stay in the loss. During `fit`, `loss` and `val_loss` are without the penalty. It needs the gradients
-    inside the training step, which TensorFlow shows. After a `fit` that was interrupted, the next one, or `take_off(model)`,
-    ends the rule.
+    inside the training step, which TensorFlow shows. After a `fit` that was interrupted, the next one, `detach(model)` or
+    `take_off(model)` ends the rule.
 
     Args:
         clip: root mean square of a group, >= 0, at or below which it becomes zero.
@@ -97,7 +97,7 @@ class MultiGradient(keras.callbacks.Callback):
             target.variable.regularizer = replaced(target.variable.regularizer, Silent)
         self._listen()
         self._slow = follow_closely_for_now(self.model)
-        one_fit.begin(self.model, self, self._give_back)
+        one_fit.begin(self.model, self, self._give_back, with_penalties=True)
         self._renew_step()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -161,12 +161,13 @@ class MultiGradient(keras.callbacks.Callback):
         import tensorflow as tf
 
         variables = {id(target.variable): target.variable for target, _ in self._pairs}
-        values = [variable.value for variable in variables.values()]
+        # Tensors: of what is mirrored, no copy can be watched inside the scope of its strategy.
+        values = {key: tf.convert_to_tensor(variable.value) for key, variable in variables.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for value in values:
+            for value in values.values():
                 tape.watch(value)
-            total = sum(penalty(target.variable) for target, penalty in self._pairs)
-        found = tape.gradient(total, values, unconnected_gradients="zero")
+            total = sum(penalty(values[id(target.variable)]) for target, penalty in self._pairs)
+        found = tape.gradient(total, list(values.values()), unconnected_gradients="zero")
         return {key: ops.cast(gradient, "float32") for key, gradient in zip(variables, found)}
 
     def _clip(self):
@@ -200,7 +201,8 @@ def _check_backend():
 
 def _chosen(model):
     """`(target, penalty)` pairs of a model; raises for none, and for those that the rule cannot follow."""
-    pairs = [(item.target, item.regularizer) for item in attachments(model)]
+    items = attachments(model)
+    pairs = [(item.target, item.regularizer) for item in items]
     if not pairs:
         fix = 'Call tf_reweight.regularize(model, ..., penalty="lasso") first.'
         raise ValueError(errors.message("Expected a model with at least one penalty.", fix, model=model.name))
@@ -209,4 +211,5 @@ def _chosen(model):
             fix = "Put penalties with a strength on single kernels by `regularize`, or use BudgetProximal."
             expected = "MultiGradient needs penalties on single kernels, without a budget."
             raise ValueError(errors.message(expected, fix, kernel=target.name, budget=penalty.budget))
+    check_trainable(items)
     return pairs

@@ -9,6 +9,7 @@ from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
+from tf_reweight.graph.optimizers import accumulated
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
 from tf_reweight.kernels.constraints import insert, remove
 from tf_reweight.kernels.table import find
@@ -89,7 +90,7 @@ class Proximal(keras.callbacks.Callback):
         chosen = _chosen(self.model)
         # The threshold is applied at every call of the optimizer; with accumulation only one in several moves the weights,
         # and soft thresholds in a row add up.
-        calls = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        calls = accumulated(self.model.optimizer)
         self._placed = []
         for target, penalty in chosen:
             target.variable.regularizer = replaced(target.regularizer, Silent)

@@ -4,13 +4,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.kernels.constraints import Inserted
 
-class SoftThreshold(keras.constraints.Constraint):
+
+class SoftThreshold(Inserted):
     """`w_g <- max(0, 1 - t_g / r_g) * w_g` after every optimizer step, on top of the constraint the weight had.
 
     This is the proximal operator of `sum_g t_g * r_g`, with `r_g` the norm of group g: it minimises
     `sum_g t_g * ||x_g|| + ||x - w||^2 / 2`. A group at or below its threshold becomes exactly zero; a zero may come back
-    with the next step of the optimizer. Not serializable on purpose: it lasts as long as one `fit`.
+    with the next step of the optimizer.
 
     Args:
         structure: `Structure` of the kernel.
@@ -20,15 +22,15 @@ class SoftThreshold(keras.constraints.Constraint):
     """
 
     def __init__(self, structure, layout, thresholds, inner=None):
-        self.structure, self.layout, self.inner = structure, layout, inner
+        super().__init__(inner)
+        self.structure, self.layout = structure, layout
         # Untracked by the model, as in `Mask`.
         self.thresholds = keras.Variable(
             np.asarray(thresholds, "float32"), trainable=False, name="thresholds", autocast=False
         )  # fmt: skip
 
-    def __call__(self, weight):
-        if self.inner is not None:
-            weight = self.inner(weight)
+    def applied(self, weight):
+        """The weight with its groups shrunk."""
         standard = self.layout.to_standard(ops.cast(weight, "float32"))
         shrunk = self.structure.shrunk(standard, self.thresholds.value)
         return ops.cast(self.layout.from_standard(shrunk), weight.dtype)

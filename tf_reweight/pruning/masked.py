@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors, structures
-from tf_reweight.checks import check_threshold
+from tf_reweight.checks import check_sparsity, check_threshold
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, has_lora
 from tf_reweight.graph.checking import check_model
@@ -93,6 +93,8 @@ class Masked(keras.layers.Wrapper):
             )
         if threshold is not None:
             check_threshold(threshold)
+        else:
+            check_sparsity(sparsity)
         for target, mask in zip(self._targets(), self.masks):
             structure = self.structure.fit(target.layout)
             groups = target.groups(structure)

@@ -4,7 +4,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.files import as_path
-from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.optimizers import steps_of
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.reports import curves
 from tf_reweight.tfmot.pruning import wrappers
@@ -28,7 +28,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             raise ValueError(errors.message("UpdatePruningStep needs wrapped layers.", fix, model=self.model.name))
 
     def on_train_batch_begin(self, batch, logs=None):
-        step = int(as_numpy(self.model.optimizer.iterations))
+        step = steps_of(self.model.optimizer)
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
         if any([layer.advance(step) for layer in self._layers]):
