@@ -237,6 +237,14 @@ def test_the_package_is_a_command():
     assert done.stdout == f"tf-reweight {tfr.__version__}\n" and done.returncode == 0
 
 
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    """As with `| head`: the pipe is closed before the first line is written."""
+    command = [sys.executable, "-m", "tf_reweight", "compress", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        started.stdout.close()
+        assert "Traceback" not in started.stderr.read() and started.wait() == 141
+
+
 @pytest.fixture(scope="module")
 def own_classes(tmp_path_factory):
     """A folder with a model that has a layer of the user's own, and the Python file that it comes from."""

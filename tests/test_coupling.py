@@ -464,7 +464,7 @@ ALONG = {
     "groups of one": (lambda h: L.GroupNormalization(groups=-1)(h), 6, None),
     "groups of one without numbers": (lambda h: L.GroupNormalization(groups=6, scale=False, center=False)(h), 6, None),
     "groups, turned": (lambda h: L.GroupNormalization(groups=3, axis=1)(L.Permute((2, 1))(h)), 3, None),
-    "one group": (lambda h: L.GroupNormalization(groups=1)(h), None, "the only group"),
+    "one group": (lambda h: L.GroupNormalization(groups=1)(h), None, "all of its channels go together"),
     "softmax over places": (lambda h: L.Softmax(axis=1)(h), 6, None),
     "softmax over places, from the end": (lambda h: L.Softmax(axis=-2)(h), 6, None),
     "softmax": (lambda h: L.Softmax(axis=2)(h), None, MIXED["softmax"]),
@@ -916,7 +916,7 @@ def test_the_report_of_an_analysis_names_what_makes_scales_and_reads():
         ],
         "frozen": [
             {"name": "top", "num_channels": 2, "reasons": ("output of the model",)},
-            {"name": "one", "num_channels": 1, "reasons": ("the only group of its kind",)},
+            {"name": "one", "num_channels": 1, "reasons": ("all of its channels go together, and one group always stays",)},
         ],
     }  # fmt: skip
     assert [item.name for item in coupled.find("conv")] == ["conv"] and coupled.find("norm") == coupled.find("top") == []

@@ -12,6 +12,8 @@ from tf_reweight.cli.arguments import told
 from tf_reweight.cli.commands import COMMANDS, notes
 from tf_reweight.cli.quiet import quiet
 
+# What a shell says of a command whose output nobody reads any more.
+_UNREAD = 128 + 13  # SIGPIPE, which not every system has
 # What goes on where it was cut off.
 _RESUMED = tuple(COMMANDS[name][1] for name in ("compress", "sweep"))
 
@@ -54,8 +56,31 @@ configuration, `tf-reweight --version` says which version this is.
 def console(argv=None):
     """Entry point of the `tf-reweight` script; returns the exit status.
 
-    0; 1 where `check` finds faults; 2 for errors and wrong usage; 130 and 143 when it was ended by SIGINT or SIGTERM.
+    0; 1 where `check` finds faults; 2 for errors and wrong usage; 130 and 143 when it was ended by SIGINT or SIGTERM, 141 when
+    nobody read its output to the end, as with `| head`.
     """
+    try:
+        status = _status(argv)
+    except BrokenPipeError:
+        # What could not be written is lost: another line tells whether it was this pipe.
+        if not _output_is_closed("\n"):
+            raise
+        return _UNREAD
+    return _UNREAD if _output_is_closed("") else status
+
+
+def _output_is_closed(text):
+    """Whether nobody reads any more what is printed, as this text; from then on it goes nowhere."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # Python flushes what is left once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _status(argv):
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_USAGE)
@@ -131,6 +156,8 @@ def _guarded(run, values, positional):
         goes_on = ": the same command goes on from here" if run in _RESUMED else ""
         print(f"\nended{goes_on}.", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if values.debug:
             raise

@@ -10,6 +10,13 @@ from tf_reweight.kernels.quantities import Quantity
 
 # A budget counts as reached where no more than this part of it is left over.
 _CLOSE = 0.005
+# Where lies what cannot go.
+_OF_KERNELS = "lies in kernels that are not pruned"
+_REST = {
+    "bytes": f"is the file's graph, or {_OF_KERNELS}",
+    "zipped_bytes": f"is the file's graph, or {_OF_KERNELS}",
+    "latency_ms": "is the time that each operation takes whatever its size, or that of kernels that are not pruned",
+}
 # How many of the groups that are kept with the lowest scores, and how many kinds of cost, may change places with others to come
 # closer to the budget.
 _MOST_EXCHANGED = 64
@@ -108,7 +115,7 @@ def check_reachable(demands, least, held_up=""):
             raise ValueError(
                 errors.message(
                     f"The budget must leave at least {said(reached)} of the dense model's {said(total)} {demand.name}: the "
-                    f"rest lies in kernels that are not pruned, and every set keeps a group. {held_up}".rstrip(),
+                    f"rest {_REST.get(demand.name, _OF_KERNELS)}, and every set keeps a group. {held_up}".rstrip(),
                     f"Pass {demand.name}={part:g} or more{same}, or let more layers be pruned.",
                     **{demand.name: said(demand.limit)},
                 )

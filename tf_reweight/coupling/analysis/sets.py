@@ -249,7 +249,8 @@ def _found(model):
             held[0] += max(int((roots_of[n] == root).sum()) for n in makers or kernels)
             held[1].update(dict.fromkeys(frozen[root]))
     sets = [_set(numbers, roots, entries, roots_of) for numbers, roots in by_span.items()]
-    single = [FrozenChannels(item.name, 1, ("the only group of its kind",)) for item in sets if item.num_groups < 2]
+    alone = ("all of its channels go together, and one group always stays",)
+    single = [FrozenChannels(item.name, 1, alone) for item in sets if item.num_groups < 2]
     held = [FrozenChannels(name, count, tuple(reasons)) for name, (count, reasons) in left.items()]
     others = [
         FrozenChannels(name, count, (reason.removeprefix(f"{name}: "),))
