@@ -246,7 +246,7 @@ class Deadline(TowardsBudget):
 
 @dataclasses.dataclass(frozen=True)
 class Iterative(TowardsBudget):
-    """`callbacks.IterativePruning` towards `prune.budget`: a cut by magnitude in each round, and the learning rate anew.
+    """`callbacks.IterativePruning` towards `prune.budget`: a cut by norms in each round, and the learning rate anew.
 
     Args:
         criterion: what groups are ranked by; None takes the solver's default.
