@@ -207,3 +207,27 @@ def test_a_fit_after_an_interrupted_one_begins_anew():
     solver = IterativePruning(rounds=2)
     fit(model, [solver], epochs=2)
     assert [entry["step"] for entry in solver.history] == [0, 2] and solver.history[-1]["freed"] >= 1.0
+
+
+def test_groups_that_began_anew_keep_what_they_learned_where_a_training_goes_on(tmp_path):
+    """They were zero before the first cut: what begins anew a second time has lost what it had learned."""
+    ends = []
+    for cut_off in (False, True):
+        path = tmp_path / f"{cut_off}.checkpoint"
+        for attempt in (False, True) if cut_off else (True,):
+            model, solver = net(), IterativePruning("macs=0.8", rounds=2)
+            first, second, _ = model.layers
+            for weights in (first.kernel, first.bias):
+                weights.assign(ops.convert_to_numpy(weights) * (np.arange(24) >= 12))
+            second.kernel.assign(ops.convert_to_numpy(second.kernel) * (np.arange(24) >= 12)[:, None])
+            regularize_coupled(model, budget="macs=0.8")
+            checkpoint = Checkpoint(path, "regularize", [solver], Console(quiet=True))
+            if attempt:
+                fit(model, [solver, checkpoint])
+                continue
+            with pytest.raises(KeyboardInterrupt):
+                fit(model, [solver, checkpoint, Breaks(4)])
+        # Some of the groups that were zero came back, and have learned.
+        assert (kernels(model)[0][:, :12] != 0).any() and (kernels(model)[1][:12] != 0).any()
+        ends.append(model.get_weights())
+    assert all(map(np.array_equal, *ends))

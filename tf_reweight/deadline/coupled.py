@@ -132,9 +132,13 @@ class CoupledGroups:
             if penalty is not None:
                 penalty.soft_threshold(amounts.value * steps)
 
-    def finish(self, keep):
-        """Zeroes what does not stay, and holds it; what is zero and stays begins anew."""
+    def hold(self, keep):
+        """Zeroes what does not stay, and holds it."""
         zero_groups(self.model, self._coupled, split(self._sets, keep))
+
+    def finish(self, keep):
+        """The same; what is zero and stays begins anew."""
+        self.hold(keep)
         rows = (split(self._sets, flags) for flags in (keep & self._gone, keep & ~self._gone))
         for item, penalty, back, stayed in zip(self._sets, self._penalties, *rows):
             if penalty is not None:

@@ -128,9 +128,9 @@ class IterativePruning(keras.callbacks.Callback):
         return [self._kept]
 
     def continue_from(self, state):
-        """Holds what was gone before the training was cut off."""
+        """Holds what was gone before the training was cut off; what had begun anew has learned since, and stays as it is."""
         (self._kept,) = state
-        self._groups.finish(self._kept)
+        self._groups.hold(self._kept)
 
     @property
     def _epochs(self):
