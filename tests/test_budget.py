@@ -14,6 +14,7 @@ from tf_reweight import budget as budgets
 from tf_reweight.coupling import Cost, groups
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.gates import reactions
+from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import labelled
 from tf_reweight.deadline import IterativePruning
 from tf_reweight.deadline.pace import pace
@@ -728,11 +729,53 @@ def test_kernels_of_groups_that_come_back_are_drawn_and_scales_are_as_large_as_t
     model = keras.Sequential([keras.Input((5,)), *layers])
     gamma = model.get_layer("norm").gamma
     gamma.assign([0.0, 0.0, 1.0, -2.0, 3.0, 0.5])
+    made, reads = model.get_layer("made").kernel, model.layers[-1].kernel
+    made.assign(ops.convert_to_numpy(made) * (np.arange(6) >= 2))
+    reads.assign(ops.convert_to_numpy(reads) * (np.arange(6) >= 2)[:, None])
     (item,) = groups(model).sets
     revive(item, np.arange(6) < 2, np.arange(6) >= 2)
     kernel, scales = (ops.convert_to_numpy(variable) for variable in (model.get_layer("made").kernel, gamma))
     assert len(np.unique(kernel[:, :2])) == 10
     np.testing.assert_allclose(scales[:2], np.sqrt(np.mean(np.square(scales[2:]))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("zero", [{"made"}, {"norm"}, {"reads"}, {"made", "norm"}, {"norm", "reads"}, {"made", "reads"}])
+def test_what_is_read_stays_as_it_is_and_what_is_not_read_begins_anew_only_where_it_is_zero(zero):
+    """By the criteria "kernel" and "gamma" a part of a group may be zero alone: it has a gradient, and others are trained."""
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(6, name="made"), L.BatchNormalization(name="norm"), L.ReLU(), L.Dense(3, name="reads")]
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    model.get_layer("norm").beta.assign(np.ones(6))
+    variables = {"made": model.get_layer("made").kernel, "norm": model.get_layer("norm").gamma, "reads": layers[3].kernel}
+    for name in zero:
+        values, living = ops.convert_to_numpy(variables[name]), np.arange(6) >= 2
+        variables[name].assign(values * (living[:, None] if name == "reads" else living))
+    x = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
+    before, outputs = {name: ops.convert_to_numpy(variable) for name, variable in variables.items()}, model(x)
+    (item,) = groups(model).sets
+    revive(item, np.arange(6) < 2, np.arange(6) >= 2)
+    np.testing.assert_array_equal(model(x), outputs)
+    changed = {name for name, values in before.items() if not np.array_equal(variables[name], values)}
+    assert changed == (zero - {"reads"} if "reads" in zero else set())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_cut_on_the_way_changes_no_output_by_what_comes_back(criterion):
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(16), L.BatchNormalization(), L.ReLU(), L.Dense(16, activation="relu"), L.Dense(3)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile("adam", "mse")
+    for weight in model.trainable_weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    regularize_coupled(model, budget="macs=0.5", criterion=criterion)
+    solved = groups_of(model, "BudgetProximal", None, None, 1)
+    first = attachments(model)[0].regularizer
+    first.soft_threshold(np.where(np.arange(16) < 5, np.inf, 0.0))
+    norms, x = solved.norms(), np.random.default_rng(1).normal(size=(8, 6)).astype("float32")
+    before = model.predict(x, verbose=0)
+    solved.finish(norms >= 0)
+    assert (norms == 0).sum() == 5
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
 
 
 def test_a_group_that_comes_back_from_zero_begins_anew():
