@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import types
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from tf_reweight.cli import main
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.progress import QUIET
-from tf_reweight.workflow import fronts, search
+from tf_reweight.workflow import fronts, one_shot, search
 from tf_reweight.workflow.config import load
 
 EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
@@ -252,8 +253,37 @@ def test_a_file_over_its_budget_is_an_alarm(budget, seen):
 
 
 def test_the_record_says_what_pruning_at_once_gives(found):
-    figures = found[0]["one_shot"]
-    assert figures["num_macs"] == found[0]["stages"][-1]["num_macs"] and np.isfinite(figures["validation"]["accuracy"])
+    figures, (dense, *_, last) = found[0]["one_shot"], found[0]["stages"]
+    # Whole channels go: not one fits that the run has left.
+    assert 0.8 * last["num_macs"] <= figures["num_macs"] <= last["num_macs"] < dense["num_macs"]
+    assert np.isfinite(figures["validation"]["accuracy"])
+
+
+@pytest.mark.filterwarnings("ignore:1 kernels of layers with trainable=False")
+@pytest.mark.parametrize(
+    "rule, part, group",
+    [({}, 0.3, 1), ({"layers": "middle"}, 0.6, 1), ({"structure": "filter"}, 0.7, 8), ({"structure": "n_of_m"}, 0.7, None)],
+)
+def test_a_cut_at_once_leaves_as_much_of_all_kernels_as_the_run_and_tells_what(rule, part, group):
+    """Kernels that are not selected, frozen ones and the output's with their filters stay whole, and count all the same."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(12), keras.layers.Dense(16, name="middle"), keras.layers.Dense(4, trainable=False)]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(5)])
+    whole = sum(size for _, size in tfr.sparsity(model).values())
+    stages = [{"num_weights": whole}, {"num_weights": whole, "num_nonzero": round(part * whole)}]
+    run = types.SimpleNamespace(config=load({"regularize": {"rules": [rule]}}))
+    cut = one_shot._cut_zeros(model, run, stages, np.ones((8, 8), "float32"))
+    left = sum(size - zeros for zeros, size in tfr.sparsity(model).values())
+    assert cut["num_nonzero"] == left < whole
+    # A structure that says itself how much goes leaves what it leaves.
+    assert group is None or 0 <= left - stages[-1]["num_nonzero"] <= 2 * group
+
+
+def test_a_size_that_no_cut_of_the_selected_kernels_has_is_not_compared():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(12), keras.layers.Dense(16, name="middle")])
+    stages = [{"num_weights": 288}, {"num_weights": 288, "num_nonzero": 90}]
+    run = types.SimpleNamespace(config=load({"regularize": {"rules": [{"layers": "middle"}]}}))
+    assert one_shot._cut_zeros(model, run, stages, np.ones((8, 8), "float32")) is None
 
 
 @pytest.mark.parametrize("norm", [[keras.layers.BatchNormalization], []])
