@@ -19,6 +19,9 @@ from tf_reweight.workflow.config import load
 
 EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
 SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
+SHRUNK_TO_16 = {"shrink": {"multiple_of": 16}}
+# Two rules on each kernel.
+TWICE = {"rules": [{"structure": "filter"}, {}], "solver": "proximal"}
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
 
 
@@ -115,11 +118,16 @@ def test_a_drop_without_a_metric_or_beside_another_amount_is_refused(tmp_path):
         ({"budget": "macs=0.0001"}, "The budget must leave at least"),
         ({"budget": "weights=3", "structure": "filter"}, "The budget must leave at least"),
         ({"budget": "bytes=0.001"}, "The budget must leave at least .* bytes"),
-        ({"budget": "macs=0.2", "config": {**SMALL, "shrink": {"multiple_of": 16}}}, "where channels stay a multiple of 16"),
+        ({"budget": "macs=0.2", "config": {**SMALL, **SHRUNK_TO_16}}, "where channels stay a multiple of 16"),
         ({"budget": "latency_ms=0.5", "structure": "filter"}, "make no file faster"),
         ({"budget": "accuracy_drop=5"}, "Did you mean 0.05"),
+        ({"config": {**SMALL, "regularize": {"coupled": {}}, "prune": {"macs": 0.999}}}, "`macs` must be at most"),
+        ({"config": {**SMALL, **SHRUNK_TO_16, "regularize": {"coupled": {}}, "prune": {"macs": 0.8}}}, "`macs` must be at most"),
+        ({"config": {**SMALL, "regularize": {"method": "one_shot", "coupled": {}}, "prune": {"macs": 0.999}}},
+         "`macs` must be at most"),
+        ({"config": {**SMALL, "regularize": TWICE}, "structure": "filter"}, "one on each"),
     ],
-)
+)  # fmt: skip
 def test_what_a_run_cannot_reach_is_refused_before_any_training(how, words, tmp_path, monkeypatch):
     monkeypatch.setattr("tf_reweight.workflow.trainer.Trainer.fit", None)
     with pytest.raises(ValueError, match=words) as raised:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import types
 
 import keras
 import numpy as np
@@ -92,6 +93,43 @@ def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, 
         unit = "epoch" if "epoch" in records[0] else "step"
         twice = [record[unit] for record in stages.merged([figures, figures])[name]]
         assert records and len(twice) == 2 * len(records) and twice == sorted(twice)
+
+
+class Around(keras.Model):
+    """What a trainer may make: inside it every layer has another path, and no outputs are known."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def call(self, x, training=None):
+        return self.inner(x, training=training)
+
+
+@pytest.mark.filterwarnings("ignore:The .* act now:UserWarning", "ignore:The zeros of .* are held now:UserWarning")
+@pytest.mark.parametrize("layers", ["conv", "*", None])
+@pytest.mark.parametrize("name", ["gradual", "gradual pattern", "clipping"])
+def test_rules_select_in_the_model_whatever_a_trainer_puts_around_it(name, layers, data):
+    said, structure, amount, _ = METHODS[name]
+    structure = "filter" if name == "clipping" else structure
+    settings, model = settings_of(said, structure, amount), small_net()
+    settings.regularize.rules[0].layers = layers
+    if name == "clipping":  # the second filter is to go
+        kernel = model.get_layer("conv").kernel
+        kernel.assign(ops.convert_to_numpy(kernel) * (np.arange(8) != 1))
+
+    def fit(model, label, epochs, learning_rate, callbacks):
+        around = Around(model)
+        around.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+        around.fit(*data, batch_size=8, epochs=epochs, callbacks=callbacks, verbose=0)
+        return []
+
+    feed = types.SimpleNamespace(train=types.SimpleNamespace(num_batches=4))
+    stage = types.SimpleNamespace(times_before=0)
+    context = types.SimpleNamespace(config=settings, data=feed, stage=stage, logs=None, fit=fit)
+    stages._regularize(model, context)
+    zeros = {name: num for name, (num, _) in tfr.sparsity(model).items()}
+    assert zeros["conv/kernel"] > 0 and zeros["top/kernel"] == 0
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -189,6 +227,8 @@ def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
         ({"method": {"name": "gradual", "growth": 2.0}}, {"sparsity": 0.5}, "Valid: criterion, schedule"),
         ({"method": "gradual", "rules": [{"strength": 1e-3}]}, {"sparsity": 0.5}, "Leave out regularize.rules.0.strength"),
         ({"method": "lasso", "penalty": "arctan"}, {}, "Leave out regularize.penalty"),
+        ({"penalty": "log_squared", "solver": "proximal"}, {}, "acts on squared ones"),
+        ({"penalty": "log_squared", "solver": "proximal", "coupled": {}}, {}, "acts on squared ones"),
         ({"method": "lasso", "coupled": {"relative": False}}, {}, "Leave out regularize.coupled.relative"),
         ({"method": "deadline", "coupled": {"strength": 1.0}}, {"sparsity": 0.5}, "Leave out regularize.coupled.strength"),
         ({"method": "deadline", "coupled": {}}, {"macs": 0.5}, "must be told how much"),

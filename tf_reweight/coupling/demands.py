@@ -56,13 +56,21 @@ def without_macs(floors, scores, macs, scope):
         ValueError: when that much cannot be removed.
     """
     cost = Cost(floors.coupled)
-    limit = cost.macs() - macs * cost.macs()  # (1 - 0.9) * 2,000 would be less than 200
-    keeps = _least_removed(floors, scores, scope, lambda keeps: cost.macs(keeps) <= limit)
-    if cost.macs(keeps) > limit:
+    keeps = _least_removed(floors, scores, scope, lambda keeps: _is_without(cost, keeps, macs))
+    check_without(cost, keeps, macs)
+    return keeps
+
+
+def check_without(cost, keeps, macs):
+    """Raises where keep flags, the fewest that the floors allow, do not remove the fraction `macs` of the computing."""
+    if not _is_without(cost, keeps, macs):
         most = 1.0 - cost.macs(keeps) / cost.macs()
         expected = f"`macs` must be at most {most:.3f}, all that channels of this model can give."
         raise ValueError(errors.message(expected, "Frozen channels stay.", macs=macs))
-    return keeps
+
+
+def _is_without(cost, keeps, macs):
+    return cost.macs(keeps) <= cost.macs() - macs * cost.macs()  # (1 - 0.9) * 2,000 would be less than 200
 
 
 def check_met(floors, keeps, demands):

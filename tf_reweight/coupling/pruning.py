@@ -14,7 +14,9 @@ from tf_reweight.checks import check_flag, check_flags, check_fraction, check_na
 from tf_reweight.coupling import reconstruction
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.cost import Cost
-from tf_reweight.coupling.demands import check_met, demands_of, prices_of, ranked, split, within, without_macs
+from tf_reweight.coupling.demands import (
+    check_met, check_without, demands_of, prices_of, ranked, split, within, without_macs,
+)  # fmt: skip
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import reactions
 from tf_reweight.coupling.penalty import coupled_penalties
@@ -262,13 +264,25 @@ def check_within_reach(model, budget, multiple_of=1):
         budget: a `Budget`; files of the model are measured where it limits what only they tell.
         multiple_of: the channels kept are a multiple of this.
     """
-    coupled = removable(model)
-    floors, scores = Floors(coupled, 1, multiple_of), ranking(coupled.sets, CRITERIA[0])
-    least, _ = floors([np.zeros(item.num_groups, bool) for item in coupled.sets], scores)
+    floors, least = _least_kept(model, multiple_of)
+    coupled = floors.coupled
     demands = demands_of(coupled, budget)
     if multiple_of == 1:
         check_reachable(demands, np.concatenate(least), coupled.held_up())
     check_met(floors, least, demands)
+
+
+def check_macs_within_reach(model, macs, multiple_of=1):
+    """The same of a fraction of the multiply-accumulates to remove, as `prune_groups` takes it."""
+    floors, least = _least_kept(model, multiple_of)
+    check_without(Cost(floors.coupled), least, macs)
+
+
+def _least_kept(model, multiple_of):
+    """The `Floors` of a model, and the fewest groups that each set may keep, as flags."""
+    floors = Floors(removable(model), 1, multiple_of)
+    sets = floors.coupled.sets
+    return floors, floors([np.zeros(item.num_groups, bool) for item in sets], ranking(sets, CRITERIA[0]))[0]
 
 
 def least_left(model, multiple_of=1):

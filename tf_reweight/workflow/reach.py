@@ -1,6 +1,7 @@
-"""Whether the budget of a run can be met by its model, found before any training."""
+"""Whether what a run is to remove can go from its model, found before any training."""
 
 from tf_reweight import structures
+from tf_reweight.coupling.pruning import check_macs_within_reach
 from tf_reweight.coupling.pruning import check_within_reach as check_channels
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.nonzeros import check_countable
@@ -10,7 +11,8 @@ from tf_reweight.workflow import methods
 
 
 def check(config, model):
-    """Raises where what a budget counts cannot become so small, or what it limits of files cannot be measured here.
+    """Raises where what a budget counts cannot become so small, or what it limits of files cannot be measured here, and where
+    channels hold less computing than is to go.
 
     Args:
         config: the `Config` of the run.
@@ -20,6 +22,8 @@ def check(config, model):
         ValueError: the smallest that can be reached, and what holds it up.
         ImportError: for milliseconds without LiteRT.
     """
+    if config.regularize.coupled is not None and config.prune.macs is not None:
+        check_macs_within_reach(model, config.prune.macs, _shrunk_to(config))
     budget = _budget_of(config)
     if budget is None:
         return
@@ -44,10 +48,14 @@ def _budget_of(config):
     return None if budget is None or budget.accuracy_drop is not None else budget
 
 
+def _shrunk_to(config):
+    """What the channels that `prune` keeps are a multiple of."""
+    return 1 if config.shrink is None else config.shrink.multiple_of
+
+
 def _check_reached(config, model, budget):
     if config.regularize.coupled is not None:
-        shrunk = 1 if config.shrink is None else config.shrink.multiple_of
-        check_channels(model, budget, max(shrunk, methods.get(config.regularize.method).multiple_of))
+        check_channels(model, budget, max(_shrunk_to(config), methods.get(config.regularize.method).multiple_of))
         return
     rules = [rule for rule in config.regularize.rules if not structures.get(rule.structure).decides]
     selected = [item for rule in rules for item in select(model, rule.structure, rule.layers)[0]]

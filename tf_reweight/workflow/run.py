@@ -31,7 +31,7 @@ from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import (
-    class_weights, fingerprints, guessing, loading, reach, scoring, search, strategies, trainers, user_callbacks,
+    class_weights, fingerprints, guessing, loading, methods, reach, scoring, search, strategies, trainers, user_callbacks,
 )  # fmt: skip
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
@@ -285,6 +285,7 @@ def _check_stages(config, model):
     else:
         for rule in config.regularize.rules:
             select(model, rule.structure, rule.layers)
+    methods.get(config.regularize.method).check_model(config.regularize, model)
     if any(section is not None for section in (config.shrink, config.cluster, config.quantize)):
         graph_of(model)
     if config.quantize is not None and isinstance(config.quantize.weight_bits, dict):

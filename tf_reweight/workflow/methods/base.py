@@ -42,6 +42,9 @@ class Method(abc.ABC):
     def check(self, settings, amount):
         """Raises ValueError where these sections cannot work with it; what all methods ask for is checked already."""
 
+    def check_model(self, settings, model):
+        """Raises ValueError where the section `regularize` cannot work on a model; called before any work, like `check`."""
+
     def put(self, model, settings, amount):
         """Puts on a model what `prune` asks for later; returns the kernels left out, by name with the reason."""
         left_out = {}
@@ -60,7 +63,8 @@ class Method(abc.ABC):
         """Callbacks of the training that finds the zeros.
 
         Args:
-            settings: the section `regularize`.
+            settings: the section `regularize`. The `layers` of its rules are the kernels that they select, as `Target`s: a
+                trainer's own model, which the callbacks meet, may have them by other names.
             amount: the section `prune`.
             steps: optimizer steps of the whole training.
         """

@@ -7,6 +7,7 @@ import typing
 from tf_reweight import coupling, errors, penalties
 from tf_reweight.checks import check_flag, check_number
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.penalties import epsilons, multi_gradient
 from tf_reweight.penalties.attachment import regularize
@@ -48,6 +49,23 @@ class Penalised(Method):
         if self.solver != "proximal":
             fix = "Leave it out, or set solver: proximal."
             raise ValueError(errors.message("`step` belongs to the proximal solver.", fix, step=self.step, solver=self.solver))
+
+    def check(self, settings, amount):
+        penalty = penalties.get(self.applied_penalty())
+        if self.solver == "proximal" and penalty.power != 1:
+            fix = "Set solver: gradient, which takes any penalty, or choose one such as log_sum."
+            expected = f"A proximal step needs a penalty on norms: {penalty.name!r} acts on squared ones and gives no zeros."
+            raise ValueError(errors.message(expected, fix, penalty=self.applied_penalty(), solver=self.solver))
+
+    def check_model(self, settings, model):
+        if self.solver != "proximal" or settings.coupled is not None:
+            return
+        chosen = [item.target.name for rule in settings.rules for item in select(model, rule.structure, rule.layers)[0]]
+        twice = sorted({name for name in chosen if chosen.count(name) > 1})
+        if twice:
+            fix = "Let the rules choose different layers, or set solver: gradient, which takes several rules on one kernel."
+            expected = "A proximal step needs a penalty that is a sum over groups of one kernel, and one on each."
+            raise ValueError(errors.message(expected, fix, kernels=twice[:5]))
 
     @abc.abstractmethod
     def applied_penalty(self):
@@ -129,6 +147,7 @@ class Reweighted(Penalised):
             object.__setattr__(self, "epsilon", epsilons.get(self.epsilon).serialize())
 
     def check(self, settings, amount):
+        Penalised.check(self, settings, amount)
         relative = settings.coupled is not None and settings.coupled.relative
         if relative and not penalties.get(self.penalty).reweighted:
             fix = "Choose one such as log_sum, or leave `relative` out."
