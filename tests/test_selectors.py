@@ -8,6 +8,7 @@ import pytest
 import tf_reweight as tfr
 from tf_reweight import baselines
 from tf_reweight.kernels import selection
+from tf_reweight.kernels.table import find
 
 L = keras.layers
 
@@ -42,6 +43,7 @@ SELECTORS = {
     "a type with projections": (L.MultiHeadAttention, ATTENTION),
     "a predicate": (lambda model: lambda layer: layer.name == "two", ["block/two/kernel"]),
     "a predicate about kernels": (lambda model: lambda target: target.name.endswith("recurrent_kernel"), LSTM[1:]),
+    "kernels themselves": (lambda model: [target for target in find(model)[0] if target.name in LSTM[1:]], LSTM[1:]),
     "some of these": (
         lambda model: ["last", L.LSTM, lambda layer: layer.name == "one"], ["block/one/kernel", *LSTM, "last/kernel"],
     ),

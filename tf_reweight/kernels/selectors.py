@@ -6,6 +6,7 @@ A selector is one of
 - a layer, or a layer type; again with all kernels inside;
 - a predicate `layer -> bool`; one whose parameter is called `target` gets the kernel's `Target` instead, which knows its name,
   path, layout and variable;
+- a kernel's `Target` itself;
 - a list of these, of which one has to match.
 """
 
@@ -21,7 +22,7 @@ from tf_reweight import errors
 from tf_reweight.graph.access import is_layer
 from tf_reweight.kernels.table import Target
 
-Selector: typing.TypeAlias = str | keras.layers.Layer | type | collections.abc.Callable[[typing.Any], bool]
+Selector: typing.TypeAlias = str | keras.layers.Layer | type | Target | collections.abc.Callable[[typing.Any], bool]
 Layers: typing.TypeAlias = Selector | collections.abc.Iterable[Selector] | None
 
 
@@ -64,7 +65,7 @@ def listed(layers, argument="layers"):
             fix = "Pass None for all layers."
             raise TypeError(errors.message(f"`{argument}` must not be empty.", fix, **{argument: layers}))
         return [selector for item in layers for selector in listed(item, argument)]
-    if not isinstance(layers, (str, keras.layers.Layer, collections.abc.Callable)):
+    if not isinstance(layers, (str, keras.layers.Layer, collections.abc.Callable, Target)):
         raise TypeError(
             errors.message(
                 f"`{argument}` must be None, a name or glob, a layer, a layer type, a predicate, or a list of these.",
@@ -81,9 +82,11 @@ def is_glob(selector):
 
 
 def names_exactly(selector, candidate):
-    """Whether a selector means this very layer, by its name or as the object, and not a kind or a group of layers."""
+    """Whether a selector means this very layer or kernel, by name or as the object, and not a kind or a group of them."""
     if isinstance(selector, str):
         return selector in candidate.names
+    if isinstance(selector, Target):
+        return matches(selector, candidate)
     return selector is candidate.layer
 
 
@@ -97,6 +100,9 @@ def matches(selector, candidate):
     holders = (*candidate.parents, candidate.layer)
     if is_layer(selector):
         return any(selector is holder for holder in holders)
+    if isinstance(selector, Target):
+        # By its variable: inside another model the same kernel has another name.
+        return candidate.target is not None and candidate.target.variable is selector.variable
     if isinstance(selector, type):
         return any(isinstance(holder, selector) for holder in holders)
     return bool(selector(candidate.target if _wants_target(selector) else candidate.layer))

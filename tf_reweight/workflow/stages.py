@@ -9,6 +9,7 @@ import keras
 
 from tf_reweight import coupling, errors, quantization, shrinking
 from tf_reweight.checks import check_flags, is_sequence
+from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
 from tf_reweight.pruning.prune import keep_zeros, prune, release
 from tf_reweight.reports.curves import NormSummaries
@@ -154,13 +155,25 @@ def _regularize(model, context):
     put = method.put if settings.coupled is None else method.couple
     left_out = put(model, settings, amount)
     steps = context.data.train.num_batches * settings.epochs
-    callbacks, curves = method.callbacks(settings, amount, steps), []
+    callbacks, curves = method.callbacks(_selected(settings, model), amount, steps), []
     if method.trains:
         spread = [NormSummaries(settings.every, context.logs)] if context.logs else []
         curves = context.fit(model, "regularize", settings.epochs, settings.learning_rate, [*callbacks, *spread])
     fields = ("epoch", "counts", "living_groups", "num_groups", "negligible")
     norms = [{name: record[name] for name in fields} for record in curves if record["epoch"] % settings.every == 0]
     return model, {**method.figures(callbacks), "norms": norms, "left_out": left_out}
+
+
+def _selected(settings, model):
+    """The section `regularize` with the kernels that each rule selects in place of their names, which a trainer's model may
+    have changed."""
+    if settings.coupled is not None:
+        return settings
+    rules = [
+        rule.model_copy(update={"layers": [item.target for item in select(model, rule.structure, rule.layers)[0]]})
+        for rule in settings.rules
+    ]
+    return settings.model_copy(update={"rules": rules})
 
 
 def _prune(model, context):
