@@ -617,6 +617,10 @@ def test_what_cannot_be_solved_for_is_refused_before_training():
     model = net()
     regularize_coupled(model, budget="macs=0.5")
     fit(model, BudgetProximal("macs=0.4", until=0.5))
+    for solver in (BudgetProximal(multiple_of=8), IterativePruning(rounds=2, multiple_of=8)):
+        model = net()
+        regularize(model, "filter", budget="weights=0.5")
+        fit(model, solver)
     for how in ({"until": 1.0}, {"power": 0.0}, {"survivors": 2}, {"every": 0}, {"horizon": 0}, {"horizon": 1.5}):
         with pytest.raises(ValueError, match="Received: "):
             BudgetProximal("macs=0.5", **how)

@@ -49,7 +49,8 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
         listening: whether criteria that see the gradients of the training will do.
 
     Raises:
-        ValueError: for an unknown criterion, penalties without a budget or with another one, two structures on a kernel.
+        ValueError: for an unknown criterion, penalties without a budget or with another one, two structures on a kernel, and
+            for multiples where single kernels carry the penalties.
     """
     attach(model)
     single = any(not item.regularizer.spans_several for item in attachments(model))
@@ -75,6 +76,9 @@ def groups_of(model, solver, budget, criterion, multiple_of, listening=True):
         fix = "Call `regularize` with one structure for each kernel."
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(errors.message("A kernel can have one structure towards a budget.", fix, kernels=twice[:5]))
+    if kinds == {False} and multiple_of != 1:
+        fix = "Leave it out, or mark channels by regularize_coupled(model, budget=...)."
+        raise ValueError(errors.message("`multiple_of` is for channels that go together.", fix, multiple_of=multiple_of))
     if kinds == {True}:
         graph = _graph_with(model, [item.target.variable for item in items])
         return CoupledGroups(model, graph, [item.regularizer for item in items], criterion, multiple_of, listening)
