@@ -89,10 +89,26 @@ def test_every_method_finds_as_many_zeros_as_it_was_told_and_reports_them(name, 
     assert not tfr.penalties.attachment.attachments(model)
     figures = method.figures(callbacks)
     for name, records in figures.items():
-        # The stage may come again: its records are counted on then.
-        unit = "epoch" if "epoch" in records[0] else "step"
-        twice = [record[unit] for record in stages.merged([figures, figures])[name]]
-        assert records and len(twice) == 2 * len(records) and twice == sorted(twice)
+        # The stage may come again: its records are counted on then, by all epochs that it trained for.
+        unit, length = ("epoch", 4) if "epoch" in records[0] else ("step", 16)
+        twice = [record[unit] for record in stages.merged([{"details": figures, "epochs": 4}] * 2, 4)[name]]
+        once = [record[unit] for record in records]
+        assert records and twice == once + [number + length for number in once]
+
+
+@pytest.mark.parametrize("criterion", [None, "gamma", "kernel"])
+@pytest.mark.parametrize("amount", [{"macs": 0.5}, {"sparsity": 0.5}, {"budget": {"macs": 0.5}}])
+@pytest.mark.parametrize("method", ["reweighted", "lasso", "one_shot"])
+def test_the_criterion_of_channels_ranks_whatever_says_how_much_goes(method, amount, criterion):
+    coupled = {} if criterion is None else {"criterion": criterion}
+    settings = config.load({"regularize": {"method": method, "coupled": coupled}, "prune": amount})
+    how = methods.get(method).grouping(settings.regularize, settings.prune)
+    assert how["criterion"] == criterion
+    model = small_net()
+    coupling.prune_groups(model, **how)
+    same = small_net()
+    coupling.prune_groups(same, **amount, **coupled)
+    assert all(map(np.array_equal, model.get_weights(), same.get_weights()))
 
 
 class Around(keras.Model):

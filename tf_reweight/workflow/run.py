@@ -219,7 +219,7 @@ class Run:
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
         stages = [self.folder.figures(stage.name) for stage in stages_of(self.config)]
-        details = merged(stage["details"] for stage in stages)
+        details = merged(stages, self.data.train.num_batches)
         self._say_lost_curves(stages)
         figures = {
             "name": self.config.name,

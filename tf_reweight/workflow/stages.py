@@ -105,26 +105,28 @@ def _check_apply(apply):
         return  # written in C: its signature is not known
 
 
-def merged(details):
+def merged(figures, num_batches):
     """The details of all stages as one mapping; what a stage says again goes on from what it said before.
 
     Args:
-        details: one dict per stage, in order.
+        figures: one dict per stage, in order, with its `details` and the number of `epochs` that it trained for.
+        num_batches: training steps of an epoch.
     """
-    whole = {}
-    for found in details:
-        for name, value in found.items():
-            whole[name] = _MERGED_BY[name](whole[name], value) if name in whole and name in _MERGED_BY else value
+    whole, passed = {}, collections.Counter()
+    for stage in figures:
+        for name, value in stage["details"].items():
+            if name in _RECORDS:
+                whole[name] = whole.get(name, []) + _counted_on(value, passed[name], num_batches)
+                passed[name] += stage.get("epochs", 0)
+            else:
+                whole[name] = _MERGED_BY[name](whole[name], value) if name in whole and name in _MERGED_BY else value
     return whole
 
 
-def _later(records, more):
-    """Records of further epochs (or steps), counted on."""
-    if not records or not more:
-        return records + more
-    unit = "epoch" if "epoch" in more[0] else "step"
-    last = max(record[unit] for record in records)
-    return records + [{**record, unit: record[unit] + last} for record in more]
+def _counted_on(records, epochs, num_batches):
+    """Records of epochs or steps, counted from where so many epochs had passed."""
+    passed = {"epoch": epochs, "step": epochs * num_batches}
+    return [{**record, **{unit: record[unit] + passed[unit] for unit in passed if unit in record}} for record in records]
 
 
 def _smaller(entries, again):
@@ -242,10 +244,9 @@ _STAGES = {
     "cluster": Stage("clustered", _cluster, True),
     "quantize": Stage("quantized", _quantize, True),
 }
+# What is recorded by epochs or steps.
+_RECORDS = ("rounds", "updates", "norms")
 _MERGED_BY = {
-    "rounds": _later,
-    "updates": _later,
-    "norms": _later,
     "kernels": _smaller,
     "sets": _smaller,
     "left_out": lambda names, more: {**names, **more},
