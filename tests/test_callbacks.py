@@ -179,6 +179,17 @@ def test_history_counts_norms_above_negligible(penalty, epsilon, data):
     assert {kernel.name: kernel.kept_groups for kernel in report.kernels} == {k: n["living_groups"] for k, n in living.items()}
 
 
+def test_history_tells_of_every_penalty_on_a_kernel():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(2)])
+    tfr.regularize(model, "filter", layers="a")
+    tfr.regularize(model, "unstructured")
+    callback = Reweighting(every=1)
+    callback.set_model(model)
+    callback.update(0)
+    sizes = {name: groups["num_groups"] for name, groups in callback.history[0]["kernels"].items()}
+    assert sorted(sizes.values()) == [8, 16, 48] and list(sizes)[:2] == ["a/kernel", "a/kernel (2)"]
+
+
 def test_cosine_decay_rises_and_falls(data):
     model, rates = small_net(), Rates()
     model.fit(*data, epochs=4, batch_size=16, verbose=0, callbacks=[CosineDecay(0.5, warmup=1), rates])

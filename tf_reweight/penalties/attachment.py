@@ -1,5 +1,6 @@
 """Putting penalties on the kernels of a built model, finding them again, and taking them off."""
 
+import collections
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -266,6 +267,16 @@ def attach(model: keras.Model) -> int:
 def attachments(model):
     """Every bound `KernelPenalty` of the model with its kernel, in the model's order."""
     return [Attachment(target, part) for target in _kernels(model) for part in parts_of(target.regularizer) if part.bound]
+
+
+def unique_names(items):
+    """A name for each of some `Attachment`s: its kernel's, and of further ones on the same kernel with their number."""
+    seen, names = collections.Counter(), []
+    for item in items:
+        seen[item.target.name] += 1
+        number = seen[item.target.name]
+        names.append(item.target.name if number == 1 else f"{item.target.name} ({number})")
+    return names
 
 
 def common_budget(penalties):

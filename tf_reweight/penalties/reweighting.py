@@ -13,7 +13,7 @@ from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
 from tf_reweight.penalties import epsilons
-from tf_reweight.penalties.attachment import attach, attachments
+from tf_reweight.penalties.attachment import attach, attachments, unique_names
 
 
 class Reweighting(keras.callbacks.Callback):
@@ -37,7 +37,8 @@ class Reweighting(keras.callbacks.Callback):
 
     Attributes:
         history: one dict per update of this `fit`: `epoch` and, per kernel, the number of groups that live, their norm above
-            `negligible`, and of all.
+            `negligible`, and of all. Of a second penalty on a kernel, in the order of `regularize`, the name is
+            `"path/kernel (2)"`.
 
     Example:
         >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10, learning_rate=1e-3)])
@@ -127,12 +128,12 @@ class Reweighting(keras.callbacks.Callback):
 
     def update(self, epoch):
         """Renews all penalty weights from the kernels as they are now."""
-        living = {}
-        for item in attachments(self.model):
+        living, carried = {}, attachments(self.model)
+        for name, item in zip(unique_names(carried), carried):
             kernel = item.target.variable.value
             epsilon = self._epsilon_at(epoch, item.regularizer, kernel)
             norms = ops.convert_to_numpy(item.regularizer.update(kernel, epsilon))
-            living[item.target.name] = {
+            living[name] = {
                 "living_groups": int(np.sum(norms > item.regularizer.negligible)), "num_groups": int(norms.size)
             }  # fmt: skip
         self.history.append({"epoch": epoch, "kernels": living})

@@ -12,7 +12,7 @@ from tf_reweight import errors
 from tf_reweight.checks import EPOCHS, check_integer
 from tf_reweight.files import append_line
 from tf_reweight.graph.steps import figure_of
-from tf_reweight.penalties.attachment import attachments
+from tf_reweight.penalties.attachment import attachments, unique_names
 from tf_reweight.pruning.prune import sparsity
 
 # Decades of the norms, four bins each; what is smaller than the first edge, zeros included, is counted in the first bin.
@@ -195,11 +195,12 @@ class NormSummaries(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         counts, living, total = np.zeros(len(EDGES) - 1, "int64"), 0, 0
-        for item in attachments(self.model):
+        carried = attachments(self.model)
+        for name, item in zip(unique_names(carried), carried):
             sizes, alive = _log_norms(item)
             counts += np.histogram(sizes, EDGES)[0]
             living, total = living + alive, total + sizes.size
-            self._write(item.target.name, sizes, alive, epoch + 1)
+            self._write(name, sizes, alive, epoch + 1)
         record = {"epoch": epoch + 1, "counts": counts.tolist(), "living_groups": living, "num_groups": int(total)}
         self.history.append(record)
 
