@@ -104,9 +104,9 @@ class Penalised(Method):
     def grouping(self, settings, amount):
         how = Method.grouping(self, settings, amount)
         # Ranks where an amount says how much goes; what the penalty freed is told by its own norms.
-        if amount.sparsity is None and amount.macs is None:
+        if amount.sparsity is None and amount.macs is None and amount.budget is None:
             return how
-        return how | {"criterion": said(settings.coupled, self.of_coupled)["criterion"]}
+        return how | {"criterion": settings.coupled.criterion}  # None takes what `prune_groups` ranks that amount by
 
     def strengths(self, settings):
         if settings.coupled is not None:
