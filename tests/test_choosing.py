@@ -2,7 +2,7 @@
 
 import pytest
 
-from tf_reweight.reports.choosing import WISHES, best_file, shipped_of
+from tf_reweight.reports.choosing import WISHES, best_file, over, shipped_of
 
 ACCURACY = {"name": "accuracy", "mode": "max", "proportion": True}
 ERROR = {"name": "mae", "mode": "min", "proportion": False}
@@ -64,3 +64,45 @@ def test_dense_files_alone_are_chosen_among():
 def test_reports_name_the_file_and_older_ones_ship_the_last():
     assert shipped_of({"files": FILES, "shipped": "shrunk_float32.tflite"}) is FILES[2]
     assert shipped_of({"files": FILES}) is FILES[-1]
+
+
+def sized(name, num_bytes, gzip_bytes, latency_ms, value=0.9):
+    figures = file(name, value, num_bytes, latency_ms)
+    return {**figures, "gzip_bytes": gzip_bytes, "precision": name.split("_", 1)[1].removesuffix(".tflite")}
+
+
+SIZED = [
+    sized("dense_float32.tflite", 1000, 900, 4.0), sized("dense_int8.tflite", 600, 300, 2.0),
+    sized("shrunk_float32.tflite", 300, 250, 1.0), sized("shrunk_int8.tflite", 350, 150, 1.5),
+]  # fmt: skip
+LOSING = [*SIZED[:3], sized("shrunk_int8.tflite", 350, 150, 1.5, value=0.5)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "wish", "chosen"),
+    [
+        (None, "size", "float32"), ({"macs": 0.5}, "size", "float32"),
+        ({"zipped_bytes": 200}, "size", "int8"), ({"zipped_bytes": 0.5}, "speed", "int8"),
+        ({"zipped_bytes": 0.5}, "accuracy", "int8"), ({"zipped_bytes": 100}, "size", "int8"),
+        ({"zipped_bytes": 280}, "size", "int8"),
+        ({"bytes": 320}, "accuracy", "float32"), ({"bytes": 0.5, "zipped_bytes": 0.5}, "size", "float32"),
+        ({"latency_ms": 0.5}, "size", "float32"), ({"latency_ms": 0.5}, "accuracy", "float32"),
+    ],
+)  # fmt: skip
+def test_of_files_that_meet_a_budget_one_is_shipped(budget, wish, chosen):
+    budget = budget if budget is None else {**budget, "precision": "int8"}
+    for files in (SIZED, [*SIZED[:2], *SIZED[:1:-1]]):
+        assert best_file(files, ACCURACY, wish, None, 1000, budget) == f"shrunk_{chosen}.tflite"
+
+
+def test_a_budget_goes_before_accuracy_where_one_file_alone_meets_it():
+    chosen = [best_file(LOSING, ACCURACY, "size", None, 1000, {"zipped_bytes": most}) for most in (200, 260)]
+    assert chosen == ["shrunk_int8.tflite", "shrunk_float32.tflite"]
+
+
+def test_what_a_file_has_more_of_is_named_with_what_is_allowed():
+    budget = {"bytes": 0.5, "zipped_bytes": 200, "macs": 0.1, "precision": "int8"}
+    assert over(SIZED[2], SIZED, budget) == {"zipped_bytes": (250, 200)}
+    assert over(SIZED[3], SIZED, budget) == {"bytes": (350, 300)}
+    assert over(SIZED[3], SIZED, {"zipped_bytes": 148}) == {}, "the spread of a prediction is no fault"
+    assert over(SIZED[3], SIZED, {"bytes": 0.1, "precision": "int16"}) == {}, "without a dense file a fraction says nothing"

@@ -261,6 +261,21 @@ def test_a_file_over_its_budget_is_an_alarm(budget, seen):
     assert len(found) == (seen is not None) and all(seen in text for text in found)
 
 
+def test_a_budget_is_about_the_file_that_is_shipped():
+    """The alarm had looked at the last file of the budget's precision, and another that was over was shipped in silence."""
+    dense, small = report()["files"]
+    other = {**small, "name": "shrunk_float32.tflite", "precision": "float32", "num_bytes": 400, "gzip_bytes": 600}
+    for shipped, budget, seen in (
+        (other, {"zipped_bytes": 550}, ["600 zipped_bytes, and 550"]),
+        (small, {"zipped_bytes": 550}, []),
+        (other, {"bytes": 500}, []),
+    ):
+        config = {"prune": {"budget": {**budget, "precision": "int8"}}}
+        figures = report(files=[dense, other, small], shipped=shipped["name"], config=config)
+        found = [alarm["seen"] for alarm in alarms_of(figures) if "asked for" in alarm["seen"]]
+        assert len(found) == len(seen) and all(part in text for part, text in zip(seen, found))
+
+
 def test_the_record_says_what_pruning_at_once_gives(found):
     figures, (dense, *_, last) = found[0]["one_shot"], found[0]["stages"]
     # Whole channels go: not one fits that the run has left.

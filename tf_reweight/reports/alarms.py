@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_reweight.reports.choosing import best_of, loses, own_of, shipped_of, values_of
+from tf_reweight.reports.choosing import best_of, loses, over, own_of, shipped_of, values_of
 from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, metrics_of, text_of, value_of
 
 RED, AMBER = "red", "amber"
@@ -12,8 +12,6 @@ _AGREES, _DISAGREES = 0.95, 0.8
 _SLACK = 0.02
 # Of a figure that is no proportion, less is no difference.
 _LITTLE = 0.01
-# What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
-_OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,18 +146,12 @@ def _missed(figures):
 
 
 def _over(figures):
-    """Whether the file that a budget is about has more bytes, or takes longer, than it says."""
-    budget = figures["config"].get("prune", {}).get("budget") or {}
-    same = [file for file in figures["files"] if file["precision"] == budget.get("precision")]
-    dense = next((file for file in same if file["name"].startswith("dense_")), None)
-    shipped = next((file for file in reversed(same) if file is not dense), None) or shipped_of(figures)
-    for name, (field, slack) in _OF_FILES.items():
-        amount = budget.get(name)
-        limit = amount if amount is None or amount > 1 else None if dense is None else amount * dense[field]
-        if limit is not None and shipped[field] > limit * (1 + slack):
-            seen = f"{shipped['name']} has {shipped[field]:,.6g} {name}, and {limit:,.6g} were asked for."
-            look = "Ask for a little less: what a file has is predicted before training, from files of the dense model."
-            yield Alarm(AMBER, seen, look)
+    """Whether the shipped file has more bytes, or takes longer, than its budget says."""
+    shipped, budget = shipped_of(figures), figures["config"].get("prune", {}).get("budget") or {}
+    for name, (has, limit) in over(shipped, figures["files"], budget).items():
+        seen = f"{shipped['name']} has {has:,.6g} {name}, and {limit:,.6g} were asked for."
+        look = "Ask for a little less: what a file has is predicted before training, from files of the dense model."
+        yield Alarm(AMBER, seen, look)
 
 
 def _asked(prune):

@@ -7,6 +7,8 @@ _WISHES = {"size": lambda file: file["num_bytes"], "speed": lambda file: file["l
 WISHES = (*_WISHES, "accuracy")
 # The part of a metric that is no proportion, of which no number of examples says what is chance, that counts as none.
 _SMALL = 0.02
+# What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
+_OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
 
 
 def shipped_of(figures):
@@ -14,35 +16,70 @@ def shipped_of(figures):
     return next((file for file in figures["files"] if file["name"] == figures.get("shipped")), figures["files"][-1])
 
 
-def best_file(files, metric, wish, max_drop=None, num=0):
+def best_file(files, metric, wish, max_drop=None, num=0, budget=None):
     """The name of the best of the files that a run made smaller; of all where there are no others.
 
-    Files count that lose nothing against the most accurate of them: by the metric that heads the report, as executed on
-    validation examples. Test examples choose nothing, or the figure on them would be too good.
+    Where some of them meet the budget, only these count. Of them count those that lose nothing against the most accurate one:
+    by the metric that heads the report, as executed on validation examples. Test examples choose nothing, or the figure on
+    them would be too good.
 
     Args:
         files: dicts of a run, with `name`, `num_bytes`, `latency_ms` and metrics; `dense_*` are what they are compared with.
         metric: the dict of the metric that heads the report.
-        wish: of `WISHES`: the smallest file, the one that was fastest here, or the most accurate.
+        wish: of `WISHES`: the smallest file, zipped where the budget is in zipped bytes, the one that was fastest here, or the
+            most accurate.
         max_drop: what a file may lose: of a proportion as it is, of other metrics as a share of it. None allows what cannot be
             measured on so many examples, of metrics that are no proportions a fiftieth.
         num: validation examples.
+        budget: the mapping that a configuration has for it, or None.
     """
+    budget, wishes = budget or {}, _WISHES
+    if budget.get("zipped_bytes") is not None and budget.get("bytes") is None:
+        wishes = {**_WISHES, "size": lambda file: file["gzip_bytes"]}
     own = own_of(files)
+    own = [file for file in own if not over(file, files, budget)] or own
     values = values_of(own, metric)
     if values is None:
         # Nothing says which way is better.
-        return min(own, key=_WISHES.get(wish, _WISHES["size"]))["name"]
+        return min(own, key=wishes.get(wish, wishes["size"]))["name"]
     best = best_of(values, metric)
     kept = [file for file in own if not loses(metric, best, values[file["name"]], max_drop, num)]
     if wish == "accuracy":
-        return min(kept, key=lambda file: (abs(best - values[file["name"]]), file["num_bytes"]))["name"]
-    return min(kept, key=_WISHES[wish])["name"]
+        return min(kept, key=lambda file: (abs(best - values[file["name"]]), wishes["size"](file)))["name"]
+    return min(kept, key=wishes[wish])["name"]
+
+
+def over(file, files, budget):
+    """What a file has more of than a budget allows: mapping of the budget's names to `(has, allowed)`.
+
+    Args:
+        file: one of `files`.
+        files: all of the run: a fraction is of the dense one in the precision that the budget names.
+        budget: the mapping that a configuration has for it.
+    """
+    wanted = {name: budget[name] for name in _OF_FILES if budget.get(name) is not None}
+    found = {}
+    for name, amount in wanted.items():
+        field, slack = _OF_FILES[name]
+        limit = amount if amount > 1 else _part_of_dense(amount, field, files, budget)
+        if limit is not None and file[field] > limit * (1 + slack):
+            found[name] = (file[field], limit)
+    return found
+
+
+def _part_of_dense(amount, field, files, budget):
+    """A fraction of a figure of the dense file that a budget is about; None where that file was not kept."""
+    dense = (file for file in files if _is_dense(file) and file["precision"] == budget.get("precision"))
+    return next((amount * file[field] for file in dense), None)
 
 
 def own_of(files):
     """The files that a run made smaller; all where there are no others than the dense ones."""
-    return [file for file in files if not file["name"].startswith("dense_")] or files
+    return [file for file in files if not _is_dense(file)] or files
+
+
+def _is_dense(file):
+    return file["name"].startswith("dense_")
 
 
 def values_of(files, metric):

@@ -213,8 +213,8 @@ class Run:
         """Every precision, dense and pruned, written and executed."""
         self.catch_up()
         self.files, self.latency = export_files(self)
-        wish = (self.config.export.best_by, self.config.export.max_drop)
-        self.shipped = best_file(self.files, self.metric, *wish, self.data.validation.num_examples)
+        wish, num = (self.config.export.best_by, self.config.export.max_drop), self.data.validation.num_examples
+        self.shipped = best_file(self.files, self.metric, *wish, num, self.config.prune.budget)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""
