@@ -270,6 +270,19 @@ def test_what_cannot_work_is_refused_before_any_training(regularize, amount, wor
     assert words in str(raised.value)
 
 
+@pytest.mark.parametrize("accumulate", [None, 4])
+def test_gradual_pruning_over_a_training_ends_with_it(accumulate, data):
+    """Where the optimizer moves the weights once in four steps as well."""
+    model = small_net()
+    settings = settings_of("gradual", "unstructured", {"sparsity": 0.75})
+    optimizer = keras.optimizers.Adam(1e-3, gradient_accumulation_steps=accumulate)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    callbacks = methods.get("gradual").callbacks(settings.regularize, settings.prune, 16)
+    model.fit(*data, batch_size=8, epochs=4, callbacks=callbacks, verbose=0)
+    assert (ops.convert_to_numpy(model.get_layer("conv").kernel) == 0).mean() == 0.75
+    assert len(callbacks[0].history) > 2 and callbacks[0].history[0]["sparsity"] == 0.0
+
+
 def test_gradual_pruning_that_was_cut_off_keeps_its_zeros(data):
     """A model loaded in the middle of a schedule has zeros and steps, but no masks: what was removed stays removed."""
     from tf_reweight.baselines import GradualMagnitude, PolynomialDecay

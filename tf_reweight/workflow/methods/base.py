@@ -66,7 +66,7 @@ class Method(abc.ABC):
             settings: the section `regularize`. The `layers` of its rules are the kernels that they select, as `Target`s: a
                 trainer's own model, which the callbacks meet, may have them by other names.
             amount: the section `prune`.
-            steps: optimizer steps of the whole training.
+            steps: training steps of the whole training; where the optimizer accumulates gradients, fewer move the weights.
         """
 
     def budget(self, amount):

@@ -14,6 +14,7 @@ from tf_reweight.deadline.iterative import IterativePruning
 from tf_reweight.deadline.single import SingleGroups
 from tf_reweight.deadline.solver import BudgetProximal
 from tf_reweight.graph.gradients import TAYLOR, can_listen
+from tf_reweight.graph.optimizers import accumulated
 from tf_reweight.kernels.grouping import CRITERIA, LAMP
 from tf_reweight.kernels.selection import select
 from tf_reweight.learning_rate import CosineDecay
@@ -97,15 +98,13 @@ class Gradual(Method):
         return self.schedule is None
 
     def callbacks(self, settings, amount, steps):
-        schedule = self.schedule
-        if schedule is None:
-            # A structure that decides itself has its own sparsity, and is reached whole at any above it.
-            final = 0.999 if amount.sparsity is None else amount.sparsity
-            last = max(1, steps - 1)  # masks are chosen before a step: after the last one nothing would be
-            schedule = baselines.PolynomialDecay(0.0, final, 0, last, frequency=max(1, steps // 50))
         (rule,) = settings.rules
-        scope = amount.scope or "model"
-        gradual = baselines.GradualMagnitude(schedule, rule.structure, rule.layers, scope, self.criterion or LAMP)
+        how = (rule.structure, rule.layers, amount.scope or "model", self.criterion or LAMP)
+        if self.schedule is None:
+            # A structure that decides itself has its own sparsity, and is reached whole at any above it.
+            gradual = _OverTraining(0.999 if amount.sparsity is None else amount.sparsity, steps, *how)
+        else:
+            gradual = baselines.GradualMagnitude(self.schedule, *how)
         return [gradual, CosineDecay(settings.learning_rate)]
 
     def figures(self, callbacks):
@@ -113,6 +112,29 @@ class Gradual(Method):
 
     def pruning(self, amount):
         return {"threshold": 0.0}  # the zeros are there
+
+
+class _OverTraining(baselines.GradualMagnitude):
+    """Gradual pruning over a whole training.
+
+    Args:
+        final: the fraction removed in the end.
+        steps: training steps. The optimizer moves weights in fewer where it accumulates gradients, and schedules go by that.
+        how: further arguments of `GradualMagnitude`.
+    """
+
+    def __init__(self, final, steps, *how):
+        super().__init__(_from_dense(final, steps), *how)
+        self._final, self._training_steps = final, steps
+
+    def on_train_begin(self, logs=None):
+        self.schedule = _from_dense(self._final, self._training_steps // accumulated(self.model.optimizer))
+        super().on_train_begin(logs)
+
+
+def _from_dense(final, steps):
+    last = max(1, steps - 1)  # masks are chosen before a step: after the last one nothing would be
+    return baselines.PolynomialDecay(0.0, final, 0, last, frequency=max(1, steps // 50))
 
 
 @dataclasses.dataclass(frozen=True)
