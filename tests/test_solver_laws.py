@@ -194,11 +194,15 @@ def test_each_inserted_constraint_is_taken_out_wherever_it_stands():
         assert model.get_layer("a").kernel.constraint is own and not isinstance(model.get_layer("b").kernel.constraint, Clip)
 
 
-def test_two_coupled_solvers_in_one_fit_are_refused():
+@pytest.mark.parametrize("solver", [CoupledProximal, lambda: IterativePruning(rounds=1)])
+def test_two_of_a_solver_in_one_fit_are_refused(solver):
     model = net()
-    tfr.regularize_coupled(model, 1.0)
-    with pytest.raises(ValueError, match="must hold one CoupledProximal"):
-        fit(model, CoupledProximal(), CoupledProximal())
+    if solver is CoupledProximal:
+        tfr.regularize_coupled(model, 1.0)
+    else:
+        tfr.regularize_coupled(model, budget="macs=0.5")
+    with pytest.raises(ValueError, match="must hold one (CoupledProximal|IterativePruning)"):
+        fit(model, solver(), solver())
 
 
 @ON_TENSORFLOW

@@ -72,6 +72,7 @@ class IterativePruning(keras.callbacks.Callback):
             fix = "Compile with a number as learning_rate: it falls along half a cosine in each round."
             expected = "IterativePruning sets the learning rate, and the optimizer's must be a number."
             raise ValueError(errors.message(expected, fix, learning_rate=schedule_of(self.model.optimizer)))
+        one_fit.end_earlier(self.model, self)
         # By norms alone: the first cut comes before the first batch, which tells how the loss reacts.
         name, self.history, self._epoch = type(self).__name__, [], 0
         wanted = (self.budget, self.criterion, self.multiple_of)
