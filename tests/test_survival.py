@@ -75,6 +75,28 @@ def test_what_is_no_matter_of_the_disk_stays_as_it_is(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_what_came_before_an_error_from_none_is_no_matter_of_the_disk(tmp_path):
+    def write(cause):
+        with files.whole(tmp_path / "a"):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise ValueError("an asset is missing") from (error if cause else None)
+
+    with pytest.raises(ValueError, match="^an asset is missing$"):
+        write(cause=False)
+    with pytest.raises(files.NotWritten, match="No space left"):
+        write(cause=True)
+
+
+def test_paths_begin_at_home_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [files.as_path("path", "~/a.tflite"), files.folder_path("out", "~/a.tflite"), files.checked_path("~/a.tflite")]
+    assert found == [tmp_path / "a.tflite"] * 3
+    with pytest.raises(ValueError, match="The home in `out` must be known. Received: out='~nobody_of_that_name/a'"):
+        files.folder_path("out", "~nobody_of_that_name/a")
+
+
 def test_a_line_that_was_left_half_written_costs_that_line_only(tmp_path):
     path = tmp_path / "curves.jsonl"
     records = [{"stage": "dense", "epoch": epoch} for epoch in (1, 2, 3)]

@@ -104,7 +104,8 @@ def _reason(error):
         if found is not None:
             return os.strerror(int(found[1])) if found[1] else found[0]
         seen.append(error)
-        error = error.__cause__ or error.__context__
+        # Of what was raised `from None` the context is no reason.
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
@@ -133,11 +134,14 @@ def damage_of_zip(path):
 
 
 def as_path(name, value):
-    """A path as a `pathlib.Path`; raises TypeError for what is none."""
+    """A path as a `pathlib.Path`, `~` as the home; raises TypeError for what is no path, ValueError for an unknown home."""
     try:
-        return pathlib.Path(value)
+        return pathlib.Path(value).expanduser()
     except TypeError:
         raise TypeError(errors.message(f"`{name}` must be a path.", "Pass a str or a Path.", **{name: value})) from None
+    except RuntimeError:
+        fix = "Name a user of this machine after the ~, or write the whole path."
+        raise ValueError(errors.message(f"The home in `{name}` must be known.", fix, **{name: str(value)})) from None
 
 
 def folder_path(name, value):
@@ -151,7 +155,7 @@ def folder_path(name, value):
 
 def checked_path(path):
     """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
-    path = as_path("path", path).expanduser()
+    path = as_path("path", path)
     if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST:
         fix = "Choose another."
         raise ValueError(errors.message("The name of `path` must be one that file systems take.", fix, path=str(path)))

@@ -100,7 +100,7 @@ def describe(content, name, preprocessing=None, shapes=None):
 
 
 def _checked_out(out):
-    out = as_path("out", out).expanduser()
+    out = as_path("out", out)
     if out.suffix != ".zip" or not out.parent.is_dir() or out.is_dir():
         raise ValueError(errors.message("`out` must end in .zip, in an existing folder.", "Choose another.", out=str(out)))
     if not os.access(out.parent, os.W_OK):
