@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import tf_reweight as tfr
-from tf_reweight import checks
+from tf_reweight import checks, records
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.table import find
+from tf_reweight.workflow import config, methods
 
 PACKAGE = pathlib.Path(tfr.__file__).parent
 NAN, INF = float("nan"), float("inf")
@@ -39,6 +41,56 @@ def test_numbers(check, good, bad, words):
     for value in bad:
         with pytest.raises(ValueError, match=f"`n` must be {words}. Received: n="):
             check(value)
+
+
+NUMPY = ("int8", "uint8", "int64", "float16", "float32", "float64", "longdouble")
+
+
+@pytest.mark.parametrize("kind", NUMPY)
+def test_numbers_of_numpy_are_numbers_and_its_bools_and_times_are_none(kind):
+    half, two = np.dtype(kind).type(0.5), np.dtype(kind).type(2)
+    checks.check_number("n", two)
+    whole = "int" in kind
+    for check, value, good in (
+        (lambda v: checks.check_integer("n", v, 1, 300), two, whole), (lambda v: checks.check_integer("n", v, 300), two, False),
+        (lambda v: checks.check_fraction("n", v, "weights"), half, True), (checks.check_sparsity, two, False),
+        (lambda v: checks.check_number("n", v), np.dtype(kind).type(0), True),
+        (lambda v: checks.check_number("n", v, exclusive=True), np.dtype(kind).type(0), False),
+    ):  # fmt: skip
+        if good:
+            check(value)
+        else:
+            with pytest.raises(ValueError, match="Received: "):
+                check(value)
+    plain = records.plain([two, (half,), "text"])
+    assert type(plain[0]) is (int if whole else float) and plain == [2, (0 if whole else 0.5,), "text"]
+    for value in (np.True_, np.timedelta64(2), np.datetime64(2, "s"), np.array([2])):
+        assert not checks.is_number(value)
+
+
+def serialized():
+    """What configurations hold, made of numbers of NumPy."""
+    one, three, part = np.int64(1), np.int32(3), np.float32(0.5)
+    yield tfr.penalties.LogSum(part).get_config()
+    yield tfr.penalties.epsilons.get((part, np.float16(0.25))).serialize()
+    yield tfr.structures.NOfM(one, three).serialize()
+    yield tfr.structures.get({"name": "block", "shape": (one, three)}).serialize()
+    yield tfr.structures.get({"name": "pattern", "positions": "natural", "entries": three, "num_patterns": one}).serialize()
+    yield tfr.regularizers.Reweighted("filter", part, price=np.float16(2)).get_config()
+    yield tfr.baselines.PolynomialDecay(np.float32(0), part, one, three).serialize()
+    yield tfr.Budget(macs=part).to_dict()
+    yield methods.get({"name": "admm", "rho": [part, np.float64(1)], "every": one}).serialize()
+    yield methods.get({"name": "deadline", "until": part, "multiple_of": one}).serialize()
+    yield tfr.quantization.QuantizedActivation(np.int64(8), momentum=part).get_config()
+    said = {"regularize": {"learning_rate": part, "every": three, "method": {"name": "reweighted", "growth": np.float32(1)}}}
+    yield config.load({**said, "prune": {"sparsity": part}}).model_dump(mode="python")
+    yield tfr.prune(kernel_of(8, 4), "unstructured", threshold=part).to_dict()
+    yield tfr.prune(kernel_of(8, 4), "unstructured", sparsity=part).to_dict()
+
+
+def test_what_is_stored_of_numbers_of_numpy_is_json():
+    for found in serialized():
+        assert json.loads(json.dumps(found)), found
 
 
 def test_percent_is_recognised_and_flags_are_bools():

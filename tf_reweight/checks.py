@@ -3,6 +3,7 @@
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.records import plain
 
 EPOCHS = "It counts epochs."
 ROUNDS = "It counts epochs or rounds."
@@ -24,7 +25,7 @@ def listed(value):
 
 def check_integer(name, value, minimum, maximum=None, fix=ROUNDS):
     """Raises ValueError unless `value` is an int (no bool) from `minimum` up, to `maximum` where there is one."""
-    if not is_integer(value) or value < minimum or (maximum is not None and value > maximum):
+    if not is_integer(value) or int(value) < minimum or (maximum is not None and value > maximum):
         wanted = f">= {minimum}" if maximum is None else f"in {minimum}..{maximum}"
         raise ValueError(errors.message(f"`{name}` must be an int {wanted}.", fix, **{name: value}))
 
@@ -40,13 +41,14 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
         fix: what the error says in the end.
         finite: whether infinity is too high.
     """
+    given, value = value, plain(value)  # in NumPy's smaller types the largest float32 is infinite
     good = is_number(value) and (value > minimum if exclusive else value >= minimum)
     # An int may be finite and yet larger than any float: then nothing can be computed with it.
     if not good or (value > _LARGEST and (finite or is_integer(value))):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
         ends = " that float32 holds" if good and value < float("inf") else ""
         expected = f"`{name}` must be a {kind} {relation} {minimum:g}{ends}."
-        raise ValueError(errors.message(expected, fix, **{name: value}))
+        raise ValueError(errors.message(expected, fix, **{name: given}))
 
 
 def check_fraction(name, value, of, exclusive=False):
@@ -102,10 +104,11 @@ def check_classes(y, shape):
 
 
 def is_integer(value):
-    """Whether a value is an int, and not a bool, which Python counts among the ints."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is an int, Python's or NumPy's, and not a bool, which Python counts among the ints."""
+    # NumPy counts spans of time among them.
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def is_number(value):
-    """Whether a value is an int or a float, and not a bool, which Python counts among the ints."""
-    return is_integer(value) or isinstance(value, float)
+    """Whether a value is an int or a float, Python's or NumPy's, and not a bool, which Python counts among the ints."""
+    return is_integer(value) or isinstance(value, (float, np.floating))

@@ -3,6 +3,8 @@
 import abc
 import dataclasses
 
+import numpy as np
+
 
 class Report(abc.ABC):
     """A report, a frozen dataclass: `str` prints it, `to_tables` lays it out for a terminal, `to_dict` is for files."""
@@ -43,8 +45,17 @@ def tables_of(figures, title):
 
 
 def fields_of(record):
-    """The fields of a dataclass as they are, by name."""
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    """The fields of a dataclass, by name; numbers of NumPy as Python's."""
+    return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def plain(value):
+    """A number of NumPy, alone or in lists and tuples, as Python's, which configurations and JSON hold; all else as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    if isinstance(value, np.integer):
+        return int(value)
+    return float(value) if isinstance(value, np.floating) else value
 
 
 def printed(tables):

@@ -49,7 +49,7 @@ class Coupled(Renewed):
         _check_relative(relative, penalty)
         check_integer("num_groups", num_groups, 1, fix="It counts the groups of a coupled set.")
         super().__init__(strength, penalty, price, (num_groups,))
-        self.num_groups, self.position = num_groups, position
+        self.num_groups, self.position = int(num_groups), position
         self.criterion, self.relative = criterion, bool(relative)  # a configuration holds no bool of NumPy's
         # A plain object, so that Keras does not track the variables in it a second time.
         self.item = self.anchor = None

@@ -12,6 +12,7 @@ from tf_reweight import errors, files
 from tf_reweight.checks import check_integer, is_integer
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.own_parts import lost_names, parts_by_name
+from tf_reweight.records import plain
 
 L = keras.layers
 
@@ -61,8 +62,8 @@ def build(name, input_shape=None, num_classes=10):
             )
         )
     check_integer("num_classes", num_classes, 2, fix="Count the classes.")
-    inputs = keras.Input(shape, name="image")
-    return keras.Model(inputs, L.Dense(num_classes, name="logits")(make(inputs)), name=name)
+    inputs = keras.Input(plain(shape), name="image")
+    return keras.Model(inputs, L.Dense(int(num_classes), name="logits")(make(inputs)), name=name)
 
 
 def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):

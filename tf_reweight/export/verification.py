@@ -91,7 +91,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         VerificationError: when the file does not load, gives NaN, or is too far from the model in any output; when it chooses
             another class than a classifier for every single example; or when `model` is no copy of `given`.
     """
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    limit = TOLERANCES[precision] if tolerance is None else float(tolerance)
     expected = keras_outputs(model, arrays)
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))

@@ -27,7 +27,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import attachments, check_choosable, common_budget, detach
-from tf_reweight.records import Report
+from tf_reweight.records import Report, plain
 from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
 
@@ -450,4 +450,4 @@ def _cut(target, structure, masks, threshold, keep=None):
     mask &= target.standard_mask(keep, structure)
     groups = int((structure.num_members(target.standard_shape) > 0).sum())
     kept = int((keep & (left.members > 0)).sum())
-    return PrunedKernel(target.name, structure.name, kept, groups, int(mask.sum()), int(mask.size), threshold)
+    return PrunedKernel(target.name, structure.name, kept, groups, int(mask.sum()), int(mask.size), plain(threshold))

@@ -3,7 +3,6 @@
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from tf_reweight.checks import check_integer
@@ -19,8 +18,7 @@ _EMPTY = 1e-6
 
 def check_bits(name, value):
     """Raises unless `value` is an int in 2..16."""
-    plain = int(value) if isinstance(value, np.integer) else value
-    check_integer(name, plain, 2, 16, fix="8 is what phones compute in.")
+    check_integer(name, value, 2, 16, fix="8 is what phones compute in.")
 
 
 def round_kernel(kernel, bits, num_channel_axes=0):

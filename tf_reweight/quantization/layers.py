@@ -54,7 +54,7 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
         if fixed_range is not None and (len(fixed_range) != 2 or not fixed_range[0] <= 0 <= fixed_range[1] != fixed_range[0]):
             fix = "For example (0.0, 6.0); zero must be in it."
             raise ValueError(errors.message("`fixed_range` must be (minimum, maximum).", fix, fixed_range=fixed_range))
-        self.bits, self.momentum, self.places = int(bits), momentum, places
+        self.bits, self.momentum, self.places = int(bits), float(momentum), places
         self.fixed_range = None if fixed_range is None else tuple(map(float, fixed_range))
         self.joins = [list(item) for item in joins]
         self._links = Links(self.joins, self.places) if self.joins else None

@@ -101,7 +101,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
     else:
         times = _in_turns(runners, num_runs, warmup)
     rows = [_row(name, times[:, i], times[:, 0]) for i, name in enumerate(_names(paths))]
-    return Latencies(tuple(rows), num_runs, num_threads, warmup, _measurement(runtime))
+    return Latencies(tuple(rows), int(num_runs), int(num_threads), int(warmup), _measurement(runtime))
 
 
 def reopen(paths):
