@@ -183,6 +183,41 @@ def test_a_run_goes_on_only_with_the_same_model_and_examples(tmp_path):
         opened()
 
 
+@pytest.mark.parametrize("out", ["a", None])
+def test_a_notebook_cell_that_was_stopped_goes_on_when_it_runs_again(out, tmp_path, monkeypatch):
+    """Keras counts up the names of the model and its layers; the run is the same, and so is its folder, named or not."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(2400, 4)).astype("float32")
+
+    def cell(where, width=16, callbacks=()):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(width, activation="relu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        model.compile("adam", "mse")
+        epochs, options = {"train": 2, "regularize": 2, "retrain": 1}, {"config": {"export": {"precisions": ["float32"]}}}
+        return tfr.compress(model, (x, x[:, :1]), epochs=epochs, callbacks=callbacks, out=where, console=QUIET, **options)
+
+    def cut(stage):
+        stopped = keras.callbacks.LambdaCallback(on_epoch_begin=interrupted)
+        return [stopped] if stage == "regularized" else []
+
+    def interrupted(epoch, logs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cell(out, callbacks=cut)
+    again, whole = cell(out), cell("whole")
+    assert len(list(tmp_path.rglob("given.json"))) == 2
+    assert all(map(np.array_equal, again.model.get_weights(), whole.model.get_weights()))
+    if out is None:
+        # Another model that Keras has named is another run, as before.
+        assert cell(out, width=24).best_file.parent != again.best_file.parent
+    else:
+        with pytest.raises(ValueError, match="What differs: .*the layers of the model"):
+            cell(out, width=24)
+
+
 def test_examples_are_told_apart_by_type_shape_and_value():
     whole = np.arange(6)
     texts = [np.array(["a", "b"]), np.array(["a", "c"], object), np.array(["a", "d"], object)]

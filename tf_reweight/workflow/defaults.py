@@ -10,7 +10,7 @@ from tf_reweight.checks import EPOCHS, check_integer, is_integer
 from tf_reweight.coupling.pruning import least_left, removable
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import methods
+from tf_reweight.workflow import fingerprints, methods
 
 CHANNELS = "channels"
 _SINGLE = "unstructured"
@@ -141,7 +141,7 @@ def _name_and_fields(method):
 
 
 def _name_of(model):
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", model.name) or "model"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", fingerprints.name_of(model)) or "model"
 
 
 def _rules(structure):

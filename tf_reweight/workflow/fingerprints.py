@@ -9,6 +9,7 @@ import warnings
 
 import keras
 import numpy as np
+from keras.src.utils.naming import to_snake_case
 
 from tf_reweight.graph.distribution import as_numpy
 
@@ -29,11 +30,17 @@ def fingerprint(model, task, splits):
         task: the `Task`: how it is trained.
         splits: the data.
     """
-    mark = {} if model is None else {"model": model.name, "layers": _digest(_layers(model)), "weights": _weights(model)}
+    mark = {} if model is None else {"model": name_of(model), "layers": _digest(_layers(model)), "weights": _weights(model)}
     mark |= _training(task)
     for split, feed in splits.feeds.items():
         mark |= {split: feed.num_examples, f"{split} examples": feed.fingerprint()}
     return mark
+
+
+def name_of(model):
+    """The name of a model, without the number of one that Keras has named: it is another when the process makes it again."""
+    kind = to_snake_case(type(model).__name__)
+    return kind if _NUMBER.sub("", model.name) == kind else model.name
 
 
 def _weights(model):

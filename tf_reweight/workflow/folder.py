@@ -79,6 +79,17 @@ class Folder:
             raise ValueError(errors.message(f"{_EXPECTED} What differs: {differences.told(changed)}.", _FIX, out=str(path)))
 
     @staticmethod
+    def holds(path, resolved, given=None):
+        """Whether a folder holds this very run, begun or done."""
+        if not (pathlib.Path(path) / _CONFIG).is_file():
+            return False
+        try:
+            Folder.check(path, resolved, given)
+        except ValueError:
+            return False
+        return True
+
+    @staticmethod
     def has_stages(path):
         """Whether a folder holds a stage that is done."""
         return (pathlib.Path(path) / _STATE).is_file()

@@ -108,12 +108,12 @@ class Run:
         """Makes the run folder, or finds the same run in it; within it no other process may work there.
 
         Args:
-            out: the folder, or None for `runs/<name>`.
+            out: the folder, or None for `runs/<name>`, see `_default_folder`.
             branches: the `Config`s of what will be run from it, where that is not its own.
         """
         check_backend("`compress`")
-        path = folder_path("out", out) if out is not None else pathlib.Path("runs") / self.config.name
         mark = fingerprints.fingerprint(self.given if self._is_trained else None, self.task, self.data)
+        path = folder_path("out", out) if out is not None else self._default_folder(mark)
         Folder.check(path, self.config.to_yaml(), mark)
         if not Folder.has_stages(path):  # a run that goes on was measured when it began
             with self.scope():
@@ -124,6 +124,14 @@ class Run:
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
             self.folder.write_json("environment.json", environment())
             yield self
+
+    def _default_folder(self, mark):
+        """`runs/<name>`; for a model with a number of Keras', the folder of this very run, whatever the number was then."""
+        runs, name = pathlib.Path("runs"), self.config.name
+        if name != fingerprints.name_of(self.given) or name == self.given.name:
+            return runs / name
+        before = [path for path in sorted(runs.glob(f"{name}*")) if Folder.holds(path, self.config.to_yaml(), mark)]
+        return before[0] if before else runs / self.given.name
 
     def branch(self, config, model, path):
         """A run with the same data and task that begins with another model, in a folder of its own.
