@@ -1,5 +1,6 @@
 """Runs that survive: whole files, one process on a folder, trainings that go on as if they had not been cut off."""
 
+import contextlib
 import errno
 import io
 import json
@@ -326,6 +327,55 @@ def test_a_training_cut_after_any_epoch_ends_bit_identical(case, tmp_path):
         path = tmp_path / f"{cut}.checkpoint"
         assert trained(case, path, cut) is None and path.is_file()
         assert same(whole, trained(case, path)), cut
+
+
+@keras.saving.register_keras_serializable("test_survival")
+class Noise(L.Layer):
+    """Adds to its inputs what one of the generators draws."""
+
+    def __init__(self, kind, **options):
+        super().__init__(**options)
+        self.kind, self.seed_generator = kind, keras.random.SeedGenerator(5)
+
+    def call(self, inputs):
+        import tensorflow as tf
+
+        draws = {
+            "keras": lambda shape: keras.random.normal(shape, seed=self.seed_generator),
+            "global": lambda shape: tf.random.get_global_generator().normal(shape),
+            "operation": tf.random.normal,
+            "in a function": tf.function(lambda shape: tf.random.uniform(shape)),
+        }
+        return inputs + draws[self.kind](keras.ops.shape(inputs))
+
+
+@pytest.mark.parametrize("execution", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("keras", None), ("global", None), ("operation", "RandomStandardNormal"), ("in a function", "RandomUniform")],
+)
+def test_draws_of_a_users_layer_go_on_or_are_said(kind, said, execution, tmp_path):
+    """The operations of TensorFlow hold their state in the compiled step of a process: the run ended elsewhere in silence."""
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
+    console = Console(file=io.StringIO(), width=400)
+
+    def fitted(more):
+        keras.utils.set_random_seed(3)
+        tf.random.set_global_generator(tf.random.Generator.from_seed(4))
+        model = keras.Sequential([keras.Input((4,)), Noise(kind), L.Dropout(0.2), L.Dense(1)])
+        model.compile("sgd", "mse", steps_per_execution=execution)
+        with contextlib.suppress(_Cut):
+            model.fit(x, x[:, :1], batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=more)
+        return model.get_weights()
+
+    whole, kept = fitted([]), tmp_path / "a.checkpoint"
+    fitted([Checkpoint(kept, "dense", [], console), _CutAfter(1)])
+    assert console.file.getvalue() == ""
+    again = fitted([Checkpoint(kept, "dense", [], console)])
+    assert all(map(np.array_equal, whole, again)) == (said is None)
+    assert (f"by TensorFlow's {said}, whose state cannot be kept" in console.file.getvalue()) == (said is not None)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "foreign", "other name", "nothing"])

@@ -11,7 +11,7 @@ import numpy as np
 from rich.markup import escape
 
 from tf_reweight import files
-from tf_reweight.graph import state
+from tf_reweight.graph import state, tensorflow_draws
 from tf_reweight.graph.access import begin_at_epoch
 from tf_reweight.graph.optimizers import build_optimizer
 from tf_reweight.kernels.chains import constraint_states, put_constraint_states
@@ -20,7 +20,7 @@ from tf_reweight.reports.progress import say
 from tf_reweight.workflow import plain
 from tf_reweight.workflow.attributes import Attributes
 
-_FORMAT = 2
+_FORMAT = 3
 _WEIGHTS, _ARRAYS, _TRAINING = "model.weights.h5", "arrays.npz", "training.json"
 
 
@@ -46,6 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self._path, self._name, self._console = path, name, console
         self._callbacks = [Attributes(callback) for callback in callbacks]
+        self._drawing = None  # operations of the step whose state is not kept, looked for when it is traced
 
     def on_train_begin(self, logs=None):
         for attributes in self._callbacks:
@@ -71,6 +72,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._go_on(training, arrays)
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._drawing is None:
+            self._drawing = tensorflow_draws.drawing_operations(self.model)
         arrays = {f"constraint/{key}": value for key, value in constraint_states(self.model).items()}
         training = {
             "format": _FORMAT,
@@ -79,6 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "stopped": bool(self.model.stop_training),
             "draws": state.draws(self.model),
+            "tensorflow": {"generator": tensorflow_draws.generator_state(), "not_kept": self._drawing},
             "random": plain.packed(random.getstate(), arrays),
             "numpy": plain.packed(np.random.get_state(), arrays),
             "callbacks": [attributes.kept(arrays) for attributes in self._callbacks],
@@ -109,6 +113,11 @@ class Checkpoint(keras.callbacks.Callback):
         state.set_draws(self.model, training["draws"])
         random.setstate(plain.unpacked(training["random"], arrays))
         np.random.set_state(plain.unpacked(training["numpy"], arrays))
+        tensorflow_draws.set_generator_state(training["tensorflow"]["generator"])
+        if training["tensorflow"]["not_kept"]:
+            names = ", ".join(training["tensorflow"]["not_kept"])
+            text = f"the training step draws by TensorFlow's {names}, whose state cannot be kept: the numbers are others now"
+            say(self._console, f"[bold]{self._name}[/bold]: {text}; see keras.random.SeedGenerator in docs/tasks.md")
         begin_at_epoch(self.model, self.params["epochs"] if training["stopped"] else training["epoch"])
         # What constraints and callbacks put on the model is part of its step.
         drop_compiled_steps(self.model)

@@ -17,6 +17,7 @@ from tf_reweight.files import folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
+from tf_reweight.graph.tensorflow_draws import seed_generator
 from tf_reweight.graph.walking import comes_back, graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
@@ -194,6 +195,7 @@ class Run:
         keras.utils.set_random_seed(seed)
         self.catch_up()
         seed_draws(self.model, seed)
+        seed_generator(seed)
 
     def _say_lost_curves(self, stages):
         """Says which stages trained for more epochs than their curves are there for."""
