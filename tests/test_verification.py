@@ -8,7 +8,7 @@ import pytest
 
 from tf_reweight import export
 from tf_reweight.export import converter, tflite, verification
-from tf_reweight.export.classes import are_distributions, classes_by, classes_of_model
+from tf_reweight.export.classes import CLASSES, DECISIONS, NUMBERS, are_distributions, kinds, kinds_of_model
 from tf_reweight.tflite import apart
 from tf_reweight.tflite.comparing import compare, differences, unlike_channels
 
@@ -76,7 +76,7 @@ def test_classes_that_disagree_are_doubted_or_refused(tmp_path, monkeypatch, cap
     def exported(kernel, name):
         other.layers[0].set_weights([kernel, np.full(4, 10.0)])
         monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(other, *rest))
-        return export.export_tflite(model, tmp_path / name, verify_data=X, tolerance=0.01).verification
+        return export.export_tflite(model, tmp_path / name, verify_data=X, tolerance=0.01, classes=[True]).verification
 
     with caplog.at_level(logging.WARNING):
         assert exported(np.eye(8, 4) * 1e-3, "good.tflite").doubts == () and not caplog.records
@@ -199,13 +199,13 @@ CATEGORIES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         ({"box": "mse", "kind": CATEGORIES}, [False, True]), ({"box": own, "kind": CATEGORIES}, [False, True]),
         ({"box": "mse", "kind": "mae"}, [False, False]), ({"kind": "crossentropy"}, [False, True]),
         ({"box": "categorical_crossentropy", "kind": "binary_crossentropy"}, [True, False]),
-        ({"box": own, "kind": own}, [True, True]), (None, [True, True]),
+        ({"box": own, "kind": own}, [False, False]), (None, [False, False]),
     ],
 )  # fmt: skip
 def test_the_loss_of_an_output_says_whether_it_chooses_among_classes(losses, expected):
     model = head_and_box(losses)
     outputs = [np.asarray(output) for output in keras.tree.flatten(model(X))]
-    assert classes_of_model(model, outputs) == expected
+    assert [kind == CLASSES for kind in kinds_of_model(model, outputs)] == expected
 
 
 def test_numbers_beside_a_classifier_have_no_class_to_agree_on(tmp_path):
@@ -224,9 +224,37 @@ def test_probabilities_count_beside_a_classifier_whatever_their_loss():
     model = keras.Model(x, [L.Dense(3, activation="softmax", name="a")(x), L.Dense(3, name="b")(x), L.Dense(3, name="c")(x)])
     model.compile("sgd", {"a": own, "b": CATEGORIES, "c": own})
     outputs = [np.asarray(output) for output in model(X)]
-    assert classes_of_model(model, outputs) == [True, True, False]
-    assert classes_by([None, "mse"], [outputs[0], outputs[1]]) == [True, False]
+    assert kinds_of_model(model, outputs) == [CLASSES, CLASSES, NUMBERS]
+    assert kinds([None, "mse"], [outputs[0], outputs[1]]) == [CLASSES, NUMBERS]
     assert not are_distributions(outputs[0] * 0.5) and not are_distributions(outputs[0][..., :1])
+
+
+@pytest.mark.parametrize(
+    "loss, metrics, labels, expected",
+    [
+        (own, ["mae"], None, NUMBERS), (own, [], np.ones((8, 2)) * 0.3, NUMBERS), (None, None, None, NUMBERS),
+        (own, ["accuracy"], None, CLASSES), (own, [keras.metrics.SparseCategoricalAccuracy()], None, CLASSES),
+        (own, ["binary_accuracy"], None, DECISIONS), ("mse", ["accuracy"], None, NUMBERS),
+        (own, ["mae"], np.arange(8) % 2, NUMBERS), (own, [own], np.arange(8) % 2, CLASSES),
+        (own, [], np.eye(2)[np.arange(8) % 2], CLASSES), (None, None, np.full((8, 2), 0.5), CLASSES),
+        (None, None, np.ones((8, 2)), DECISIONS), (None, None, np.arange(8), NUMBERS), (own, [], np.arange(8) / 3, NUMBERS),
+    ],
+)  # fmt: skip
+def test_the_shape_of_outputs_alone_makes_no_classifier(loss, metrics, labels, expected):
+    """Two outputs of a regression had a largest one, and a file of three times as large ones agreed on it."""
+    model = keras.Sequential([keras.Input((8,)), L.Dense(2)])
+    if loss is not None:
+        model.compile("sgd", loss, metrics=metrics)
+    outputs = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
+    assert kinds_of_model(model, [outputs], labels) == [expected]
+
+
+def test_metrics_and_labels_of_several_outputs_go_by_their_names():
+    model = head_and_box(None)
+    model.compile("sgd", {"box": own, "kind": own}, metrics={"kind": ["accuracy"]})
+    outputs = [np.asarray(output) for output in keras.tree.flatten(model(X))]
+    assert kinds_of_model(model, outputs) == [NUMBERS, CLASSES]
+    assert kinds_of_model(head_and_box(None), outputs, {"kind": np.arange(len(X)) % 5}) == [NUMBERS, CLASSES]
 
 
 def test_files_call_inputs_and_outputs_in_dicts_by_their_keys(tmp_path):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
 
 
@@ -63,3 +64,18 @@ def given(model, data):
         return None
     pair = isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
     return read(model, *(data if pair else (data,)), argument="data")
+
+
+def in_order(y, names, argument):
+    """The labels of each output."""
+    if keras.tree.is_nested(y) and not is_sequence(y):
+        missing = [name for name in y if name not in names]
+        if missing:
+            raise ValueError(errors.unknown(f"output of the labels in `{argument}`", missing[0], names))
+        return [y.get(name) for name in names]
+    labels = keras.tree.flatten(y)
+    if len(labels) != len(names):
+        fix = f"In this order: {names}."
+        expected = f"`{argument}` must hold labels for each output, {len(names)}."
+        raise ValueError(errors.message(expected, fix, labels=[np.shape(label) for label in labels]))
+    return labels

@@ -11,7 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer, check_number
 from tf_reweight.data.labelled import read
 from tf_reweight.data.splits import numbered
-from tf_reweight.export.classes import classes_of_model
+from tf_reweight.export.classes import CLASSES, kinds_of_model
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
 from tf_reweight.export.verification import keras_outputs
@@ -175,7 +175,7 @@ def _agrees(runner, model, data, max_drop):
     inputs = dict(zip(_matched(names, runner.inputs, "inputs"), given.arrays))
     outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
     labels = numbered(given.labels, expected[0].shape) if len(expected) == 1 else None
-    classes = classes_of_model(model, expected)
+    classes = [kind == CLASSES for kind in kinds_of_model(model, expected, given.labels)]
     if classes[0]:
         _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
     drops = [_drop(a, b, labels, chooses) for a, b, chooses in zip(expected, outputs, classes)]

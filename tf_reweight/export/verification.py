@@ -8,7 +8,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.export import masks
-from tf_reweight.export.classes import classes_of_model
+from tf_reweight.export.classes import CLASSES, agreement, kinds_of_model
 from tf_reweight.export.conversion import call, output_names
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers
@@ -24,7 +24,7 @@ TOLERANCES = {name: precision.tolerance for name, precision in TABLE.items()}
 # A classifier's file that chooses another class more often than in one of twenty examples is worth a look.
 LEAST_AGREEMENT = 0.95
 # Half precision keeps 8 to 11 bits, and deep models add up what it loses.
-_HALF_ROUNDING = 5e-2
+HALF_ROUNDING = 5e-2
 _BATCH = 64
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         emulator: an `emulation.Emulator` that runs the file as well; None for this machine alone.
         given: the model as the user gave it, where `model` is a copy in another floating-point type: both are compared too.
         classes: for each output whether it chooses one of several classes, so that its largest entry counts; None asks the
-            model's loss, and looks at the values where that does not say.
+            model's losses and metrics, and looks for probabilities where these do not say.
 
     Returns:
         `Verification`.
@@ -96,7 +96,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     given_error = None if given is None or given is model else _check_copy(expected, keras_outputs(given, arrays))
     names = output_names(model, len(expected))
     if classes is None:
-        classes = classes_of_model(model if given is None else given, expected)
+        classes = [kind == CLASSES for kind in kinds_of_model(model if given is None else given, expected)]
     check_classes(classes, len(expected))
     inputs = dict(zip(identifiers([spec.name for spec in specs]), arrays))
     if is_fragile(model, precision):
@@ -110,18 +110,18 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     everything = [item for result in results for item in result]
     worst = max(everything, key=lambda item: item.relative_error)
     arm_error = max((item.relative_error for result in results[len(here) :] for item in result), default=None)
-    agreement = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
+    same = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
     made = Verification(
         num_examples=len(arrays[0]),
         max_abs_error=max(item.max_abs_error for item in everything),
         relative_error=worst.relative_error,
-        top1_agreement=agreement,
+        top1_agreement=same,
         delegate_difference=_largest(runs[0], runs[1]),
         tolerance=limit,
         arm_error=arm_error,
         given_error=given_error,
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
-        doubts=_doubts(agreement, len(arrays[0])),
+        doubts=_doubts(same, len(arrays[0])),
         compiled_difference=max((_largest(runs[0], run) for run in compiled_run), default=None),
         not_compiled=not_compiled,
     )
@@ -165,10 +165,10 @@ def _check_copy(expected, given):
     """The largest relative error between outputs of a float32 copy and those of the model it is of."""
     error = max(item.relative_error for item in differences(given, expected))
     # Written so that NaN fails.
-    if not error <= _HALF_ROUNDING:
+    if not error <= HALF_ROUNDING:
         raise VerificationError(
             errors.message(
-                f"The float32 copy must compute what the model does in its own type, within {_HALF_ROUNDING:g} of each output.",
+                f"The float32 copy must compute what the model does in its own type, within {HALF_ROUNDING:g} of each output.",
                 "Nothing was written. A layer keeps something outside its weights and its config, or overflows in half "
                 "precision: build the model under the policy float32 and load its weights there.",
                 relative_error=error,
@@ -235,10 +235,10 @@ def _remedy(content):
     )
 
 
-def _doubts(agreement, num_examples):
-    if agreement is None or agreement >= LEAST_AGREEMENT:
+def _doubts(same, num_examples):
+    if same is None or same >= LEAST_AGREEMENT:
         return ()
-    said = f"The file chooses the model's class for {agreement:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
+    said = f"The file chooses the model's class for {same:.1%} of {num_examples} examples, under {LEAST_AGREEMENT:.0%}."
     return (f"{said} Measure its accuracy on real data before you ship it.",)
 
 
@@ -303,8 +303,4 @@ def keras_outputs(model, arrays):
 def _agreement(expected, runs, classes):
     """The lowest share of examples with the same largest entry, of all runs and outputs that choose; None where none does."""
     chosen = [number for number, found in enumerate(classes) if found]
-    return min((_same_largest(expected[number], run[number]) for number in chosen for run in runs), default=None)
-
-
-def _same_largest(expected, given):
-    return float(np.mean(expected.argmax(-1) == given.argmax(-1))) if expected.shape == given.shape else 0.0
+    return min((agreement(CLASSES, expected[number], run[number]) for number in chosen for run in runs), default=None)

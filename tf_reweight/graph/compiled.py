@@ -11,6 +11,9 @@ from tf_reweight.graph.optimizers import steps_of
 _MEASURING = ("test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
 # Steps at which a schedule is asked for its rate: some begin at zero and rise.
 _ASKED_AT = (0, 100, 1_000, 10_000)
+# Words in the names of metrics that say which way is better, where their objects do not.
+_UP = ("acc", "precision", "recall", "auc", "iou", "f1", "f_score", "dice", "r2", "similarity", "psnr", "ssim", "bleu", "top_")
+_DOWN = ("loss", "error", "mse", "mae", "mape", "rmse", "entropy", "divergence", "distance", "hinge", "poisson", "perplexity")
 
 
 def compiled_with(model):
@@ -70,7 +73,8 @@ class Measured:
 
     Attributes:
         name: as `evaluate(..., return_dict=True)` calls it.
-        mode: `"max"` or `"min"`, which way is better; None where Keras does not know.
+        mode: `"max"` or `"min"`, which way is better; by its name where Keras does not know, and None where
+            that says nothing.
         proportion: whether it is a share of examples that are right.
     """
 
@@ -86,6 +90,13 @@ def measured_by(model):
         return []
     modes = {None: None, "up": "max", "down": "min"}
     return [
-        Measured(name, modes[getattr(metric, "_direction", None)], type(metric).__name__.endswith("Accuracy"))
+        Measured(name, modes[getattr(metric, "_direction", None)] or mode_of(name), type(metric).__name__.endswith("Accuracy"))
         for name, metric in zip(compiled.result(), compiled.metrics)
     ]
+
+
+def mode_of(name):
+    """`"max"` or `"min"` by the words in the name of a metric; None where it says nothing."""
+    name = name.lower()
+    down, up = any(word in name for word in _DOWN), any(word in name for word in _UP)
+    return None if down == up else "min" if down else "max"

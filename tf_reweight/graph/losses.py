@@ -1,4 +1,4 @@
-"""Which loss each output of a model has, and what it says of the output."""
+"""Which loss and which metrics each output of a model has, and what they say of the output."""
 
 import keras
 
@@ -18,6 +18,9 @@ _ALIASES = {
 }  # fmt: skip
 
 
+_BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
+
+
 def is_chosen_by_shape(loss):
     """Whether it is the cross-entropy that Keras chooses by the shapes of labels and outputs."""
     return str(loss).lower() in ("crossentropy", "ce")
@@ -27,10 +30,25 @@ def loss_name(loss):
     """The name of one of Keras' losses, however it is given: a name, an object, a function; None for a user's own."""
     if loss is None or is_chosen_by_shape(loss):
         return None
-    loss = keras.losses.get(loss)
-    if not loss.__module__.startswith("keras."):
+    return _name_in_keras(keras.losses.get(loss))
+
+
+def metric_name(metric):
+    """The name of one of Keras' metrics, however it is given; None for a user's own, and for what Keras chooses by shapes."""
+    if metric is None or str(metric).lower() in _BY_SHAPE:
         return None
-    name = getattr(loss, "__name__", type(loss).__name__)
+    return _name_in_keras(keras.metrics.get(metric))
+
+
+def is_accuracy_by_shape(metric):
+    """Whether it is the accuracy that Keras chooses by the shapes of labels and outputs."""
+    return str(metric).lower() in ("accuracy", "acc")
+
+
+def _name_in_keras(given):
+    if not given.__module__.startswith("keras."):
+        return None
+    name = getattr(given, "__name__", type(given).__name__)
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
     return _ALIASES.get(name, name)
 
@@ -48,3 +66,19 @@ def losses_of(loss, names):
         return [loss.get(name) for name in names]
     flat = keras.tree.flatten(loss)
     return flat if len(flat) == len(names) else [None] * len(names)
+
+
+def metrics_of(metrics, names):
+    """A list of metrics per output, in the order of the outputs; empty where an output has none.
+
+    Args:
+        metrics: as `compile` takes them: a list for the only output, or a list or dict with some for each.
+        names: of the outputs.
+    """
+    if len(names) == 1 and is_sequence(metrics):
+        return [keras.tree.flatten(metrics)]
+    if is_sequence(metrics):
+        return [keras.tree.flatten(part) for part in metrics] if len(metrics) == len(names) else [[] for _ in names]
+    if keras.tree.is_nested(metrics):
+        return [keras.tree.flatten(metrics.get(name)) for name in names]
+    return [keras.tree.flatten(metrics) for _ in names]

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from tf_reweight.data.labelled import in_order
 from tf_reweight.graph.losses import BINARY, ONE_HOT, SPARSE, loss_name, losses_of
-from tf_reweight.workflow import labels
 
 _LEAST = 1e-7
 
@@ -28,7 +28,7 @@ def constant_outputs(task, scorer, feed):
     outputs = keras.tree.flatten(scorer.outputs)
     losses = losses_of(task.loss, scorer.names)
     for _, y, _ in feed.batches():
-        given = labels.in_order(y, scorer.names, "train")
+        given = in_order(y, scorer.names, "train")
         parts = [_summed(loss, label, output) for loss, label, output in zip(losses, given, outputs)]
         if any(part is None for part in parts):
             return None

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import is_sequence
+from tf_reweight.data.labelled import in_order
 from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, loss_name, losses_of
 
 
@@ -53,21 +53,6 @@ def _check_numbers(label, output, argument):
 def _without(label, ignored):
     """Labels in which those that the loss ignores are class 0."""
     return label if ignored is None else np.where(label == ignored, 0, label)
-
-
-def in_order(y, names, argument):
-    """The labels of each output."""
-    if keras.tree.is_nested(y) and not is_sequence(y):
-        missing = [name for name in y if name not in names]
-        if missing:
-            raise ValueError(errors.unknown(f"output of the labels in `{argument}`", missing[0], names))
-        return [y.get(name) for name in names]
-    labels = keras.tree.flatten(y)
-    if len(labels) != len(names):
-        fix = f"In this order: {names}."
-        expected = f"`{argument}` must hold labels for each output, {len(names)}."
-        raise ValueError(errors.message(expected, fix, labels=[np.shape(label) for label in labels]))
-    return labels
 
 
 def _check(loss, label, output, what, argument):

@@ -12,9 +12,6 @@ from tf_reweight.data.examples import arrays_of, in_structure
 from tf_reweight.graph import compiled, steps
 
 _LOSS = "loss"
-# Words in the names of metrics that say which way is better, where their objects do not.
-_UP = ("acc", "precision", "recall", "auc", "iou", "f1", "f_score", "dice", "r2", "similarity", "psnr", "ssim", "bleu", "top_")
-_DOWN = ("loss", "error", "mse", "mae", "mape", "rmse", "entropy", "divergence", "distance", "hinge", "poisson", "perplexity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,18 +129,11 @@ class Scorer:
         names = self._evaluated(self._model, [batch]) if self.by_class else self.of_batches([batch])
         measured = {metric.name: metric for metric in compiled.measured_by(self._model if self.by_class else self._probe)}
         return tuple(
-            Metric(name, measured[name].mode or mode_of(name), measured[name].proportion)
+            Metric(name, measured[name].mode, measured[name].proportion)
             if name in measured
-            else Metric(name, mode_of(name), False)
+            else Metric(name, compiled.mode_of(name), False)
             for name in names
         )
-
-
-def mode_of(name):
-    """`"max"` or `"min"` by the words in the name of a metric; None where it says nothing."""
-    name = name.lower()
-    down, up = any(word in name for word in _DOWN), any(word in name for word in _UP)
-    return None if down == up else "min" if down else "max"
 
 
 def outputs_of(model, x):
