@@ -80,7 +80,7 @@ def test_a_file_that_is_all_that_was_asked_for(made, capsys):
     assert check(made, "whole.tflite", *words) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["passed"] and [item["name"] for item in figures["requirements"]] == [
-        "runs", "size", "fully accelerated", "time", "agrees with its model"
+        "runs", "size", "fully accelerated", "time", "agrees with its model", "as good as its model"
     ]  # fmt: skip
     assert "accuracy" in figures["requirements"][-1]["found"] and "thread(s) of" in figures["requirements"][3]["found"]
 
@@ -96,11 +96,15 @@ def test_a_file_of_another_model_does_not_agree(made, tmp_path):
     other = keras.Sequential([keras.Input((6,)), L.Dense(3, kernel_initializer="zeros", bias_initializer="ones")])
     other.save(tmp_path / "other.keras")
     data = ["--data", f"{made / 'mine.py'}:load"]
-    assert check(made, "whole.tflite", "--agrees_with", str(tmp_path / "other.keras"), *data) == 0, "it is better"
+    against = ["--agrees_with", str(tmp_path / "other.keras"), *data]
+    assert check(made, "whole.tflite", *against) == 1
+    assert check(made, "whole.tflite", *against, "--tolerance", "inf") == 0, "it is better"
     assert check(made, "whole.tflite", "--agrees_with", str(made / "model.keras"), *data, "--max_drop", "0.1") == 0
     model, x = keras.saving.load_model(tmp_path / "other.keras"), np.load(made / "data.npz")["x_test"]
     found = export.check_file(made / "whole.tflite", agrees_with=model, data=x)
     assert not found.passed and "relative error" in found.requirements[-1].found
+    with pytest.raises(ValueError, match="there must be some that the labels measure"):
+        export.check_file(made / "whole.tflite", agrees_with=model, data=x, tolerance=float("inf"))
 
 
 def test_without_flags_it_must_run(made):
@@ -123,7 +127,8 @@ def test_what_could_not_be_found_out_is_status_2(made, words, monkeypatch, capsy
 
 def test_arguments_are_checked_before_anything_runs(made):
     data = {"data": np.zeros((2, 6))}
-    for wrong in ({"max_ms": float("nan")}, {"max_drop": -1.0}, {"max_drop": 0.1}, {"max_bytes": 2.5}, data):
+    numbers = ({"max_ms": float("nan")}, {"max_drop": -1.0}, {"max_drop": 0.1}, {"tolerance": 0.1}, {"max_bytes": 2.5})
+    for wrong in (*numbers, data):
         with pytest.raises((ValueError, TypeError)):
             export.check_file(made / "int8.tflite", **wrong)
 
@@ -137,6 +142,60 @@ def test_numbers_are_compared_by_their_error(tmp_path):
     assert found.passed and "relative error" in str(found)
     model.layers[-1].kernel.assign(2.0 * model.layers[-1].kernel)
     assert not export.check_file(tmp_path / "a.tflite", agrees_with=model, data=x).passed
+
+
+def test_another_model_that_is_as_good_does_not_agree(made, tmp_path):
+    """Labels say that a file is no worse; that it is another model's they do not."""
+    model, stored = keras.saving.load_model(made / "model.keras"), np.load(made / "data.npz")
+    twin = keras.models.clone_model(model)
+    twin.set_weights([3.0 * weights for weights in model.get_weights()])
+    export.export_tflite(twin, tmp_path / "twin.tflite")
+    data = stored["x_test"], np.asarray(twin(stored["x_test"])).argmax(-1)
+    same, good = export.check_file(tmp_path / "twin.tflite", agrees_with=model, data=data).requirements[1:]
+    assert not same.passed and "(tolerance)" in same.wanted and "another class than the model for" in same.found
+    assert good.passed and "(max_drop)" in good.wanted and good.found.startswith("accuracy 100.00%, of the model")
+
+
+def own(y, p):
+    return keras.ops.mean(keras.ops.log(keras.ops.cosh(y - p)), -1)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_file_of_numbers_that_are_three_times_too_large_falls_short(labelled, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(2)])
+    model.compile("sgd", own, metrics=["mae"])
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    data = (x, np.asarray(model(x)) + 0.1) if labelled else x
+    export.export_tflite(model, tmp_path / "good.tflite", "int8", x)
+    assert export.check_file(tmp_path / "good.tflite", agrees_with=model, data=data).passed
+    tripled = keras.Sequential([keras.Input((6,)), L.Dense(2)])
+    tripled.set_weights([3.0 * weights for weights in model.get_weights()])
+    export.export_tflite(tripled, tmp_path / "tripled.tflite")
+    found = export.check_file(tmp_path / "tripled.tflite", agrees_with=model, data=data).requirements[1:]
+    assert not any(item.passed for item in found) and len(found) == 1 + labelled
+    assert not labelled or "mae" in found[-1].found
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_of_several_outputs_is_measured_by_its_labels(compiled, tmp_path):
+    """Labels of several outputs were passed over, and the limit on accuracy was one on the relative error."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    model = keras.Model(x, {"same": L.Dense(1, name="s")(x), "digit": L.Dense(3, name="d")(x)})
+    if compiled:
+        categories = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        losses = {"same": keras.losses.BinaryCrossentropy(from_logits=True), "digit": categories}
+        model.compile("sgd", losses, metrics={"same": ["binary_accuracy"], "digit": ["accuracy"]})
+    examples = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    labels = {"same": np.arange(64)[:, None] % 2, "digit": np.asarray(model(examples)["digit"]).argmax(-1)}
+    export.export_tflite(model, tmp_path / "a.tflite", "int8", examples)
+    found = export.check_file(tmp_path / "a.tflite", agrees_with=model, data=(examples, labels), max_drop=0.05)
+    assert found.passed and "digit_accuracy" in found.requirements[-1].found
+    assert f"same_{'binary_' if compiled else ''}accuracy at most 0.05 worse" in found.requirements[-1].wanted
+    assert not export.check_file(
+        tmp_path / "a.tflite", agrees_with=model, data=(examples, labels), max_drop=0.05, tolerance=1e-6
+    ).passed
 
 
 def test_a_file_that_was_cut_off_is_named(made, tmp_path, capsys):

@@ -44,7 +44,7 @@ def _say(figures):
 # Flags of `check` that have no effect without another.
 _NEEDS = {
     "agrees_with": "data", "data": "agrees_with", "data_dir": "agrees_with", "import": "agrees_with", "max_drop": "agrees_with",
-    "threads": "max_ms",
+    "tolerance": "agrees_with", "threads": "max_ms",
 }  # fmt: skip
 
 
@@ -55,12 +55,15 @@ def define_check(values):
     flags.DEFINE_float("max_ms", None, "longest median time of one run here, in milliseconds", flag_values=values)
     flags.DEFINE_integer("threads", 1, "interpreter threads for --max_ms", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("fully_accelerated", False, "XNNPACK must run every operation", flag_values=values)
-    flags.DEFINE_string("agrees_with", None, "MODEL.keras whose outputs it must have on --data", flag_values=values)
+    flags.DEFINE_string("agrees_with", None, "MODEL.keras whose outputs and metrics it must have on --data", flag_values=values)
     flags.DEFINE_string("data", None, "as of compress; the test split counts, else the validation split", flag_values=values)
     flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
     define_import(values)
-    drop = "largest loss of accuracy against the model; without labels, share of other classes, or relative error; default 0.02"
+    drop = "largest loss of each metric against the model, default 0.02 of a share of examples and a tenth of others; without "
+    drop += "labels, largest share of examples with another class, or relative error of numbers"
     flags.DEFINE_float("max_drop", None, drop, lower_bound=0.0, flag_values=values)
+    error = "largest relative error of outputs, default that of an export, 0.25 with 8 bits; inf to compare metrics alone"
+    flags.DEFINE_float("tolerance", None, error, lower_bound=0.0, flag_values=values)
 
 
 def check(values, positional):
@@ -79,6 +82,7 @@ def _checked(values, positional):
     return check_file(
         path, max_bytes=values.max_bytes, max_ms=values.max_ms, fully_accelerated=values.fully_accelerated, agrees_with=model,
         data=_data(values, model), max_drop=values.max_drop, num_threads=values.threads, shapes=shapes_of(values.shape),
+        tolerance=values.tolerance,
     )  # fmt: skip
 
 

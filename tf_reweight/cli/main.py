@@ -33,7 +33,8 @@ tf-reweight: prune and quantize Keras models, ship checked .tflite files
   tf-reweight inspect FILE.tflite [--shape SIZE,SIZE,...]
   tf-reweight check FILE.tflite [--max_bytes N] [--max_ms N]
                     [--fully_accelerated]
-                    [--agrees_with MODEL.keras --data DATA [--max_drop X]]
+                    [--agrees_with MODEL.keras --data DATA [--max_drop X]
+                     [--tolerance X]]
   tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight arm MODEL.keras --fix OUT.keras

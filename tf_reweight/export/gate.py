@@ -1,41 +1,23 @@
 """`check_file`: whether a `.tflite` is what was asked for, as a gate of continuous integration asks."""
 
 import dataclasses
-import math
 import os
 
-import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer, check_number
-from tf_reweight.data.labelled import read
-from tf_reweight.data.splits import numbered
-from tf_reweight.export.classes import CLASSES, kinds_of_model
-from tf_reweight.export.conversion import output_names
-from tf_reweight.export.samples import identifiers, input_specs
-from tf_reweight.export.verification import keras_outputs
+from tf_reweight.export import agreeing
+from tf_reweight.export.agreeing import Requirement
 from tf_reweight.graph.checking import check_model
 from tf_reweight.records import Report
 from tf_reweight.tflite import apart, compiled, flatbuffer
-from tf_reweight.tflite.comparing import compare, differences
+from tf_reweight.tflite.comparing import compare
 from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.latency import benchmark, runnable_example
 
 # Both runtimes compute with the same kernels.
 _SAME = 1e-3
-# Largest loss against the model where none is named.
-_DROP = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class Requirement:
-    """One thing that was asked of a file: `name`, what was `wanted` and `found` in words, and whether that `passed`."""
-
-    name: str
-    wanted: str
-    found: str
-    passed: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +53,7 @@ class FileCheck(Report):
 
 def check_file(
     path, *, max_bytes=None, max_ms=None, fully_accelerated=False, agrees_with=None, data=None, max_drop=None, num_threads=1,
-    shapes=None,
+    shapes=None, tolerance=None,
 ):  # fmt: skip
     """Measures a `.tflite`, made by anyone, against what is asked of it.
 
@@ -80,12 +62,18 @@ def check_file(
         max_bytes: largest size.
         max_ms: longest median time of one run here, in milliseconds; the processor is named in the result.
         fully_accelerated: whether XNNPACK, LiteRT's delegate for CPUs, must run every operation.
-        agrees_with: the Keras model whose outputs it must have, of `data`.
+        agrees_with: the Keras model whose outputs it must have, of `data`, and than which it must be no worse. It is a
+            classifier where its losses or metrics, its labels or probabilities say so, and else gives numbers.
         data: examples of any kind that `data.examples.take` knows, or `(examples, labels)`.
-        max_drop: largest loss against the model. With integer labels, of accuracy; without, the share of examples of which the
-            file chooses another class; for outputs that are no classes, the relative error. At least 0; None is 0.02.
+        max_drop: largest loss against the model in each metric that it is compiled with and labels measure, or else in the
+            accuracy of outputs that choose: of a share of examples as it is, of other metrics as a part of the model's. At
+            least 0; None is 0.02, and 0.1 for other metrics. Where nothing is measured so, it is the largest share of examples
+            for which the file chooses otherwise, and where `tolerance` is None the relative error of numbers.
         num_threads: of the interpreter that is timed.
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
+        tolerance: largest relative error of each output against the model's. None is the bound of `export_tflite` for what is
+            in the file, 0.25 with integers of 8 bits. Besides, the file may choose otherwise for 5 % of the examples, or for
+            `max_drop` where that is more. With infinity metrics alone count, as against the model before it was pruned.
 
     Returns:
         `FileCheck`.
@@ -98,7 +86,7 @@ def check_file(
         >>> check_file("model.tflite", max_bytes=200_000, fully_accelerated=True).passed
     """
     check_flags(fully_accelerated=fully_accelerated)
-    _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop)
+    _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance)
     content = read_file(path)
     flatbuffer.parse(content, path)  # which names the file
     # In a process of its own, which may die, before anything else loads the file here.
@@ -111,12 +99,11 @@ def check_file(
     if max_ms is not None:
         asked.append(_is_fast(path, max_ms, num_threads, shapes))
     if agrees_with is not None:
-        drop = _DROP if max_drop is None else max_drop
-        asked.append(_agrees(Runner(content, shapes=shapes), agrees_with, data, drop))
+        asked += agreeing.requirements(Runner(content, shapes=shapes), content, agrees_with, data, max_drop, tolerance)
     return FileCheck(os.fspath(path), tuple(asked))
 
 
-def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop):
+def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance):
     if agrees_with is not None:
         check_model(agrees_with)
     if max_bytes is not None:
@@ -125,9 +112,12 @@ def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop):
         check_number("max_ms", max_ms, exclusive=True, fix="It counts milliseconds.")
     if max_drop is not None:
         check_number("max_drop", max_drop, fix="For example 0.01.")
-    if max_drop is not None and agrees_with is None:
-        expected = "`max_drop` has no effect without `agrees_with`, the model that the file is compared with."
-        raise ValueError(errors.message(expected, "Pass both, or neither.", max_drop=max_drop))
+    if tolerance is not None:
+        check_number("tolerance", tolerance, fix="For example 0.1.", finite=False)
+    for name, limit in (("max_drop", max_drop), ("tolerance", tolerance)):
+        if limit is not None and agrees_with is None:
+            expected = f"`{name}` has no effect without `agrees_with`, the model that the file is compared with."
+            raise ValueError(errors.message(expected, "Pass both, or neither.", **{name: limit}))
     if (agrees_with is None) != (data is None):
         expected = "`agrees_with` and `data` belong together: the file and the model are compared on the data."
         raise ValueError(errors.message(expected, "Pass both, or neither.", agrees_with=agrees_with, data=type(data).__name__))
@@ -164,55 +154,3 @@ def _is_fast(path, max_ms, num_threads, shapes):
     where = f"{num_threads} thread(s) of {how['processor']}, {how['runtime']}"
     said = f"{median:.3f} ms, median of {timed.num_runs} runs on {where}"
     return Requirement("time", f"at most {max_ms:g} ms", said, bool(median <= max_ms))
-
-
-def _agrees(runner, model, data, max_drop):
-    """Whether the file loses at most `max_drop` against its model, in the output where it loses most."""
-    examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    given = read(model, examples, labels, "data")
-    expected = keras_outputs(model, given.arrays)
-    names = identifiers([spec.name for spec in input_specs(model, given.arrays)])
-    inputs = dict(zip(_matched(names, runner.inputs, "inputs"), given.arrays))
-    outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
-    labels = numbered(given.labels, expected[0].shape) if len(expected) == 1 else None
-    classes = [kind == CLASSES for kind in kinds_of_model(model, expected, given.labels)]
-    if classes[0]:
-        _check_labels(labels, expected[0], getattr(model.loss, "ignore_class", None))
-    drops = [_drop(a, b, labels, chooses) for a, b, chooses in zip(expected, outputs, classes)]
-    drop, said = max(drops, key=lambda item: item[0])
-    found = f"{said}, on {len(given.arrays[0])} examples"
-    return Requirement("agrees with its model", f"a loss of at most {max_drop:g}", found, bool(drop <= max_drop))
-
-
-def _matched(names, ends, what):
-    """The file's own names for those of a model: the same, or by position where names are others, as after loading a model."""
-    if len(names) != len(ends):
-        fix = "Pass the model that the file was made of."
-        raise ValueError(errors.message(f"File and model must have as many {what}.", fix, file=list(ends), model=names))
-    return names if set(names) == set(ends) else list(ends)
-
-
-def _check_labels(labels, outputs, ignored):
-    """Raises ValueError for labels that are none of the model's classes: no file loses accuracy on them."""
-    if labels is None or np.shape(labels) != outputs.shape[:-1]:
-        return
-    labels, num = np.asarray(labels), outputs.shape[-1]
-    strange = labels[~np.isin(labels, [*range(num), *([] if ignored is None else [ignored])])]
-    if strange.size:
-        fix = "Number the classes from 0, or name the class that the model's loss ignores as its `ignore_class`."
-        raise ValueError(errors.message(f"Labels must be whole numbers in 0..{num - 1}.", fix, labels=strange[:5].tolist()))
-
-
-def _drop(expected, given, labels, chooses):
-    """`(loss, what was measured in words)` of one output, which `chooses` among classes or does not."""
-    if expected.shape != given.shape:
-        return math.inf, f"shape {given.shape} instead of {expected.shape}"
-    if not chooses:
-        error = differences([expected], [given], channels=True)[0].relative_error
-        return error, f"relative error {error:.2e}"
-    chosen, own = given.argmax(-1), expected.argmax(-1)
-    if labels is not None and np.shape(labels) == own.shape:
-        before, after = (float(np.mean(classes == np.asarray(labels))) for classes in (own, chosen))
-        return before - after, f"accuracy {after:.2%}, of the model {before:.2%}"
-    other = float(np.mean(chosen != own))
-    return other, f"another class than the model for {other:.2%}"

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from tf_reweight.graph import steps
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import steps_of
@@ -100,3 +101,24 @@ def mode_of(name):
     name = name.lower()
     down, up = any(word in name for word in _DOWN), any(word in name for word in _UP)
     return None if down == up else "min" if down else "max"
+
+
+def measures_outputs(model):
+    """Whether a model is compiled with metrics that need nothing but outputs and labels."""
+    given = None if compiles_by_itself(model) or measures_by_itself(model) else compiled_with(model)
+    return given is not None and bool(given.get("metrics") or given.get("weighted_metrics"))
+
+
+def figures_of_outputs(model, y, outputs):
+    """`(names to figures, a list of Measured)`: what a compiled model's metrics say of outputs, its own or a file's.
+
+    Args:
+        model: one of which `measures_outputs` is true.
+        y, outputs: labels and outputs, in the structures in which the model has them.
+    """
+    model.reset_metrics()
+    model.compute_metrics(None, y, outputs)
+    figures = {name: steps.figure_of(value) for name, value in model._compile_metrics.result().items()}
+    measured = measured_by(model)
+    model.reset_metrics()
+    return figures, measured

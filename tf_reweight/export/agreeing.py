@@ -1,0 +1,209 @@
+"""Whether a file computes what its Keras model does, and loses nothing that the model's metrics measure."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from tf_reweight import errors
+from tf_reweight.data.labelled import in_order, read
+from tf_reweight.data.splits import numbered
+from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, chosen, kinds_of_model, names_of_outputs
+from tf_reweight.export.conversion import output_names
+from tf_reweight.export.samples import identifiers, input_specs
+from tf_reweight.export.verification import HALF_ROUNDING, LEAST_AGREEMENT, TOLERANCES, keras_outputs
+from tf_reweight.graph import compiled
+from tf_reweight.graph.recasting import is_half
+from tf_reweight.graph.walking import output_structure
+from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite.comparing import differences
+
+# Largest loss where none is named: of a share of examples, and of other metrics as a part of the model's, since a small error
+# rises by more than a share does through the rounding of integers alone.
+_DROP, _RISE = 0.02, 0.1
+# The coarsest precision that tensors of a type say, the first that is there.
+_COARSEST = (("INT4", "weight_int4"), ("INT8", "int8"), ("UINT8", "int8"), ("INT16", "int16"), ("FLOAT16", "float16"))
+# Files by others may compute in another order than ours, whose bound is lower.
+_FLOAT = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirement:
+    """One thing that was asked of a file: `name`, what was `wanted` and `found` in words, and whether that `passed`."""
+
+    name: str
+    wanted: str
+    found: str
+    passed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Figure:
+    """A metric of the model and of its file; `mode` is `"max"` or `"min"`, `proportion` whether it is a share of examples."""
+
+    name: str
+    mode: str
+    proportion: bool
+    before: float
+    after: float
+
+    @property
+    def loss(self):
+        """How much worse the file is: of a share as it is, of other metrics as a part of the model's."""
+        worse = self.before - self.after if self.mode == "max" else self.after - self.before
+        return worse / (1.0 if self.proportion else max(abs(self.before), 1e-12))
+
+    def limit(self, max_drop):
+        """The largest loss that is accepted."""
+        return max_drop if max_drop is not None else _DROP if self.proportion else _RISE
+
+    def __str__(self):
+        shown = "{:.2%}" if self.proportion else "{:.4g}"
+        return f"{self.name} {shown.format(self.after)}, of the model {shown.format(self.before)}"
+
+
+def requirements(runner, content, model, data, max_drop, tolerance):
+    """A list of `Requirement`: that the file's outputs are the model's, and where labels measure it, that it is as good.
+
+    Args:
+        runner: a `Runner` of the file.
+        content: the file's bytes.
+        model: the Keras model.
+        data: examples, or `(examples, labels)`.
+        max_drop, tolerance: as of `check_file`.
+    """
+    examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    given = read(model, examples, labels, "data")
+    expected = keras_outputs(model, given.arrays)
+    inputs = identifiers([spec.name for spec in input_specs(model, given.arrays)])
+    inputs = dict(zip(_matched(inputs, runner.inputs, "inputs"), given.arrays))
+    outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
+    names = names_of_outputs(model, len(expected))
+    kinds = kinds_of_model(model, expected, given.labels)
+    labels = [None] * len(expected) if given.labels is None else in_order(given.labels, names, "data")
+    labels = [numbered(label, array.shape) for label, array in zip(labels, expected)]
+    for kind, array, label in zip(kinds, expected, labels):
+        if kind == CLASSES:
+            _check_labels(label, array, getattr(model.loss, "ignore_class", None))
+    alike = all(first.shape == second.shape for first, second in zip(expected, outputs))
+    figures = _figures(model, given.labels, labels, kinds, expected, outputs) if alike else []
+    if tolerance == math.inf and not figures:
+        fix = "Pass labels as well, compile the model with metrics of a known direction, or pass a finite `tolerance`."
+        expected = "With `tolerance=inf` only metrics are compared, and there must be some that the labels measure."
+        raise ValueError(errors.message(expected, fix, labels=type(given.labels).__name__, kinds=kinds))
+    on = f", on {len(given.arrays[0])} examples"
+    others = _Limits(content, model, max_drop, tolerance, bool(figures))
+    same = _agrees(others, names, kinds, expected, outputs, on)
+    return [same, _is_as_good(figures, max_drop, on)] if figures else [same]
+
+
+def _is_as_good(figures, max_drop, on):
+    wanted = [f"{figure.name} at most {_text(figure)(figure.limit(max_drop))} worse" for figure in figures]
+    passed = all(figure.loss <= figure.limit(max_drop) for figure in figures)
+    return Requirement("as good as its model", f"{'; '.join(wanted)} (max_drop)", f"{'; '.join(map(str, figures))}{on}", passed)
+
+
+def _text(figure):
+    return "{:.3g}".format if figure.proportion else "{:.3g} of it".format
+
+
+class _Limits:
+    """What outputs may differ by: `others`, the share of other choices, and `error`, the relative error, with their options.
+
+    Where nothing is measured by labels, `max_drop` is about the outputs.
+    """
+
+    def __init__(self, content, model, max_drop, tolerance, measured):
+        said = None if measured else max_drop
+        default = max(_tolerance(content), HALF_ROUNDING if is_half(model) else 0.0)
+        self.error = default if tolerance is None else tolerance
+        # Whoever may lose so much accuracy differs in as many examples at least.
+        self.others = max(1.0 - LEAST_AGREEMENT, max_drop or 0.0) if said is None else said
+        self.others = 1.0 if tolerance == math.inf else self.others
+        self.of_numbers = self.error if said is None or tolerance is not None else said
+        self.options = "tolerance" if said is None or tolerance is not None else "max_drop"
+
+
+def _agrees(limits, names, kinds, expected, outputs, on):
+    """The `Requirement` of the outputs."""
+    wanted, found, passed = [], [], True
+    for name, kind, first, second in zip(names, kinds, expected, outputs):
+        where = f" in {name}" if len(names) > 1 else ""
+        error = differences([first], [second], channels=kind == NUMBERS)[0].relative_error
+        limit = limits.of_numbers if kind == NUMBERS else limits.error
+        if first.shape != second.shape:
+            found.append(f"shape {second.shape} instead of {first.shape}{where}")
+        elif kind == NUMBERS:
+            found.append(f"relative error {error:.2e}{where}")
+        else:
+            other = 1.0 - agreement(kind, first, second)
+            passed &= other <= limits.others
+            what = "another class than the model" if kind == CLASSES else "another decision than the model"
+            found.append(f"{what} for {other:.2%}, relative error {error:.2e}{where}")
+        passed &= first.shape == second.shape and bool(error <= limit)
+    if any(kind != NUMBERS for kind in kinds):
+        wanted.append(f"another choice for at most {limits.others:.3g} (max_drop)")
+        wanted.append(f"relative error at most {limits.error:.3g} (tolerance)")
+    if NUMBERS in kinds:
+        wanted.append(f"relative error of numbers at most {limits.of_numbers:.3g} ({limits.options})")
+    return Requirement("agrees with its model", "; ".join(wanted), f"{'; '.join(found)}{on}", bool(passed))
+
+
+def _tolerance(content):
+    """The relative error that a file of such tensors was accepted with when it was exported."""
+    types = {flatbuffer.dtype_name(tensor) for graph in flatbuffer.read(content).subgraphs for tensor in graph.tensors}
+    found = [TOLERANCES[precision] for kind, precision in _COARSEST if kind in types]
+    return found[0] if found else _FLOAT
+
+
+def _figures(model, given, labels, kinds, expected, outputs):
+    """A list of `_Figure`: the compiled metrics, or else the accuracy of each output that chooses; empty without labels."""
+    if given is None:
+        return []
+    figures = _compiled_figures(model, given, expected, outputs) if compiled.measures_outputs(model) else []
+    if figures:
+        return figures
+    names = names_of_outputs(model, len(expected))
+    for name, kind, label, first, second in zip(names, kinds, labels, expected, outputs):
+        own = None if kind == NUMBERS else chosen(kind, first, first)
+        if own is not None and label is not None and np.size(label) == own.size:
+            wanted = np.asarray(label).reshape(own.shape)
+            before, after = (float(np.mean(choice == wanted)) for choice in (own, chosen(kind, second, first)))
+            figures.append(_Figure("accuracy" if len(names) == 1 else f"{name}_accuracy", "max", True, before, after))
+    return figures
+
+
+def _compiled_figures(model, labels, expected, outputs):
+    structure = output_structure(model)
+    if structure is None and len(expected) > 1:
+        return []
+    sides = [array[0] if structure is None else keras.tree.pack_sequence_as(structure, array) for array in (expected, outputs)]
+    try:
+        (before, measured), (after, _) = [compiled.figures_of_outputs(model, labels, side) for side in sides]
+    except Exception as error:  # each metric raises what it likes
+        fix = "Pass labels as `fit` takes them, or the examples alone."
+        message = f"The labels must fit the metrics that the model is compiled with; they say: {errors.said_by(error)[:300]}."
+        shapes = [np.shape(label) for label in keras.tree.flatten(labels)]
+        raise ValueError(errors.message(message, fix, labels=shapes)) from error
+    known = [item for item in measured if item.mode is not None]
+    return [_Figure(item.name, item.mode, item.proportion, before[item.name], after[item.name]) for item in known]
+
+
+def _matched(names, ends, what):
+    """The file's own names for those of a model: the same, or by position where names are others, as after loading a model."""
+    if len(names) != len(ends):
+        fix = "Pass the model that the file was made of."
+        raise ValueError(errors.message(f"File and model must have as many {what}.", fix, file=list(ends), model=names))
+    return names if set(names) == set(ends) else list(ends)
+
+
+def _check_labels(labels, outputs, ignored):
+    """Raises ValueError for labels that are none of the model's classes: no file loses accuracy on them."""
+    if labels is None or np.shape(labels) != outputs.shape[:-1]:
+        return
+    labels, num = np.asarray(labels), outputs.shape[-1]
+    strange = labels[~np.isin(labels, [*range(num), *([] if ignored is None else [ignored])])]
+    if strange.size:
+        fix = "Number the classes from 0, or name the class that the model's loss ignores as its `ignore_class`."
+        raise ValueError(errors.message(f"Labels must be whole numbers in 0..{num - 1}.", fix, labels=strange[:5].tolist()))
