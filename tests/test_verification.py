@@ -76,7 +76,7 @@ def test_classes_that_disagree_are_doubted_or_refused(tmp_path, monkeypatch, cap
     def exported(kernel, name):
         other.layers[0].set_weights([kernel, np.full(4, 10.0)])
         monkeypatch.setattr(tflite, "convert", lambda model, *rest: convert(other, *rest))
-        return export.export_tflite(model, tmp_path / name, verify_data=X, tolerance=0.01, classes=[True]).verification
+        return export.export_tflite(model, tmp_path / name, verify_data=X, tolerance=0.01).verification
 
     with caplog.at_level(logging.WARNING):
         assert exported(np.eye(8, 4) * 1e-3, "good.tflite").doubts == () and not caplog.records
@@ -199,7 +199,7 @@ CATEGORIES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         ({"box": "mse", "kind": CATEGORIES}, [False, True]), ({"box": own, "kind": CATEGORIES}, [False, True]),
         ({"box": "mse", "kind": "mae"}, [False, False]), ({"kind": "crossentropy"}, [False, True]),
         ({"box": "categorical_crossentropy", "kind": "binary_crossentropy"}, [True, False]),
-        ({"box": own, "kind": own}, [False, False]), (None, [False, False]),
+        ({"box": own, "kind": own}, [False, False]), (None, [True, True]),
     ],
 )  # fmt: skip
 def test_the_loss_of_an_output_says_whether_it_chooses_among_classes(losses, expected):
@@ -232,12 +232,12 @@ def test_probabilities_count_beside_a_classifier_whatever_their_loss():
 @pytest.mark.parametrize(
     "loss, metrics, labels, expected",
     [
-        (own, ["mae"], None, NUMBERS), (own, [], np.ones((8, 2)) * 0.3, NUMBERS), (None, None, None, NUMBERS),
+        (own, ["mae"], None, NUMBERS), (own, [], np.ones((8, 2)) * 0.3, NUMBERS), (None, None, None, CLASSES),
         (own, ["accuracy"], None, CLASSES), (own, [keras.metrics.SparseCategoricalAccuracy()], None, CLASSES),
         (own, ["binary_accuracy"], None, DECISIONS), ("mse", ["accuracy"], None, NUMBERS),
         (own, ["mae"], np.arange(8) % 2, NUMBERS), (own, [own], np.arange(8) % 2, CLASSES),
         (own, [], np.eye(2)[np.arange(8) % 2], CLASSES), (None, None, np.full((8, 2), 0.5), CLASSES),
-        (None, None, np.ones((8, 2)), DECISIONS), (None, None, np.arange(8), NUMBERS), (own, [], np.arange(8) / 3, NUMBERS),
+        (None, None, np.ones((8, 2)), DECISIONS), (None, None, np.arange(8) / 3, CLASSES), (own, [], np.arange(8) / 3, NUMBERS),
     ],
 )  # fmt: skip
 def test_the_shape_of_outputs_alone_makes_no_classifier(loss, metrics, labels, expected):
@@ -254,7 +254,8 @@ def test_metrics_and_labels_of_several_outputs_go_by_their_names():
     model.compile("sgd", {"box": own, "kind": own}, metrics={"kind": ["accuracy"]})
     outputs = [np.asarray(output) for output in keras.tree.flatten(model(X))]
     assert kinds_of_model(model, outputs) == [NUMBERS, CLASSES]
-    assert kinds_of_model(head_and_box(None), outputs, {"kind": np.arange(len(X)) % 5}) == [NUMBERS, CLASSES]
+    labels = {"kind": np.arange(len(X)) % 5, "box": outputs[0]}
+    assert kinds_of_model(head_and_box(None), outputs, labels) == [NUMBERS, CLASSES]
 
 
 def test_files_call_inputs_and_outputs_in_dicts_by_their_keys(tmp_path):

@@ -10,6 +10,7 @@ from tf_reweight.graph.losses import (
     metrics_of,
 )  # fmt: skip
 from tf_reweight.graph.walking import output_keys
+from tf_reweight.tflite.comparing import unlike_channels
 
 CLASSES, DECISIONS, NUMBERS = "classes", "decisions", "numbers"
 # Metrics of Keras that are about one kind of output only.
@@ -42,25 +43,29 @@ def kinds_of_model(model, arrays, labels=None):
     given = (compiled_with(model) if hasattr(model, "compiled") else None) or {}
     metrics = metrics_of(given.get("metrics"), names)
     labels = None if labels is None else in_order(labels, names, "data")
-    return kinds(losses_of(getattr(model, "loss", None), names), arrays, metrics, labels)
+    losses = losses_of(getattr(model, "loss", None), names)
+    # A model that was not compiled, or loaded without that, says nothing of itself: its class counts if it seems to have one.
+    says_nothing = not given and all(loss is None for loss in losses)
+    return kinds(losses, arrays, metrics, labels, by_shape=says_nothing)
 
 
-def kinds(losses, arrays, metrics=None, labels=None):
+def kinds(losses, arrays, metrics=None, labels=None, by_shape=False):
     """For each output whether it says one of several classes, yes or no, or numbers.
 
     The usual losses of Keras say it, then its metrics, then labels, then outputs that are probabilities. The shape of outputs
-    alone says nothing: where nobody does, they are numbers.
+    alone says nothing of what is trained for a loss of one's own: where nobody does, they are numbers.
 
     Args:
         losses: one per output, None where there is none.
         arrays: the outputs, `(num, ...)` each.
         metrics: a list of them per output, or None.
         labels: an array or None per output, or None.
+        by_shape: whether outputs `(num, n)` of like scale are classes where nobody says anything.
     """
     metrics = [[]] * len(arrays) if metrics is None else metrics
     labels = [None] * len(arrays) if labels is None else labels
     return [
-        _loss_says(loss, array) or _metrics_say(own, array) or _labels_say(label, array) or _values_say(array)
+        _loss_says(loss, array) or _metrics_say(own, array) or _labels_say(label, array) or _values_say(array, by_shape)
         for loss, own, label, array in zip(losses, metrics, labels, arrays)
     ]
 
@@ -94,8 +99,9 @@ def _labels_say(labels, array):
     return DECISIONS if np.isin(labels, (0, 1)).all() else NUMBERS
 
 
-def _values_say(array):
-    return CLASSES if are_distributions(array) else NUMBERS
+def _values_say(array, by_shape):
+    alike = by_shape and array.ndim == 2 and _has_classes(array) and array.dtype.kind == "f" and unlike_channels(array) is None
+    return CLASSES if alike or are_distributions(array) else NUMBERS
 
 
 def _has_classes(array):

@@ -132,7 +132,7 @@ def export_tflite(
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
         classes: for each output whether it chooses one of several classes, so that its largest entry must be the model's; None
             asks the losses and metrics that the model is compiled with; where they do not say, outputs that are probabilities
-            count.
+            count, and of a model that is not compiled outputs `(batch, n)` of like scale.
         accelerated: whether operations that XNNPACK, LiteRT's delegate for CPUs, has in float alone compute in float, such as
             the softmax of an int8 file; see `tflite.acceleration`. Each costs about 100 bytes. None does so where XNNPACK runs
             all of the file then, with outputs as close to the model's, but leaves ReLU and its like in integers; True wherever
