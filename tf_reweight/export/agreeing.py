@@ -12,7 +12,7 @@ from tf_reweight.data.splits import numbered
 from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, chosen, kinds_of_model, names_of_outputs
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.samples import identifiers, input_specs
-from tf_reweight.export.verification import HALF_ROUNDING, LEAST_AGREEMENT, TOLERANCES, keras_outputs
+from tf_reweight.export.verification import HALF_ROUNDING, TOLERANCES, keras_outputs
 from tf_reweight.graph import compiled
 from tf_reweight.graph.recasting import is_half
 from tf_reweight.graph.walking import output_structure
@@ -22,6 +22,8 @@ from tf_reweight.tflite.comparing import differences
 # Largest loss where none is named: of a share of examples, and of other metrics as a part of the model's, since a small error
 # rises by more than a share does through the rounding of integers alone.
 _DROP, _RISE = 0.02, 0.1
+# Largest share of other choices. A model that is often wrong is as often in doubt, and an int8 file decides then otherwise.
+_OTHERS = 0.1
 # The coarsest precision that tensors of a type say, the first that is there.
 _COARSEST = (("INT4", "weight_int4"), ("INT8", "int8"), ("UINT8", "int8"), ("INT16", "int16"), ("FLOAT16", "float16"))
 # Files by others may compute in another order than ours, whose bound is lower.
@@ -119,7 +121,7 @@ class _Limits:
         default = max(_tolerance(content), HALF_ROUNDING if is_half(model) else 0.0)
         self.error = default if tolerance is None else tolerance
         # Whoever may lose so much accuracy differs in as many examples at least.
-        self.others = max(1.0 - LEAST_AGREEMENT, max_drop or 0.0) if said is None else said
+        self.others = max(_OTHERS, max_drop or 0.0) if said is None else said
         self.others = 1.0 if tolerance == math.inf else self.others
         self.of_numbers = self.error if said is None or tolerance is not None else said
         self.options = "tolerance" if said is None or tolerance is not None else "max_drop"

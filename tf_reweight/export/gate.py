@@ -72,7 +72,7 @@ def check_file(
         num_threads: of the interpreter that is timed.
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
         tolerance: largest relative error of each output against the model's. None is the bound of `export_tflite` for what is
-            in the file, 0.25 with integers of 8 bits. Besides, the file may choose otherwise for 5 % of the examples, or for
+            in the file, 0.25 with integers of 8 bits. Besides, the file may choose otherwise for 10 % of the examples, or for
             `max_drop` where that is more. With infinity metrics alone count, as against the model before it was pruned.
 
     Returns:

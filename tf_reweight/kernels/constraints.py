@@ -1,5 +1,6 @@
 """Constraints that keep zeros exactly zero under every optimizer, and after saving and loading."""
 
+import abc
 import warnings
 
 import keras
@@ -48,8 +49,8 @@ class Mask(keras.constraints.Constraint):
         return as_numpy(self.mask)
 
 
-class Inserted(keras.constraints.Constraint):
-    """A constraint that lasts as long as one `fit`, on top of the one that the weight had. Not serializable on purpose.
+class Inserted(keras.constraints.Constraint, abc.ABC):
+    """A constraint that lasts as long as one `fit`, on top of the one that the weight had; not serializable on purpose, abstract.
 
     Args:
         inner: the weight's own constraint, applied first, or None.
@@ -61,9 +62,9 @@ class Inserted(keras.constraints.Constraint):
     def __call__(self, weight):
         return self.applied(weight if self.inner is None else self.inner(weight))
 
+    @abc.abstractmethod
     def applied(self, weight):
         """The weight after this constraint alone."""
-        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
