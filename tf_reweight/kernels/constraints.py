@@ -50,7 +50,9 @@ class Mask(keras.constraints.Constraint):
 
 
 class Inserted(keras.constraints.Constraint, abc.ABC):
-    """A constraint that lasts as long as one `fit`, on top of the one that the weight had; not serializable on purpose, abstract.
+    """A constraint that lasts as long as one `fit`, on top of the one that the weight had; abstract.
+
+    Not serializable on purpose.
 
     Args:
         inner: the weight's own constraint, applied first, or None.
