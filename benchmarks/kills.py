@@ -177,7 +177,7 @@ SCENARIOS = {
         "prune": {"sparsity": 0.5}, "stages": ["train", "regularize", "prune", "retrain"],
     }}),
     "search": ("compress", {
-        "budget": "accuracy_drop=1", "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
+        "budget": "accuracy_drop=0.9", "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
     }),
     "sweep": ("sweep", {
         "budgets": ["macs=0.8", "macs=0.6"], "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
