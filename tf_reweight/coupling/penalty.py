@@ -76,7 +76,7 @@ class Coupled(Renewed):
     @property
     def no_coupled_step(self):
         """Why `CoupledProximal` cannot solve for it, or None."""
-        return None if self.penalty.power == 1 else f"{self.penalty.name!r} acts on squared norms and gives no zeros"
+        return self.penalty.no_proximal_step
 
     def frozen(self, target):
         """Layers of its set with `trainable=False`."""

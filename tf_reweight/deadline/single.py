@@ -117,11 +117,11 @@ class SingleGroups:
             self.demands = self._demands_of(filed.calibrated_again(self.model, self._budget, self._chosen))
         return choose(scores, demands or self.demands, self.spared(scores), exact=True).keep
 
-    def hold(self, keep):
-        """The same as `finish`: no group of single kernels begins anew."""
-        self.finish(keep)
-
     def finish(self, keep):
+        """The same as `hold`: no group of single kernels begins anew."""
+        self.hold(keep)
+
+    def hold(self, keep):
         """Zeroes what does not stay, and holds it."""
         parts = zip(self._pairs, self._split(keep), self._shapes)
         masks = [(t.variable, t.own_mask(part.reshape(shape), penalty.structure)) for (t, penalty), part, shape in parts]

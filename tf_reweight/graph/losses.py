@@ -18,9 +18,6 @@ _ALIASES = {
 }  # fmt: skip
 
 
-_BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
-
-
 def is_chosen_by_shape(loss):
     """Whether it is the cross-entropy that Keras chooses by the shapes of labels and outputs."""
     return str(loss).lower() in ("crossentropy", "ce")
@@ -35,7 +32,7 @@ def loss_name(loss):
 
 def metric_name(metric):
     """The name of one of Keras' metrics, however it is given; None for a user's own, and for what Keras chooses by shapes."""
-    if metric is None or str(metric).lower() in _BY_SHAPE:
+    if metric is None or is_accuracy_by_shape(metric) or is_chosen_by_shape(metric):
         return None
     return _name_in_keras(keras.metrics.get(metric))
 

@@ -28,6 +28,11 @@ class Penalty(abc.ABC):
     def name(self):
         """The name used in configs and reports."""
 
+    @property
+    def no_proximal_step(self):
+        """Why no proximal step can stand in for it, or None."""
+        return None if self.power == 1 else f"{self.name!r} acts on squared norms and gives no zeros"
+
     @abc.abstractmethod
     def value(self, norms, epsilon=None):
         """The penalty of each group, same shape as `norms`; 0 at 0."""

@@ -38,8 +38,8 @@ class Reweighted(RenewedOnKernel):
 
     @property
     def no_proximal_step(self):
-        """Why no proximal step can stand in for it: one on squared norms gives no zeros."""
-        return None if self.penalty.power == 1 else f"{self.penalty.name!r} acts on squared norms and gives no zeros"
+        """Why no proximal step can stand in for it, or None."""
+        return self.penalty.no_proximal_step
 
     def bind(self, layout):
         """A fresh copy for a kernel of this `Layout`, with all penalty weights at their price."""

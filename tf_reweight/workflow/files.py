@@ -6,7 +6,7 @@ from tf_reweight.export.classes import CLASSES
 from tf_reweight.export.verification import keras_outputs
 from tf_reweight.reports.metrics import text_of
 from tf_reweight.reports.progress import say
-from tf_reweight.workflow.agreement import agreements, execution, kinds_of, where_it_runs
+from tf_reweight.workflow.agreement import agreements, execution, where_it_runs
 from tf_reweight.workflow.doubts import with_doubts
 from tf_reweight.workflow.measures import split_figures
 from tf_reweight.workflow.stages import stages_of
@@ -68,7 +68,7 @@ def _written(run, path, model, precision, representative, held_out):
     checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
     if precision == "mixed":
         return _mixed(run, path, model, held_out, checks)
-    classes = [kind == CLASSES for kind in kinds_of(run.task, run.scorer, run.data.train)]
+    classes = [kind == CLASSES for kind in run.scorer.kinds]
     checks |= {"classes": classes, "accelerated": settings.accelerated}
     return export.export_tflite(model, path, precision, representative, held_out, **checks)
 
@@ -112,8 +112,7 @@ def _executed(run, path, model, held_out, figures):
     # Which file is shipped is decided on validation examples; where there are no others, they stand for test examples too.
     deciding = run.scorer.of_outputs(execute, run.data.validation)
     measured = run.scorer.of_outputs(execute, run.data.test) if run.data.has_test else deciding
-    kinds = kinds_of(run.task, run.scorer, run.data.train)
-    outputs = agreements(kinds, run.scorer, keras_outputs(model, arrays), execute(arrays))
+    outputs = agreements(run.scorer, keras_outputs(model, arrays), execute(arrays))
     figures = {**figures, **split_figures("validation", deciding), **split_figures("test", measured)}
     head = measured.get(run.metric["name"])
     said = "" if head is None else f": {text_of(run.metric, head)}"

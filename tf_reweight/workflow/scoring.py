@@ -8,8 +8,11 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
+from tf_reweight.data import labelled
 from tf_reweight.data.examples import arrays_of, in_structure
+from tf_reweight.export.classes import kinds
 from tf_reweight.graph import compiled, steps
+from tf_reweight.graph.losses import losses_of, metrics_of
 
 _LOSS = "loss"
 
@@ -46,15 +49,25 @@ class Scorer:
         self.outputs = outputs_of(model, x)
         self.names = names_of(model, self.outputs)
         self.by_class = compiled.measures_by_itself(model) or task.by_class is not None
-        self._probe, self.metrics = None, ()
+        self._probe, self.metrics, self.kinds = None, (), []
 
     def begin(self, batch):
-        """Measures a first batch, from which Keras knows what metrics there are."""
+        """Measures a first batch, from which Keras knows what metrics there are, and finds what each output says.
+
+        `kinds` are those of `export.classes`: where loss and metrics say nothing, the labels of this batch count.
+        """
+        self.kinds = self._kinds_of(batch[1])
         if batch[1] is not None and self._task.by_class is None and self._task.loss is not None:
             self._probe = _identities(self.outputs, self.names)
             self._task.compile(self._probe, self._task.learning_rate)
         if self._probe is not None or self.by_class:
             self.metrics = self._known((self.outputs, *batch[1:]) if not self.by_class else batch)
+
+    def _kinds_of(self, y):
+        task, names, arrays = self._task, self.names, [np.asarray(output) for output in keras.tree.flatten(self.outputs)]
+        # A class that trains by itself says nothing, and has labels of its own shape.
+        labels = None if y is None or self.by_class else labelled.in_order(y, names, "train")
+        return kinds(losses_of(task.loss, names), arrays, metrics_of(task.metrics, names), labels, by_shape=self.by_class)
 
     @property
     def measures_files(self):

@@ -51,10 +51,10 @@ class Penalised(Method):
             raise ValueError(errors.message("`step` belongs to the proximal solver.", fix, step=self.step, solver=self.solver))
 
     def check(self, settings, amount):
-        penalty = penalties.get(self.applied_penalty())
-        if self.solver == "proximal" and penalty.power != 1:
+        reason = penalties.get(self.applied_penalty()).no_proximal_step
+        if self.solver == "proximal" and reason is not None:
             fix = "Set solver: gradient, which takes any penalty, or choose one such as log_sum."
-            expected = f"A proximal step needs a penalty on norms: {penalty.name!r} acts on squared ones and gives no zeros."
+            expected = f"A proximal step needs a penalty on norms: {reason}."
             raise ValueError(errors.message(expected, fix, penalty=self.applied_penalty(), solver=self.solver))
 
     def check_model(self, settings, model):
