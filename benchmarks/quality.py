@@ -5,11 +5,11 @@ Each seed trains one dense model, from which every method starts. A method gets 
 freed; the baselines are then pruned to as many weights (target "free", which `--no_free` leaves out), and all of them to each
 of `--sparsities`. `budget` is told the sparsity and no strength, and is left out of structures that decide themselves. Where a
 method has several coefficients to try (`--strength`, `--lasso_strength`, `--rho`), or there are several `--epochs` to find the
-zeros in, or several criteria (`--criterion`) by which all methods but `budget` rank the groups, validation chooses, for each
-seed and target; the target "free" takes the first of these. Whatever is chosen, all have the same epochs together. Strengths
-are of all groups together, so that one suits every structure: each group's is that divided by their number. Test accuracy is
-that of the last epoch. Weights are counted in the kernels that can have the structure. A pattern says itself how much is kept:
-all methods have one target there, "own".
+zeros in, or several criteria (`--criterion`) by which all methods but `budget` rank the groups, or where `budget` runs more
+than once (`--orders`), validation chooses, for each seed and target; the target "free" takes the first of these. Whatever is
+chosen, all have the same epochs together. Strengths are of all groups together, so that one suits every structure: each group's
+is that divided by their number. Test accuracy is that of the last epoch. Weights are counted in the kernels that can have the
+structure. A pattern says itself how much is kept: all methods have one target there, "own".
 
 What depends on the seed alone (the dense model) or not on the target (training with a penalty) is done once. With `--output`
 the same command goes on where it was cut off; with `--cache` several commands share the dense models.
@@ -109,12 +109,15 @@ class Comparison:
         return max(results, key=lambda result: result["validation_accuracy"])
 
     def _tries(self, method, target):
-        """Triples of a coefficient, the epochs to find the zeros in, and what groups are ranked by."""
+        """Triples of a coefficient, the epochs to find the zeros in, and what groups are ranked by.
+
+        A budget has no coefficient: its runs are told apart by the order of their batches.
+        """
         options = self.options
         coefficients = {"reweighted": options.strength, "proximal": options.strength, "lasso": options.lasso_strength}
         coefficients["admm"] = options.rho
         if method == "budget":
-            return [(None, options.epochs[0], None)]
+            return [(order, options.epochs[0], None) for order in range(options.orders)]
         # A structure that decides itself ranks nothing.
         criteria = options.criterion[:1] if target == "own" else options.criterion
         if method not in coefficients:
@@ -127,6 +130,7 @@ class Comparison:
         from tf_reweight import baselines
 
         options, model = self.options, self.copy()
+        order = coefficient if method == "budget" else 0
         retrain = options.epochs[0] + options.retrain - epochs
         amount = {} if structure.decides else {"sparsity": sparsity, "scope": options.scope, "criterion": criterion}
         if method in ("reweighted", "proximal", "lasso"):
@@ -140,7 +144,7 @@ class Comparison:
             # No coefficient. The learning rate stays until the zeros are fixed, as in `compress`. That of other penalties falls
             # along a cosine in each round; on one seed that was no better here.
             tfr.regularize(model, structure, budget={"sparsity": sparsity})
-            self.fit(model, epochs, [tfr.callbacks.BudgetProximal(until=options.until)], decay=False)
+            self.fit(model, epochs, [tfr.callbacks.BudgetProximal(until=options.until)], decay=False, order=order)
             amount = {}
         elif method == "gradual":
             final = tfr.prune(self.copy(), structure=structure).sparsity if structure.decides else sparsity
@@ -152,7 +156,7 @@ class Comparison:
         else:
             retrain += epochs
         tfr.prune(model, **({} if method == "budget" else {"structure": structure}), **amount)
-        self.fit(model, retrain, [])
+        self.fit(model, retrain, [], order=order)
         return {**self.measure(model, structure), "coefficient": coefficient, "epochs": epochs, "criterion": criterion}
 
     def penalised(self, method, structure, coefficient, epochs):
@@ -187,13 +191,13 @@ class Comparison:
         tfr.detach(model)
         return freed
 
-    def fit(self, model, epochs, callbacks, decay=True):
-        """Adam, along half a cosine unless a callback sets the learning rate itself; the same batches for all methods."""
+    def fit(self, model, epochs, callbacks, decay=True, order=0):
+        """Adam, along half a cosine unless a callback sets the learning rate itself; the same batches for one `order`."""
         import keras
 
         import tf_reweight as tfr
 
-        keras.utils.set_random_seed(self.seed + 1)
+        keras.utils.set_random_seed(self.seed + 1 + 1000 * order)
         rate = self.options.learning_rate
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss)
@@ -325,6 +329,10 @@ def parsed(arguments=None):
     parser.add_argument("--rho", nargs="+", type=float, default=[1e-4, 1e-3], help="of ADMM; raised to 100 times that")
     parser.add_argument("--step", type=float, default=0.05, help="of the proximal solver")
     parser.add_argument("--until", type=float, default=0.9, help="deadline of `budget`, as a fraction of --epochs")
+    parser.add_argument(
+        "--orders", type=int, default=1,
+        help="runs of `budget` with other orders of the batches, of which validation chooses, as of strengths; all others have one",
+    )  # fmt: skip
     parser.add_argument("--price", choices=PRICES, default="size", help="of a group, for all penalties")
     parser.add_argument(
         "--pressed", choices=("distance", "weights"), default="distance",

@@ -36,9 +36,10 @@ from tf_reweight.penalties import proximal
 L = keras.layers
 MEASURES = ("step", "update", "memory")
 UPDATED = ("unstructured", "filter", "column", "kernel", {"name": "block", "shape": [4, 4]}, "n_of_m", "pattern")
-# Keras' own L2 is what a penalty costs at least that acts by its gradient: one more array is added to that of the loss.
+# What a penalty costs at least that acts by its gradient: that a ready array is added to the loss's, with nothing computed.
+# Keras' own L2 computes it, and its value.
 VARIANTS = (
-    "plain", "keras l2", "penalty", "penalty filter", "coupled", "mask", "proximal", "proximal filter", "coupled proximal",
+    "plain", "ready gradient", "keras l2", "penalty", "penalty filter", "coupled", "mask", "proximal", "proximal filter", "coupled proximal",
     "admm", "gradual",
 )  # fmt: skip
 _FIELDS = (
@@ -112,6 +113,24 @@ class Contender:
             kept.append((last - first) / (self.clock.batches - 1))
 
 
+class Ready(keras.regularizers.Regularizer):
+    """A value of zero with a gradient that was there before.
+
+    Args:
+        gradient: a variable of the kernel's shape.
+    """
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def __call__(self, kernel):
+        @keras.ops.custom_gradient
+        def known(kernel, gradient):
+            return keras.ops.zeros(()), lambda *arguments, upstream=None: (gradient, None)
+
+        return known(*(keras.ops.convert_to_tensor(array) for array in (kernel, self.gradient)))
+
+
 class Clock(keras.callbacks.Callback):
     """Notes when the first and the last batch of the latest epoch ended."""
 
@@ -131,6 +150,10 @@ def prepared(model, variant):
     elif variant == "keras l2":
         for target in tfr.kernels.table.find(model)[0]:
             target.variable.regularizer = keras.regularizers.L2(1e-6)
+    elif variant == "ready gradient":
+        for target in tfr.kernels.table.find(model)[0]:
+            gradient = keras.Variable(1e-6 * keras.ops.sign(target.variable), trainable=False)
+            target.variable.regularizer = Ready(gradient)
     elif variant.startswith("coupled"):
         tfr.regularize_coupled(model, 1e-6)
         return [coupling.CoupledProximal()] if variant == "coupled proximal" else []

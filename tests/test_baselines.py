@@ -175,7 +175,7 @@ def test_admm_brings_kernels_near_the_sparse_set_and_prune_ends_it(structure, sp
     admm = ADMM(structure, sparsity, rho=(1e-1, 10.0), every=4, layers="conv")
     model.fit(*data, epochs=20, batch_size=8, callbacks=[admm], verbose=0)
     assert admm.history[-1]["distance"] < 0.3 * admm.history[0]["distance"]
-    report = tfr.prune(model, sparsity=sparsity, scope="layer")
+    report = tfr.prune(model, sparsity=sparsity)
     assert not attachments(model)
     (kernel,) = report.kernels
     assert kernel.kept_weights < kernel.num_weights

@@ -1276,6 +1276,7 @@ def test_a_solver_for_a_budget_knows_exactly_what_its_channels_can_give():
     ({"sparsity": 0.5, "macs": 0.5}, "`sparsity` and `macs` exclude each other"),
     ({"sparsity": 0.0, "budget": "macs=0.5"}, "`sparsity` and `budget` exclude each other"),
     ({"criterion": "kernel"}, "`criterion` ranks where an amount says how much goes"),
+    ({"scope": "set"}, "`scope` says where an amount has to hold"),
     ({"sparsity": 0.5, "criterion": "size"}, "known criterion"), ({"sparsity": 0.5, "scope": "layer"}, "known scope"),
     ({"sparsity": 0.5, "minimum": -1}, "`minimum` must be"), ({"sparsity": 0.5, "multiple_of": 0}, "`multiple_of` must be"),
     ({"sparsity": 0.5, "criterion": "taylor"}, "needs the gradients of a loss"),

@@ -155,8 +155,22 @@ def test_a_section_prune_without_an_amount_says_nothing_of_how_much_goes(net, st
             assert loaded(net, {"prune": prune}, asked, structure=structure) == alone, prune
     for given in (workflow.Config(), workflow.Config(regularize={"coupled": {}})):
         assert loaded(net, given, budget).prune.budget == budgets.get(budget).to_dict()
-    how = loaded(net, {"regularize": {"method": "lasso"}, "prune": {"scope": "layer"}}, budget, structure="filter").prune
-    assert (how.scope, how.budget) == ("layer", budgets.get(budget).to_dict())
+    how = loaded(net, {"regularize": {"method": "lasso"}, "prune": {"scope": "model"}}, budget, structure="filter").prune
+    assert (how.scope, how.budget) == ("model", budgets.get(budget).to_dict())
+
+
+@pytest.mark.parametrize("section", [
+    {"regularize": {"method": "lasso"}, "prune": {"scope": "layer", "budget": "weights=0.5"}},
+    {"regularize": {"method": "lasso"}, "prune": {"scope": "layer", "threshold": 0.1}},
+    {"prune": {"scope": "layer"}},
+    {"regularize": {"coupled": {}}, "prune": {"scope": "layer"}},
+])  # fmt: skip
+def test_a_scope_without_a_sparsity_is_refused_before_any_training(section):
+    """Beside a budget of single kernels the refusal came after the training, without an amount never."""
+    with pytest.raises(ValueError, match="prune.scope says where a prune.sparsity has to hold"):
+        workflow.Config(**section)
+    amount = {"sparsity": 0.5, "budget": None, "threshold": None}
+    workflow.Config(**{**section, "prune": {**section["prune"], **amount}})
 
 
 @pytest.mark.parametrize("prune", [{"threshold": 0.1}, {"sparsity": 0.0}, {"macs": 0.3}, {"budget": "macs=0.3"}])

@@ -611,6 +611,7 @@ def test_reports_of_kernels_add_up():
     ({"structure": "filter", "sparsity": 0.5, "budget": "weights=0.5"}, ValueError, "not both"),
     ({"structure": "filter", "threshold": 0.5, "budget": "weights=0.5"}, ValueError, "not both"),
     ({"structure": "filter", "budget": "weights=0.5", "scope": "layer"}, ValueError, "A budget holds over the whole model"),
+    ({"structure": "filter", "threshold": 0.5, "scope": "layer"}, ValueError, "`scope` says where a `sparsity` has to hold"),
     ({"structure": "filter", "threshold": 0.5, "criterion": "lamp"}, ValueError, "`criterion` ranks where an amount"),
     ({"structure": "filter", "sparsity": 0.5, "criterion": "lump"}, ValueError, "known criterion"),
     ({"structure": "filter", "sparsity": -0.1}, ValueError, "sparsity"), ({"sparsity": 1.5}, ValueError, "sparsity"),

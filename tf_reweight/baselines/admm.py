@@ -97,7 +97,7 @@ class ADMM(keras.callbacks.Callback):
         rho: the coefficient, > 0; or `(first, last)` for one raised geometrically over the updates of the fit.
         every: epochs between updates of Z and U.
         layers: which layers; see `kernels.selectors`.
-        scope: `"layer"`, `"model"` or `"scope"`: where `sparsity` has to hold.
+        scope: `"model"` (default, as of `prune`), `"layer"` or `"scope"`: where `sparsity` has to hold.
         criterion: what groups of several kernels are ranked by: `"lamp"` (default), `"magnitude"` or `"relative"`; see
             `prune`.
 
@@ -107,10 +107,10 @@ class ADMM(keras.callbacks.Callback):
 
     Example:
         >>> model.fit(x, y, epochs=20, callbacks=[ADMM("filter", 0.5, rho=(1e-3, 1e-1), every=2)])
-        >>> tfr.prune(model, sparsity=0.5, scope="layer")
+        >>> tfr.prune(model, sparsity=0.5)
     """
 
-    def __init__(self, structure, sparsity, rho=RHO, every=1, layers=None, scope="layer", criterion=LAMP):
+    def __init__(self, structure, sparsity, rho=RHO, every=1, layers=None, scope="model", criterion=LAMP):
         super().__init__()
         self.structure = structures.get(structure)
         projection.check_amount(self.structure, sparsity)

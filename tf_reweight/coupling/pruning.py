@@ -153,6 +153,9 @@ def prune_groups(
     check_finite(model)
     budget = filed.calibrated(model, budgets.get(budget), "of_channels")
     check_name("scope", scope, ("model", "set"))
+    if scope != "model" and not given:
+        fix = "Pass a sparsity, or leave `scope` out."
+        raise ValueError(errors.message("`scope` says where an amount has to hold.", fix, scope=scope))
     coupled = removable(model, include_frozen)
     examples = batch_statistics.given(model, data)
     if reconstruct and examples is None:

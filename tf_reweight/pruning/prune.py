@@ -295,6 +295,8 @@ def _check_amount(sparsity, threshold, budget, scope, criterion):
     if budget is not None and scope != "model":
         fix = "Leave `scope` out, or pass a sparsity."
         raise ValueError(errors.message("A budget holds over the whole model.", fix, scope=scope))
+    if sparsity is None and scope != "model":
+        raise ValueError(errors.message("`scope` says where a `sparsity` has to hold.", "Pass that too.", scope=scope))
     if criterion is not None:
         check_name("criterion", criterion, (*CRITERIA, TAYLOR))
         if sparsity is None and budget is None:

@@ -133,6 +133,9 @@ class Config(Section):
             raise ValueError("prune.macs needs regularize.coupled: zeros in single kernels save no computing")
         if self.prune.threshold is not None and coupled:
             raise ValueError("prune.threshold is for single kernels; a coupled penalty knows what it freed")
+        amounts = [self.prune.sparsity, *([self.prune.macs, self.prune.budget] if coupled else [])]
+        if self.prune.scope not in (None, "model") and all(amount is None for amount in amounts):
+            raise ValueError("prune.scope says where a prune.sparsity has to hold; pass that too, or leave the scope out")
         return self
 
     def _budget_of_the_file_that_is_shipped(self):
