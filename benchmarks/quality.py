@@ -331,7 +331,7 @@ def parsed(arguments=None):
     parser.add_argument("--until", type=float, default=0.9, help="deadline of `budget`, as a fraction of --epochs")
     parser.add_argument(
         "--orders", type=int, default=1,
-        help="runs of `budget` with other orders of the batches, of which validation chooses, as of strengths; all others have one",
+        help="runs of `budget` with other orders of the batches, of which validation chooses; all other methods have one order",
     )  # fmt: skip
     parser.add_argument("--price", choices=PRICES, default="size", help="of a group, for all penalties")
     parser.add_argument(

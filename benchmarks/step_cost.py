@@ -39,8 +39,8 @@ UPDATED = ("unstructured", "filter", "column", "kernel", {"name": "block", "shap
 # What a penalty costs at least that acts by its gradient: that a ready array is added to the loss's, with nothing computed.
 # Keras' own L2 computes it, and its value.
 VARIANTS = (
-    "plain", "ready gradient", "keras l2", "penalty", "penalty filter", "coupled", "mask", "proximal", "proximal filter", "coupled proximal",
-    "admm", "gradual",
+    "plain", "ready gradient", "keras l2", "penalty", "penalty filter", "coupled", "mask", "proximal", "proximal filter",
+    "coupled proximal", "admm", "gradual",
 )  # fmt: skip
 _FIELDS = (
     ("net", "<5"),

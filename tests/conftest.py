@@ -22,7 +22,21 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the long trainings")
 
 
+# Files whose few tests take minutes, of processes of their own most of all. They come first: whichever of the processes that run
+# side by side got one of them last would work alone while the others wait.
+_LONG = (
+    "test_distribution", "test_notebooks", "test_tasks", "test_workflow", "test_quantization_table", "test_budget_interrupted",
+    "test_survival", "test_docs", "test_extending", "test_file_budgets",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    # Else pytest-xdist, where it is used, begins with the files of most tests.
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="long training: run with --slow")
