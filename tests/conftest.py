@@ -22,7 +22,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the long trainings")
 
 
-# Files whose few tests take minutes, of processes of their own most of all. They come first: whichever of the processes that run
+# Files whose few tests take minutes, many in processes of their own. They come first: whichever of the processes that run
 # side by side got one of them last would work alone while the others wait.
 _LONG = (
     "test_distribution", "test_notebooks", "test_tasks", "test_workflow", "test_quantization_table", "test_budget_interrupted",
