@@ -13,6 +13,7 @@ from tf_reweight.cli import main
 from tf_reweight.data import feeds
 from tf_reweight.reports.progress import QUIET
 from tf_reweight.workflow import class_weights
+from tf_reweight.workflow.finite import Finite
 
 X, Y = np.zeros((8, 8, 8, 1), "float32"), np.zeros((8, 2), "float32")
 KINDS = {make.__name__: make()[0] for make in tasks.KINDS}
@@ -162,6 +163,21 @@ def test_a_training_that_breaks_stops_in_its_epoch_and_names_the_layer(tmp_path)
             config={"train": {"batch_size": 32}},
         )  # fmt: skip
     assert not (tmp_path / "run" / "dense.keras").exists()
+
+
+def test_a_training_that_leaves_nothing_but_zeros_is_refused_and_one_that_began_with_them_is_not():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    kernels = [layer.kernel for layer in model.layers]
+    data = np.ones((4, 4), "float32"), np.ones((4, 1), "float32")
+
+    def fit(change):
+        model.fit(*data, verbose=0, callbacks=[Finite("regularized"), change])
+
+    fit(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kernels[0].assign(np.zeros((4, 2)))))
+    with pytest.raises(ValueError, match="Some kernel must keep a weight.*Received: stage='regularized'.*strength"):
+        fit(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kernels[1].assign(np.zeros((2, 1)))))
+    fit(keras.callbacks.Callback())
 
 
 CODE = """

@@ -52,6 +52,18 @@ def test_the_step_is_traced_once_and_trains_the_same(optimizer):
     assert all(np.array_equal(one, other) for one, other in zip(weights, plain))
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_averages_are_the_weights_before_the_first_step_and_stay_what_they_are_after_it(scaled):
+    model, inner = net(), keras.optimizers.Adam(0.1, use_ema=True)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner) if scaled else inner, "mse")
+    build_training(model, (X, Y, None))
+    averages = inner._model_variables_moving_average
+    assert all(np.array_equal(*pair) for pair in zip(averages, model.get_weights())) and averages[0].numpy().any()
+    averages[0].assign(averages[0] + 1)
+    build_training(model, (X, Y, None))
+    assert not np.array_equal(averages[0], model.get_weights()[0])
+
+
 def asks_for_values(y, outputs):
     return keras.ops.mean(y - outputs) if float(keras.ops.sum(y)) >= 0 else None
 

@@ -162,6 +162,15 @@ def test_what_a_model_computes_is_a_dash_where_it_is_not_known():
     assert [line.split()[-1] for line in console.file.getvalue().splitlines() if line.split()[:1] == ["dense"]] == ["-"]
 
 
+def test_a_stage_that_left_nothing_has_a_row():
+    figures = regression_run()
+    figures["stages"][-1] |= {"num_nonzero": 0, "keeps_zeros": True}
+    figures["summary"] = tables.summary(figures)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables._stage_table(figures))
+    assert figures["stages"][-1]["name"] in console.file.getvalue() and page.render(figures)
+
+
 def test_a_page_of_files_that_only_their_class_can_measure():
     """A `test_step` of the user's own measures models, and no file."""
     figures = regression_run()

@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight.graph.compiled import compiles_by_itself, trains_by_itself
+from tf_reweight.graph.optimizers import begin_averages
 
 
 def build_training(model, batch):
@@ -24,7 +25,11 @@ def build_training(model, batch):
     steps = model.optimizer.variables[0]  # `iterations` is no variable where gradients are accumulated
     if tf.distribute.has_strategy() or isinstance(steps.value, tf.distribute.DistributedValues):
         return  # there Keras makes them itself
+    is_new = not model.optimizer.built
     try:
         model._symbolic_build(data_batch=batch)
     except Exception:  # losses and metrics are anybody's code, and may ask for values: then the step is traced twice
         return
+    if is_new:
+        # Keras makes them as zeros, and a callback that puts averages into the model would find them before the first step.
+        begin_averages(model.optimizer)

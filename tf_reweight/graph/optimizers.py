@@ -25,6 +25,16 @@ def average_of(optimizer, variable):
     return next((average for known, average in averages if known is variable), None)
 
 
+def begin_averages(optimizer):
+    """Lets the moving averages of an optimizer that was just built begin as the weights, as its first step would set them."""
+    optimizer = innermost(optimizer)
+    for part in getattr(optimizer, "optimizers", [optimizer]):
+        if part.use_ema:
+            for variable, average in zip(part._trainable_variables, part._model_variables_moving_average):
+                if average is not None:
+                    average.assign(variable.value)
+
+
 def innermost(optimizer):
     """The optimizer that moves the weights: inside loss scaling there is another."""
     while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -161,7 +161,7 @@ def _stage_table(report):
             stage["name"],
             *[metrics.text_of(metric, metrics.value_of(stage, split, metric)) for split in ("validation", "test")],
             f"{stage['num_nonzero']:,}" if counted else "",
-            f"{report['num_weights'] / stage['num_nonzero']:.1f}x" if stage["keeps_zeros"] else "",
+            f"{report['num_weights'] / max(1, stage['num_nonzero']):.1f}x" if stage["keeps_zeros"] else "",
             f"{stage['num_parameters']:,}",
             metrics.count_of(stage["num_macs"]),
         )

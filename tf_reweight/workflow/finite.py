@@ -1,16 +1,18 @@
-"""A training that breaks stops where it breaks, and says which layer broke first."""
+"""A training that breaks stops where it breaks, and says which layer broke first, or that nothing is left."""
 
 import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.graph.distribution import as_numpy
 
 
 class Finite(keras.callbacks.Callback):
     """Ends a `fit` in which the loss or a weight is no finite number, with an error that names the layer.
 
     Weights are looked at before each batch, so that the layer is known whose weights broke first: once the loss is NaN, one
-    more step breaks all of them.
+    more step breaks all of them. A `fit` that leaves nothing but zeros in every kernel ends in an error as well: no later stage
+    brings such a network back.
 
     Args:
         stage: for the error.
@@ -23,6 +25,7 @@ class Finite(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._paths = [variable.path for variable in self.model.trainable_variables]
         self._sums = _compiled(self._finite)
+        self._began_at_zero = self._is_zero()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch + 1
@@ -46,6 +49,13 @@ class Finite(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._sums = None
+        if self._is_zero() and not self._began_at_zero:  # here averages have been put in place of the weights, if there are any
+            fix = "Lower the strength of penalties, and see which callback sets weights: it may swap them with others."
+            raise ValueError(errors.message("Some kernel must keep a weight other than zero.", fix, stage=self.stage))
+
+    def _is_zero(self):
+        kernels = [variable for variable in self.model.trainable_variables if len(variable.shape) > 1]
+        return bool(kernels) and not any(as_numpy(kernel).any() for kernel in kernels)
 
     def _finite(self):
         variables = [variable.value for variable in self.model.trainable_variables]

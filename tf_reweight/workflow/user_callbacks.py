@@ -22,10 +22,22 @@ def maker(callbacks):
     """
     if not callable(callbacks) or isinstance(callbacks, keras.callbacks.Callback):
         given = _checked(callbacks, "`callbacks` must be callbacks")
-        return lambda stage: given
+        return lambda stage: _begun(given)
     if isinstance(callbacks, type) or not _takes_a_name(callbacks):
         raise TypeError(errors.message("`callbacks` must be callbacks, or make them from a name.", _FIX, callbacks=callbacks))
-    return lambda stage: _checked(callbacks(stage), f"The function `callbacks` must return callbacks for {stage!r}")
+    return lambda stage: _begun(_checked(callbacks(stage), f"The function `callbacks` must return callbacks for {stage!r}"))
+
+
+def _begun(callbacks):
+    """The callbacks, those that swap weights with averages as if they had never swapped.
+
+    After a `fit` they take the model's weights for averages, which they swap back when the next one begins. Each stage has an
+    optimizer of its own, whose averages know nothing of that.
+    """
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            callback._ema_weights_in_model = False
+    return callbacks
 
 
 def _takes_a_name(function):
