@@ -198,3 +198,9 @@ def test_a_layer_that_calls_itself_stateful_needs_no_states():
     model = keras.Model(x, keras.layers.Dense(2)(Counting()(keras.layers.Dense(4)(x))))
     with fixed_draws(model):
         assert model(X).shape == (8, 2)
+
+
+def test_integers_before_an_input_of_floats_are_looked_at_as_keras_takes_them():
+    x = keras.Input((6,))
+    model = keras.Model(x, AlwaysDropout(0.5, name="drop")(L.Conv1D(4, 3)(L.Reshape((6, 1))(x))))
+    assert random_layers(model, [np.arange(12, dtype="int64").reshape(2, 6)]) == ["drop"]

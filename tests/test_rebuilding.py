@@ -47,6 +47,17 @@ def test_inputs_that_nobody_reads_names_and_structures_stay(make):
 
 
 @every_rebuilder
+def test_integers_reach_a_nested_model_of_floats_as_keras_casts_them(make):
+    """Inlined, its first layer was given the integers themselves."""
+    block = keras.Sequential([keras.Input((4, 4, 1)), L.Conv2D(3, 3, name="conv"), L.Flatten()], name="block")
+    pixels = keras.Input((4, 4, 1), dtype="uint8")
+    model = keras.Model(pixels, L.Dense(2)(block(pixels)))
+    given = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)).astype("uint8")
+    expected = np.asarray(model(given))
+    assert np.abs(np.asarray(make(model)(given)) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@every_rebuilder
 def test_random_generators_go_on_where_they_were(make):
     model = net()
     for _ in range(2):

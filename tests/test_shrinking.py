@@ -485,6 +485,18 @@ def test_own_batch_and_inputs_that_cannot_be_made_up():
         shrinking.shrink(model)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
+def test_inputs_are_taken_in_whatever_type_and_rank_keras_takes_them(dtype):
+    """Keras casts pixels where a model declares floats; a convolution that was given the pixels themselves refused them."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5, 5, 1)), L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(2)])
+    zero_rows(model.layers[0], -1, [1])
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 5)).astype(dtype)
+    small = shrinking.shrink(model, inputs=images)
+    assert small.layers[0].filters == 3
+    np.testing.assert_allclose(small(images[..., None]), model(images[..., None]), rtol=1e-4)
+
+
 def test_report_in_words_and_as_a_dict():
     model = nets.randomize(nets.two_headed())
     coupling.prune_groups(model, 0.5)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight.graph.checking import sublayers
-from tf_reweight.graph.walking import is_graph, walk
+from tf_reweight.graph.walking import is_graph, walk_on
 
 _L = keras.layers
 # Their weights are statistics of what they read, not something to read it with.
@@ -60,7 +60,7 @@ def _first_read(model):
         if any(value is _READ for value in values):
             return [_READ] * len(node.outputs)
         if is_graph(operation):
-            return walk(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit)
+            return walk_on(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit)
         if _has_own_weights(operation):
             images = [value for value in values if keras.ops.is_tensor(value)]
             found.extend(_rescaled_inside(operation, value) for value in images)
@@ -68,7 +68,7 @@ def _first_read(model):
         return _called(operation, *args, **kwargs)
 
     inputs = keras.tree.flatten(model.inputs)
-    outputs = walk(model, [_black_and_white(tensor.shape[1:], tensor.dtype) for tensor in inputs], visit)
+    outputs = walk_on(model, [_black_and_white(tensor.shape[1:], tensor.dtype) for tensor in inputs], visit)
     return found + [value for value in outputs if value is not _READ]
 
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight.graph.access import all_layers, default_generator, masks_of, put_masks, seed_generators
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.walking import is_graph, walk
+from tf_reweight.graph.walking import is_graph, walk_on
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def random_layers(model, inputs):
     def visit(path, node, args, kwargs):
         operation = node.operation
         if is_graph(operation):
-            return walk(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit, f"{path}/")
+            return walk_on(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit, f"{path}/")
         if "training" in kwargs:  # what is built with training=True computes by the model's own argument
             kwargs = {**kwargs, "training": False}
         tensors = [item for item in keras.tree.flatten((args, kwargs)) if ops.is_tensor(item)]
@@ -56,7 +56,7 @@ def random_layers(model, inputs):
             found.append(path)
         return outputs
 
-    walk(model, [ops.convert_to_tensor(array) for array in inputs], visit)
+    walk_on(model, inputs, visit)
     return found
 
 

@@ -78,7 +78,22 @@ class Inlined:
         if not is_graph(node.operation):
             return self.visit(path, node, args, kwargs)
         # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
-        return walk(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self, f"{path}/")
+        inputs = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+        return walk(node.operation, _cast(node, inputs), self, f"{path}/")
+
+
+def _cast(node, values):
+    """What a nested model is given, in the types of its inputs where its call casts integers, as pixels are, to floats."""
+    declared = keras.tree.flatten(graph_of(node.operation).inputs)
+    given = keras.tree.flatten(node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"])
+    return [
+        keras.ops.cast(value, inner.dtype) if is_tensor(before) and _is_whole(before) and not _is_whole(inner) else value
+        for before, inner, value in zip(given, declared, values)
+    ]
+
+
+def _is_whole(tensor):
+    return not keras.backend.is_float_dtype(tensor.dtype)
 
 
 def _in_sequence(inputs, outputs):

@@ -149,6 +149,17 @@ def walk(model, inputs, visit, path=""):
     return [values[id(tensor)] for tensor in keras.tree.flatten(graph.outputs)]
 
 
+def walk_on(model, inputs, visit, path=""):
+    """`walk` on arrays and tensors, which are brought to the types and ranks of the model's inputs as Keras' own call does.
+
+    Pixels are mostly integers, and models mostly declare floats; a convolution refuses what Keras has not cast.
+    """
+    graph = graph_of(model)
+    if isinstance(graph, keras.Model):  # a bare `keras.Function` takes what it is given
+        inputs = graph._adjust_input_rank(graph._convert_inputs_to_tensors(list(inputs)))
+    return walk(model, inputs, visit, path)
+
+
 def keys_of(structure):
     """For each tensor of a structure the keys it is found by, joined by underscores; None for those in no dict."""
     paths = [path for path, _ in keras.tree.flatten_with_path(structure)]

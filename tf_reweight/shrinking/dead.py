@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.walking import is_graph, walk
+from tf_reweight.graph.walking import is_graph, walk_on
 from tf_reweight.shrinking.branches import ConstantTensors, CutPlan
 from tf_reweight.shrinking.constants import is_uniform
 
@@ -41,7 +41,7 @@ def dead_groups(coupled, inputs):
         inputs: list of arrays, one per input tensor, on which the constants are read off.
     """
     examiner = _Examiner(coupled)
-    walk(coupled.model, inputs, examiner.visit)
+    walk_on(coupled.model, inputs, examiner.visit)
     return examiner.verdict()
 
 
@@ -64,7 +64,7 @@ class _Examiner:
 
     def visit(self, path, node, args, kwargs):
         if is_graph(node.operation):
-            return walk(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self.visit, path + "/")
+            return walk_on(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self.visit, path + "/")
         outputs = node.operation(*args, **kwargs)
         step = next(self.steps)
         values = [item for item, symbol in zip(
