@@ -201,3 +201,40 @@ def test_zeros_stay_in_a_compiled_model_that_shares_the_layers():
     zero = np.asarray(model.layers[0].kernel) == 0
     whole.fit(X, Y, verbose=0)
     assert zero.any() and (np.asarray(model.layers[0].kernel)[zero] == 0).all()
+
+
+INSIDE = CHANGES | {
+    "release": tfr.release,
+    "cluster": lambda model: tfr.quantization.cluster(model, 4),
+    "detach": lambda model: (tfr.regularize(model), tfr.detach(model)),
+}
+
+
+@pytest.mark.parametrize("event", ["on_epoch_begin", "on_train_batch_end", "on_test_batch_end"])
+@pytest.mark.parametrize("change", ["prune", "cluster"])
+def test_a_callback_changes_the_model_in_training_and_what_it_changed_holds(change, event):
+    """`fit` asks for its step once, and found none at the next batch."""
+    model, wanted = built(), {}
+
+    def act(*_, **__):
+        if model.optimizer.iterations.numpy() == 2 and not wanted:
+            INSIDE[change](model)
+            wanted["values"] = [len(np.unique(layer.kernel)) for layer in model.layers]
+            wanted["weights"] = model.get_weights()
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, event, act)
+    model.fit(X, Y, validation_data=(X, Y), epochs=2, batch_size=8, verbose=0, callbacks=[callback])
+    weights = model.get_weights()
+    assert all((after != before).any() for after, before in zip(weights, wanted["weights"]))
+    assert [len(np.unique(layer.kernel)) for layer in model.layers] == wanted["values"]
+    if change == "prune":
+        assert all((after[before == 0] == 0).all() for after, before in zip(weights[::2], wanted["weights"][::2]))
+
+
+@pytest.mark.parametrize("change", sorted(INSIDE.keys() - {"prune", "cluster"}))
+def test_training_goes_on_after_any_other_change(change):
+    model = built()
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epoch == 1 and INSIDE[change](model))
+    history = model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback]).history
+    assert len(history["loss"]) == 2

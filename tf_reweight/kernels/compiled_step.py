@@ -6,10 +6,16 @@ from tf_reweight.graph.access import all_layers
 
 
 def drop_compiled_steps(model):
-    """Forgets the traced train, test and predict steps: Keras would go on silently with the old graph."""
+    """Forgets the traced train, test and predict steps: Keras would go on silently with the old graph.
+
+    Each one that was there is made anew, which traces nothing yet: a callback may change a model while `fit`, `evaluate` or
+    `predict` runs, and these ask for their function once, at the beginning, and find it on the model at every batch.
+    """
     for layer in (model, *all_layers(model)):
         if isinstance(layer, keras.Model):
-            layer.train_function = layer.test_function = layer.predict_function = None
+            for name in ("train", "test", "predict"):
+                if getattr(layer, f"{name}_function") is not None:
+                    getattr(layer, f"make_{name}_function")(force=True)
 
 
 def renew_step(model):
