@@ -64,6 +64,26 @@ def test_masked_equals_shrunk(build):
     assert sum(s.num_groups for s in again.sets) <= report.kept_groups
 
 
+ATTENTION = {
+    "heads": lambda query, value, key: L.MultiHeadAttention(2, 3)(query, value, key),
+    "shared heads": lambda query, value, key: L.GroupQueryAttention(3, 4, 2)(query, value),
+    "shared heads, key": lambda query, value, key: L.GroupQueryAttention(3, 4, 2)(query, value, key),
+}
+
+
+@pytest.mark.parametrize("amount", [0.3, 0.6])
+@pytest.mark.parametrize("attention", ATTENTION.values(), ids=list(ATTENTION))
+def test_query_value_and_key_of_layers_of_their_own_shrink_to_widths_that_keras_takes(attention, amount):
+    """A query and a value of unequal widths are refused by `GroupQueryAttention`."""
+    inputs = keras.Input((5, 4))
+    query, value, key = (L.Dense(8, name=name)(inputs) for name in ("query", "value", "key"))
+    model = nets.randomize(keras.Model(inputs, L.Dense(2)(L.Flatten()(attention(query, value, key)))))
+    coupling.prune_groups(model, amount)
+    small = shrinking.shrink(model)
+    assert_same(model, small)
+    assert small.count_params() < model.count_params()
+
+
 SAVED = [nets.residual, nets.operators, nets.nested_shared, nets.two_headed, nets.attention, nets.lstm]
 
 

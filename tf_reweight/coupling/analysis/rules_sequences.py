@@ -71,6 +71,9 @@ def multi_head_attention(t, layer, query, value, key=None, *_, **options):
 
 def group_query_attention(t, layer, query, value, key=None, *_, **options):
     """A key/value head and all the query heads that share it."""
+    # Keras refuses a query and a value of different widths, of this attention alone, and the key may have any: two Dense layers
+    # that make them lose the same channels.
+    t.labels.tie(t.vector(query, -1), t.vector(value, -1))
     return _attention(t, layer, query, value, key, options, "num_query_heads", "num_key_value_heads", None)
 
 
