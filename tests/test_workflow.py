@@ -17,6 +17,7 @@ from tf_reweight.reports.progress import QUIET, EpochLines
 
 TINY = {
     "name": "tiny",
+    "data": {"name": "digits"},
     "train": {"epochs": 3},
     "regularize": {"rules": [{"structure": "unstructured", "strength": 1e-4}], "rounds": 2, "every": 2},
     "retrain": {"epochs": 2},

@@ -88,7 +88,8 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
             counts as trained.
         train: examples as `fit` takes them: `(x, y)` or `(x, y, sample_weight)` of arrays or structures of arrays, a
             `tf.data.Dataset` (in batches or not), a `keras.utils.PyDataset`, a function that makes a generator; or a generator
-            with `train.steps` in `config`. Or a `data.Dataset`, which has all splits. None: `data` of `config`.
+            with `train.steps` in `config`. Or a `data.Dataset`, which has all splits. None: `data` of `config`, which then has
+            to name it.
         validation: the same, for decisions; None holds out `data.validation` (0.1) of the training examples.
         test: the same, for the final figures only; None repeats those of `validation`, and the report says so.
         structure: `"channels"`, which are removed for good; `"unstructured"` or any other structure, which becomes zeros. Rules
@@ -263,6 +264,7 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     given = configs.read({} if config is None else config, overrides)
     # How much goes, and how, may be for the defaults to say.
     named = configs.load({name: section for name, section in given.items() if name not in ("regularize", "prune")})
+    loading.check_data_is_named(named, given, (), None)
     data = loading.data_of(named)
     model = loading.model_of(named, data)
     check_model(model)

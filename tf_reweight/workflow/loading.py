@@ -11,9 +11,29 @@ from tf_reweight.data.examples import arrays_of
 from tf_reweight.data.splits import class_numbers
 from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
 from tf_reweight.graph.walking import input_structure
+from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.scoring import Scorer, outputs_of
+
+
+def check_data_is_named(config, source, overrides, model):
+    """Raises for a model of the user's own and no data: the default, digits, is for models by name alone.
+
+    Args:
+        config: the `Config`.
+        source, overrides: what it was made of, as `config.load` takes them.
+        model: a Keras model, or None for the one that the configuration names.
+    """
+    if model is None and config.model.name in models.names():
+        return
+    if isinstance(source, configs.Config):  # it holds every default, which nobody said
+        source = source.model_dump(exclude_unset=True)
+    if "name" in (configs.read(source, overrides).get("data") or {}):
+        return
+    fix = 'Pass train=(x, y), or anything else that `fit` takes, or config={"data": {"name": ...}}; or say --data.'
+    received = {"model": config.model.name if model is None else model.name, "train": None}
+    raise ValueError(errors.message("A model of your own needs `train`, or a configuration that names data.", fix, **received))
 
 
 def data_of(config):

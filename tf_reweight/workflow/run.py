@@ -62,6 +62,8 @@ class Run:
 
     def __init__(self, config, model, data, overrides, console, command, callbacks=()):
         self.config = load(config, overrides)
+        if data is None:
+            loading.check_data_is_named(self.config, config, overrides, model)
         check_console(console)
         self.console, self.command = console, command
         self.scope = strategies.scope_of(self.config, model)
