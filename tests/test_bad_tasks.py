@@ -9,8 +9,9 @@ import tensorflow as tf
 
 import tf_reweight as tfr
 from tests import tasks
+from tf_reweight import workflow
 from tf_reweight.cli import main
-from tf_reweight.data import feeds
+from tf_reweight.data import feeds, raised
 from tf_reweight.reports.progress import QUIET
 from tf_reweight.workflow import class_weights
 from tf_reweight.workflow.finite import Finite
@@ -209,3 +210,63 @@ def test_code_that_gives_no_data_is_explained(name, words, tmp_path, monkeypatch
     assert main.console(["compress", "--model", "model.keras", "--data", name, "--out", "run"]) == 2
     said = capsys.readouterr().err
     assert re.search(words, said) and said.count("Received: ") == 1 and not (tmp_path / "run").exists()
+
+
+def ending():
+    """Two batches where more are needed."""
+    return iter([(X, Y)] * 2)
+
+
+class Failing(keras.utils.PyDataset):
+    """It can be read once, as it is before training."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.read = 0
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.read += 1
+        if self.read > 12:
+            raise OSError("disk gone")
+        return X, Y
+
+
+def failing():
+    """A function that makes generators, of which a later one fails."""
+    source = Failing()
+    return lambda: (source[number] for number in range(4))
+
+
+def small():
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+BROKEN = {
+    "generator": (ending, 2, ValueError, "must not end before training does. Received: steps=2"),
+    "function": (failing, None, OSError, "^disk gone$"),
+    "PyDataset": (Failing, None, OSError, "^disk gone$"),
+    "PyDataset, workers": (lambda: Failing(workers=2), None, OSError, "^disk gone$"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_reading_batches_raises_comes_out_as_it_is(kind):
+    """TensorFlow made an InvalidArgumentError of it, whose text says `Graph execution error` first."""
+    make, steps, error, words = BROKEN[kind]
+    model = small()
+    batches, options, _ = feeds.feed(model, make(), "train", steps=steps).to_fit()
+    with pytest.raises(error, match=words), raised.as_raised(batches):
+        model.fit(batches, epochs=9, verbose=0, **options)
+
+
+@pytest.mark.parametrize("train, validation", [(Failing, lambda: (X, Y)), (lambda: (X, Y), Failing)])
+def test_what_reading_batches_raises_in_a_stage_comes_out_as_it_is(train, validation, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow.run, "check_convertible", lambda run: None)
+    how = {"structure": "unstructured", "epochs": {"train": 99}, "out": tmp_path / "run", "console": QUIET}
+    with pytest.raises(OSError, match="^disk gone$"):
+        tfr.compress(small(), train(), validation(), **how)

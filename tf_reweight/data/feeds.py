@@ -12,6 +12,7 @@ from tf_reweight.checks import is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
 from tf_reweight.data.examples import in_structure
+from tf_reweight.data.raised import Watched
 from tf_reweight.graph.walking import input_structure
 
 # Batches in which arrays are measured.
@@ -146,7 +147,7 @@ class Source(Feed):
     Args:
         begin: function that returns an iterator over batches, from the first on.
         argument: for errors.
-        to_fit: what Keras trains on; None for batches that are drawn from `begin` in order.
+        to_fit: function that returns what Keras trains on; None for batches that are drawn from `begin` in order.
         steps: batches of an epoch where the source has no end; None reads all.
         batch_size, seed: of training on what is held in memory.
     """
@@ -163,9 +164,9 @@ class Source(Feed):
 
     def to_fit(self):
         if self._to_fit is not None:
-            return self._to_fit, {} if self._steps is None else {"steps_per_epoch": self._steps}, []
+            return self._to_fit(), {} if self._steps is None else {"steps_per_epoch": self._steps}, []
         drawn = Drawn(self._begin, self.num_batches, again=self._steps is None)
-        return drawn, {}, []
+        return Watched(drawn), {}, []
 
     def held_out(self, fraction):
         arrays = self._in_memory() if self.ends else None
@@ -214,7 +215,7 @@ class Once(Source):
         self.num_batches, self.num_examples = self._counted()
 
     def to_fit(self):
-        return Drawn(lambda: self._generator, self.num_batches, again=False, ahead=self._kept), {}, []
+        return Watched(Drawn(lambda: self._generator, self.num_batches, again=False, ahead=self._kept)), {}, []
 
 
 class Drawn(keras.utils.PyDataset):
@@ -304,7 +305,7 @@ def _of_dataset(model, dataset, argument, steps, batch_size, seed):
         dataset = dataset.map(lambda x, *rest: (in_structure(model, x), *rest))
     if steps is not None and cardinality != -1:
         dataset = dataset.repeat()
-    return Source(lambda: iter(dataset.as_numpy_iterator()), argument, dataset, steps, batch_size, seed)
+    return Source(lambda: iter(dataset.as_numpy_iterator()), argument, lambda: dataset, steps, batch_size, seed)
 
 
 def _holds_single(model, specs):
@@ -327,7 +328,7 @@ def _of_pydataset(source, argument, steps, batch_size, seed):
         numbers = itertools.count() if source.num_batches is None else range(source.num_batches)
         return (source[number] for number in numbers)
 
-    return Source(begin, argument, source, steps, batch_size, seed)
+    return Source(begin, argument, lambda: Watched(source), steps, batch_size, seed)
 
 
 def _of_arrays(model, given, argument, batch_size, seed):

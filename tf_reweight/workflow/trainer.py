@@ -4,6 +4,7 @@ import abc
 import dataclasses
 
 from tf_reweight import registry
+from tf_reweight.data.raised import as_raised
 from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.graph.beforehand import build_training
 from tf_reweight.records import fields_of
@@ -72,16 +73,18 @@ class Trainer(abc.ABC):
         stack = [
             Finite(name), curves, *in_order, *callbacks, EpochLines(label, context.console), *context.callbacks(name)
         ]  # fmt: skip
-        trainee.fit(
-            batches,
-            shuffle=False,  # arrays are shuffled in an order of their own, that a resumed run finds again
-            epochs=epochs,
-            class_weight=context.config.train.class_weight,
-            **context.data.validating(),
-            **options,
-            callbacks=[*stack, Checkpoint(folder.checkpoint(name), name, stack, context.console)],
-            verbose=0,
-        )
+        validating = context.data.validating()
+        with as_raised(batches, validating.get("validation_data")):
+            trainee.fit(
+                batches,
+                shuffle=False,  # arrays are shuffled in an order of their own, that a resumed run finds again
+                epochs=epochs,
+                class_weight=context.config.train.class_weight,
+                **validating,
+                **options,
+                callbacks=[*stack, Checkpoint(folder.checkpoint(name), name, stack, context.console)],
+                verbose=0,
+            )
         begin_at_first_epoch(trainee)
         return curves.history
 

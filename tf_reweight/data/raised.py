@@ -1,0 +1,50 @@
+"""What reading batches raises comes out of a training as it is: TensorFlow puts an error of its own in its place."""
+
+import contextlib
+
+import keras
+
+
+class Watched(keras.utils.PyDataset):
+    """A `PyDataset` that reads another one, and keeps the first exception which that raised.
+
+    Args:
+        source: the `keras.utils.PyDataset`.
+    """
+
+    def __init__(self, source):
+        super().__init__(source.workers, source.use_multiprocessing, source.max_queue_size)
+        self.source, self.error = source, None
+
+    @property
+    def num_batches(self):
+        return self.source.num_batches
+
+    def __getitem__(self, index):
+        try:
+            return self.source[index]
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def on_epoch_begin(self):
+        self.source.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.source.on_epoch_end()
+
+
+@contextlib.contextmanager
+def as_raised(*sources):
+    """Within it, an exception that one of the sources has kept is raised in place of what was made of it.
+
+    Args:
+        sources: what `fit` is given; those that are not `Watched` have kept nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        kept = [source.error for source in sources if isinstance(source, Watched) and source.error is not None]
+        if not kept or kept[0] is error:
+            raise
+        raise kept[0] from error
