@@ -86,7 +86,7 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
         (["shrink", "a.keras", "b.keras"], "must exist"),
         (["groups"], "Expected one MODEL.keras"),
         (["groups", "a.h5"], "end in .keras"),
-        (["shrink", "a.keras", "x" * 250 + ".keras"], "names of up to 240 bytes"),
+        (["shrink", "a.keras", "x" * 250 + ".keras"], "names of up to 237 bytes"),
         (["arm", "a.keras", "--fix", "b.tflite"], "`--fix` takes OUT.keras alone. Received: fix='b.tflite'"),
         (["arm", "a.keras", "--fix", ""], "`--fix` takes OUT.keras alone. Received: fix=''"),
         (["inspect", "a.tflite", "--shape", "a=1,2", "--shape", "a=1,3"], "need the names of inputs, each once"),

@@ -10,6 +10,8 @@ import resource
 import runpy
 import shutil
 import signal
+import subprocess
+import sys
 import types
 import zipfile
 
@@ -68,6 +70,32 @@ def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
     assert names(tmp_path) == ["config.yaml"] and folder.figures("dense") is None
     folder.finish("dense", model, {})
     assert names(tmp_path) == ["config.yaml", "dense.keras", "state.json"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".keras"])
+def test_writers_of_one_file_at_once_write_whole_ones(suffix, tmp_path):
+    """They wrote into one half-written file, which the first of them took away from the others."""
+    path = tmp_path / "a"
+    with files.whole(path, suffix) as one, files.whole(path, suffix) as two:
+        one.write_text("one")
+        two.write_text("two")
+        assert one != two and one.match(files.PARTIAL) and two.match(files.PARTIAL)
+    assert path.read_text() == "one" and names(tmp_path) == ["a"]
+
+
+def test_processes_that_write_one_file_do_not_break_each_other(tmp_path):
+    code = "import pathlib, sys; from tf_reweight import files\n"
+    code += "for _ in range(50): files.write_whole(pathlib.Path(sys.argv[1]), sys.argv[2].encode() * 100_000)"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a"), letter], cwd=ROOT) for letter in "xyz"]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    content = (tmp_path / "a").read_text()
+    assert content == content[0] * 100_000 and names(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_has_left_is_written_over(tmp_path):
+    (tmp_path / ".a.partial").write_text("half of something longer")
+    files.write_text(tmp_path / "a", "all")
+    assert (tmp_path / "a").read_text() == "all" and names(tmp_path) == ["a"]
 
 
 def test_what_is_no_matter_of_the_disk_stays_as_it_is(tmp_path):

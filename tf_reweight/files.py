@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -9,9 +10,13 @@ import zipfile
 
 from tf_reweight import errors
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Bytes of a file's name: 255, but for what a name has beside it while the file is written.
-_LONGEST = 240
+_LONGEST = 237
 # What libraries in C say of the system where they raise errors of other kinds, such as h5py.
 _ERRNO = re.compile(r"errno = (\d+)|No space left on device|File too large|Disk quota exceeded")
 PARTIAL = ".*.partial*"
@@ -33,16 +38,49 @@ def whole(path, suffix=""):
     Raises:
         NotWritten: when the disk is full half-way; what was at `path` is there as before.
     """
-    temporary = path.with_name(f".{path.name}.partial{suffix}")
-    try:
-        with said(path):
+    with said(path), _claimed(path, suffix) as temporary:
+        try:
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def _claimed(path, suffix):
+    """A path beside `path` that no other writer of the same file has, in this process or another.
+
+    The lock of a process that was killed is free: what it has left half-written is written over, and nothing piles up. Where
+    the system knows no locks, all writers have one path.
+    """
+    for number in itertools.count(1):
+        temporary = path.with_name(f".{path.name}.partial{number if number > 1 else ''}{suffix}")
+        if fcntl is None:  # and an open file could not be renamed
+            yield temporary
+            return
+        with open(temporary, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError:
+                pass  # this file system has none
+            # Its last writer may have renamed it between our two calls.
+            if stands_at(file, temporary):
+                yield temporary
+                return
+
+
+def stands_at(file, path):
+    """Whether an open file is the one that stands at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_whole(path, content):

@@ -34,7 +34,7 @@ class Lock:
             if not self._taken(file):
                 file.close()
                 break
-            if _same(file, self._path):
+            if files.stands_at(file, self._path):
                 self._file = file
             else:
                 file.close()  # its last holder removed it between our two calls
@@ -70,12 +70,4 @@ class Lock:
             "run folder. Start only one.",
             stacklevel=4,
         )
-        return False
-
-
-def _same(file, path):
-    """Whether an open file is the one that stands at a path."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
         return False
