@@ -77,7 +77,7 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"prune": {"budget": {"bytes": 0.5, "calibration": {"bytes": 3}}}}, "Leave it out"),
         ({"regularize": {"rules": []}}, "at least 1 item"),
         ({"regularize": {"rules": [{"structure": "filtr"}]}}, "Did you mean 'filter'"),
-        ({"regularize": {"penalty": {"name": "log_sum", "epsilon": -1}}}, "`epsilon` must be a number > 0"),
+        ({"regularize": {"penalty": {"name": "log_sum", "epsilon": -1}}}, "`epsilon` must be a finite number > 0"),
         ({"prune": {"sparsity": 80}}, "less than 1"),
         ({"prune": {"sparsity": 0.5, "threshold": 0.1}}, "pass one of"),
         ({"prune": {"macs": 0.5}}, "prune.macs needs regularize.coupled"),

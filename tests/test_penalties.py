@@ -80,7 +80,7 @@ def test_epsilon_can_be_overridden():
 
 @pytest.mark.parametrize("epsilon", [0, -1e-3, "small", True])
 def test_bad_epsilon_is_explained(epsilon):
-    with pytest.raises(ValueError, match="`epsilon` must be a number > 0. Received: epsilon="):
+    with pytest.raises(ValueError, match="`epsilon` must be a finite number > 0. Received: epsilon="):
         penalties.LogSum(epsilon)
 
 
@@ -89,3 +89,18 @@ def test_unknown_names_name_the_nearest():
         penalties.get("logsum")
     with pytest.raises(ValueError, match="Did you mean 'epsilon'"):
         penalties.get({"name": "log_sum", "epsilom": 1})
+
+
+@pytest.mark.parametrize("epsilon", [float("inf"), 1e308, 1e37, 1e-38, 1e-300])
+@pytest.mark.parametrize("name", [penalty.name for penalty in PENALTIES if hasattr(penalty, "epsilon")])
+def test_an_epsilon_that_single_precision_cannot_divide_by_is_refused(name, epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be .* Received: epsilon="):
+        penalties.get({"name": name, "epsilon": epsilon})
+
+
+@every
+def test_with_every_epsilon_that_is_taken_single_precision_computes(penalty):
+    ends = {"log_sum": 1e36, "log_squared": 1e36, "arctan": 1e18}
+    for epsilon in (ends[penalty.name], 1 / ends[penalty.name]) if penalty.name in ends else ():
+        weights = ops.convert_to_numpy(penalties.get({"name": penalty.name, "epsilon": epsilon}).weight(ops.zeros((2,))))
+        assert np.isfinite(weights).all() and (weights > 0).all()

@@ -10,7 +10,7 @@ ROUNDS = "It counts epochs or rounds."
 STEPS = "It counts optimizer steps."
 REMOVED = "weights removed"
 # Whatever is given, float32 is what is computed with.
-_LARGEST = float(np.finfo("float32").max)
+LARGEST = float(np.finfo("float32").max)
 
 
 def is_sequence(value):
@@ -44,7 +44,7 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
     given, value = value, plain(value)  # in NumPy's smaller types the largest float32 is infinite
     good = is_number(value) and (value > minimum if exclusive else value >= minimum)
     # An int may be finite and yet larger than any float: then nothing can be computed with it.
-    if not good or (value > _LARGEST and (finite or is_integer(value))):
+    if not good or (value > LARGEST and (finite or is_integer(value))):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
         ends = " that float32 holds" if good and value < float("inf") else ""
         expected = f"`{name}` must be a {kind} {relation} {minimum:g}{ends}."

@@ -6,9 +6,12 @@ import typing
 
 from keras import ops
 
-from tf_reweight import registry
+from tf_reweight import errors, registry
 from tf_reweight.checks import check_number
 from tf_reweight.records import fields_of
+
+# An epsilon, to the power by which a penalty divides, has at most so many zeros before or after the point: float32 ends at 38.
+_DIGITS = 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Arctan(Penalty):
     name = "arctan"
 
     def __post_init__(self):
-        _check_epsilon(self.epsilon)
+        _check_epsilon(self.epsilon, power=2)
 
     def value(self, norms, epsilon=None):
         epsilon = self._epsilon(epsilon)
@@ -179,5 +182,11 @@ def register(cls):
     return registry.add("penalty", Penalty, _BY_NAME, cls)
 
 
-def _check_epsilon(epsilon):
-    check_number("epsilon", epsilon, exclusive=True, fix="A little below the norm of a group worth keeping.", finite=False)
+def _check_epsilon(epsilon, power=1):
+    """Raises ValueError for an epsilon by whose `power` nothing can be divided in single precision."""
+    fix = "A little below the norm of a group worth keeping."
+    check_number("epsilon", epsilon, exclusive=True, fix=fix)
+    most = 10.0 ** (_DIGITS / power)
+    if not 1 / most <= epsilon <= most:
+        expected = f"`epsilon` must be from {1 / most:g} to {most:g}, so that float32 holds what is divided by it."
+        raise ValueError(errors.message(expected, fix, epsilon=epsilon))

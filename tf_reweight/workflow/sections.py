@@ -6,7 +6,7 @@ import pydantic
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, extras, structures
-from tf_reweight.checks import is_sequence
+from tf_reweight.checks import LARGEST, is_sequence
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import value_range as ranges
@@ -32,13 +32,16 @@ class Section(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value, info):
-        """Pydantic takes true for 1, and whole numbers of any size, at which TensorFlow fails much later."""
+        """Pydantic takes true for 1, and numbers of any size, at which TensorFlow fails much later."""
         annotation = cls.model_fields[info.field_name].annotation
         for item in value if type(value) is list else [value]:
             if type(item) is bool and not _allows(annotation, bool):
                 raise ValueError("true and false are no value of it")
             if type(item) is int and abs(item) > _LARGEST and _allows(annotation, int):
                 raise ValueError(f"whole numbers are at most {_LARGEST:,}")
+            number = number_or_text(item)
+            if type(number) is float and LARGEST < abs(number) < float("inf") and _allows(annotation, float):
+                raise ValueError(f"numbers are at most {LARGEST:.2g}, the largest that float32 holds")
         return value
 
 
