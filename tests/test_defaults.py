@@ -327,6 +327,11 @@ def asked_for(monkeypatch, *args, **options):
     return runs[0]
 
 
+def test_a_misspelt_structure_is_told_of_the_default(net):
+    with pytest.raises(ValueError, match="Did you mean 'channels'[?] Valid: .*channel, channels, "):
+        defaults.configuration(net, None, "chanels", None, None, {}, None, None)
+
+
 def test_by_keywords_alone_compress_is_the_call_whose_arguments_they_are(net, monkeypatch):
     """A model, a configuration and a budget ended in Python's words about a function that nobody had called."""
     net.compile("adam", "mse")

@@ -6,7 +6,7 @@ import warnings
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, structures
-from tf_reweight.checks import EPOCHS, check_integer, is_integer
+from tf_reweight.checks import EPOCHS, check_integer, check_name, is_integer
 from tf_reweight.coupling.pruning import least_left, removable
 from tf_reweight.graph import compiled
 from tf_reweight.workflow import config as configs
@@ -70,6 +70,8 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
         raise ValueError(errors.message(expected, "Leave one of them out.", budget=budget, prune=amounts))
     # Who configures both sections has the defaults of a configuration, where the method is reweighting.
     own_way = _says_how(section) or bool(section) and any(value is not None for value in prune.values())
+    if isinstance(structure, str):  # the table of structures does not know of channels
+        check_name("structure", structure, (CHANNELS, *structures.names()))
     structure = _structure_of(section, structure)
     made["regularize"] = _pressing(section, structure, own_way)
     method = methods.get(made["regularize"].get("method", "reweighted"))
