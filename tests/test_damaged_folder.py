@@ -45,6 +45,15 @@ def flipped(content):
     return bytes(changed)
 
 
+@pytest.mark.parametrize("inside", [".", "run", "runs/run"])
+def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(inside, tmp_path):
+    """The advice had been to delete it."""
+    (tmp_path / "results.txt").write_text("mine")
+    with pytest.raises(ValueError, match="results.txt is a file. Received: out='.*'. Choose a folder with --out"):
+        Folder.check(tmp_path / "results.txt" / inside, CONFIG)
+    assert (tmp_path / "results.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("damage", [half, flipped, lambda content: b"", lambda content: b"\xff\xfe\x00\x80" * 99])
 def test_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, damage):
     file = path / "regularized.keras"

@@ -61,8 +61,10 @@ class Folder:
     def check(path, resolved, given=None):
         """Raises where a folder holds anything but this very run, or the beginnings that a killed process has left of it."""
         path, given = pathlib.Path(path), _text_of(given)
-        if path.exists() and not path.is_dir():
-            raise ValueError(errors.message(_EXPECTED, _FIX, out=str(path)))
+        file = next((place for place in (path, *path.parents) if place.is_file()), None)
+        if file is not None:
+            fix = "Choose a folder with --out (out=), which need not exist."
+            raise ValueError(errors.message(f"The run folder must be a folder, and {file.name} is a file.", fix, out=str(path)))
         entries = set(_read(os.listdir, path)) if path.is_dir() else set()
         _check_files(path, entries)
         entries = {name for name in entries if name != LOCK and not fnmatch.fnmatch(name, files.PARTIAL)}
