@@ -172,3 +172,27 @@ def test_every_kernel_of_the_first_table_has_a_verdict_in_the_others(layer_type)
     """A layer whose kernel is pruned is followed by coupling and by quantization, or they say why not."""
     assert coupling.analysis.table.has_verdict(layer_type), "coupling.analysis.table has neither a rule nor a reason"
     assert quantization_has_verdict(layer_type), "quantization.rules has neither a rule nor a reason"
+
+
+def said(source):
+    """The texts in a module that are no docstrings: messages above all."""
+    tree = ast.parse(source)
+    bodies = [node.body[0] for node in ast.walk(tree) if hasattr(node, "body") and isinstance(node.body, list) and node.body]
+    docstrings = {id(first.value) for first in bodies if isinstance(first, ast.Expr)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.value for node in texts if id(node) not in docstrings]
+
+
+def test_messages_say_where_a_function_is_that_is_not_at_the_top():
+    """`calibrate(model, inputs)` was advised, which `tf_reweight` has not: it is in `tf_reweight.quantization`."""
+    sources = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+    own = {
+        node.name
+        for source in sources.values()
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    } - set(tfr.__all__)
+    # A text that begins with the call is how an object shows itself.
+    called = re.compile(r"(?<!^)(?<![\w.])(\w+)\(")
+    found = [(path.name, own & set(called.findall(text))) for path, source in sources.items() for text in said(source)]
+    assert not [(name, names) for name, names in found if names]

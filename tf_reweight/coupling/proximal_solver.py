@@ -85,7 +85,7 @@ class CoupledProximal(keras.callbacks.Callback):
             raise ValueError(
                 errors.message(
                     "CoupledProximal needs coupled penalties on the model, and no others.",
-                    "Call regularize_coupled(model, ...); for penalties on single kernels there is `Proximal`.",
+                    "Call regularize_coupled(model, ...); for penalties on single kernels there is callbacks.Proximal.",
                     others=others[:5],
                 )
             )

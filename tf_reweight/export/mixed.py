@@ -245,7 +245,8 @@ def _check_names(content, keep):
     graph = Graph(flatbuffer.parse(content))
     known = [graph.tensors[graph.output(position)].name.decode() for position in range(len(graph.names))]
     if isinstance(keep, str):
-        raise TypeError(errors.message("`keep` must be a list of names.", "As explain(...).keep.", keep=keep))
+        fix = "As tf_reweight.export.explain(...).keep."
+        raise TypeError(errors.message("`keep` must be a list of names.", fix, keep=keep))
     for name in keep:
         if name not in known:
             raise ValueError(errors.unknown("operation in `keep`", name, known))

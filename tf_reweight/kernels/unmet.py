@@ -66,7 +66,7 @@ def warn_of_budget(budget):
     """Warns that what is zero does not meet a budget yet, so that the rest is cut."""
     warnings.warn(
         f"The groups that are zero do not meet {budget} yet: the rest was cut by its norms, and the network still used it. Fit "
-        "with callbacks=[BudgetProximal()] to its deadline first, or train on to recover.",
+        "with callbacks=[tf_reweight.callbacks.BudgetProximal()] to its deadline first, or train on to recover.",
         stacklevel=4,
     )
 

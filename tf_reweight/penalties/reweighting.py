@@ -89,7 +89,8 @@ class Reweighting(keras.callbacks.Callback):
             raise ValueError(
                 errors.message(
                     "Expected a model with at least one Reweighted penalty.",
-                    "Call tf_reweight.regularize(model, ...) or pass kernel_regularizer=Reweighted(...).",
+                    "Call tf_reweight.regularize(model, ...), or pass "
+                    "kernel_regularizer=tf_reweight.regularizers.Reweighted(...).",
                     model=self.model.name,
                 )
             )

@@ -106,7 +106,7 @@ def snap(model):
     """
     found = [item for item in attachment.attachments(model) if isinstance(item.regularizer, ToLevels)]
     if not found:
-        fix = "Call regularize_levels(model) and train first."
+        fix = "Call `tf_reweight.quantization.regularize_levels(model)` and train first."
         raise ValueError(errors.message("The model must have the penalty towards levels.", fix, model=model.name))
     moved = {}
     for item in found:

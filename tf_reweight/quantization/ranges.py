@@ -129,7 +129,7 @@ def check_exportable(model, precision):
         raise ValueError(errors.message(f"A model quantized like this is an {fits} model.", fix, precision=precision))
     blind = [layer.name for layer in rounders(model) if not float(ops.max(layer.observed))]
     if blind:
-        fix = "Train it for an epoch, or call `calibrate(model, inputs)`."
+        fix = "Train it for an epoch, or call `tf_reweight.quantization.calibrate(model, inputs)`."
         raise ValueError(errors.message("The ranges of a quantized model must be learned first.", fix, ranges=blind[:5]))
 
 

@@ -110,7 +110,8 @@ def strip_pruning(model):
     check_model(model)
     found = wrappers(model)
     if any(layer.last_step < 0 for layer in found):
-        warnings.warn("No weight was pruned: UpdatePruningStep() was not among the callbacks of a fit.", stacklevel=2)
+        text = "No weight was pruned: sparsity.keras.UpdatePruningStep() was not among the callbacks of a fit."
+        warnings.warn(text, stacklevel=2)
     else:
         _warn_of_early_end(found)
     return strip(model)
