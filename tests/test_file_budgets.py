@@ -1,6 +1,7 @@
 """Budgets of bytes and milliseconds: what files have is predicted, measured, and met."""
 
 import importlib.util
+import warnings
 
 import keras
 import numpy as np
@@ -102,6 +103,22 @@ def test_zipped_files_are_measured_again_when_training_has_moved_the_weights(mon
     tfr.prune(model)
     left = files.sizes(files.content_of(model, "int8"), packed=True)["zipped_bytes"]
     assert 0.98 < left / dense / 0.5 <= 1.01
+
+
+@pytest.mark.parametrize("budget", ["bytes=100000", "bytes=100000,weights=1000000", "bytes=1.0"])
+def test_a_budget_that_the_dense_file_meets_is_met_whether_or_not_zeros_make_files_smaller(budget, monkeypatch):
+    """It was refused, since what has to go was asked before whether anything has to."""
+    monkeypatch.setattr("tf_reweight.filecost.zeros.content_of", lambda model, precision: b"")
+    monkeypatch.setattr("tf_reweight.filecost.zeros.sizes", lambda content, packed: {"bytes": 2000, "zipped_bytes": 1500})
+    model = small(4)
+    before = model.get_weights()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tfr.prune(model, "unstructured", budget=budget)
+    assert any("met by the dense model" in str(item.message) and "nothing has to go" in str(item.message) for item in said)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+    with pytest.raises(ValueError, match="bytes does not fall with them here"):
+        tfr.prune(model, "unstructured", budget="bytes=0.9")
 
 
 def test_a_budget_of_files_is_put_on_once():

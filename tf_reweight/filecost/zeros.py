@@ -125,9 +125,11 @@ def _curve(name, points, budget):
     """The `points.rising` of one quantity.
 
     Raises:
-        ValueError: where the dense file is no larger than the others.
+        ValueError: where the dense file is no larger than the others, and not within the budget.
     """
-    found = rising(points)
+    found, amount = rising(points), budget.amounts[name]
+    if len(found[0]) == 1 and (amount == 1 or amount >= found[1][-1]):
+        return [[0.0, *found[0]], found[1] * 2]  # whatever is left meets it
     if len(found[0]) == 1:
         fix = "Limit zipped_bytes or sparsity, choose another precision, or remove channels (prune_groups)."
         expected = f"Zeros must make the {budget.stored_in} file smaller, and {name} does not fall with them here."
