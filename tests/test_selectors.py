@@ -99,6 +99,26 @@ def test_wrong_selectors_are_refused_by_all(wrong, kind):
         tfr.regularize(keras.Sequential([keras.Input((2,)), L.Dense(2, name="other")]), layers=foreign)
 
 
+@pytest.mark.parametrize("foreign", [lambda model: model.get_layer("top"), lambda model: [model.get_layer("block").layers[-1]]])
+def test_a_layer_of_another_model_is_said_to_be_one(foreign):
+    """The error said that the name is not known, and asked whether the same name was meant."""
+    model, other = selectable(), selectable()
+    for function in (tfr.regularize, tfr.quantization.cluster):
+        with pytest.raises(ValueError, match="`layers` must be of the model itself.* another model. Received: layer="):
+            function(model, layers=foreign(other))
+
+
+def test_a_layer_or_kernel_of_another_model_is_said_to_be_one_by_all():
+    model, other = selectable(), selectable()
+    target = next(target for target in find(other)[0] if target.name == "top/kernel")
+    words = "must be of the model itself.* another model. Received: layer="
+    with pytest.raises(ValueError, match=words):
+        tfr.regularize(model, layers=target)
+    for how in ({"layers": other.get_layer("top")}, {"weight_bits": {other.get_layer("top"): 4}}):
+        with pytest.raises(ValueError, match=words):
+            tfr.quantize(model, **how)
+
+
 def test_a_predicate_that_does_not_say_what_it_takes_is_given_the_layer():
     class Predicate:
         __signature__ = "unknown"

@@ -103,14 +103,15 @@ def _rules(layers, found, left_out):
     for rule in rules:
         name = getattr(rule.selector, "name", rule.selector)  # of a layer
         if isinstance(name, str) and not any(rule.matches(target) for target in found):
-            _raise_unmatched(name, found, left_out)
+            _raise_unmatched(rule.selector, name, found, left_out)
     return rules
 
 
-def _raise_unmatched(name, found, left_out):
+def _raise_unmatched(selector, name, found, left_out):
     for item in left_out:
         if name in (item.name, item.name.rsplit("/", 1)[0]):
             raise ValueError(
                 errors.message("A layer named in `layers` must be prunable.", f"It is not: {item.reason}.", layers=name)
             )
-    raise ValueError(errors.unknown("layers", name, {target.path for target in found}))
+    names = {target.name if name == target.name else target.path for target in found}
+    raise ValueError(selectors.unmatched("layers", selector, names))

@@ -76,6 +76,21 @@ def listed(layers, argument="layers"):
     return [layers]
 
 
+def unmatched(argument, selector, names):
+    """The error text for a name, a layer or a `Target` that means no kernel of a model.
+
+    Args:
+        argument: its name.
+        selector: what was given.
+        names: paths and names of what the model has.
+    """
+    name = getattr(selector, "name", selector)
+    if isinstance(selector, str) or not any(name in (path, path.rsplit("/", 1)[-1]) for path in names):
+        return errors.unknown(argument, name, names)
+    fix = "Take it from this very model, as with model.get_layer, or pass its name."
+    return errors.message(f"`{argument}` must be of the model itself, and this is a layer of another model.", fix, layer=name)
+
+
 def is_glob(selector):
     """Whether a selector is a pattern of names."""
     return isinstance(selector, str) and any(letter in selector for letter in "*?[")

@@ -2,7 +2,6 @@
 
 import typing
 
-from tf_reweight import errors
 from tf_reweight.graph.checking import sublayers
 from tf_reweight.kernels import selectors
 from tf_reweight.kernels.table import find
@@ -34,7 +33,7 @@ class Choice:
         for selector in found:
             name = getattr(selector, "name", selector)  # of a layer
             if isinstance(name, str) and not any(selectors.matches(selector, item) for item in self._candidates.values()):
-                raise ValueError(errors.unknown(argument, name, list(self._candidates)))
+                raise ValueError(selectors.unmatched(argument, selector, list(self._candidates)))
         return found
 
     def matches(self, selector, layer):
