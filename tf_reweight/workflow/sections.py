@@ -26,6 +26,13 @@ def _allows(annotation, kind):
     return annotation in (kind, typing.Any) or any(_allows(part, kind) for part in typing.get_args(annotation))
 
 
+def _items(value, annotation):
+    """What a value holds where its type hint is of a list or a dict of values, else the value; sections check their own."""
+    if type(value) is dict and any(typing.get_origin(part) is dict for part in (annotation, *typing.get_args(annotation))):
+        return list(value.values())
+    return value if type(value) is list else [value]
+
+
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
 
@@ -34,7 +41,7 @@ class Section(pydantic.BaseModel):
     def _numbers_are_numbers(cls, value, info):
         """Pydantic takes true for 1, and numbers of any size, at which TensorFlow fails much later."""
         annotation = cls.model_fields[info.field_name].annotation
-        for item in value if type(value) is list else [value]:
+        for item in _items(value, annotation):
             if type(item) is bool and not _allows(annotation, bool):
                 raise ValueError("true and false are no value of it")
             if type(item) is int and abs(item) > _LARGEST and _allows(annotation, int):
@@ -107,6 +114,15 @@ class Train(Section):
     steps: int | None = pydantic.Field(None, ge=1)
     class_weight: dict[int, float] | None = None
     learning_rate: float = pydantic.Field(1e-3, gt=0)
+
+    @pydantic.field_validator("class_weight", mode="wrap")
+    @classmethod
+    def _each_class_once(cls, value, read):
+        """Pydantic reads 0 and "0" as one class, and keeps the weight that comes last."""
+        weights = read(value)
+        if weights is not None and len(weights) < len(value):
+            raise ValueError("each class has one weight, and a number as text is that number")
+        return weights
 
     @pydantic.field_validator("class_weight")
     @classmethod
