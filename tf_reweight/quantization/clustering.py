@@ -153,6 +153,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
 
     The values are k-means centroids, started evenly over the range (Han et al., Deep Compression, 2016), and training moves
     them, and weights from one to another (see `Shared`). Exact zeros are one of them and stay zeros, so that pruning is kept.
+    A copy of the model, or what is loaded from its file, does not hold them: see `keep_clusters`.
     The file's raw size is the same; zipped it becomes smaller. Cluster what you export: folding BatchNormalization, as
     `quantize` does, would multiply the values of each channel, so quantize first and cluster the quantized model.
 
@@ -195,6 +196,9 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
 
 def keep_clusters(model, max_values=256, per_channel=False, small_kernels=False):
     """Holds a model's kernels to as few values as they have now through further training, for example after loading it.
+
+    A model that was saved and loaded, cloned or copied has the values that its clusters had, and no longer holds them: its next
+    `fit` moves every weight by itself, and nothing warns, since few values may be chance. Call this before it.
 
     Args:
         model: a built Keras model.
