@@ -104,6 +104,7 @@ def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
     [
         "check a.tflite --max_drop 0.01 without --agrees_with", "check a.tflite --data digits without --agrees_with",
         "check a.tflite --agrees_with a.keras without --data", "check a.tflite --data_dir d without --agrees_with",
+        "check a.tflite --mode max without --agrees_with",
         "check a.tflite --import a.py without --agrees_with", "check a.tflite --threads 2 without --max_ms",
         "phone --read a.log --threads 2 without --out", "phone --read a.log --runs 9 without --out",
         "phone --read a.log --shape 1,2 without --out", "arm a.tflite --import a.py without --fix",

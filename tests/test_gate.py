@@ -198,6 +198,64 @@ def test_each_of_several_outputs_is_measured_by_its_labels(compiled, tmp_path):
     ).passed
 
 
+@keras.saving.register_keras_serializable("gate")
+def near(y, p):
+    """A metric whose name does not say which way is better."""
+    return keras.ops.cast(keras.ops.abs(y - p) < 0.1, "float32")
+
+
+@pytest.fixture(scope="module")
+def half_destroyed(tmp_path_factory):
+    """Outputs of a model whose file has the one whole and the other destroyed: `(layers by name, path, data)`."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    model = keras.Model(x, {"light": L.Dense(1, name="light")(x), "kind": L.Dense(3, name="kind")(x)})
+    examples = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    outputs = {name: np.asarray(output) for name, output in model(examples).items()}
+    weights = model.get_layer("light").get_weights()
+    model.get_layer("light").set_weights([array + 5.0 for array in weights])
+    path = tmp_path_factory.mktemp("half") / "a.tflite"
+    export.export_tflite(model, path)
+    model.get_layer("light").set_weights(weights)
+    return model, path, (examples, {"light": outputs["light"] + 0.05, "kind": outputs["kind"].argmax(-1)})
+
+
+_CLASSES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+_UNJUDGED = "not judged, since nobody said which way is better (mode): light_near"
+
+
+@pytest.mark.parametrize(
+    "losses, metrics, mode, judged, unjudged",
+    [
+        ({"light": own, "kind": _CLASSES}, {"light": [near], "kind": ["accuracy"]}, None, "light_loss", True),
+        ({"light": own, "kind": _CLASSES}, {"light": [near], "kind": ["accuracy"]}, "max", "light_near", False),
+        ({"light": own, "kind": _CLASSES}, {"light": [near, "mae"], "kind": ["accuracy"]}, None, "light_mae", True),
+        ({"light": own, "kind": _CLASSES}, {"kind": ["accuracy"]}, None, "light_loss", False),
+        ({"light": own, "kind": _CLASSES}, {"light": ["mae"]}, None, "light_mae", False),
+        ({"light": own, "kind": _CLASSES}, None, None, "light_loss", False),
+    ],
+)
+def test_each_output_is_judged_where_metrics_are_the_only_test(half_destroyed, losses, metrics, mode, judged, unjudged):
+    """A metric without a known direction was dropped without a word, and a loss where another output had a metric."""
+    model, path, data = half_destroyed
+    model.compile("sgd", losses, metrics=metrics)
+    found = export.check_file(path, agrees_with=model, data=data, tolerance=np.inf, max_drop=0.01, mode=mode)
+    good = found.requirements[-1]
+    assert not found.passed and f"{judged} at most 0.01 of it worse" in good.wanted and "kind_accuracy at most" in good.wanted
+    assert (_UNJUDGED in good.found) == unjudged
+
+
+def test_an_output_that_nothing_judges_is_refused_and_the_metric_named(half_destroyed):
+    model, path, data = half_destroyed
+    model.compile("sgd", {"light": None, "kind": _CLASSES}, metrics={"light": [near], "kind": ["accuracy"]})
+    says = r"outputs=\['light'\], metrics=\['light_near'\]. Pass mode=\"max\" .*`--mode`.* finite"
+    with pytest.raises(ValueError, match=says):
+        export.check_file(path, agrees_with=model, data=data, tolerance=np.inf)
+    assert _UNJUDGED in export.check_file(path, agrees_with=model, data=data).requirements[-1].found, "outputs differ anyway"
+    with pytest.raises(ValueError, match="Received: mode='up'"):
+        export.check_file(path, agrees_with=model, data=data, mode="up")
+
+
 def test_a_file_that_was_cut_off_is_named(made, tmp_path, capsys):
     (tmp_path / "cut.tflite").write_bytes((made / "int8.tflite").read_bytes()[:900])
     assert check(tmp_path, "cut.tflite") == 2

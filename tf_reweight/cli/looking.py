@@ -44,7 +44,7 @@ def _say(figures):
 # Flags of `check` that have no effect without another.
 _NEEDS = {
     "agrees_with": "data", "data": "agrees_with", "data_dir": "agrees_with", "import": "agrees_with", "max_drop": "agrees_with",
-    "tolerance": "agrees_with", "threads": "max_ms",
+    "tolerance": "agrees_with", "mode": "agrees_with", "threads": "max_ms",
 }  # fmt: skip
 
 
@@ -64,6 +64,8 @@ def define_check(values):
     flags.DEFINE_float("max_drop", None, drop, lower_bound=0.0, flag_values=values)
     error = "largest relative error of outputs, default that of an export, 0.25 with 8 bits; inf to compare metrics alone"
     flags.DEFINE_float("tolerance", None, error, lower_bound=0.0, flag_values=values)
+    way = "which way metrics are better whose names do not say it; without it they are not judged"
+    flags.DEFINE_enum("mode", None, ["max", "min"], way, flag_values=values)
 
 
 def check(values, positional):
@@ -82,7 +84,7 @@ def _checked(values, positional):
     return check_file(
         path, max_bytes=values.max_bytes, max_ms=values.max_ms, fully_accelerated=values.fully_accelerated, agrees_with=model,
         data=_data(values, model), max_drop=values.max_drop, num_threads=values.threads, shapes=shapes_of(values.shape),
-        tolerance=values.tolerance,
+        tolerance=values.tolerance, mode=values.mode,
     )  # fmt: skip
 
 

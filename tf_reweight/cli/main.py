@@ -34,7 +34,7 @@ tf-reweight: prune and quantize Keras models, ship checked .tflite files
   tf-reweight check FILE.tflite [--max_bytes N] [--max_ms N]
                     [--fully_accelerated]
                     [--agrees_with MODEL.keras --data DATA [--max_drop X]
-                     [--tolerance X]]
+                     [--tolerance X] [--mode max|min]]
   tf-reweight pack IN.tflite OUT.tflite [--zipped] [--verify_arm]
   tf-reweight arm FILE.tflite [--verify_arm]
   tf-reweight arm MODEL.keras --fix OUT.keras

@@ -3,25 +3,20 @@
 import dataclasses
 import math
 
-import keras
 import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.data.labelled import in_order, read
 from tf_reweight.data.splits import numbered
-from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, chosen, kinds_of_model, names_of_outputs
+from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, kinds_of_model, names_of_outputs
 from tf_reweight.export.conversion import output_names
+from tf_reweight.export.figures import Figures, figures_of
 from tf_reweight.export.samples import identifiers, input_specs
 from tf_reweight.export.verification import HALF_ROUNDING, TOLERANCES, keras_outputs
-from tf_reweight.graph import compiled
 from tf_reweight.graph.recasting import is_half
-from tf_reweight.graph.walking import output_structure
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.comparing import differences
 
-# Largest loss where none is named: of a share of examples, and of other metrics as a part of the model's, since a small error
-# rises by more than a share does through the rounding of integers alone.
-_DROP, _RISE = 0.02, 0.1
 # Largest share of other choices. A model that is often wrong is as often in doubt, and an int8 file decides then otherwise.
 _OTHERS = 0.1
 # The coarsest precision that tensors of a type say, the first that is there.
@@ -40,32 +35,7 @@ class Requirement:
     passed: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Figure:
-    """A metric of the model and of its file; `mode` is `"max"` or `"min"`, `proportion` whether it is a share of examples."""
-
-    name: str
-    mode: str
-    proportion: bool
-    before: float
-    after: float
-
-    @property
-    def loss(self):
-        """How much worse the file is: of a share as it is, of other metrics as a part of the model's."""
-        worse = self.before - self.after if self.mode == "max" else self.after - self.before
-        return worse / (1.0 if self.proportion else max(abs(self.before), 1e-12))
-
-    def limit(self, max_drop):
-        """The largest loss that is accepted."""
-        return max_drop if max_drop is not None else _DROP if self.proportion else _RISE
-
-    def __str__(self):
-        shown = "{:.2%}" if self.proportion else "{:.4g}"
-        return f"{self.name} {shown.format(self.after)}, of the model {shown.format(self.before)}"
-
-
-def requirements(runner, content, model, data, max_drop, tolerance):
+def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
     """A list of `Requirement`: that the file's outputs are the model's, and where labels measure it, that it is as good.
 
     Args:
@@ -73,7 +43,7 @@ def requirements(runner, content, model, data, max_drop, tolerance):
         content: the file's bytes.
         model: the Keras model.
         data: examples, or `(examples, labels)`.
-        max_drop, tolerance: as of `check_file`.
+        max_drop, tolerance, mode: as of `check_file`.
     """
     examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     given = read(model, examples, labels, "data")
@@ -89,25 +59,23 @@ def requirements(runner, content, model, data, max_drop, tolerance):
         if kind == CLASSES:
             _check_labels(label, array, getattr(model.loss, "ignore_class", None))
     alike = all(first.shape == second.shape for first, second in zip(expected, outputs))
-    figures = _figures(model, given.labels, labels, kinds, expected, outputs) if alike else []
-    if tolerance == math.inf and not figures:
-        fix = "Pass labels as well, compile the model with metrics of a known direction, or pass a finite `tolerance`."
-        expected = "With `tolerance=inf` only metrics are compared, and there must be some that the labels measure."
-        raise ValueError(errors.message(expected, fix, labels=type(given.labels).__name__, kinds=kinds))
+    only = tolerance == math.inf
+    figures = Figures()
+    if alike:
+        figures = figures_of(model, given.labels, labels, names, kinds, expected, outputs, mode, with_losses=only)
+        if only:
+            figures.check_every_output(names)
     on = f", on {len(given.arrays[0])} examples"
-    others = _Limits(content, model, max_drop, tolerance, bool(figures))
-    same = _agrees(others, names, kinds, expected, outputs, on)
-    return [same, _is_as_good(figures, max_drop, on)] if figures else [same]
+    others = _Limits(content, model, max_drop, tolerance, bool(figures.judged))
+    if not figures.judged:
+        return [_agrees(others, names, kinds, expected, outputs, on + figures.note)]
+    return [_agrees(others, names, kinds, expected, outputs, on), _is_as_good(figures, max_drop, on + figures.note)]
 
 
 def _is_as_good(figures, max_drop, on):
-    wanted = [f"{figure.name} at most {_text(figure)(figure.limit(max_drop))} worse" for figure in figures]
-    passed = all(figure.loss <= figure.limit(max_drop) for figure in figures)
-    return Requirement("as good as its model", f"{'; '.join(wanted)} (max_drop)", f"{'; '.join(map(str, figures))}{on}", passed)
-
-
-def _text(figure):
-    return "{:.3g}".format if figure.proportion else "{:.3g} of it".format
+    wanted = "; ".join(figure.wanted(max_drop) for figure in figures.judged)
+    passed = all(figure.loss <= figure.limit(max_drop) for figure in figures.judged)
+    return Requirement("as good as its model", f"{wanted} (max_drop)", f"{'; '.join(map(str, figures.judged))}{on}", passed)
 
 
 class _Limits:
@@ -157,39 +125,6 @@ def _tolerance(content):
     types = {flatbuffer.dtype_name(tensor) for graph in flatbuffer.read(content).subgraphs for tensor in graph.tensors}
     found = [TOLERANCES[precision] for kind, precision in _COARSEST if kind in types]
     return found[0] if found else _FLOAT
-
-
-def _figures(model, given, labels, kinds, expected, outputs):
-    """A list of `_Figure`: the compiled metrics, or else the accuracy of each output that chooses; empty without labels."""
-    if given is None:
-        return []
-    figures = _compiled_figures(model, given, expected, outputs) if compiled.measures_outputs(model) else []
-    if figures:
-        return figures
-    names = names_of_outputs(model, len(expected))
-    for name, kind, label, first, second in zip(names, kinds, labels, expected, outputs):
-        own = None if kind == NUMBERS else chosen(kind, first, first)
-        if own is not None and label is not None and np.size(label) == own.size:
-            wanted = np.asarray(label).reshape(own.shape)
-            before, after = (float(np.mean(choice == wanted)) for choice in (own, chosen(kind, second, first)))
-            figures.append(_Figure("accuracy" if len(names) == 1 else f"{name}_accuracy", "max", True, before, after))
-    return figures
-
-
-def _compiled_figures(model, labels, expected, outputs):
-    structure = output_structure(model)
-    if structure is None and len(expected) > 1:
-        return []
-    sides = [array[0] if structure is None else keras.tree.pack_sequence_as(structure, array) for array in (expected, outputs)]
-    try:
-        (before, measured), (after, _) = [compiled.figures_of_outputs(model, labels, side) for side in sides]
-    except Exception as error:  # each metric raises what it likes
-        fix = "Pass labels as `fit` takes them, or the examples alone."
-        message = f"The labels must fit the metrics that the model is compiled with; they say: {errors.said_by(error)[:300]}."
-        shapes = [np.shape(label) for label in keras.tree.flatten(labels)]
-        raise ValueError(errors.message(message, fix, labels=shapes)) from error
-    known = [item for item in measured if item.mode is not None]
-    return [_Figure(item.name, item.mode, item.proportion, before[item.name], after[item.name]) for item in known]
 
 
 def _matched(names, ends, what):

@@ -53,7 +53,7 @@ class FileCheck(Report):
 
 def check_file(
     path, *, max_bytes=None, max_ms=None, fully_accelerated=False, agrees_with=None, data=None, max_drop=None, num_threads=1,
-    shapes=None, tolerance=None,
+    shapes=None, tolerance=None, mode=None,
 ):  # fmt: skip
     """Measures a `.tflite`, made by anyone, against what is asked of it.
 
@@ -73,7 +73,10 @@ def check_file(
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
         tolerance: largest relative error of each output against the model's. None is the bound of `export_tflite` for what is
             in the file, 0.25 with integers of 8 bits. Besides, the file may choose otherwise for 10 % of the examples, or for
-            `max_drop` where that is more. With infinity metrics alone count, as against the model before it was pruned.
+            `max_drop` where that is more. With infinity metrics alone count, as against the model before it was pruned: each
+            output must have one then, and an output that has no other is measured by its loss.
+        mode: `"max"` or `"min"`, which way metrics are better whose names and classes do not say it. Where it is None they are
+            not judged, and named in what was found.
 
     Returns:
         `FileCheck`.
@@ -86,7 +89,7 @@ def check_file(
         >>> check_file("model.tflite", max_bytes=200_000, fully_accelerated=True).passed
     """
     check_flags(fully_accelerated=fully_accelerated)
-    _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance)
+    _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance, mode)
     content = read_file(path)
     flatbuffer.parse(content, path)  # which names the file
     # In a process of its own, which may die, before anything else loads the file here.
@@ -99,11 +102,11 @@ def check_file(
     if max_ms is not None:
         asked.append(_is_fast(path, max_ms, num_threads, shapes))
     if agrees_with is not None:
-        asked += agreeing.requirements(Runner(content, shapes=shapes), content, agrees_with, data, max_drop, tolerance)
+        asked += agreeing.requirements(Runner(content, shapes=shapes), content, agrees_with, data, max_drop, tolerance, mode)
     return FileCheck(os.fspath(path), tuple(asked))
 
 
-def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance):
+def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance, mode):
     if agrees_with is not None:
         check_model(agrees_with)
     if max_bytes is not None:
@@ -114,7 +117,9 @@ def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance):
         check_number("max_drop", max_drop, fix="For example 0.01.")
     if tolerance is not None:
         check_number("tolerance", tolerance, fix="For example 0.1.", finite=False)
-    for name, limit in (("max_drop", max_drop), ("tolerance", tolerance)):
+    if mode not in (None, "max", "min"):
+        raise ValueError(errors.unknown("mode", mode, ("max", "min")))
+    for name, limit in (("max_drop", max_drop), ("tolerance", tolerance), ("mode", mode)):
         if limit is not None and agrees_with is None:
             expected = f"`{name}` has no effect without `agrees_with`, the model that the file is compared with."
             raise ValueError(errors.message(expected, "Pass both, or neither.", **{name: limit}))

@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+from keras.src.trainers.compile_utils import get_loss
 
 from tf_reweight.graph import steps
 from tf_reweight.graph.access import schedule_of
@@ -77,11 +78,15 @@ class Measured:
         mode: `"max"` or `"min"`, which way is better; by its name where Keras does not know, and None where
             that says nothing.
         proportion: whether it is a share of examples that are right.
+        output: the name of the output that it is about; None where the model has only one.
+        position: the same by number, where the name is none of the model's keys.
     """
 
     name: str
     mode: str | None
     proportion: bool = False
+    output: str | None = None
+    position: int = 0
 
 
 def measured_by(model):
@@ -90,10 +95,13 @@ def measured_by(model):
     if compiled is None or not compiled.built:
         return []
     modes = {None: None, "up": "max", "down": "min"}
-    return [
-        Measured(name, modes[getattr(metric, "_direction", None)] or mode_of(name), type(metric).__name__.endswith("Accuracy"))
-        for name, metric in zip(compiled.result(), compiled.metrics)
-    ]
+    of_outputs = [*enumerate(compiled._flat_metrics), *enumerate(compiled._flat_weighted_metrics)]
+    owned = [(metric, own.output_name, position) for position, own in of_outputs if own for metric in own.metrics]
+    measured = []
+    for name, (metric, *owner) in zip(compiled.result(), owned):
+        mode = modes[getattr(metric, "_direction", None)] or mode_of(name)
+        measured.append(Measured(name, mode, type(metric).__name__.endswith("Accuracy"), *owner))
+    return measured
 
 
 def mode_of(name):
@@ -122,3 +130,8 @@ def figures_of_outputs(model, y, outputs):
     measured = measured_by(model)
     model.reset_metrics()
     return figures, measured
+
+
+def loss_of_output(loss, y, output):
+    """The value of one output's loss, given as `compile` takes it, for labels and an output, the model's own or a file's."""
+    return steps.figure_of(get_loss(loss, y, output)(y, output))
