@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_reweight import export, quantization, shrink
-from tf_reweight.data import examples, feeds
+from tf_reweight import export, prune_groups, quantization, refresh_statistics, shrink
+from tf_reweight.data import examples, feeds, labelled
 from tf_reweight.reports.sensitivity import sensitivity
 
 L = keras.layers
@@ -214,9 +214,7 @@ def test_a_large_source_sorted_by_class_gives_examples_of_every_class():
         ({"y": X}, "Did you mean|Valid: x"),
         ({}, "must name every input"),
         ([X, X], "one array per input"),
-        (lambda: iter([(X, Y[:3])]), "whole batches"),
         (lambda: iter([X[:4], X[:4, :2]]), "must be alike"),
-        (lambda: iter([(X, Y), X]), "must be alike"),
         ([[1.0, 2.0], [1.0]], "must hold arrays"),
         (X[:, :3], "must have the shape"),
         (np.where(X > 1, np.nan, X), "must be finite"),
@@ -292,3 +290,84 @@ def test_precisions_are_measured_on_any_source(tmp_path):
     assert plain.accuracy is not None and export.precision_sensitivity(model, X).accuracy is None
     record = export.export_mixed(model, tmp_path / "a.tflite", plain.num_bytes, (X[i : i + 5] for i in range(0, 20, 5)))
     assert record.verification.num_examples == 20
+
+
+def two_outputs(structure=dict):
+    x = keras.Input((4,))
+    made = {"size": L.Dense(1, name="size")(x), "kind": L.Dense(3, name="kind")(L.BatchNormalization()(L.Dense(6)(x)))}
+    model = keras.Model(x, made if structure is dict else [made["size"], made["kind"]])
+    losses = {"size": "mse", "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    model.compile("sgd", losses if structure is dict else [losses["size"], losses["kind"]])
+    return model
+
+
+SIZES = X.sum(-1)
+LABELS = {
+    "tf.data of dicts": (dict, lambda: tf_data(X, {"size": SIZES, "kind": Y}).batch(8)),
+    "tf.data of dicts, single": (dict, lambda: tf_data(X, {"size": SIZES, "kind": Y})),
+    "tf.data with weights": (dict, lambda: tf_data(X, {"size": SIZES, "kind": Y}, {"size": Y, "kind": Y}).batch(8)),
+    "tf.data of tuples": (list, lambda: tf_data(X, (SIZES, Y)).batch(8)),
+    "as many in a batch as outputs": (list, lambda: tf_data(X, (SIZES, Y)).batch(2)),
+    "tuples in sorted order for a dict": (dict, lambda: tf_data(X, (Y, SIZES)).batch(8)),
+    "generator of lists": (list, lambda: iter([(X[:9], [SIZES[:9].tolist(), Y[:9].tolist()]), (X[9:], [SIZES[9:], Y[9:]])])),
+    "PyDataset": (dict, lambda: Batches(X, {"size": SIZES, "kind": Y})),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_several_outputs_keep_their_structure(kind):
+    """They were stacked to one array, or refused, even where only the examples were wanted."""
+    structure, source = LABELS[kind]
+    model = two_outputs(structure)
+    (plain,), (arrays, labels) = examples.take(model, source(), "x"), examples.take_labelled(model, source(), "x")
+    np.testing.assert_array_equal(plain, X)
+    np.testing.assert_array_equal(arrays[0], X)
+    names = ["size", "kind"] if structure is list else ["kind", "size"]
+    found = dict(zip(names, labelled.in_order(labels, names, "x")))
+    np.testing.assert_allclose(found["size"], SIZES, rtol=1e-6)
+    np.testing.assert_array_equal(found["kind"], Y)
+
+
+def test_labels_are_not_looked_at_where_they_are_not_wanted():
+    (found,) = examples.take(one_input(), iter([(X, "anything"), (X, {"a": object()})]), "x")
+    assert len(found) == 40
+
+
+@pytest.mark.parametrize(
+    "batches, words",
+    [
+        ([(X, Y[:3])], "`x` must yield whole batches"), ([(X, Y), X], "examples of `x` must be alike"),
+        ([(X, [[1], [1, 2]])], "`x` must hold arrays"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_wanted_must_fit(batches, words):
+    with pytest.raises(ValueError, match=words):
+        labelled.read(one_input(), iter(batches))
+    with pytest.raises(ValueError, match=words):
+        export.precision_sensitivity(one_input(), iter(batches))
+
+
+def test_files_are_made_and_looked_at_with_labels_of_several_outputs(tmp_path):
+    model, source = two_outputs(), LABELS["PyDataset"][1]()
+    export.export_tflite(model, tmp_path / "a.tflite", "int8", source, verify_data=source)
+    assert export.explain(model, tmp_path / "a.tflite", source, num_examples=2).file_accuracy is None
+    found = export.check_file(tmp_path / "a.tflite", agrees_with=model, data=source).requirements[-1].found
+    assert "kind_accuracy" in found
+
+
+def test_every_function_takes_batches_with_labels_of_several_outputs():
+    model, source = two_outputs(), LABELS["PyDataset"][1]()
+    assert refresh_statistics(model, source).losses
+    quantization.calibrate(quantization.quantize(model), source)
+    with pytest.raises(ValueError, match="must have one output with labels.*monitor"):
+        sensitivity(model, source)
+    assert sensitivity(model, source, sparsities=(0.5,), layers="size", monitor="loss").kernels
+    prune_groups(model, sparsity=0.5, criterion="taylor", data=source)
+
+
+def test_an_only_output_in_a_structure_has_its_labels():
+    x = keras.Input((4,))
+    output = L.Dense(3, name="kind")(x)
+    for model, y in ((keras.Model(x, output), {"kind": Y}), (keras.Model(x, [output]), (Y,))):
+        found = labelled.read(model, tf_data(X, y).batch(8)).labels
+        np.testing.assert_array_equal(labelled.of_one_output(model, found), Y)

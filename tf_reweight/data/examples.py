@@ -9,7 +9,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
 from tf_reweight.data import last_axes
-from tf_reweight.graph.walking import input_structure, keys_of
+from tf_reweight.graph.walking import input_structure, keys_of, output_structure
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
 MOST = 1024
@@ -48,16 +48,20 @@ def take(model, examples, argument, most=MOST):
         >>> take(model, {"right": right, "left": left}, "x")[0] is left
         True
     """
-    return take_labelled(model, examples, argument, most)[0]
+    return _taken(model, examples, argument, most, with_labels=False)[0]
 
 
 def take_labelled(model, examples, argument, most=MOST):
     """`take`, and the labels where the source has them: `(arrays, labels or None)`.
 
     Only sources of batches have labels of their own; arrays and structures of arrays are inputs and nothing else.
-    A source whose end is known is read to its end.
+    A source whose end is known is read to its end. Labels of several outputs keep the structure that they have in a batch.
     """
-    door = _Door(input_structure(model), argument)
+    return _taken(model, examples, argument, most, with_labels=True)
+
+
+def _taken(model, examples, argument, most, with_labels):
+    door = _Door(input_structure(model), argument, output_structure(model), with_labels)
     batches, ends = (None, True) if door.is_whole(examples) else _batches(examples, argument)
     if batches is None:
         return door.inputs(examples), None
@@ -93,10 +97,13 @@ class _Door:
     Args:
         structure: of its symbolic inputs; None where the model does not say.
         argument: for errors.
+        outputs: the structure of its symbolic outputs, as `structure`, which is that of labels.
+        with_labels: whether the labels of batches are wanted; else they may be anything.
     """
 
-    def __init__(self, structure, argument):
+    def __init__(self, structure, argument, outputs=None, with_labels=False):
         self.structure, self.argument = structure, argument
+        self._outputs, self._with_labels = outputs, with_labels
         self.tensors = None if structure is None else keras.tree.flatten(structure)
         self._in_batches = False
 
@@ -133,23 +140,40 @@ class _Door:
         return made
 
     def batch(self, given):
-        """`(arrays, labels)` of a batch or a single example; labels may be None."""
+        """`(arrays, labels)` of a batch or a single example; labels, a structure of arrays, may be None."""
         x, y = self._parted(given)
         arrays = self._ordered(x)
+        y = self._labels(y, self._outputs) if self._with_labels and y is not None else None
         if self.tensors is not None and len(arrays) == len(self.tensors):
             # After others the last batch may hold one example: of a column without its axis it looks like a single one.
             single = not self._in_batches and all(map(last_axes.is_single, map(np.shape, arrays), self.tensors))
             self._in_batches = not single
             if single:
                 arrays = [array[None] for array in arrays]
-                y = None if y is None else np.asarray(y)[None]
+                y = None if y is None else keras.tree.map_structure(lambda array: array[None], y)
         arrays = self._with_axes(arrays)
-        y = None if y is None else np.asarray(y)
-        lengths = [len(array) if array.ndim else None for array in (*arrays, *([] if y is None else [y]))]
+        lengths = [len(array) if array.ndim else None for array in (*arrays, *_leaves(y))]
         if len(set(lengths)) != 1 or None in lengths:
             fix = "Each batch holds as many examples for each input, and as many labels."
             raise ValueError(errors.message(f"`{self.argument}` must yield whole batches.", fix, lengths=lengths))
         return arrays, y
+
+    def _labels(self, y, outputs):
+        """Labels with arrays at their ends, in the structure in which they came: a dict, or a tuple for several outputs."""
+        if isinstance(y, dict):
+            parts = outputs if isinstance(outputs, dict) else {}
+            return {name: self._labels(label, parts.get(name)) for name, label in y.items()}
+        if not is_sequence(y):
+            return self._array(y)
+        parts = [outputs[name] for name in sorted(outputs)] if isinstance(outputs, dict) else listed(outputs)
+        if len(parts) > 1 and len(y) == len(parts):
+            return tuple(map(self._labels, y, parts))
+        if is_sequence(outputs) and len(y) == len(parts) == 1 and np.ndim(y[0]):
+            return self._labels(y[0], parts[0])
+        # Of a subclassed model it is not known what it gives; its only output may have lists of numbers.
+        if outputs is None and not _is_numbers(y) and all(map(np.ndim, y)):
+            return tuple(self._labels(label, None) for label in y)
+        return self._array(y)
 
     def _parted(self, given):
         """`(x, y)` as `fit` parts them; a tuple or list with an array for each of several inputs is all x."""
@@ -323,7 +347,8 @@ def _collected(batches, argument, most, ends):
     """Up to `most` examples of batches, as `(arrays, labels)`: drawn from all where they end, else the first."""
     rng, kept, seen = np.random.default_rng(0), [], 0
     for arrays, labels in batches:
-        for example in zip(*arrays, *([] if labels is None else [labels])):
+        num_inputs, structure = len(arrays), labels
+        for example in zip(*arrays, *_leaves(labels)):
             seen += 1
             if len(kept) < most:
                 kept.append(example)
@@ -331,7 +356,6 @@ def _collected(batches, argument, most, ends):
                 place = int(rng.integers(seen))
                 if place < most:
                     kept[place] = example
-        num_inputs, labelled = len(arrays), labels is not None
         if not ends and len(kept) == most:
             break
     if not kept:
@@ -342,7 +366,12 @@ def _collected(batches, argument, most, ends):
     except ValueError as error:
         fix = "Bring them to one size, and give all or none of the batches labels."
         raise ValueError(errors.message(f"All examples of `{argument}` must be alike.", fix, says=str(error))) from error
-    return columns[:num_inputs], columns[num_inputs] if labelled else None
+    return columns[:num_inputs], None if structure is None else keras.tree.pack_sequence_as(structure, columns[num_inputs:])
+
+
+def _leaves(labels):
+    """The arrays of labels in a structure; none of None."""
+    return [] if labels is None else keras.tree.flatten(labels)
 
 
 def _is_numbers(given):

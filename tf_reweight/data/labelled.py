@@ -9,6 +9,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
+from tf_reweight.graph.walking import output_structure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,3 +80,12 @@ def in_order(y, names, argument):
         expected = f"`{argument}` must hold labels for each output, {len(names)}."
         raise ValueError(errors.message(expected, fix, labels=[np.shape(label) for label in labels]))
     return labels
+
+
+def of_one_output(model, y):
+    """The labels of a model's only output, which may be in a dict of it; None where there are those of several."""
+    if isinstance(y, dict):
+        labels = keras.tree.flatten(y)
+        return labels[0] if len(labels) == 1 else None
+    several = is_sequence(y) and len(keras.tree.flatten(output_structure(model))) > 1
+    return None if several else y

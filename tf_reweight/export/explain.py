@@ -10,6 +10,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data.examples import take_labelled
+from tf_reweight.data.labelled import of_one_output
 from tf_reweight.data.splits import class_numbers, numbered
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
@@ -68,7 +69,7 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     examples = files.encoded(chosen)
     operations = graphs.compared(examples)
     error = compare(*files(chosen))[1]
-    accuracies = _accuracies(files, arrays, labels)
+    accuracies = _accuracies(files, arrays, of_one_output(given, labels))
     worst = [item for item in operations if item.own_error][:_TRIED]
     trials = () if loses_nothing(error, *accuracies) else graphs.trials(worst, examples[:_TRIED_ON])
     name = pathlib.Path(path).name

@@ -8,6 +8,7 @@ from rich.table import Table
 from tf_reweight import errors
 from tf_reweight.checks import check_classes, check_flags, check_number, is_sequence
 from tf_reweight.data.examples import take_labelled
+from tf_reweight.data.labelled import of_one_output
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
@@ -119,7 +120,8 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     _check_precisions(precisions)
     given, model = model, single_precision(model)
     arrays, found = take_labelled(given, x, "x")
-    y = found if y is None else y
+    # A source's labels of several outputs tell no accuracy, and nobody asked for one.
+    y = of_one_output(given, found) if y is None else y
     specs = samples.input_specs(model, arrays)
     return _report(model, specs, samples.checked(arrays, specs, "x"), y, precisions)
 

@@ -3,12 +3,14 @@
 import collections.abc
 import dataclasses
 
+import keras
 import numpy as np
 from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take, take_labelled
+from tf_reweight.data.labelled import of_one_output
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation
@@ -206,10 +208,15 @@ def _checked_data(model, data):
             errors.message("`data` must be a pair (x, y).", "For example dataset.validation.", data=type(data).__name__)
         )
     if is_pair:
-        arrays, y = take(model, data[0], "data", _MOST), np.asarray(data[1])
+        arrays, given = take(model, data[0], "data", _MOST), data[1]
     else:
-        arrays, y = take_labelled(model, data, "data", _MOST)
-        y = np.zeros(0) if y is None else y
+        arrays, given = take_labelled(model, data, "data", _MOST)
+    labels = of_one_output(model, given)
+    if labels is None and given is not None:
+        fix = 'Pass monitor="loss" or the name of a metric, which `evaluate` measures.'
+        received = {"labels": [np.shape(label) for label in keras.tree.flatten(given)]}
+        raise ValueError(errors.message("Without `monitor` the model must have one output with labels.", fix, **received))
+    y = np.zeros(0) if labels is None else np.asarray(labels)
     if y.ndim != 1 or y.dtype.kind not in "iu" or any(len(array) != len(y) for array in arrays) or not len(y):
         raise ValueError(
             errors.message(
