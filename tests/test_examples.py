@@ -106,6 +106,53 @@ def test_several_inputs_by_position(given):
     np.testing.assert_array_equal(second, RIGHT)
 
 
+NAMED = {"alpha": RIGHT, "zeta": LEFT}
+PAIRS = {
+    "of one input": (one_input, X, Y),
+    "of one input, numbers": (one_input, X.tolist(), Y),
+    "of one input by name": (one_input, {"x": X}, np.stack([Y, Y], -1)),
+    "of one input in a list": (one_input, [X], Y),
+    "by name": (two_inputs, NAMED, Y),
+    "by name, with labels by name": (two_inputs, NAMED, {"size": Y, "kind": Y}),
+    "in a list": (lambda: two_inputs(list), [LEFT, RIGHT], Y),
+    "in a tuple, with two labels": (lambda: two_inputs(list), (LEFT, RIGHT), (Y, Y)),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_pair_of_inputs_and_labels(kind):
+    """Of several inputs it was taken for two of them, and refused; of one by the functions that need no labels."""
+    make, x, y = PAIRS[kind]
+    model, plain = make(), examples.take(make(), x, "x")
+    assert examples.take_labelled(model, (x, y), "x")[1] is y
+    for found in (examples.take(model, (x, y), "x"), labelled.given(model, (x, y)).arrays):
+        for first, second in zip(found, plain, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "make, given, num",
+    [
+        (lambda: two_inputs(list), (LEFT, RIGHT), 20), (two_inputs, (RIGHT, LEFT), 20),
+        (one_input, ((X, Y), (X, Y)), 40), (two_inputs, (NAMED, NAMED), 40), (one_input, ([1, 2, 3, 4], [5, 6, 7, 8]), 2),
+        (lambda: two_inputs(list), ((LEFT, RIGHT), (LEFT, RIGHT)), 40),
+    ],
+)  # fmt: skip
+def test_a_tuple_of_just_the_inputs_or_of_batches_is_no_pair(make, given, num):
+    model = make()
+    assert examples.pair(model, given) is None and len(examples.take(model, given, "x")[0]) == num
+    assert labelled.given(model, given).num == num
+
+
+def test_every_function_takes_a_pair_of_several_inputs_and_labels(tmp_path):
+    model, data = two_inputs(), (NAMED, Y)
+    export.export_tflite(model, tmp_path / "a.tflite", "int8", representative_data=data, verify_data=data)
+    assert export.explain(model, tmp_path / "a.tflite", data, num_examples=2).file_accuracy is not None
+    assert export.check_file(tmp_path / "a.tflite", agrees_with=model, data=NAMED).requirements
+    quantization.calibrate(quantization.quantize(model), data)
+    assert refresh_statistics(model, data).layers == ()
+
+
 COLUMNS = {"age": np.arange(20.0, dtype="float32"), "kind": np.arange(20, dtype="int32")}
 TABLES = {
     "columns": lambda: COLUMNS,

@@ -32,7 +32,9 @@ def take(model, examples, argument, most=MOST):
         examples: an array `(num, ...)`; a list, tuple, dict by name or nested structure of them, as the model takes its inputs;
             or batches of these: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator or a function that makes one, a
             list of dicts or tuples, or any other iterable. A batch may be `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for
-            `fit`, of which `x` is taken, or a single example without a batch axis.
+            `fit`, of which `x` is taken, or a single example without a batch axis. A tuple `(x, y)` of all examples and their
+            labels is one too where `x` has the model's inputs, by number or name: of two inputs as `([first, second], y)`. A
+            tuple that holds just the inputs, as `(first, second)`, is inputs, and one of batches is batches.
         argument: the argument's name, for errors.
         most: how many examples are taken of a source of batches. Where its end is known, they are drawn from all of it
             by a fixed seed, since many sources are sorted by class; of a generator they are the first.
@@ -48,16 +50,31 @@ def take(model, examples, argument, most=MOST):
         >>> take(model, {"right": right, "left": left}, "x")[0] is left
         True
     """
-    return _taken(model, examples, argument, most, with_labels=False)[0]
+    x, _ = pair(model, examples) or (examples, None)
+    return _taken(model, x, argument, most, with_labels=False)[0]
 
 
 def take_labelled(model, examples, argument, most=MOST):
     """`take`, and the labels where the source has them: `(arrays, labels or None)`.
 
-    Only sources of batches have labels of their own; arrays and structures of arrays are inputs and nothing else.
-    A source whose end is known is read to its end. Labels of several outputs keep the structure that they have in a batch.
+    Sources of batches have labels of their own, and tuples `(x, y)`; other arrays and structures of arrays are inputs and
+    nothing else. A source whose end is known is read to its end. Labels of several outputs keep the structure that they have
+    in a batch.
     """
-    return _taken(model, examples, argument, most, with_labels=True)
+    x, y = pair(model, examples) or (examples, None)
+    arrays, found = _taken(model, x, argument, most, with_labels=y is None)
+    return arrays, found if y is None else y
+
+
+def pair(model, given):
+    """`(x, y)` where a tuple is examples and their labels, else None; see `take`.
+
+    Of a subclassed model nobody knows how many inputs it has: two arrays are taken for two of them.
+    """
+    if not isinstance(given, tuple) or len(given) != 2:
+        return None
+    door = _Door(input_structure(model), "data")
+    return given if door.tensors is not None and not door.is_whole(given) and door.is_pair(*given) else None
 
 
 def _taken(model, examples, argument, most, with_labels):
@@ -116,6 +133,40 @@ class _Door:
         except (ValueError, TypeError):
             return False
         return True
+
+    def is_pair(self, x, y):
+        """Whether two things are inputs and their labels, and neither two inputs nor two batches."""
+        several = len(self.tensors) > 1
+        if several and self._tried((x, y)) is not None:
+            return False
+        if not isinstance(x, (tuple, list, dict)):
+            return not several
+        if not isinstance(y, (tuple, list, dict)):
+            return True
+        if not several and isinstance(x, list):
+            # Two lists of numbers may be one array.
+            return not (_is_numbers(x) and self._are_inputs([x, y]))
+        return self._tried(x) is not None and not self._are_inputs(y)
+
+    def _are_inputs(self, given):
+        """Whether something holds arrays of the sizes of the inputs."""
+        arrays = self._tried(given)
+        if arrays is None:
+            return False
+        wanted = [tuple(tensor.shape)[1:] for tensor in self.tensors]
+        return all(
+            array.ndim == len(sizes) + 1 and all(size in (None, own) for size, own in zip(sizes, array.shape[1:]))
+            for array, sizes in zip(arrays, wanted)
+        )
+
+    def _tried(self, given):
+        """`inputs`, or None where they do not go in."""
+        try:
+            arrays = self.inputs(given)
+        except (ValueError, TypeError):
+            return None
+        # NumPy makes an array without axes of what is none, as of a dict.
+        return arrays if all(array.ndim for array in arrays) else None
 
     def inputs(self, given):
         """One array per input, with its axes, of one array or a structure of arrays."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
-from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
-from tf_reweight.graph.walking import output_structure
+from tf_reweight.data.examples import checked, input_specs, packed, pair, take_labelled
+from tf_reweight.graph.walking import input_structure, output_structure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,12 +59,19 @@ def read(model, x, y=None, argument="x"):
     return Labelled(arrays, labels)
 
 
+def parted(model, data):
+    """`(x, y)` of `data` that may be examples or `(examples, labels)`; y is None where it is examples alone.
+
+    What is one and what the other, `examples.take` says. Of a subclassed model a tuple of two is examples and labels here.
+    """
+    if input_structure(model) is not None:
+        return pair(model, data) or (data, None)
+    return data if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple) else (data, None)
+
+
 def given(model, data):
-    """The `Labelled` of what a function was given as `data`: examples, `(examples, labels)`; None for None."""
-    if data is None:
-        return None
-    pair = isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple)
-    return read(model, *(data if pair else (data,)), argument="data")
+    """The `Labelled` of what a function was given as `data`, see `parted`; None for None."""
+    return None if data is None else read(model, *parted(model, data), argument="data")
 
 
 def in_order(y, names, argument):

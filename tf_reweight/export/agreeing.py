@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.data.labelled import in_order, read
+from tf_reweight.data import labelled
 from tf_reweight.data.splits import numbered
 from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, kinds_of_model, names_of_outputs
 from tf_reweight.export.conversion import output_names
@@ -45,15 +45,14 @@ def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
         data: examples, or `(examples, labels)`.
         max_drop, tolerance, mode: as of `check_file`.
     """
-    examples, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    given = read(model, examples, labels, "data")
+    given = labelled.given(model, data)
     expected = keras_outputs(model, given.arrays)
     inputs = identifiers([spec.name for spec in input_specs(model, given.arrays)])
     inputs = dict(zip(_matched(inputs, runner.inputs, "inputs"), given.arrays))
     outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
     names = names_of_outputs(model, len(expected))
     kinds = kinds_of_model(model, expected, given.labels)
-    labels = [None] * len(expected) if given.labels is None else in_order(given.labels, names, "data")
+    labels = [None] * len(expected) if given.labels is None else labelled.in_order(given.labels, names, "data")
     labels = [numbered(label, array.shape) for label, array in zip(labels, expected)]
     for kind, array, label in zip(kinds, expected, labels):
         if kind == CLASSES:

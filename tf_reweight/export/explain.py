@@ -10,7 +10,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data.examples import take_labelled
-from tf_reweight.data.labelled import of_one_output
+from tf_reweight.data.labelled import of_one_output, parted
 from tf_reweight.data.splits import class_numbers, numbered
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
@@ -40,8 +40,8 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     Args:
         model: the Keras model that the file was made of, on the TensorFlow backend; of a quantized one, the float model in it.
         path: the `.tflite`, in any precision, packed or not, by whomever.
-        data: held-out examples of any kind that `data.examples.take` knows, or a pair of inputs and labels; labels of one class
-            each give accuracies.
+        data: held-out examples of any kind that `data.examples.take` knows, or `(examples, labels)`; labels of one class each
+            give accuracies. Of a model with two inputs `(first, second)` are the inputs, and `([first, second], labels)` both.
         num_examples: on which operations are compared, spread over the data.
 
     Returns:
@@ -60,7 +60,9 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     check_model(model)
     given, model = model, single_precision(strip_quantization(model) if is_quantized(model) else model)
     check_recurrent(model)
-    arrays, labels = _labelled(given, data)
+    x, y = parted(given, data)
+    arrays, found = take_labelled(given, x, "data")
+    labels = found if y is None else y
     specs = samples.input_specs(model, arrays)
     arrays = samples.checked(arrays, specs, "data")
     files = _Files(model, specs, content, path)
@@ -75,13 +77,6 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     name = pathlib.Path(path).name
     keep = tuple(item for item, _ in trials[1:])
     return Explanation(name, len(examples), error, *accuracies, operations, graphs.unpaired, trials, keep)
-
-
-def _labelled(model, data):
-    """Arrays of inputs, and labels or None; a pair of arrays for a model of one input is inputs and labels, as for `fit`."""
-    if isinstance(data, tuple) and len(data) == 2 and len(model.inputs) == 1:
-        return samples.take(model, data[0], "data"), data[1]
-    return take_labelled(model, data, "data")
 
 
 class _Files:

@@ -64,7 +64,8 @@ def check_file(
         fully_accelerated: whether XNNPACK, LiteRT's delegate for CPUs, must run every operation.
         agrees_with: the Keras model whose outputs it must have, of `data`, and than which it must be no worse. It is a
             classifier where its losses or metrics, its labels or probabilities say so, and else gives numbers.
-        data: examples of any kind that `data.examples.take` knows, or `(examples, labels)`.
+        data: examples of any kind that `data.examples.take` knows, or `(examples, labels)`; of a model with two inputs
+            `(first, second)` are the inputs, and `([first, second], labels)` both.
         max_drop: largest loss against the model in each metric that it is compiled with and labels measure, or else in the
             accuracy of outputs that choose: of a share of examples as it is, of other metrics as a part of the model's. At
             least 0; None is 0.02, and 0.1 for other metrics. Where nothing is measured so, it is the largest share of examples

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
-from tf_reweight.data.examples import checked, input_specs, packed, take, take_labelled
-from tf_reweight.data.labelled import of_one_output
+from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
+from tf_reweight.data.labelled import of_one_output, parted
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation
@@ -202,15 +202,13 @@ def _checked_sparsities(structure, sparsities):
 
 def _checked_data(model, data):
     """`(list of arrays, labels)`."""
-    is_pair = is_sequence(data) and len(data) == 2
-    if not is_pair and (isinstance(data, (tuple, list, dict)) or hasattr(data, "__array__")):
+    x, given = parted(model, tuple(data) if is_sequence(data) else data)
+    if given is None and (isinstance(x, (tuple, list, dict)) or hasattr(x, "__array__")):
         raise ValueError(
             errors.message("`data` must be a pair (x, y).", "For example dataset.validation.", data=type(data).__name__)
         )
-    if is_pair:
-        arrays, given = take(model, data[0], "data", _MOST), data[1]
-    else:
-        arrays, given = take_labelled(model, data, "data", _MOST)
+    arrays, found = take_labelled(model, x, "data", _MOST)
+    given = found if given is None else given
     labels = of_one_output(model, given)
     if labels is None and given is not None:
         fix = 'Pass monitor="loss" or the name of a metric, which `evaluate` measures.'
