@@ -1,6 +1,7 @@
 """Budgets of bytes and milliseconds: what files have is predicted, measured, and met."""
 
 import importlib.util
+import re
 import warnings
 
 import keras
@@ -10,9 +11,13 @@ import pytest
 import tf_reweight as tfr
 from tf_reweight import budget as budgets
 from tf_reweight.coupling.attachment import regularize_coupled
+from tf_reweight.coupling.pruning import check_within_reach
 from tf_reweight.filecost import files, operations
 from tf_reweight.kernels.quantities import Curve, Linear, Product, Timed, interpolated
 from tf_reweight.penalties.attachment import attachments, regularize
+from tf_reweight.workflow import reach
+from tf_reweight.workflow.as_trained import as_trained
+from tf_reweight.workflow.config import Config
 
 L = keras.layers
 
@@ -173,3 +178,36 @@ def test_milliseconds_without_a_runtime_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(ImportError, match="needs LiteRT"):
         tfr.prune_groups(small(), budget="latency_ms=0.5")
+
+
+def least_said(model, amount, multiple):
+    """The bytes that a refusal calls the least."""
+    with pytest.raises(ValueError, match="must leave at least") as caught:
+        check_within_reach(model, budgets.get({"bytes": amount, "precision": "float32"}), multiple)
+    return int(re.search(r"at least ([\d,]+)", str(caught.value))[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_the_least_that_a_refusal_names_is_accepted(multiple):
+    """It was a prediction from the dense file alone, and one without the multiple that channels are kept to."""
+    model = as_trained(small(32))
+    least = least_said(model, 1000, multiple)
+    check_within_reach(model, budgets.get({"bytes": least, "precision": "float32"}), multiple)
+    assert least_said(model, round(0.95 * least), multiple) <= 1.02 * least
+
+
+def test_a_model_that_is_to_be_trained_is_measured_as_training_leaves_it():
+    """Zero biases are in no file: a budget passed before training, and was refused after it."""
+    fresh = small(32)
+    trained = keras.models.clone_model(fresh)
+    trained.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trained.fit(np.random.default_rng(0).normal(size=(64, 20)).astype("float32"), np.arange(64) % 4, verbose=0)
+    sizes = [len(files.content_of(model, "int8")) for model in (fresh, as_trained(fresh), trained)]
+    assert sizes[0] < 0.95 * sizes[2] and abs(sizes[1] - sizes[2]) <= 0.01 * sizes[2]
+    settings = {"regularize": {"coupled": {}}, "prune": {"budget": {"bytes": (sizes[0] + sizes[2]) // 2, "precision": "int8"}}}
+    for epochs, is_met in ((0, True), (1, False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            reach.check_files(Config.model_validate({"train": {"epochs": epochs}, **settings}), fresh)
+        assert any("nothing has to go" in str(item.message) for item in caught) == is_met
+    assert not np.any(fresh.get_weights()[1])

@@ -77,7 +77,7 @@ def check_met(floors, keeps, demands):
     """Raises where keep flags, the fewest that the floors allow, do not meet the demands."""
     if not met(demands, np.concatenate(keeps)):
         flat, everything = np.concatenate(keeps), np.ones(floors.coupled.num_groups, bool)
-        least = [f"{said(item.quantity.at(flat))} of {said(item.quantity.at(everything))} {item.name}" for item in demands]
+        least = [f"{said(item.attainable(flat))} of {said(item.quantity.at(everything))} {item.name}" for item in demands]
         expected = f"The budget must leave at least {', '.join(least)}, where channels stay a multiple of {floors.multiple_of}."
         fix = "Raise the budget, or lower `multiple_of` (in a configuration, of regularize.method and of shrink)."
         limits = {item.name: said(item.limit) for item in demands}

@@ -14,6 +14,7 @@ from tf_reweight.data.models import copied
 from tf_reweight.filecost.files import check_can_measure, content_of, sizes, times
 from tf_reweight.filecost.operations import curves
 from tf_reweight.filecost.points import rising
+from tf_reweight.kernels.budgeted import Demand, met
 from tf_reweight.penalties.attachment import detach
 from tf_reweight.pruning.prune import release
 from tf_reweight.shrinking import shrink
@@ -21,6 +22,8 @@ from tf_reweight.shrinking import shrink
 # A prediction that is no further off than this is good enough, of sizes and of times.
 _CLOSE = {"bytes": 0.005, "zipped_bytes": 0.02, "latency_ms": 0.05}
 _MOST_TRIES = 3
+# A sparsity that leaves no more than each set has to keep.
+_ALL = 1 - 1e-9
 
 
 def of_channels(model, budget, pairs=None):
@@ -29,7 +32,8 @@ def of_channels(model, budget, pairs=None):
     Sizes are predicted by a model of the file: bytes of the weights in its precision, so many for each channel, and the rest,
     which the dense file tells. Times are the sum of those of the single operations, timed on this machine in several sizes.
     Both are fitted to executed files: the dense one, and that of a copy pruned at once to the budget, twice more where the
-    prediction was off.
+    prediction was off. A budget out of reach is measured with one channel left of each set: whoever refuses it says what can
+    be reached, with the floors that hold there.
 
     Args:
         model: a built Sequential or functional model; it stays as it is.
@@ -37,7 +41,7 @@ def of_channels(model, budget, pairs=None):
         pairs: of no use here.
 
     Raises:
-        ValueError: for what cannot be measured, a budget out of reach, files that removing channels does not make faster.
+        ValueError: for what cannot be measured, files that removing channels does not make smaller or faster.
         ImportError: for milliseconds without LiteRT.
     """
     check_can_measure(model, budget)
@@ -49,6 +53,9 @@ def of_channels(model, budget, pairs=None):
     if budget.latency_ms is not None:
         operations = {"operations": curves(list(kernel_uses(coupled.trace)), budget.stored_in)}
     everything = np.ones(coupled.num_groups, bool)
+    least = np.concatenate([np.arange(item.num_groups) < 1 for item in coupled.sets]) if coupled.sets else everything
+    amounts = {name: budget.amounts[name] for name in budget.of_files}
+    limits = {name: amount * measured[name] if amount <= 1 else amount for name, amount in amounts.items()}
     found = dict.fromkeys(budget.of_files, operations)
     # Over what the points lie is known without any; the dense file stands for them until then.
     first = {name: {**entry, "points": [[0.0], [measured[name]]]} for name, entry in found.items()}
@@ -57,10 +64,12 @@ def of_channels(model, budget, pairs=None):
     points = {name: {inner[name].at(everything): measured[name]} for name in budget.of_files}
     for _ in range(_MOST_TRIES):
         budget = _with(budget, points)
-        keep, small = _pruned(dense, budget)
+        quantities = cost.of_files(budget)
+        reached = met([Demand(name, quantities[name], limit) for name, limit in limits.items()], least)
+        keep, small = _pruned(dense, {"budget": budget} if reached else {"sparsity": _ALL})
         if keep.all():
             break
-        predicted = {name: quantity.at(keep) for name, quantity in cost.of_files(budget).items()}
+        predicted = {name: quantity.at(keep) for name, quantity in quantities.items()}
         measured = _measured(budget, content, content_of(small, budget.stored_in))
         for name in budget.of_files:
             points[name][inner[name].at(keep)] = measured[name]
@@ -86,12 +95,12 @@ def _measured(budget, dense, content):
     return {name: float(found[name]) for name in budget.of_files}
 
 
-def _pruned(dense, budget):
-    """`(keep flags, small model)` of a copy that is pruned at once to a budget."""
+def _pruned(dense, amount):
+    """`(keep flags, small model)` of a copy that is pruned at once to an amount, as `prune_groups` takes it."""
     copy = copied(dense)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is to be said of the model is said when it is pruned itself
-        prune_groups(copy, budget=budget)
+        prune_groups(copy, **amount)
         keep = np.concatenate([group_norms(item) > 0 for item in groups(copy).sets])
         return keep, shrink(copy)
 

@@ -8,6 +8,7 @@ from tf_reweight.kernels.nonzeros import check_countable
 from tf_reweight.kernels.nonzeros import check_within_reach as check_zeros
 from tf_reweight.kernels.selection import select
 from tf_reweight.workflow import methods
+from tf_reweight.workflow.as_trained import as_trained
 
 
 def check(config, model):
@@ -36,10 +37,13 @@ def check(config, model):
 
 
 def check_files(config, model):
-    """The same of what a budget limits of files, for which files of the model are made and measured: that takes a while."""
+    """The same of what a budget limits of files, for which files of the model are made and measured: that takes a while.
+
+    What is to be trained first is measured as training leaves it, since the file of a model that was never trained is smaller.
+    """
     budget = _budget_of(config)
     if budget is not None and budget.of_files:
-        _check_reached(config, model, budget)
+        _check_reached(config, as_trained(model) if config.train.epochs else model, budget)
 
 
 def _budget_of(config):
