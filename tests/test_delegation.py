@@ -1,6 +1,7 @@
 """Which operations XNNPACK runs, why others fall back, and files rewritten so that it runs them whole."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import packed_nets
 import pytest
 
 from tf_reweight.cli import main
-from tf_reweight.export import export_tflite
+from tf_reweight.export import check_file, export_tflite
 from tf_reweight.packing import equivalence
 from tf_reweight.tflite import acceleration, apart, compiled, flatbuffer, operations
 from tf_reweight.tflite.acceleration import accelerate
@@ -184,6 +185,8 @@ def test_foreign_operations_are_named(code, words, tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert words in figures["foreign"][0] and code.decode() in figures["foreign"][0]
     assert figures["delegation"] is None and code.decode() in figures["not_loaded"]
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        check_file(path)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,6 @@ class Clipping(keras.callbacks.Callback):
         for item in selected:
             insert(item.target.variable, Clip(item.structure, item.target.layout, self.threshold))
         drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)

@@ -63,7 +63,6 @@ class GradualMagnitude(keras.callbacks.Callback):
                 masks.append((variable, kept))
         hold_all(self.model, masks)
         drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
     def on_train_batch_begin(self, batch, logs=None):
         # Not "is this step one of the schedule's": with several steps per execution most are never seen here.

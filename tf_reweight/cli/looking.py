@@ -19,7 +19,7 @@ def inspect(values, positional):
     figures = {**summary.to_dict(), "foreign": list(operations.foreign(summary.ops)), "delegation": None, "not_loaded": ""}
     tables = summary.to_tables()
     try:
-        found = apart.delegation(read_file(path), shapes)
+        found = apart.delegation(read_file(path), shapes, path)
     except input_shapes.Unfit:
         raise
     except ValueError as error:

@@ -107,7 +107,7 @@ class CoupledProximal(keras.callbacks.Callback):
         self._look()
         self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
-        self._renew_step()
+        drop_compiled_steps(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._done = 0
@@ -181,10 +181,6 @@ class CoupledProximal(keras.callbacks.Callback):
     def continue_from(self, state):
         """Holds what was held before the training was cut off."""
         self._hold(state)
-
-    def _renew_step(self):
-        drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
 
 class _Budget:

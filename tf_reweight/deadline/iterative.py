@@ -154,7 +154,6 @@ class IterativePruning(keras.callbacks.Callback):
         step, marginal = self._epoch * (self.params.get("steps") or 0), float(scores[last & ~self._kept].max(initial=0.0))
         self.history.append(noted(groups, step, _planned(groups, demands, len(scores)), self._kept, marginal))
         drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
 
 def _part_of_the_way(demand, num_groups, part):

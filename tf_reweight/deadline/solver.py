@@ -116,7 +116,7 @@ class BudgetProximal(keras.callbacks.Callback):
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()
         one_fit.begin(self.model, self, self._give_back)
-        self._renew_step()
+        drop_compiled_steps(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._first is None:
@@ -180,7 +180,7 @@ class BudgetProximal(keras.callbacks.Callback):
             self._groups.press_on(state)
         else:
             self._groups.close()
-        self._renew_step()
+        drop_compiled_steps(self.model)
 
     def _give_back(self):
         """Takes off what lasts as long as one `fit`."""
@@ -249,7 +249,7 @@ class BudgetProximal(keras.callbacks.Callback):
         groups.finish(keep)
         self._note(now, keep, float(scores[~keep].max(initial=0.0)))
         self.met_at, self._pressing = now, False
-        self._renew_step()
+        drop_compiled_steps(self.model)
 
     def _note(self, now, keep, marginal):
         self.history.append(noted(self._groups, now, min(1.0, now / self._deadline), keep, marginal))
@@ -257,7 +257,3 @@ class BudgetProximal(keras.callbacks.Callback):
     def _sync(self):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
-
-    def _renew_step(self):
-        drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)

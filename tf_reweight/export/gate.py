@@ -94,7 +94,7 @@ def check_file(
     content = read_file(path)
     flatbuffer.parse(content, path)  # which names the file
     # In a process of its own, which may die, before anything else loads the file here.
-    found = apart.delegation(content, shapes)
+    found = apart.delegation(content, shapes, path)
     asked = [_runs(content, shapes)]
     if max_bytes is not None:
         asked.append(Requirement("size", f"at most {max_bytes:,} bytes", f"{len(content):,} bytes", len(content) <= max_bytes))

@@ -98,7 +98,7 @@ class MultiGradient(keras.callbacks.Callback):
         self._listen()
         self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back, with_penalties=True)
-        self._renew_step()
+        drop_compiled_steps(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._sums.assign(np.zeros(2, "float32"))
@@ -177,10 +177,6 @@ class MultiGradient(keras.callbacks.Callback):
             keep = sizes > self.clip
             keep.flat[int(np.argmax(sizes))] = True
             target.variable.assign(as_numpy(target.variable) * target.own_mask(keep, penalty.structure))
-
-    def _renew_step(self):
-        drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
 
 def take_off(model):

@@ -102,7 +102,6 @@ class Proximal(keras.callbacks.Callback):
         self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         # Taken over at the first batch: by then `Reweighting` has renewed the weights, wherever it stands in the list.

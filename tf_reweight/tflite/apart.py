@@ -62,20 +62,25 @@ def compiled_run(content, inputs):
             return {output: stored[output] for output in stored.files}
 
 
-def delegation(content, shapes=None):
+def delegation(content, shapes=None, name=None):
     """`delegation.delegation` of a file's bytes.
+
+    Args:
+        content: the bytes.
+        shapes: of inputs whose sizes the file leaves open.
+        name: what messages call the file, as its path.
 
     Raises:
         shapes.Unfit: for shapes that the file does not take.
         ValueError: when LiteRT refuses the file, with its words, or dies of it.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
+    with tempfile.TemporaryDirectory() as here:
+        folder = pathlib.Path(here)
         (folder / "model.tflite").write_bytes(content)
         if shapes is not None:
             (folder / "shapes.json").write_text(json.dumps(shapes, default=_plain))
         try:
-            _run([sys.executable, "-m", "tf_reweight.tflite.delegation", name])
+            _run([sys.executable, "-m", "tf_reweight.tflite.delegation", here, str(name or f"{len(content)} bytes")])
         except RuntimeError as error:
             kind, _, said = str(error).partition(": ")
             if kind == _UNFIT:

@@ -122,7 +122,10 @@ def delegation(path, shapes=None):
     Example:
         >>> delegation("model.tflite").fully_accelerated
     """
-    runner = Runner(path, shapes=shapes)
+    return _delegation(Runner(path, shapes=shapes), shapes)
+
+
+def _delegation(runner, shapes):
     graph = Graph(flatbuffer.parse(runner.content))
     outside, num_partitions = outside_of(runner)
     whole, asked = _whole(runner.content, outside, shapes)
@@ -155,13 +158,19 @@ def from_dict(figures):
     return Delegation(**{**known, "outside": tuple(Fallback(**item) for item in figures["outside"])})
 
 
-def main(folder):
-    """Writes `delegation.json` for the `model.tflite` in a folder, with the sizes in `shapes.json` where there are some."""
+def main(folder, name):
+    """Writes `delegation.json` for the `model.tflite` in a folder, with the sizes in `shapes.json` where there are some.
+
+    Args:
+        folder: a path.
+        name: what messages call the file.
+    """
     shapes = folder / "shapes.json"
     given = json.loads(shapes.read_text()) if shapes.exists() else None
-    found = delegation((folder / "model.tflite").read_bytes(), given)
+    runner = Runner((folder / "model.tflite").read_bytes(), shapes=given, name=name)
+    found = _delegation(runner, given)
     (folder / "delegation.json").write_text(json.dumps(found.to_dict()))
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2])

@@ -18,8 +18,8 @@ class Runner:
         source: path of a file, or its bytes.
         num_threads: threads of the interpreter.
         delegate: whether to use the default delegate (XNNPACK) or the reference-checked built-in kernels alone.
-
         shapes: of inputs whose sizes the file leaves open: one whole shape as `(1, 224, 224, 3)`, or a dict by input name.
+        name: what messages call a file whose bytes are given.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -30,10 +30,10 @@ class Runner:
         (10000, 10)
     """
 
-    def __init__(self, source, num_threads=1, delegate=True, shapes=None):
+    def __init__(self, source, num_threads=1, delegate=True, shapes=None, name=None):
         check_flags(delegate=delegate)
         content = source if isinstance(source, bytes) else read_file(source)
-        name = f"{len(source)} bytes" if isinstance(source, bytes) else source
+        name = (name or f"{len(source)} bytes") if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.
         constants.check(flatbuffer.parse(content, name), name)
         given = None if shapes is None else functools.partial(_shapes, shapes)

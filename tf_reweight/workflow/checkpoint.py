@@ -121,7 +121,6 @@ class Checkpoint(keras.callbacks.Callback):
         begin_at_epoch(self.model, self.params["epochs"] if training["stopped"] else training["epoch"])
         # What constraints and callbacks put on the model is part of its step.
         drop_compiled_steps(self.model)
-        self.model.make_train_function(force=True)
 
     def _say_unreadable(self, error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
