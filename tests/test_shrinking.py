@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tf_reweight import coupling, shrinking
+from tf_reweight import coupling, quantization, shrinking
 from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.penalties.attachment import attachments, regularize
 from tf_reweight.pruning.prune import prune
@@ -1319,3 +1319,11 @@ def test_a_constant_that_one_nested_model_makes_and_another_adds_stays():
     small, report = shrinking.shrink(model, return_report=True)
     assert_same(model, small)
     assert report.branches == () and small.get_layer("adds").get_layer("sum")
+
+
+@pytest.mark.parametrize("remove", [shrinking.shrink, coupling.prune_groups, coupling.regularize_coupled])
+def test_a_quantized_model_has_no_channels_to_remove_and_says_what_has(remove):
+    model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(4)])
+    coupling.prune_groups(model, sparsity=0.5)
+    with pytest.raises(ValueError, match="not quantized yet.*Received.*strip_quantization"):
+        remove(quantization.quantize(model))

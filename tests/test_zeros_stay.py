@@ -218,3 +218,17 @@ def test_an_optimizer_with_a_step_of_its_own_is_warned_of():
     model.compile(OwnStep(0.1), "mse")
     with pytest.warns(UserWarning, match="OwnStep has an `apply` of its own"):
         tfr.prune(model, "unstructured", sparsity=0.3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("take", ["export", "shrink"])
+def test_weights_that_were_put_in_afterwards_are_said_where_a_model_is_taken_as_it_is(take, tmp_path):
+    model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(4)])
+    dense = model.get_weights()
+    tfr.prune(model, "unstructured", sparsity=0.5)
+    model.set_weights(dense)
+    with pytest.warns(UserWarning, match="held at zero have other values now: .*/kernel"):
+        tfr.export_tflite(model, tmp_path / "model.tflite") if take == "export" else tfr.shrink(model)
+    with pytest.warns(UserWarning, match="zero again"):
+        tfr.prune(model, "unstructured", sparsity=0.5)
+    assert tfr.sparsity(model).sparsity == pytest.approx(0.5, abs=0.02)

@@ -24,6 +24,7 @@ from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, gro
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
 from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.emulation import check_channels_are_open
 from tf_reweight.graph.gradients import TAYLOR, can_listen
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
@@ -348,6 +349,7 @@ def penalties_of(sets, penalties):
 def removable(model, include_frozen=False):
     """`groups(model)`, without sets that touch frozen layers, refusing a model where nothing can be removed."""
     coupled = groups(model)
+    check_channels_are_open(model)
     if not include_frozen:
         coupled = coupled.without_frozen_layers()
     if not coupled.sets:

@@ -24,6 +24,7 @@ from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.kernels.held import warn_of_revived
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.records import Report, fields_of
 from tf_reweight.tflite import apart, flatbuffer
@@ -160,6 +161,7 @@ def export_tflite(
         verification.check_classes(classes)
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
+    warn_of_revived(model)
     given, model = model, single_precision(model)
     emulator = Emulator() if verify_arm else None
     specs, representative, held_out = _examples(given, model, representative_data, verify_data)

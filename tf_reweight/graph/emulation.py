@@ -2,6 +2,8 @@
 
 import abc
 
+from tf_reweight import errors
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 
 
@@ -24,3 +26,12 @@ def as_stored(model):
 def is_emulation(operation):
     """Whether an operation is an `Emulation`."""
     return isinstance(operation, Emulation)
+
+
+def check_channels_are_open(model):
+    """Raises ValueError for a model in which layers round as a file does: channels are not followed through these."""
+    rounding = [layer.name for layer in all_layers(model) if is_emulation(layer)]
+    if rounding:
+        fix = "Remove channels before `quantize`, or take `strip_quantization(model)`, which has the learned weights."
+        expected = "The model must not be quantized yet where channels are removed."
+        raise ValueError(errors.message(expected, fix, layers=rounding[:5]))

@@ -35,20 +35,42 @@ def hold_all(model, masks):
 
 def zero_again(model):
     """Sets to zero what is held at zero and has another value now, and warns: weights were put into the model meanwhile."""
-    revived = []
+    revived = _revived(model)
+    for variable, values, kept in revived:
+        variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
+    if revived:
+        warnings.warn(
+            f"Weights that are held at zero had other values and are zero again: {_paths(revived)}. Weights of before "
+            "the pruning were put into the model, as EarlyStopping(restore_best_weights=True) does: train on to recover.",
+            stacklevel=3,
+        )
+
+
+def warn_of_revived(model):
+    """Warns where weights that are held at zero have other values, for what takes a model as it is and does not train it."""
+    revived = _revived(model)
+    if revived:
+        warnings.warn(
+            f"Weights that are held at zero have other values now: {_paths(revived)}. Weights of before the pruning were put "
+            "into the model, as by set_weights or load_weights: prune once more, or train on, which sets them to zero again.",
+            stacklevel=3,
+        )
+
+
+def _revived(model):
+    """`(variable, values, kept)` of the weights that are held at zero and have other values."""
+    found = []
     for variable in model.weights:
         mask = mask_of(variable)
         if mask is not None:
             values, kept = as_numpy(variable), mask.as_numpy()
             if values[~kept].any():
-                variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
-                revived.append(variable.path)
-    if revived:
-        warnings.warn(
-            f"Weights that are held at zero had other values and are zero again: {', '.join(revived[:5])}. Weights of before "
-            "the pruning were put into the model, as EarlyStopping(restore_best_weights=True) does: train on to recover.",
-            stacklevel=3,
-        )
+                found.append((variable, values, kept))
+    return found
+
+
+def _paths(revived):
+    return ", ".join(variable.path for variable, _, _ in revived[:5])
 
 
 def place(model):

@@ -16,8 +16,10 @@ from tf_reweight.data.examples import arrays_of
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.counting import count_parameters
+from tf_reweight.graph.emulation import check_channels_are_open
 from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.walking import graph_of
+from tf_reweight.kernels.held import warn_of_revived
 from tf_reweight.records import Report
 from tf_reweight.shrinking import verify
 from tf_reweight.shrinking.branches import NO_CUTS
@@ -142,7 +144,8 @@ def shrink(
     Raises:
         ShrinkError: when the outputs differ by more than float noise; where float32 models differ, float64 decides.
         TypeError: for a subclassed model.
-        ValueError: for a model that is not built, a value out of range, or convolutions with channels first on a processor.
+        ValueError: for a model that is not built or quantized already, a value out of range, or convolutions with channels first
+            on a processor.
 
     Example:
         >>> prune_groups(model, sparsity=0.5)
@@ -151,6 +154,8 @@ def shrink(
     check_flags(find_groups=find_groups, return_report=return_report, include_frozen=include_frozen)
     check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
+    check_channels_are_open(model)
+    warn_of_revived(model)
     examples = batch_statistics.given(model, data)
     verify.check_device(model)
     with fixed_draws(model):  # a state that lasts is left as it was
