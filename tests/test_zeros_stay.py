@@ -231,4 +231,4 @@ def test_weights_that_were_put_in_afterwards_are_said_where_a_model_is_taken_as_
         tfr.export_tflite(model, tmp_path / "model.tflite") if take == "export" else tfr.shrink(model)
     with pytest.warns(UserWarning, match="zero again"):
         tfr.prune(model, "unstructured", sparsity=0.5)
-    assert tfr.sparsity(model).sparsity == pytest.approx(0.5, abs=0.02)
+    assert sum((kernel == 0).sum() for kernel in model.get_weights()[::2]) == (8 * 16 + 16 * 4) // 2

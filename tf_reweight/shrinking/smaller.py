@@ -144,7 +144,7 @@ def shrink(
     Raises:
         ShrinkError: when the outputs differ by more than float noise; where float32 models differ, float64 decides.
         TypeError: for a subclassed model.
-        ValueError: for a model that is not built or quantized already, a value out of range, or convolutions with channels first
+        ValueError: for a model that is not built or is quantized, a value out of range, or convolutions with channels first
             on a processor.
 
     Example:
