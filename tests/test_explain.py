@@ -13,6 +13,7 @@ from tf_reweight.data import models
 from tf_reweight.export import conversion, litert_quantizer, mixed, samples
 from tf_reweight.pruning.prune import prune
 from tf_reweight.tflite import constants, flatbuffer
+from tf_reweight.tflite.execution import Runner
 from tf_reweight.tflite.file_graph import Graph
 from tf_reweight.tflite.pairing import Pairs
 
@@ -105,6 +106,19 @@ def test_a_range_that_is_too_narrow_is_named(model, tmp_path):
     assert first.name == "photo" and first.clipped == pytest.approx(np.mean(np.abs(X) > scale), abs=0.1)
     assert {item.advice for item in found.operations[:3]} == {"wider range: other data"}
     assert "wider range" in str(found)
+
+
+def test_an_error_of_a_few_examples_is_found_among_many(model, tmp_path):
+    """One example of two hundred is out of range: it is compared, and what is tried is tried on it."""
+    many = np.tile(0.2 * X, (25, 1, 1, 1))
+    content = conversion.convert(model, "int8", samples.input_specs(model), [many])
+    many[101] *= 5
+    found = export.explain(model, written(tmp_path, content), many, num_examples=8)
+    assert found.num_examples == 8 and found.operations[0].clipped > 0.02
+    expected, given = model.predict(many, verbose=0), Runner(content, delegate=False)([many])[0]
+    error = np.sqrt(np.sum((given - expected) ** 2) / np.sum(expected**2))
+    assert found.error == pytest.approx(error, rel=1e-3)
+    assert found.trials[0][1] > found.error and "furthest off" in str(found)
 
 
 def test_a_float_file_loses_nothing(model, contents, tmp_path):

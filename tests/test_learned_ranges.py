@@ -111,12 +111,26 @@ def test_the_second_way_makes_the_same_numbers(make):
     ours, theirs = Runner(second), Runner(first)
     assert list(ours.outputs) == list(theirs.outputs)
     for one, other, wanted in zip(ours([x]), theirs([x]), keras.tree.flatten(model.predict(x, verbose=0))):
-        # Where the two differ, in float operations between integers, the second is no further from the model.
+        # The last bit of a step may differ. Where they differ by more, in float operations between integers, the second is no
+        # further from the model.
         errors = [np.sqrt(np.mean(np.square(made - wanted))) / np.std(wanted) for made in (one, other)]
-        assert np.mean(one == other) > 0.99 or errors[0] <= errors[1] + 1e-6
+        assert np.mean(np.isclose(one, other)) > 0.98 or errors[0] <= errors[1] + 1e-6
 
 
 def test_a_file_without_learned_ranges_is_refused():
     model = _convolutions()
     with pytest.raises(ValueError, match="must have learned ranges.*quantize"):
         learned_ranges.int8_of_learned(conversion.convert(model, "float32", samples.input_specs(model)))
+
+
+def test_a_file_that_is_cut_off_as_its_model_is_raises_a_doubt(tmp_path):
+    """Both agree to the last step, and both are wrong where the examples are larger than those of the ranges."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    narrow, wide = quantization.quantize(model, data=0.3 * x), quantization.quantize(model, data=x)
+    record = tfr.export_tflite(narrow, tmp_path / "a.tflite", "int8", verify_data=x)
+    (doubt,) = record.verification.doubts
+    assert record.verification.relative_error < 0.01 and "outside of the ranges that it learned" in doubt
+    assert not tfr.export_tflite(wide, tmp_path / "b.tflite", "int8", verify_data=x).verification.doubts
+    assert not tfr.export_tflite(narrow, tmp_path / "c.tflite", "int8").verification.doubts  # random numbers are no examples

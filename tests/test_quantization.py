@@ -146,6 +146,8 @@ def test_activation_learns_its_range_then_keeps_it():
     rounded = np.asarray(layer(x))
     assert len(np.unique(rounded)) <= 256 and (rounded == 0).any() and np.abs(rounded - x).max() <= 0.51 * 4 / 255
     layer(2 * x, training=True)
+    np.testing.assert_allclose([layer.minimum[0], layer.maximum[0]], [-2, 6], rtol=1e-6)
+    layer(x, training=True)
     np.testing.assert_allclose([layer.minimum[0], layer.maximum[0]], [-1.5, 4.5], rtol=1e-6)
     layer.frozen.assign(1.0)
     layer(9 * x, training=True)

@@ -113,6 +113,9 @@ def test_a_file_that_loses_against_another_of_the_run_is_named():
     figures["files"].insert(-1, another)
     said = "loses against the most accurate of the run's files: mae 1.7 to 0.42 on validation examples."
     assert seen(figures) == [("amber", f"shrunk_int8.tflite {said}")]
+    for quantized, help_is in ((None, "learn the rounding with `quantize`"), ({"layers": 3}, "train `quantize` longer")):
+        (alarm,) = alarms.alarms_of({**figures, "quantized": quantized})
+        assert help_is in alarm["look"]  # and never the stage that the run has had
     figures["files"][-1]["validation"] = {"mae": 0.425}
     assert seen(figures) == []
 

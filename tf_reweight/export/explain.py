@@ -21,7 +21,7 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.quantization.strip import strip_quantization
-from tf_reweight.tflite.comparing import compare
+from tf_reweight.tflite.comparing import compare, floats
 from tf_reweight.tflite.execution import Runner, read_file
 
 # How many of the worst operations are tried in float, and on how many examples.
@@ -42,7 +42,8 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
         path: the `.tflite`, in any precision, packed or not, by whomever.
         data: held-out examples of any kind that `data.examples.take` knows, or `(examples, labels)`; labels of one class each
             give accuracies. Of a model with two inputs `(first, second)` are the inputs, and `([first, second], labels)` both.
-        num_examples: on which operations are compared, spread over the data.
+        num_examples: on which operations are compared: those on which the outputs are furthest off, up to eight, and others
+            spread over the data. The outputs' error is that of all examples.
 
     Returns:
         `Explanation`; its `keep` is what `export_mixed` takes.
@@ -67,16 +68,35 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     arrays = samples.checked(arrays, specs, "data")
     files = _Files(model, specs, content, path)
     graphs = TwoGraphs(*files.contents, str(path), files.inputs, files.outputs)
-    chosen = [array[np.unique(np.linspace(0, len(array) - 1, num_examples).astype(int))] for array in arrays]
-    examples = files.encoded(chosen)
+    outputs = files(arrays)
+    num_tried = max(1, min(_TRIED_ON, num_examples // 2))
+    chosen = _chosen(*outputs, num_examples, num_tried)
+    examples = files.encoded([array[chosen] for array in arrays])
     operations = graphs.compared(examples)
-    error = compare(*files(chosen))[1]
-    accuracies = _accuracies(files, arrays, of_one_output(given, labels))
+    error = compare(*outputs)[1]
+    accuracies = _accuracies([found[0] for found in outputs], len(arrays[0]), of_one_output(given, labels))
     worst = [item for item in operations if item.own_error][:_TRIED]
-    trials = () if loses_nothing(error, *accuracies) else graphs.trials(worst, examples[:_TRIED_ON])
+    trials = () if loses_nothing(error, *accuracies) else graphs.trials(worst, examples[:num_tried])
     name = pathlib.Path(path).name
     keep = tuple(item for item, _ in trials[1:])
     return Explanation(name, len(examples), error, *accuracies, operations, graphs.unpaired, trials, keep)
+
+
+def _chosen(expected, given, num_examples, num_furthest):
+    """Positions of the examples that are compared, those first that are furthest off: an error may be that of a few."""
+    furthest = np.argsort(-_distances(expected, given), kind="stable")[:num_furthest]
+    spread = np.unique(np.linspace(0, len(expected[0]) - 1, min(num_examples, len(expected[0]))).astype(int))
+    return np.concatenate([furthest, spread[~np.isin(spread, furthest)]])[:num_examples]
+
+
+def _distances(expected, given):
+    """Of each example, the squares of its error in units of each output's scale; not finite is furthest."""
+    total = np.zeros(len(expected[0]))
+    for wanted, found in zip(floats(expected), floats(given)):
+        if wanted.shape == found.shape:
+            squares = np.square(found - wanted).reshape(len(wanted), -1).mean(axis=-1)
+            total += squares / (np.mean(np.square(wanted[np.isfinite(wanted)])) or 1.0)
+    return np.where(np.isfinite(total), total, np.inf)
 
 
 class _Files:
@@ -131,11 +151,10 @@ def _twins(own, names, path):
     raise ValueError(errors.message(f"The file must have the model's inputs, {names}.", _ANOTHER, file=str(path), inputs=own))
 
 
-def _accuracies(files, arrays, labels):
+def _accuracies(outputs, num_examples, labels):
     """Top-1 accuracies of both; None each without labels of one class each, or without a classifier's output."""
-    if labels is None or len(labels) != len(arrays[0]):
+    if labels is None or len(labels) != num_examples:
         return None, None
-    outputs = [found[0] for found in files(arrays)]
     if outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
         return None, None
     labels = class_numbers(np.asarray(numbered(labels, outputs[0].shape)))

@@ -47,9 +47,10 @@ class OperationError:
     def advice(self):
         """What would make its own error smaller, in a few words; nothing where that is 0.00 %.
 
-        `wider range: other data`: representative data that reach as far. `more bits for its weights`: `export_mixed`, or
-        another precision. `scale its channels alike`: boxes in pixels beside scores share 256 steps, so give them outputs of
-        their own, or train with scaled targets. `int16, or float`: its output loses by rounding.
+        `wider range: other data`: representative data that reach as far, of a model of `quantize` for `calibrate`. `more bits
+        for its weights`: `export_mixed`, or another precision. `scale its channels alike`: boxes in pixels beside scores share
+        256 steps, so give them outputs of their own, or train with scaled targets. `int16, or float`: its output loses by
+        rounding.
         """
         if self.own_error is not None and self.own_error < _ZERO:
             return ""
@@ -69,14 +70,14 @@ class Explanation(Report):
     Attributes:
         file: its name.
         num_examples: on which operations were compared.
-        error: of the file's worst output, root mean square relative to that of the model's.
+        error: of the file's worst output, root mean square relative to that of the model's, on all examples.
         float_accuracy: top-1 accuracy of the float model on all examples; None where there are no labels of one class each.
         file_accuracy: the same of the file.
         operations: one `OperationError` each, the one that adds most first.
         unpaired: operations of the file that the float model has no counterpart of, as `"MUL #3"`.
         trials: pairs of a name and the error of the outputs once this operation and all before it in the list are computed in
-            float, on some of the examples; the first is that of the file as it is. Empty where that could not be tried, or
-            where the file loses nothing.
+            float, on the examples that are furthest off; the first is that of the file as it is. Empty where that could not be
+            tried, or where the file loses nothing.
         keep: the names, of those tried, that are worth more precision; `export_mixed` takes them as `keep`.
     """
 
@@ -135,7 +136,8 @@ class Explanation(Report):
     def _tried(self):
         spread = "the loss is spread over many operations: use a finer precision, or train with `quantize`"
         verdict = f"worth keeping in more precision: {', '.join(self.keep)}" if self.keep else spread
-        table = Table(title="The outputs' error once operations compute in float", caption=verdict)
+        title = "The outputs' error once operations compute in float, on the examples that are furthest off"
+        table = Table(title=title, caption=verdict)
         table.add_column("this one and those above")
         table.add_column("error", justify="right")
         for name, error in self.trials:

@@ -11,7 +11,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_name, is_number
-from tf_reweight.export import samples, verification
+from tf_reweight.export import doubts, samples, verification
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import check_installed
@@ -21,7 +21,6 @@ from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_finite, check_model
-from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.kernels.held import warn_of_revived
@@ -35,13 +34,6 @@ from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.tflite.inspection import summarize
 from tf_reweight.tflite.sizes import sizes_of
 
-SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
-# Bytes of a file of whose size nobody complains.
-_SMALL = 16_384
-# Kernels of fewer weights stay in floats where ranges are measured while the file runs.
-_LEAST_WEIGHTS = 1024
-# What "weight_int8" takes, however small; it wants one such kernel, and leaves others as they are.
-_STORED_IN_8_BITS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}
 # The same rounding moves a file's error by some per cent from one set of examples to the next.
 _NOISE = 1.1
 # Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
@@ -174,12 +166,9 @@ def export_tflite(
         return verification.verify(content, model, specs, held_out, precision, tolerance, emulator, given, classes)
 
     content, checked = _chosen(converted, False if fragile else accelerated, check)
-    slow = (SLOW,) if precision == "int16" else ()
-    whole = _all_wider(described.kernels, wider) if precision == "dynamic_int8" else ()
-    floats = _in_float(described.kernels, wider, content) if TABLE[precision].needs_data else ()
-    said = (*slow, *_alike(precision, representative, held_out), *whole, *floats)
-    doubts = (*checked.doubts, *said, *_larger(content, model, precision, specs))
-    checked = dataclasses.replace(checked, doubts=doubts)
+    measured = None if verify_data is representative_data is None else held_out
+    said = doubts.sentences(content, model, precision, specs, described.kernels, wider, representative, measured)
+    checked = dataclasses.replace(checked, doubts=(*checked.doubts, *said))
     verification.say_doubts(checked)
     found = apart.delegation(content) if fragile else delegation(content)
     write_whole(path, content)
@@ -272,50 +261,6 @@ def _taken(model, representative_data, verify_data):
     return representative, held_out
 
 
-def _alike(precision, representative, held_out):
-    """A sentence where the examples of an integer file are one and the same: they tell nothing of others.
-
-    One alone to compare on is what was wanted; ranges of one are those of no other.
-    """
-    if not TABLE[precision].needs_data:
-        return ()
-    given = {"representative_data": representative, "verify_data": held_out}
-    alike = [name for name, arrays in given.items() if arrays is not None and all((x == x[:1]).all() for x in arrays)]
-    if alike == ["verify_data"] and len(held_out[0]) == 1:
-        return ()
-    if not alike:
-        return ()
-    return (
-        f"All examples in {' and '.join(alike)} are one and the same: what the file computes for others was neither measured "
-        "nor compared. Pass a hundred real ones.",
-    )
-
-
-def _all_wider(kernels, wider):
-    """A sentence where no kernel of a `dynamic_int8` file has the bits that were asked for."""
-    if not wider or len(wider) < len(kernels):
-        return ()
-    if all(kernel.num_weights < _LEAST_WEIGHTS for kernel in kernels):
-        instead = '. Try "weight_int8"' if {kernel.used_by for kernel in kernels} & _STORED_IN_8_BITS else ""
-        why = f"the converter leaves kernels of less than {_LEAST_WEIGHTS:,} weights in floats{instead}"
-    else:
-        why = f"the converter leaves {', '.join(sorted({kernel.used_by for kernel in kernels}))} in floats"
-    return (f"No kernel has the bits of dynamic_int8: {why}.",)
-
-
-def _in_float(kernels, wider, content):
-    """A sentence where kernels that stay in floats are most of an integer file."""
-    left = sorted((kernel for kernel in kernels if kernel.name in wider), key=lambda kernel: -kernel.num_weights)
-    num_bytes = sum(kernel.num_weights * _bits(kernel.dtype) // 8 for kernel in left)
-    if len(content) <= _SMALL or 2 * num_bytes < len(content):
-        return ()
-    return (
-        f"{num_bytes:,} of its {len(content):,} bytes are kernels in floats, the largest {left[0].name}. Where branches of "
-        "unlike scale are joined before them, a trained BatchNormalization in each branch brings them to integers; "
-        "dynamic_int8 stores most kernels in integers whatever they read.",
-    )
-
-
 def facts(path, content, summary, checked, found):
     """The fields of an `ExportRecord` that every file has, whatever its precision."""
     known = {"sparsity": summary.sparsity, "num_ops": summary.num_ops, "verification": checked, "delegation": found}
@@ -331,20 +276,6 @@ def _converted(model, precision, specs, representative, quantized_io):
     return convert(source, precision, specs, calibrate_on, quantized_io)
 
 
-def _larger(content, model, precision, specs):
-    """A sentence where a file is larger than the one in float32, as of layers that are written out step by step."""
-    # Small files are mostly descriptions of their graph; others are converted again only where they may well be larger.
-    if precision == "float32" or len(content) <= max(_SMALL, 4 * count_parameters(model)):
-        return ()
-    plain = len(convert(as_stored(model) if is_quantized(model) else model, "float32", specs))
-    if len(content) <= plain:
-        return ()
-    return (
-        f"In {precision} the file has {len(content):,} bytes, more than in float32 ({plain:,}): it describes more operations "
-        "and ranges than it saves in weights. Ship the float32 file where size counts.",
-    )
-
-
 def _wider(summary, precision):
     """Names of kernels with more bits than asked for.
 
@@ -352,17 +283,13 @@ def _wider(summary, precision):
         ValueError: when no kernel has them.
     """
     wanted = TABLE[precision].weight_bits
-    wider = tuple(kernel.name for kernel in summary.kernels if _bits(kernel.dtype) > wanted)
+    wider = tuple(kernel.name for kernel in summary.kernels if doubts.bits_of(kernel.dtype) > wanted)
     if summary.kernels and len(wider) == len(summary.kernels) and TABLE[precision].by_quantizer:
         fix = "4 bits fit Dense, Conv2D and Embedding, 8 bits also depthwise and transposed convolutions: choose another."
         kinds = sorted({kernel.used_by for kernel in summary.kernels})
         expected = f"At least one operation must have {wanted}-bit weights."
         raise ValueError(errors.message(expected, fix, precision=precision, operations=kinds))
     return wider
-
-
-def _bits(dtype):
-    return int(dtype.lstrip("UINTFLOA"))
 
 
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):

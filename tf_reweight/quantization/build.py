@@ -57,7 +57,7 @@ def quantize(
     Fine-tune it for some epochs with a small learning rate and export it: the file then loses little or no accuracy, and
     `export_tflite(qat, path, "int8")` needs no `representative_data`, since the ranges were learned. Kernels are rounded
     symmetrically, per output channel for two-dimensional convolutions and with one step elsewhere, so that zeros stay
-    exactly zero; activations in ranges that a moving average learns while training (or `calibrate` from a few batches).
+    exactly zero; activations in ranges that training learns (or `calibrate`, from a few batches).
 
     The model is first rewritten without changing its outputs: BatchNormalization is folded into the convolution before it, and
     activations become layers (see `simplify`). The statistics are constants from then on, so pass `data`, or train

@@ -22,15 +22,17 @@ _SMALLEST_RANGE = 1e-6
 class QuantizedActivation(Emulation, keras.layers.Layer):
     """Rounds its input to the `2^bits` values an integer tensor can have, in a range learned from data.
 
-    In training the smallest and largest value of each batch move the range: their mean over the first batches, then an
-    exponential moving average. Outside training, and once the range is frozen, it stays. Before anything was observed,
-    inference passes its input on unchanged. Zero is always in the range, and exact.
+    In training the range grows at once to hold what it meets, and gives way slowly where nothing is as large any more: what it
+    holds does not depend on the size of the batches, and values of early steps do not stay for ever. A mean over batches would
+    cut off the largest values of most examples, and the more the smaller the batches. While it is calibrated it grows alone.
+    Outside training, and once the range is frozen, it stays. Before anything was observed, inference passes its input on
+    unchanged. Zero is always in the range, and exact.
 
     Called on several tensors, it rounds all of them on one grid, as wide as the widest of the `places` needs.
 
     Args:
         bits: 2..16.
-        momentum: of the moving average, in [0, 1).
+        momentum: part of the range that stays at a step whose values do not fill it, in [0, 1).
         fixed_range: `(minimum, maximum)`, for tensors whose range is known, such as probabilities; nothing is learned then.
         places: number of tensors whose ranges are learned and joined; a call says by `place` in `0..places - 1` which one it
             is, and by `observe=False` that it only uses the range. A call with `join`, a position in `joins`, passes on what
@@ -47,10 +49,10 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
         >>> QuantizedActivation(8)(keras.layers.ReLU()(x))
     """
 
-    def __init__(self, bits=8, momentum=0.99, fixed_range=None, places=1, joins=(), **kwargs):
+    def __init__(self, bits=8, momentum=0.999, fixed_range=None, places=1, joins=(), **kwargs):
         super().__init__(**kwargs)
         check_bits("bits", bits)
-        check_fraction("momentum", momentum, "range before that stays, for example 0.99")
+        check_fraction("momentum", momentum, "range before that stays, for example 0.999")
         if fixed_range is not None and (len(fixed_range) != 2 or not fixed_range[0] <= 0 <= fixed_range[1] != fixed_range[0]):
             fix = "For example (0.0, 6.0); zero must be in it."
             raise ValueError(errors.message("`fixed_range` must be (minimum, maximum).", fix, fixed_range=fixed_range))
@@ -116,13 +118,16 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
     def _observe(self, inputs, place):
         values = ops.cast(ops.stop_gradient(inputs), "float32")
         here = ops.one_hot(place, self.places, dtype="float32")
-        # The mean of the first batches becomes the moving average as soon as that is slower.
-        rate = here * ops.maximum(1.0 / (self.observed + 1.0), 1.0 - self.momentum) * (1.0 - self.frozen)
+        moves = ops.logical_and(here > 0, self.frozen == 0)
+        narrowing = 0.0 if self.calibrating else 1.0 - self.momentum
         # Of the whole batch, of which each replica has a part.
         minimum, maximum = ops.unstack(of_all_replicas(ops.stack([ops.min(values), ops.max(values)])), axis=1)
-        self.minimum.assign(self.minimum + rate * (ops.minimum(ops.min(minimum), 0.0) - self.minimum))
-        self.maximum.assign(self.maximum + rate * (ops.maximum(ops.max(maximum), 0.0) - self.maximum))
-        self.observed.assign(self.observed + here * (1.0 - self.frozen))
+        low, high = ops.minimum(ops.min(minimum), 0.0), ops.maximum(ops.max(maximum), 0.0)
+        smallest = ops.minimum(low, self.minimum + narrowing * (low - self.minimum))
+        largest = ops.maximum(high, self.maximum + narrowing * (high - self.maximum))
+        self.minimum.assign(ops.where(moves, smallest, self.minimum))
+        self.maximum.assign(ops.where(moves, largest, self.maximum))
+        self.observed.assign(self.observed + ops.cast(moves, "float32"))
 
     def as_float(self):
         """What stands for it in the float model: its input."""

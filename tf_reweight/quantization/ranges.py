@@ -20,14 +20,14 @@ from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 def calibrate(model, inputs, batch_size=32):
     """Sets the ranges of a quantized model from data, without training; kernels stay as they are.
 
-    A good start for training, and all that is needed to export without any. While it looks, activations are not rounded. What
-    was learned before counts no more, also in a model whose ranges are frozen; they are frozen again afterwards.
+    The ranges are those of all the examples' values, as the converter takes them from `representative_data`: a good start for
+    training, and all that is needed to export without any. While it looks, activations are not rounded. What was learned
+    before counts no more, also in a model whose ranges are frozen; they are frozen again afterwards.
 
     Args:
         model: from `quantize`.
         inputs: examples of any kind that `data.examples.take` knows: arrays `(num, ...)`, a list or a dict of them, a
-            `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do. They are shuffled by a fixed
-            seed, since a range that is the mean over batches of one class each is too narrow for all of them.
+            `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do.
         batch_size: examples that are looked at together, where the model takes any number of them.
 
     Raises:
@@ -41,7 +41,7 @@ def calibrate(model, inputs, batch_size=32):
     check_integer("batch_size", batch_size, 1, fix="It counts examples.")
     arrays = take(model, inputs, "inputs")
     arrays = checked(arrays, input_specs(model, arrays), "inputs")
-    order = np.random.default_rng(0).permutation(len(arrays[0]))
+    order = np.arange(len(arrays[0]))
     if fixed_batch(model):
         batch_size = fixed_batch(model)
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)  # the first again, where the last are too few

@@ -63,7 +63,7 @@ def _worse(figures):
     if is_worse(metric, before, after, _num_test(figures)):
         change = abs(after - before)
         grave = change > 0.05 if metric["proportion"] else before and change > 0.25 * abs(before)
-        look = "Ask for less, retrain longer, or learn the rounding with `quantize`; see at which stage it was lost."
+        look = f"Ask for less, retrain longer, or {_rounding(figures)}; see at which stage it was lost."
         seen = f"{metric['name']} went from {text_of(metric, before)} to {text_of(metric, after)}."
         yield Alarm(RED if grave else AMBER, seen, look)
 
@@ -94,8 +94,15 @@ def _rounded(figures):
     for name, value in values.items():
         if loses(metric, best, value, None, figures["data"]["num_validation"]):
             texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, best)} on validation examples"
-            look = "Learn the rounding with `quantize`, or see what loses it: tf-reweight explain."
+            look = f"See what loses it: tf-reweight explain; or {_rounding(figures)}."
             yield Alarm(AMBER, f"{name} loses against the most accurate of the run's files: {texts}.", look)
+
+
+def _rounding(figures):
+    """What makes up for rounding: the stage that a run has not had, or more of it."""
+    if figures.get("quantized"):
+        return "train `quantize` longer, or with another learning rate"
+    return "learn the rounding with `quantize`"
 
 
 def _disagreeing(figures):
@@ -104,14 +111,14 @@ def _disagreeing(figures):
             share = output["agreement"]
             if share is not None and share < _AGREES:
                 seen = f"{file['name']} agrees with its Keras model in {share:.1%} of {output['name']}."
-                look = "Measure it on real data; more representative data or quantization-aware training help."
+                look = f"Measure it on real data; give more representative data, or {_rounding(figures)}."
                 yield Alarm(RED if share < _DISAGREES else AMBER, seen, look)
 
 
 def _refused(figures):
     for file in figures.get("refused") or ():
         seen = f"{file['name']} was not kept: it does not compute what its model does."
-        look = "Train with `quantize`, give more representative examples, or choose a finer precision."
+        look = f"Give more representative examples, choose a finer precision, or {_rounding(figures)}."
         yield Alarm(RED, seen, look)
 
 
