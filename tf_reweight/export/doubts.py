@@ -98,7 +98,8 @@ def _cut_off(model, precision, held_out):
         return ()
     return (
         f"Rounded activations move the model's outputs by {error:.0%} of their scale on the examples: values may lie outside "
-        "of the ranges that it learned. Train on with examples like these, or set the ranges by `calibrate(model, examples)`.",
+        "of the ranges that it learned. Train on with examples like these, or set them by "
+        "`tf_reweight.quantization.calibrate(model, examples)`.",
     )
 
 
