@@ -9,7 +9,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
 from tf_reweight.data import last_axes
-from tf_reweight.graph.walking import input_structure, keys_of, output_structure
+from tf_reweight.graph.walking import called_with, declares_inputs, input_structure, keys_of, output_structure
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
 MOST = 1024
@@ -69,11 +69,11 @@ def take_labelled(model, examples, argument, most=MOST):
 def pair(model, given):
     """`(x, y)` where a tuple is examples and their labels, else None; see `take`.
 
-    Of a subclassed model nobody knows how many inputs it has: two arrays are taken for two of them.
+    Of a subclassed model that was not called yet nobody knows how many inputs it has: two arrays are taken for two of them.
     """
     if not isinstance(given, tuple) or len(given) != 2:
         return None
-    door = _Door(input_structure(model), "data")
+    door = _Door(called_with(model), "data")
     return given if door.tensors is not None and not door.is_whole(given) and door.is_pair(*given) else None
 
 
@@ -129,7 +129,7 @@ class _Door:
         if not is_sequence(given) or not is_sequence(self.structure):
             return False
         try:
-            keras.tree.assert_same_structure(self.structure, given)
+            keras.tree.assert_same_structure(*map(keras.tree.lists_to_tuples, (self.structure, given)))
         except (ValueError, TypeError):
             return False
         return True
@@ -295,7 +295,7 @@ def input_specs(model, arrays=None):
         ValueError: when a size is open and there is no data to read it off.
     """
     structure = input_structure(model)
-    if structure is None:
+    if not declares_inputs(model):
         if arrays is None:
             raise ValueError(
                 errors.message(
@@ -304,7 +304,9 @@ def input_specs(model, arrays=None):
                     model=type(model).__name__,
                 )
             )
-        return [InputSpec(f"input_{i}", (1, *x.shape[1:]), _narrow(x.dtype.name)) for i, x in enumerate(arrays)]
+        keys = [None] * len(arrays) if structure is None else keys_of(structure)
+        entries = enumerate(zip(keys, arrays))
+        return [InputSpec(key or f"input_{i}", (1, *x.shape[1:]), _narrow(x.dtype.name)) for i, (key, x) in entries]
     specs, keys = [], keys_of(structure)
     for position, tensor in enumerate(keras.tree.flatten(structure)):
         shape = tuple(tensor.shape[1:])

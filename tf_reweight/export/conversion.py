@@ -8,6 +8,7 @@ import tempfile
 import keras
 
 from tf_reweight import errors
+from tf_reweight.data.examples import packed
 from tf_reweight.export import converter, joins, scales
 from tf_reweight.export.litert_quantizer import requantize
 from tf_reweight.export.one_hot import compared
@@ -15,7 +16,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
 from tf_reweight.graph.access import all_layers
-from tf_reweight.graph.walking import input_structure, output_keys
+from tf_reweight.graph.walking import output_keys
 from tf_reweight.quantization.ranges import exporting
 from tf_reweight.tflite import flatbuffer
 
@@ -34,12 +35,7 @@ def output_names(model, num_outputs):
 
 def call(model, arrays):
     """Runs a Keras model on a list of input tensors and returns a list of outputs, in the order of its structure."""
-    structure = input_structure(model)
-    if structure is None:
-        inputs = arrays[0] if len(arrays) == 1 else arrays
-    else:
-        inputs = keras.tree.pack_sequence_as(structure, list(arrays))
-    return keras.tree.flatten(model(inputs, training=False))
+    return keras.tree.flatten(model(packed(model, list(arrays)), training=False))
 
 
 def convert(model, precision, specs, representative=None, quantized_io=False):

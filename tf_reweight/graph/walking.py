@@ -6,6 +6,7 @@ import sys
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph import recorded
 from tf_reweight.graph.access import functional_of, is_tensor
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiling import class_like
@@ -166,16 +167,28 @@ def keys_of(structure):
     return ["_".join(map(str, path)) if any(isinstance(part, str) for part in path) else None for path in paths]
 
 
+def declares_inputs(model):
+    """Whether a model says of which sizes and types its inputs are; a subclassed one knows its first call at most."""
+    return isinstance(functional_of(model), keras.Function)
+
+
+def called_with(model):
+    """The symbolic inputs of a model in the structure in which it takes them, or took them at its first call, or None."""
+    return functional_of(model).input if declares_inputs(model) else recorded.taken(functional_of(model))
+
+
 def input_structure(model):
-    """The symbolic inputs of a model in the structure in which it takes them; None where a subclassed model does not say."""
-    graph = functional_of(model)
-    return graph.input if isinstance(graph, keras.Function) else None
+    """The symbolic inputs of a model in the structure in which it takes them; None where a subclassed model does not say.
+
+    Subclassed models say it of dicts, lists and tuples. One that was first called with one array may take several as well.
+    """
+    structure = called_with(model)
+    return structure if declares_inputs(model) or keras.tree.is_nested(structure) else None
 
 
 def output_structure(model):
     """The symbolic outputs of a model in the structure in which it gives them; None where a subclassed model does not say."""
-    graph = functional_of(model)
-    return graph.output if isinstance(graph, keras.Function) else None
+    return functional_of(model).output if declares_inputs(model) else recorded.given(functional_of(model))
 
 
 def output_keys(model, num):

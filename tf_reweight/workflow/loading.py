@@ -10,7 +10,7 @@ from tf_reweight.data import code, feeds, models, value_range
 from tf_reweight.data.examples import arrays_of
 from tf_reweight.data.splits import class_numbers
 from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
-from tf_reweight.graph.walking import input_structure
+from tf_reweight.graph.walking import declares_inputs, input_structure
 from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import given, labels
 from tf_reweight.workflow import task as tasks
@@ -122,10 +122,9 @@ def _outputs(model, splits):
 
 def _check_sizes(model, x, split):
     """Raises for sizes other than those of the model's inputs: Keras runs where its layers can, a file does not."""
-    structure = input_structure(model)
-    if structure is None:
+    if not declares_inputs(model):
         return
-    for tensor, array in zip(keras.tree.flatten(structure), arrays_of(model, x, split)):
+    for tensor, array in zip(keras.tree.flatten(input_structure(model)), arrays_of(model, x, split)):
         wanted, found = tensor.shape[1:], array.shape[1:]
         if len(wanted) != len(found) or any(size not in (None, given) for size, given in zip(wanted, found)):
             expected = f"The model must take the data's inputs, examples of the shape {tuple(wanted)} for {tensor.name!r}."
