@@ -13,6 +13,7 @@ from tf_reweight import budget as budgets
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.pruning import check_within_reach
 from tf_reweight.filecost import files, operations
+from tf_reweight.graph.counting import count_macs, kernel_uses
 from tf_reweight.kernels.quantities import Curve, Linear, Product, Timed, interpolated
 from tf_reweight.penalties.attachment import attachments, regularize
 from tf_reweight.workflow import reach
@@ -148,6 +149,16 @@ def test_times_are_predicted_by_single_operations_and_fitted_to_files(monkeypatc
     tfr.detach(model)
     tfr.prune_groups(model, budget=budget)
     assert 0.93 < len(files.content_of(tfr.shrink(model), "float32")) / dense / 0.6 <= 1.03
+
+
+def test_an_operation_at_each_step_takes_as_long_as_all_its_runs(monkeypatch):
+    monkeypatch.setattr(operations, "times", lambda contents: [len(content) * 1e-3 for content in contents])
+    row, steps = (L.Input(shape) for shape in ((8, 3), (5, 8, 3)))
+    inner = keras.Sequential([L.Input((None, 3)), L.Conv1D(4, 3)])
+    alone, repeated = keras.Model(row, inner(row)), keras.Model(steps, L.TimeDistributed(inner)(steps))
+    (once,), (often,) = (operations.curves(kernel_uses(model), "float32") for model in (alone, repeated))
+    np.testing.assert_allclose(often, 5 * np.asarray(once))
+    assert once[0][-1] == count_macs(alone) == 6 * 36
 
 
 def test_files_that_channels_do_not_make_faster_are_said(monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.graph.additions import own_weights
-from tf_reweight.graph.counting import calls_at, uses_at
+from tf_reweight.graph.counting import kernel_uses
 from tf_reweight.kernels.quantities import Curve, Product, Products, Timed
 
 # Bytes of one weight in a file, and what each channel has beside its weights: the bias and, for integers, scales and offsets.
@@ -26,12 +26,11 @@ class Cost:
 
     def __init__(self, coupled):
         self._sets = coupled.sets
-        kernels, self._axes = list(kernel_uses(coupled.trace)), _Axes(coupled)
-        self._own, self._kernels = own_weights(coupled.model), [(uses, kernel) for uses, kernel, _ in kernels]
-        kernels = self._kernels
-        once = {id(variable): variable for _, variable in kernels}
+        self._own, self._axes = own_weights(coupled.model), _Axes(coupled)
+        self._kernels = [(positions, kernel) for kernel, positions, _ in kernel_uses(coupled.model)]
+        once = {id(variable): variable for _, variable in self._kernels}
         each = [[(1, variable) for variable in variables] for variables in (once.values(), self._own)]
-        self._macs, self._weights, self._parameters = self._axes.products(kernels, *each)
+        self._macs, self._weights, self._parameters = self._axes.products(self._kernels, *each)
 
     @property
     def quantities(self):
@@ -118,9 +117,3 @@ class _Axes:
 def _is_shift(variable):
     """Whether a weight is what each channel of a file has one of: normalisations are folded into the kernels before them."""
     return len(variable.shape) == 1 and variable.name in ("bias", "beta")
-
-
-def kernel_uses(trace):
-    """`(positions, variable, node)` for every use of a kernel: the call in which it is used."""
-    calls = [call for step in trace.steps for call in calls_at(step.node)]
-    return [(positions, kernel, node) for kernel, positions, node in uses_at(calls)]

@@ -7,13 +7,14 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.coupling.analysis.sets import groups
-from tf_reweight.coupling.cost import Cost, kernel_uses
+from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.pruning import prune_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.data.models import copied
 from tf_reweight.filecost.files import check_can_measure, content_of, sizes, times
 from tf_reweight.filecost.operations import curves
 from tf_reweight.filecost.points import rising
+from tf_reweight.graph.counting import kernel_uses
 from tf_reweight.kernels.budgeted import Demand, met
 from tf_reweight.penalties.attachment import detach
 from tf_reweight.pruning.prune import release
@@ -51,7 +52,7 @@ def of_channels(model, budget, pairs=None):
     measured = _measured(budget, content, content)
     operations = {}
     if budget.latency_ms is not None:
-        operations = {"operations": curves(list(kernel_uses(coupled.trace)), budget.stored_in)}
+        operations = {"operations": curves(kernel_uses(dense), budget.stored_in)}
     everything = np.ones(coupled.num_groups, bool)
     least = np.concatenate([np.arange(item.num_groups) < 1 for item in coupled.sets]) if coupled.sets else everything
     amounts = {name: budget.amounts[name] for name in budget.of_files}

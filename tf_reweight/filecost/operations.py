@@ -27,14 +27,20 @@ def curves(uses, precision):
     for as many multiply-accumulates; the whole is fitted to measured files afterwards.
 
     Args:
-        uses: list of `(positions, variable, node)`; see `coupling.cost.kernel_uses`.
+        uses: list of `(variable, positions, call)`; see `graph.counting.kernel_uses`.
         precision: of the files.
     """
-    keys = [_key(node) for _, _, node in uses]
-    timed = _timed({key: node for key, (_, _, node) in zip(keys, uses) if key is not None}, precision)
+    keys = [_key(call) for _, _, call in uses]
+    timed = _timed({key: call for key, (_, _, call) in zip(keys, uses) if key is not None}, precision)
     rate = _rate(timed.values())
-    others = [[[0.0, work], [0.0, rate * work]] for work in (positions * float(np.prod(v.shape)) for positions, v, _ in uses)]
-    return [timed.get(key, other) for key, other in zip(keys, others)]
+    works = [positions * float(np.prod(variable.shape)) for variable, positions, _ in uses]
+    return [_whole(timed.get(key, [[0.0, work], [0.0, rate * work]]), work) for key, work in zip(keys, works)]
+
+
+def _whole(curve, work):
+    """The curve of one operation up to all that it multiplies and adds, as often as it runs: at each step of a sequence."""
+    times = work / curve[0][-1]
+    return [[times * amount for amount in amounts] for amounts in curve]
 
 
 def _key(node):

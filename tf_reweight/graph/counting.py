@@ -5,9 +5,9 @@ import numpy as np
 
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.additions import own_weights
-from tf_reweight.graph.inner_calls import inner_calls, is_own
 from tf_reweight.graph.positions import kernels_of, positions_of
-from tf_reweight.graph.walking import is_distributed_model, is_graph, nodes_of
+from tf_reweight.graph.sized_calls import calls_at, calls_of
+from tf_reweight.graph.walking import is_graph
 
 
 def count_parameters(model):
@@ -22,59 +22,41 @@ def count_macs(model):
     user's own class that does not say how often it calls its kernels.
     """
     uses = kernel_uses(model)
-    if not is_graph(model) and not {id(kernel) for kernel in kernels_of(model)} <= {id(kernel) for kernel, _ in uses}:
+    if not is_graph(model) and not {id(kernel) for kernel in kernels_of(model)} <= {id(kernel) for kernel, *_ in uses}:
         return None
-    return sum(positions * int(np.prod(kernel.shape)) for kernel, positions in uses)
+    return sum(positions * int(np.prod(kernel.shape)) for kernel, positions, _ in uses)
 
 
 def kernel_uses(model):
     """How often each entry of a dense or convolution kernel is used for one example.
 
+    A kernel in several layers, such as a wrapper and the layer inside it, is that of the first.
+
     Returns:
-        List of `(variable, positions)`, one per kernel and call of its layer.
+        List of `(variable, positions, call)`, one per kernel and call of its layer, in the order in which layers first run; the
+        call is a node of Keras' graph or an `InnerCall`.
     """
-    calls = [call for node in nodes_of(model) for call in calls_at(node)] if is_graph(model) else _calls_of_layers(model)
-    return [(kernel, positions) for kernel, positions, _ in uses_at(calls)]
-
-
-def uses_at(calls):
-    """List of `(variable, positions, node)` for calls of `calls_at`; a kernel in several layers is the first one's."""
     found, counted = [], set()
-    for layer, group in _by_layer(calls):
+    for layer, group in _by_layer(calls_of(model) if is_graph(model) else _calls_of_layers(model)):
         kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
-        for node, times in group:
-            found += [(kernel, times * positions_of(node, kernel), node) for kernel in kernels]
+        for call, times in group:
+            found += [(kernel, times * positions_of(call, kernel), call) for kernel in kernels]
     return found
-
-
-def calls_at(node):
-    """The calls that a call stands for, as a list of `(node, times)`: those of a model that is distributed over time.
-
-    A layer of the user's own comes behind the layers inside it, for kernels that none of them has.
-
-    Args:
-        node: a call in Keras' graph.
-    """
-    if is_distributed_model(node.operation):
-        steps = node.input_tensors[0].shape[1] or 1
-        return [(call, steps * times) for inner in nodes_of(node.operation.layer) for call, times in calls_at(inner)]
-    inside = [call for inner in inner_calls(node) for call in calls_at(inner)] if is_own(node.operation) else []
-    return [*inside, (node, 1)]
 
 
 def _by_layer(calls):
     """`(layer, its calls)` in order; operations that are no layers have no weights."""
     layers, groups = {}, {}
-    for node, times in calls:
-        layer = node.operation
+    for call, times in calls:
+        layer = call.operation
         if is_layer(layer):
             layers[id(layer)] = layer
-            groups.setdefault(id(layer), []).append((node, times))
+            groups.setdefault(id(layer), []).append((call, times))
     return [(layers[key], group) for key, group in groups.items()]
 
 
 def _calls_of_layers(model):
     """Every call of a layer inside a subclassed model; a wrapper comes before the layer inside it."""
     inner = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
-    return [(node, 1) for layer in inner for node in layer._inbound_nodes]
+    return [call for layer in inner for node in layer._inbound_nodes for call in calls_at(node)]

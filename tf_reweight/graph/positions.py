@@ -18,7 +18,7 @@ def kernels_of(layer):
     return [weight for weight in layer.weights if len(weight.shape) > 1 and "kernel" in weight.name]
 
 
-def positions_of(node, kernel):
+def positions_of(call, kernel):
     """How often each entry of a kernel of a layer is used at one call for one example, int; unknown sizes count as 1.
 
     Dense layers and convolutions use them once for each place of their output, transposed convolutions for each place of their
@@ -26,33 +26,26 @@ def positions_of(node, kernel):
     they are made of.
 
     Args:
-        node: the call in Keras' graph.
-        kernel: one of `kernels_of(node.operation)`.
+        call: a node of Keras' graph, or an `InnerCall`; see `sized_calls` for those of nested models and wrappers.
+        kernel: one of `kernels_of(call.operation)`.
     """
-    layer, inputs, outputs = node.operation, node.input_tensors[0].shape, node.outputs[0].shape
-    if isinstance(layer, _L.TimeDistributed):
-        steps, inputs, outputs = inputs[1] or 1, (inputs[0], *inputs[2:]), (outputs[0], *outputs[2:])
-        return steps * _positions(layer.layer, node, kernel, inputs, outputs)
-    return _positions(layer, node, kernel, inputs, outputs)
-
-
-def _positions(layer, node, kernel, inputs, outputs):
+    layer, inputs, outputs = call.operation, call.input_tensors[0].shape, call.outputs[0].shape
     if isinstance(layer, _ATTENTION):
-        read = _read_by(node, kernel.path.split("/")[-2]).shape
+        read = _read_by(call, kernel.path.split("/")[-2]).shape
         return _places(read, len(read) - 1)
     if isinstance(layer, _TRANSPOSED):
         return _places(inputs, _channels(layer, inputs))
     if isinstance(layer, _RECURRENT):
         hidden = 1 if layer.return_sequences else inputs[1] or 1
-        return hidden * _places(outputs, len(outputs) - 1)
+        return hidden * _places(outputs, _channels(layer, outputs))
     if isinstance(layer, _L.EinsumDense):
         return _size(outputs[1:]) // _made(layer)
     return _places(outputs, _channels(layer, outputs))
 
 
-def _read_by(node, projection):
+def _read_by(call, projection):
     """The input of an attention layer that one of its projections reads; the last reads what the queries are as many of."""
-    given = inspect.signature(node.operation.call).bind(*node.arguments.args, **node.arguments.kwargs).arguments
+    given = inspect.signature(call.operation.call).bind(*call.arguments.args, **call.arguments.kwargs).arguments
     if projection == "key" and given.get("key") is not None:
         return given["key"]
     return given["value" if projection in ("key", "value") else "query"]

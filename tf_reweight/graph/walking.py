@@ -81,11 +81,6 @@ def is_graph(operation):
     return isinstance(operation, keras.Function) and is_keras_own(type(operation).call)
 
 
-def is_distributed_model(operation):
-    """Whether an operation is a `TimeDistributed` around a model whose inside can be walked."""
-    return isinstance(operation, keras.layers.TimeDistributed) and is_graph(operation.layer)
-
-
 def comes_back(layer):
     """Whether what is put on the layers inside a layer is there again after it was saved and loaded.
 

@@ -23,7 +23,7 @@ def demands_on(model, budget, pairs, members, targets, masks):
     """
     check_countable(budget)
     uses = {}
-    for variable, positions in kernel_uses(model):
+    for variable, positions, _ in kernel_uses(model):
         uses[id(variable)] = uses.get(id(variable), 0) + positions
     if budget.macs is not None and not is_graph(model):
         _check_known(uses, targets)
