@@ -8,7 +8,9 @@ from keras import ops
 from tests import nets
 from tf_reweight.coupling import Cost, groups
 from tf_reweight.graph.counting import count_macs, count_parameters
+from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import prune
+from tf_reweight.quantization.layers import QuantizedKernel
 from tf_reweight.shrinking import shrink
 
 L = keras.layers
@@ -126,6 +128,71 @@ OUTER_MACS = BLOCK_MACS + 4 * 64 * 6 + 64 * (16 + 64)
 UNLIKE["own layer"] = (lambda: alone((8, 8, 1), Block()), BLOCK_MACS)
 UNLIKE["own layers in own layers"] = (lambda: alone((8, 8, 1), Outer()), OUTER_MACS)
 UNLIKE["own layer in time"] = (lambda: alone((3, 8, 8, 1), L.TimeDistributed(alone((8, 8, 1), Outer()))), 3 * OUTER_MACS)
+
+
+class Plain(L.Wrapper):
+    """A wrapper of the user's own."""
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 17, 17, 6)
+
+    def call(self, x):
+        return ops.relu(self.layer(x))
+
+
+class Secret(Plain):
+    """One whose call cannot be traced without values."""
+
+    def call(self, x):
+        return self.layer(ops.convert_to_tensor(np.maximum(ops.convert_to_numpy(x), 0)))
+
+
+class Steps(L.TimeDistributed):
+    """A user's own class that says nothing of its own."""
+
+
+class Halves(L.TimeDistributed):
+    """One that computes something else."""
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 2)
+
+    def call(self, x):
+        return self.layer(x[:, 0]) + self.layer(x[:, 1])
+
+
+def transposed():
+    return L.Conv2DTranspose(6, 3, strides=2)
+
+
+WRAPPERS = {
+    "spectral": lambda: L.SpectralNormalization(transposed()),
+    "masked": lambda: Masked(transposed()),
+    "quantized": lambda: QuantizedKernel(transposed(), num_channel_axes=1),
+    "own": lambda: Plain(transposed()),
+    "own, not traced": lambda: Secret(transposed()),
+    "several": lambda: Plain(Secret(Masked(transposed()))),
+    "own around a model": lambda: Plain(alone((None, None, 4), transposed())),
+    "own around a model, not traced": lambda: Secret(alone((None, None, 4), transposed())),
+}
+IN_TIME = ("spectral", "own", "own, not traced", "several", "own around a model", "own around a model, not traced")
+UNLIKE |= {name: (lambda wrap=wrap: alone((8, 8, 4), wrap()), 64 * 9 * 4 * 6) for name, wrap in WRAPPERS.items()}
+UNLIKE |= {
+    f"{name}, in {kind.__name__}": (lambda k=kind, w=WRAPPERS[name]: alone((5, 8, 8, 4), k(w())), 5 * 64 * 9 * 4 * 6)
+    for name in IN_TIME
+    for kind in (L.TimeDistributed, Steps)
+}
+UNLIKE["own class of distribution"] = (lambda: alone((5, 8, 4), Halves(L.Dense(2))), 2 * 8 * 8)
+
+
+def directions():
+    """Both directions as two outputs, of a convolution over frames too, with channels first."""
+    rows, frames = keras.Input((20, 4)), keras.Input((5, 4, 8, 6))
+    film = L.ConvLSTM2D(2, 3, padding="same", data_format="channels_first")
+    return keras.Model([rows, frames], [*L.Bidirectional(L.LSTM(8), merge_mode=None)(rows), L.Bidirectional(film)(frames)])
+
+
+UNLIKE["both directions apart"] = (directions, 2 * 20 * (4 * 32 + 8 * 32) + 2 * 5 * 48 * (36 * 8 + 18 * 8))
 
 
 @pytest.mark.parametrize("name", UNLIKE)

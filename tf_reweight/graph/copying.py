@@ -8,7 +8,7 @@ from keras import ops
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.access import is_layer, operation_of
 from tf_reweight.graph.additions import Addition, addition_class, own_weights
-from tf_reweight.graph.keras_classes import is_keras_own, is_named
+from tf_reweight.graph.keras_classes import is_keras_own, is_named, is_ours
 from tf_reweight.graph.state import carry_state, parts_of
 
 
@@ -88,16 +88,9 @@ _OBJECTS = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.
 def _live(layer, names):
     """The functions, regularizers and the like among the arguments of a layer; what is of this package goes by its config."""
     found = {name: getattr(layer, name, None) for name in names}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, _OBJECTS) and not _is_ours(value)
-    }
-
-
-def _is_ours(value):
     # A user's own penalty is an addition too, wherever its class stands.
-    return isinstance(value, Addition) or type(value).__module__.startswith("tf_reweight.")
+    ours = {name for name, value in found.items() if isinstance(value, Addition) or is_ours(type(value))}
+    return {name: value for name, value in found.items() if isinstance(value, _OBJECTS) and name not in ours}
 
 
 def input_like(tensor, shape=None, dtype=None):

@@ -8,6 +8,11 @@ def is_keras_own(thing):
     return thing.__module__.startswith("keras.")
 
 
+def is_ours(thing):
+    """Whether a class or function is defined inside this package."""
+    return thing.__module__.startswith("tf_reweight.")
+
+
 def layers_named(*names):
     """The classes of Keras' layers with these names; `{}` in a name stands for the dimensions 1, 2 and 3."""
     return [getattr(keras.layers, name.format(rank)) for name in names for rank in ((1, 2, 3) if "{}" in name else ("",))]

@@ -10,7 +10,6 @@ from tf_reweight.graph.access import has_channels_first
 _L = keras.layers
 _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
 _ATTENTION = (_L.MultiHeadAttention, _L.GroupQueryAttention)
-_RECURRENT = (_L.RNN, _L.Bidirectional)
 
 
 def kernels_of(layer):
@@ -35,7 +34,7 @@ def positions_of(call, kernel):
         return _places(read, len(read) - 1)
     if isinstance(layer, _TRANSPOSED):
         return _places(inputs, _channels(layer, inputs))
-    if isinstance(layer, _RECURRENT):
+    if isinstance(layer, _L.RNN):
         hidden = 1 if layer.return_sequences else inputs[1] or 1
         return hidden * _places(outputs, _channels(layer, outputs))
     if isinstance(layer, _L.EinsumDense):

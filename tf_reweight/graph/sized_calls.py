@@ -8,7 +8,7 @@ from tf_reweight.graph.access import is_tensor, tensors_in
 from tf_reweight.graph.analyses import analysed
 from tf_reweight.graph.inner_calls import InnerCall, inner_calls, is_own
 from tf_reweight.graph.walking import graph_of, is_graph, walk
-from tf_reweight.graph.wrapped_calls import wrapped_calls
+from tf_reweight.graph.wrapped_calls import held, wrapped_calls
 
 
 def calls_of(model):
@@ -41,8 +41,15 @@ def calls_at(call):
     wrapped = wrapped_calls(call)
     if wrapped:
         return [(inner, steps * times) for held, steps in wrapped for inner, times in calls_at(held)]
-    inside = [each for inner in inner_calls(call) for each in calls_at(inner)] if is_own(call.operation) else []
-    return [*inside, (call, 1)]
+    return [*(each for inner in _traced(call) for each in calls_at(inner)), (call, 1)]
+
+
+def _traced(call):
+    """The calls inside a layer of the user's own; that of the layer inside a wrapper, also where it cannot be traced."""
+    if not is_own(call.operation):
+        return []
+    untold = [inner for inner, _ in held(call)] if isinstance(call.operation, keras.layers.Wrapper) else []
+    return inner_calls(call) or untold
 
 
 def _inside(model, given):
