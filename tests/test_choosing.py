@@ -61,6 +61,28 @@ def test_dense_files_alone_are_chosen_among():
     assert best_file(FILES[:2], ACCURACY, "size") == "dense_int8.tflite"
 
 
+@pytest.mark.parametrize(
+    ("drop", "wish", "chosen"),
+    [
+        (0.3, "size", "int8"), (0.03, "size", "dynamic_int8"), (0.02, "size", "float32"), (0.3, "accuracy", "float32"),
+        (0.03, "speed", "dynamic_int8"), (0.005, "size", "dynamic_int8"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_the_drop_goes_before_one_that_does_not(drop, wish, chosen):
+    """The Keras model was compared alone, and an int8 file was shipped that lost ten times as much as was asked for."""
+    budget = {"accuracy_drop": drop}
+    assert best_file(FILES, ACCURACY, wish, None, 1000, budget, 0.95) == f"shrunk_{chosen}.tflite"
+    found = over(FILES[4], FILES, budget, ACCURACY, 0.95)
+    assert found == ({} if drop == 0.3 else {"accuracy_drop": (pytest.approx(0.25), drop)})
+
+
+def test_a_drop_goes_by_the_way_that_is_worse():
+    files = [file("a_float32.tflite", 2.0, 9, 1.0, ERROR), file("a_int8.tflite", 2.1, 3, 1.0, ERROR)]
+    for drop, chosen in ((0.05, "a_float32.tflite"), (0.2, "a_int8.tflite")):
+        assert best_file(files, ERROR, "size", None, 0, {"accuracy_drop": drop}, 1.95) == chosen
+    assert over(files[0], files, {"accuracy_drop": 0.1}, ERROR, 5.0) == {}, "better than the dense model is no drop"
+
+
 def test_reports_name_the_file_and_older_ones_ship_the_last():
     assert shipped_of({"files": FILES, "shipped": "shrunk_float32.tflite"}) is FILES[2]
     assert shipped_of({"files": FILES}) is FILES[-1]

@@ -41,7 +41,8 @@ class Budget:
         latency_ms: median time of one run of the file on this machine, one thread; a fraction, or milliseconds above 1. It
             falls with channels only: zeros inside kernels make no file faster.
         accuracy_drop: how much worse than the dense model the monitored metric may be on validation examples, absolute: 0.005
-            is half a point of accuracy. `compress` then looks for the smallest model; nothing else knows a metric.
+            is half a point of accuracy. `compress` then looks for the smallest model whose shipped file, as it is executed, is
+            no worse; nothing else knows a metric.
         precision: of the file that `bytes`, `zipped_bytes` and `latency_ms` are about, see `export_tflite`; None is the one
             that `compress` ships, elsewhere `"int8"`.
         calibration: what was measured of files of the model, see `filecost`; set by the functions that take a budget, not by

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_reweight.reports.choosing import best_of, loses, over, own_of, shipped_of, values_of
+from tf_reweight.reports.choosing import best_of, loses, own_of, shipped_of, shipped_over, values_of
 from tf_reweight.reports.metrics import head_of, is_measurable, is_slower, is_worse, metrics_of, text_of, value_of
 
 RED, AMBER = "red", "amber"
@@ -153,12 +153,28 @@ def _missed(figures):
 
 
 def _over(figures):
-    """Whether the shipped file has more bytes, or takes longer, than its budget says."""
-    shipped, budget = shipped_of(figures), figures["config"].get("prune", {}).get("budget") or {}
-    for name, (has, limit) in over(shipped, figures["files"], budget).items():
+    """Whether the shipped file is worse, has more bytes, or takes longer, than its budget says."""
+    shipped, metric = shipped_of(figures), head_of(figures)
+    budget = figures["config"].get("prune", {}).get("budget") or {}
+    if "accuracy_drop" in budget and value_of(shipped, "validation", metric) is None:
+        seen = f"Nothing tells whether {shipped['name']} holds the budget: {metric['name']} of a file cannot be measured here."
+        yield Alarm(AMBER, seen, "Only the model's class measures it, from the Keras model. Measure the file in your own way.")
+    for name, (has, limit) in shipped_over(figures).items():
+        if name == "accuracy_drop":
+            yield _dropped(shipped, metric, has, limit)
+            continue
         seen = f"{shipped['name']} has {has:,.6g} {name}, and {limit:,.6g} were asked for."
         look = "Ask for a little less: what a file has is predicted before training, from files of the dense model."
         yield Alarm(AMBER, seen, look)
+
+
+def _dropped(shipped, metric, has, limit):
+    """The alarm of a file that is further behind the dense model than its budget allows."""
+    lost, asked = (f"{100 * part:.2f} points" if metric["proportion"] else f"{part:.4g}" for part in (has, limit))
+    behind = f"loses {lost} of {metric['name']} against the dense model on validation examples"
+    seen = f"{shipped['name']} {behind}; {asked} may go."
+    look = "Allow more, learn the rounding with `quantize`, or export a finer precision too: a file that holds it is shipped."
+    return Alarm(RED, seen, look)
 
 
 def _asked(prune):

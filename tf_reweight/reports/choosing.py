@@ -1,12 +1,16 @@
 """Which of a run's files is the best by the user's wish, and which one a report is about."""
 
-from tf_reweight.reports.metrics import is_worse, value_of
+import math
+
+from tf_reweight.reports.metrics import head_of, is_worse, value_of
 
 # The wishes, and what of a file is small where it is granted.
 _WISHES = {"size": lambda file: file["num_bytes"], "speed": lambda file: file["latency_ms"]}
 WISHES = (*_WISHES, "accuracy")
 # The part of a metric that is no proportion, of which no number of examples says what is chance, that counts as none.
 _SMALL = 0.02
+# A drop as it was asked for is kept by a difference that rounding makes larger.
+ROUNDING = 1e-9
 # What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
 _OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
 
@@ -16,12 +20,12 @@ def shipped_of(figures):
     return next((file for file in figures["files"] if file["name"] == figures.get("shipped")), figures["files"][-1])
 
 
-def best_file(files, metric, wish, max_drop=None, num=0, budget=None):
+def best_file(files, metric, wish, max_drop=None, num=0, budget=None, dense=None):
     """The name of the best of the files that a run made smaller; of all where there are no others.
 
     Where some of them meet the budget, only these count. Of them count those that lose nothing against the most accurate one:
-    by the metric that heads the report, as executed on validation examples. Test examples choose nothing, or the figure on
-    them would be too good.
+    by the metric that heads the report, as executed on validation examples. Where the budget says how much worse than the
+    dense model a file may be, that is what it may lose. Test examples choose nothing, or the figure on them would be too good.
 
     Args:
         files: dicts of a run, with `name`, `num_bytes`, `latency_ms` and metrics; `dense_*` are what they are compared with.
@@ -32,12 +36,16 @@ def best_file(files, metric, wish, max_drop=None, num=0, budget=None):
             measured on so many examples, of metrics that are no proportions a fiftieth.
         num: validation examples.
         budget: the mapping that a configuration has for it, or None.
+        dense: the dense model's metric on validation examples, which `budget.accuracy_drop` is about; or None.
     """
     budget, wishes = budget or {}, _WISHES
     if budget.get("zipped_bytes") is not None and budget.get("bytes") is None:
         wishes = {**_WISHES, "size": lambda file: file["gzip_bytes"]}
     own = own_of(files)
-    own = [file for file in own if not over(file, files, budget)] or own
+    meeting = [file for file in own if not over(file, files, budget, metric, dense)]
+    if meeting and "accuracy_drop" in budget and max_drop is None:
+        max_drop = math.inf
+    own = meeting or own
     values = values_of(own, metric)
     if values is None:
         # Nothing says which way is better.
@@ -49,13 +57,17 @@ def best_file(files, metric, wish, max_drop=None, num=0, budget=None):
     return min(kept, key=wishes[wish])["name"]
 
 
-def over(file, files, budget):
+def over(file, files, budget, metric=None, dense=None):
     """What a file has more of than a budget allows: mapping of the budget's names to `(has, allowed)`.
+
+    For an `accuracy_drop` that is how much worse the file is than the dense model on validation examples, and may be.
 
     Args:
         file: one of `files`.
         files: all of the run: a fraction is of the dense one in the precision that the budget names.
         budget: the mapping that a configuration has for it.
+        metric: the dict of the metric that heads the report, for an `accuracy_drop`.
+        dense: the dense model's, on validation examples; None where it is not known.
     """
     wanted = {name: budget[name] for name in _OF_FILES if budget.get(name) is not None}
     found = {}
@@ -64,7 +76,31 @@ def over(file, files, budget):
         limit = amount if amount > 1 else _part_of_dense(amount, field, files, budget)
         if limit is not None and file[field] > limit * (1 + slack):
             found[name] = (file[field], limit)
-    return found
+    return found | _dropped(file, budget.get("accuracy_drop"), metric, dense)
+
+
+def _dropped(file, drop, metric, dense):
+    """The entry of `over` for an `accuracy_drop`, or none."""
+    value = None if None in (drop, dense) else value_of(file, "validation", metric)
+    if value is None or worse_by(metric, dense, value) <= drop + ROUNDING:
+        return {}
+    return {"accuracy_drop": (worse_by(metric, dense, value), drop)}
+
+
+def shipped_over(figures):
+    """What the file that a run ships has more of than the run's budget allows; see `over`.
+
+    Args:
+        figures: a run's report.
+    """
+    metric, budget = head_of(figures), figures["config"].get("prune", {}).get("budget") or {}
+    dense = value_of(figures["stages"][0], "validation", metric)
+    return over(shipped_of(figures), figures["files"], budget, metric, dense)
+
+
+def worse_by(metric, wanted, reached):
+    """How much worse a figure is than the one wanted, whichever way is better; below 0 for one that is better."""
+    return wanted - reached if metric["mode"] == "max" else reached - wanted
 
 
 def _part_of_dense(amount, field, files, budget):

@@ -9,7 +9,7 @@ from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.table import find
 from tf_reweight.reports import metrics
-from tf_reweight.reports.choosing import shipped_of
+from tf_reweight.reports.choosing import shipped_of, shipped_over
 
 # The structures whose all-zero groups are worth counting in any model: the first two can be removed physically.
 _COUNTED = ("filter", "channel", "column", "kernel")
@@ -80,8 +80,9 @@ def summary(figures):
     Returns:
         Dict with `shipped` (a file's name); `metric` (the name of the one that heads the report), `before` and `after` (test,
         as executed), `change` in words and `measurable`; the ratios `download`, `size`, `speed` and `weights`: how many times
-        smaller, faster, fewer; `int8` with the first three against the dense int8 file, or None where there is none. Of a
-        classifier also `accuracy_before` and `accuracy_after`.
+        smaller, faster, fewer; `int8` with the first three against the dense int8 file, or None where there is none;
+        `over_budget`: what the file has more of than the budget allows, by name a pair of what it has and what was asked for,
+        empty where the file holds it. Of a classifier also `accuracy_before` and `accuracy_after`.
     """
     dense, shipped = figures["files"][0], shipped_of(figures)
     metric, num = metrics.head_of(figures), figures["data"]["num_test"]
@@ -99,6 +100,7 @@ def summary(figures):
         **_ratios(dense, shipped),
         "weights": figures["num_weights"] / max(1, figures["num_nonzero"]),
         "int8": None if int8 is None or int8 is shipped else _ratios(int8, shipped),
+        "over_budget": {name: list(pair) for name, pair in shipped_over(figures).items()},
     }
 
 

@@ -18,8 +18,8 @@ class Result(dict):
         report: the figures, as a plain dict.
         files: paths of the `.tflite` files, the dense float32 one first.
         best_file: path of the file to ship: of those that the run made smaller and that lose nothing measurable, the smallest,
-            or what `export.best_by` and `export.max_drop` of the configuration ask for. With a budget of bytes, zipped bytes or
-            milliseconds it is one that meets the budget, where there is any.
+            or what `export.best_by` and `export.max_drop` of the configuration ask for. With a budget of bytes, zipped bytes,
+            milliseconds or accuracy it is one that meets the budget, where there is any.
         model: the Keras model after the last stage, not compiled.
     """
 

@@ -26,7 +26,7 @@ from tf_reweight.quantization.choosing import Choice
 from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.curves import epochs_of, lost_epochs, read_curves
-from tf_reweight.reports.metrics import text_of
+from tf_reweight.reports.metrics import text_of, value_of
 from tf_reweight.reports.progress import changes, check_console, say
 from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
@@ -226,7 +226,8 @@ class Run:
         self.catch_up()
         self.files, self.latency = export_files(self)
         wish, num = (self.config.export.best_by, self.config.export.max_drop), self.data.validation.num_examples
-        self.shipped = best_file(self.files, self.metric, *wish, num, self.config.prune.budget)
+        dense = value_of(self.folder.figures("dense"), "validation", self.metric)
+        self.shipped = best_file(self.files, self.metric, *wish, num, self.config.prune.budget, dense)
 
     def report(self):
         """Everything known about the run, as `report.json` and on the terminal."""

@@ -5,8 +5,10 @@ import math
 from tf_reweight import errors
 from tf_reweight.coupling.pruning import most_macs
 from tf_reweight.data.models import copied
+from tf_reweight.reports.choosing import ROUNDING, worse_by
 from tf_reweight.reports.metrics import text_of, value_of
 from tf_reweight.reports.progress import say
+from tf_reweight.workflow import judging
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.stages import stages_of
 
@@ -23,7 +25,9 @@ def search(run):
 
     Budgets of half as much are tried, each training beginning with the last model that was good enough, in half of the epochs
     that a run has; after the first that is not, budgets between. The monitored metric on validation examples decides, after the
-    last epoch; test examples are measured for the record only. Each try has a folder of its own and goes on where it was cut
+    last epoch, of the file that ships as it is executed: what rounding loses is lost to the user. Where a later stage learns
+    the rounding, where the dense model's own file loses too much already, and where no try is good enough so, the Keras model
+    decides. Test examples are measured for the record only. Each try has a folder of its own and goes on where it was cut
     off.
 
     Args:
@@ -38,8 +42,9 @@ def search(run):
     run.catch_up()
     figures = run.folder.figures(dense.name)
     wanted = value_of(figures, "validation", run.metric)
+    precision = _precision_of(run, wanted, drop)
     path = _Path(run, figures, _tries(run.config))
-    model, best, tried = run.model, None, []
+    model, best, rounded, tried = run.model, None, None, []
     for number in range(path.tries):
         fraction = path.next()
         if fraction is None:
@@ -51,15 +56,25 @@ def search(run):
         attempt.catch_up()
         last = attempt.folder.figures(stages_of(config)[-1].name)
         reached = value_of(last, "validation", run.metric)
-        good = within(run.metric, wanted, reached, drop)
+        as_file = None if precision is None else judging.executed(attempt, attempt.model, precision)
+        judged = reached if precision is None else as_file
+        good = within(run.metric, wanted, judged, drop)
         path.tell(fraction, path.left(last), good)
-        tried.append({"left": fraction, **config.prune.budget, "validation": reached, "good_enough": good})
+        entry = {"left": fraction, **config.prune.budget, "validation": reached, "file": as_file, "good_enough": good}
+        tried.append(entry)
         said = f"{fraction:.3g} of {path.name} left, validation {text_of(run.metric, reached)}"
+        said += "" if precision is None else f", as {precision} file {text_of(run.metric, as_file)}"
         say(run.console, f"[bold]search[/bold]: {said}, {'good enough' if good else 'too far behind'}")
         if good:
             model, best = attempt.model, attempt
-    run.searched = {"dense": wanted, "accuracy_drop": drop, "tries": tried}
+        if within(run.metric, wanted, reached, drop) and (rounded is None or path.left(last) < rounded[0]):
+            rounded = path.left(last), attempt
+    run.searched = {"dense": wanted, "accuracy_drop": drop, "precision": precision, "tries": tried}
     run.folder.write_json("search.json", run.searched)
+    if best is None and rounded is not None:
+        text = f"no {precision} file is good enough, the smallest Keras model that is goes on: see the alarms"
+        say(run.console, f"[bold]search[/bold]: {text}")
+        best = rounded[1]
     if best is None:
         closest = min(tried, key=lambda found: abs(found["validation"] - wanted), default=None)
         fix = "Allow more, or train longer: the tries are in the run folder, under search."
@@ -86,9 +101,21 @@ def check(run):
 
 
 def within(metric, wanted, reached, drop):
-    """Whether a figure is no more than `drop` worse than the one wanted, whichever way is better."""
-    worse = wanted - reached if metric["mode"] == "max" else reached - wanted
-    return worse <= drop + 1e-9
+    """Whether a figure is no more than `drop` worse than the one wanted, whichever way is better; None is no figure."""
+    return reached is not None and worse_by(metric, wanted, reached) <= drop + ROUNDING
+
+
+def _precision_of(run, wanted, drop):
+    """The precision whose files are judged; None for Keras models."""
+    precision = judging.precision_of(run.config)
+    if precision is None or not run.scorer.measures_files:
+        return None
+    dense = judging.executed(run, run.model, precision)
+    if within(run.metric, wanted, dense, drop):
+        return precision
+    behind = f"the dense model's own {precision} file is too far behind, with {text_of(run.metric, dense)}"
+    say(run.console, f"[bold]search[/bold]: {behind}: Keras models are judged")
+    return None
 
 
 class _Path:

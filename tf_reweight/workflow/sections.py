@@ -310,7 +310,7 @@ class Export(Section):
     With `mixed_bytes` there is one of at most that size in which each kernel has the precision it can bear. `accelerated` is
     that of `export_tflite`. Shipped is the file that is best by `best_by` of those that the run made smaller and that lose at
     most `max_drop` against the most accurate of them, on validation examples; without it, nothing that can be measured. Where
-    a budget of bytes or milliseconds is met by some files, the others do not count.
+    a budget of bytes, milliseconds or accuracy is met by some files, the others do not count.
     """
 
     precisions: list[typing.Literal[PRECISIONS]] = pydantic.Field(default_factory=lambda: ["float32", "int8"], min_length=1)
