@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pathlib
 import types
 
 import keras
@@ -216,8 +217,31 @@ def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path):
     page = (tmp_path / "front" / "sweep.html").read_text()
     for point in front.points:
         assert (tmp_path / "front" / point["file"]).is_file() and point["file"] in page
+        report = json.loads((tmp_path / "front" / point["folder"] / "report.json").read_text())
+        own = next(file for file in report["files"] if point["file"].endswith(file["name"]))
+        assert point["validation"] == own["validation"]["accuracy"] and point["num_bytes"] == own["num_bytes"]
     assert json.loads((tmp_path / "front" / "sweep.json").read_text()) == front.to_dict()
     assert "macs_0.4" in str(front) and page.count("<circle") == 9
+
+
+@pytest.mark.parametrize("position, keras_model, row", [(0, 0.9, 0.7), (-1, 0.8, 0.6)])
+def test_all_of_a_row_is_of_the_file_it_names(position, keras_model, row):
+    """The validation figure was that of the Keras model, beside test, bytes and time of the file: 0.81 of a file with 0.765."""
+    files = [
+        {"name": name, "precision": "int8", "num_bytes": size, "latency_ms": 1.0, "validation": {"accuracy": value},
+         "test": {"accuracy": value / 2}}
+        for name, size, value in (("dense_int8.tflite", 9, 0.7), ("pruned_int8.tflite", 4, 0.65), ("last_int8.tflite", 5, 0.6))
+    ]  # fmt: skip
+    stages = [{"validation": {"accuracy": value}, "num_macs": 1} for value in (0.9, 0.8)]
+    run = types.SimpleNamespace(metric={"name": "accuracy"}, folder=types.SimpleNamespace(path=pathlib.Path("macs_0.5")))
+    point = fronts._point("one", {"files": files, "stages": stages, "shipped": "last_int8.tflite"}, position, run)
+    named = next(file for file in files if point["file"] == f"macs_0.5/{file['name']}")
+    assert point["validation"] == named["validation"]["accuracy"] == row
+    assert (point["test"], point["num_bytes"]) == (named["test"]["accuracy"], named["num_bytes"])
+    # Where only the class of the model measures, there is no other figure.
+    unmeasured = [{**file, "validation": {}, "test": {}} for file in files]
+    point = fronts._point("one", {"files": unmeasured, "stages": stages, "shipped": "last_int8.tflite"}, position, run)
+    assert (point["validation"], point["test"]) == (keras_model, None)
 
 
 def points(*pairs):

@@ -158,6 +158,13 @@ def test_a_file_that_lost_is_called_larger_and_slower():
     assert "4.00x larger" in text and "4.00x slower" in text and "smaller" not in text
 
 
+def test_the_tile_of_the_change_is_of_the_file_that_is_shipped():
+    """It was that of the last file, beside sizes and times of the shipped one."""
+    last = {**file("pruned_int16.tflite", 1500), "test_accuracy": 0.1}
+    figures = whole(files=[*FIGURES["files"], last], shipped="pruned_int8.tflite")
+    assert tfr.reports.page.change(figures) == tfr.reports.page.change(FIGURES)
+
+
 def test_summary_and_ratios():
     summary = FIGURES["summary"]
     assert (summary["download"], summary["size"], summary["speed"], summary["weights"]) == (4, 4, 4, 2)

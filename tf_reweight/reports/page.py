@@ -67,7 +67,7 @@ def versus(value, better, worse):
 def change(figures):
     """The change of the metric that heads the report, for a tile: `text`, and `label` and `detail` under it."""
     metric, data = metrics.head_of(figures), figures["data"]
-    before, after = (metrics.value_of(figures["files"][position], "test", metric) for position in (0, -1))
+    before, after = (metrics.value_of(file, "test", metric) for file in (figures["files"][0], shipped_of(figures)))
     num = data["num_test"]
     texts = [metrics.text_of(metric, value) for value in (before, after)]
     width = metrics.interval(metric, after, num)

@@ -24,9 +24,10 @@ class Front(Report):
 
     Attributes:
         metric: the one that decides: `name`, `mode`, `proportion`.
-        points: one dict per model, the dense one first: `name`, `validation` and `test` of the metric, `num_macs`, `num_bytes`
-            and `latency_ms` of its file, `folder`, `file`; `best_by`: the costs for which no other point is better in both;
-            `knee_by`: those for which it is the point furthest from the line between the ends.
+        points: one dict per file that is shipped, the dense one first: `name`, `validation` and `test` of the metric, as the
+            file is executed, `num_macs`, `num_bytes`, `latency_ms`, `folder`, `file`; `best_by`: the costs for which no other
+            point is better in both; `knee_by`: those for which it is the point furthest from the line between the ends. Where
+            only the model's class can measure the metric, `validation` is that of the Keras model, and `test` is None.
     """
 
     metric: dict
@@ -124,9 +125,11 @@ def _point(name, report, position, run):
     shipped, stages = shipped_of(report), report["stages"]
     same = [file for file in report["files"] if file["name"].startswith("dense") and file["precision"] == shipped["precision"]]
     file = shipped if position else (same or report["files"])[0]
+    # Of the file, as all of a row is: what rounding loses is weighed against what it saves.
+    validation = value_of(file, "validation", run.metric)
     return {
         "name": name,
-        "validation": value_of(stages[position], "validation", run.metric),
+        "validation": value_of(stages[position], "validation", run.metric) if validation is None else validation,
         "test": value_of(file, "test", run.metric),
         "num_macs": stages[position]["num_macs"],
         "num_bytes": file["num_bytes"],
