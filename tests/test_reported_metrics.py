@@ -140,12 +140,17 @@ def test_the_page_shows_every_metric_and_the_alarms():
 
 def test_a_metric_whose_direction_nobody_knows_is_shown_and_said():
     """The loss heads then; without the table the user's own metric would be nowhere in the report."""
-    given = [scoring.Metric("loss", "min", False), scoring.Metric("hit", None, True)]
+    loss = {"name": "loss", "mode": "min", "proportion": False}
+    given = [scoring.Metric(**loss), scoring.Metric("hit", None, True)]
     with pytest.warns(UserWarning, match="`loss` decides and heads the report.*'hit'.*monitor=\"hit\" and mode"):
         found = scoring.in_order(given, None, None)
     assert [metric["name"] for metric in found] == ["loss", "hit"]
+    for mode in ("max", "min"):  # "max" turned the loss, of which more was better then
+        with pytest.raises(ValueError, match=f"of 'loss', which decides.*Received: mode='{mode}'. Pass monitor=\"hit\""):
+            scoring.in_order(given, None, mode)
+        assert scoring.in_order(given, "hit", mode)[0] == {"name": "hit", "mode": mode, "proportion": True}
+    assert scoring.in_order(given, "loss", "min")[0] == loss
     figures = regression_run()
-    loss = {"name": "loss", "mode": "min", "proportion": False}
     figures["metrics"] = [loss, {"name": "hits", "mode": None, "proportion": True}]
     assert "Every metric" in page.render(figures) and "90.00%" in page.render(figures)
     console = Console(file=io.StringIO(), width=200)

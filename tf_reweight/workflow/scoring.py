@@ -183,6 +183,24 @@ def _warn_of_direction(name, first):
     warnings.warn(text, stacklevel=2)
 
 
+def _check_mode(mode, first, passed_over):
+    """Raises where a `mode` would turn the metric that decides: a higher loss would head the report as the better one.
+
+    Args:
+        mode: `"max"` or `"min"`, or None.
+        first: the `Metric` that decides.
+        passed_over: the name of a metric of unknown direction that comes before it, which `mode` may be meant for; or None.
+    """
+    if mode is None or passed_over is None and first.mode in (None, mode):
+        return
+    fix = "Leave `mode` out; a metric of your own that is better the other way needs another name."
+    if passed_over is not None:
+        fix = f'Pass monitor="{passed_over}" (--set task.monitor={passed_over}) too, or leave `mode` out.'
+    known = f"of {first.name!r}, which decides, it is known: {first.mode!r}"
+    expected = f"`mode` must be for a monitored metric of which it is not known which way is better; {known}."
+    raise ValueError(errors.message(expected, fix, mode=mode))
+
+
 def in_order(metrics, monitor, mode):
     """The metrics of a run as dicts, the one that decides first.
 
@@ -193,20 +211,24 @@ def in_order(metrics, monitor, mode):
         mode: which way it is better, `"max"` or `"min"`; None where its name says so.
 
     Raises:
-        ValueError: for a metric that there is not, or one of which nobody knows which way is better.
+        ValueError: for a metric that there is not, one of which nobody knows which way is better, and a `mode` that would turn
+            one of which that is known.
     """
     by_name = {metric.name: metric for metric in metrics}
     if monitor is None:
         compiled_ones = [metric for metric in metrics if "loss" not in metric.name]
         known = [metric for metric in compiled_ones if metric.mode is not None]
         first = (known or [by_name.get(_LOSS) or Metric(_LOSS, "min", False)])[0]
-        if compiled_ones and compiled_ones[0].mode is None:
-            _warn_of_direction(compiled_ones[0].name, first.name)
+        passed_over = compiled_ones[0].name if compiled_ones and compiled_ones[0].mode is None else None
+        _check_mode(mode, first, passed_over)
+        if passed_over is not None:
+            _warn_of_direction(passed_over, first.name)
     else:
         name = monitor.removeprefix("val_")
         if name not in by_name:
             raise ValueError(errors.unknown("metric to monitor", name, by_name))
         first = by_name[name]
+        _check_mode(mode, first, None)
     first = dataclasses.replace(first, mode=mode or first.mode)
     if first.mode is None:
         fix = 'Pass mode="max" or mode="min".'
