@@ -31,6 +31,7 @@ def with_nan():
 
 
 WEIGHTS = {"config": {"train": {"class_weight": {0: 1.0, 1: 2.0}}}}
+WEIGHT_OF_9 = {"config": {"train": {"class_weight": {9: 1.0}}}}
 BAD = [
     ("regression", (X[:0], Y[:0]), {}, "at least one example"),
     ("regression", dataset(X, Y).take(0), {}, "`train` must yield at least one batch"),
@@ -76,6 +77,10 @@ BAD = [
     ("regression", (X, Y), {"epochs": "many"}, "`epochs` must be a number"),
     ("regression", (X, Y), {"structure": "chanels"}, "Did you mean 'channel"),
     ("regression", (X, Y), {"config": {"trian": {}}}, "Did you mean 'train'"),
+    ("regression", (X, Y), {"config": {"train": {"steps": 1000}}}, "`train.steps` is for sources of batches.*batches=1. Leave"),
+    ("integer_labels", (X, np.zeros(8, int)), WEIGHT_OF_9, r"must be of the classes 0..2. Received: unknown=.9.. Number"),
+    ("one_hot", (X, np.eye(3)[np.zeros(8, int)]), WEIGHT_OF_9, "must be of the classes 0..2"),
+    ("one_sigmoid", (X, np.zeros(8)), WEIGHT_OF_9, "must be of the classes 0..1"),
     ("regression", (X, Y), {"budget": "macs=0.5", "config": {"prune": {"macs": 0.5}}}, "said twice"),
 ]  # fmt: skip
 
@@ -118,6 +123,8 @@ def test_class_weights_go_with_classes_whatever_the_loss(loss, labels):
     kind = KINDS["multi_label"]
     task = types.SimpleNamespace(loss=loss)
     class_weights.check({0: 1.0, 1: 2.0}, task, feeds.feed(kind, (X, labels), "train"))
+    with pytest.raises(ValueError, match="must be of .*classes.* Received: unknown=.-1"):
+        class_weights.check({-1: 1.0, 0: 1.0}, task, feeds.feed(kind, (X, labels), "train"))
     for wrong in (labels + 0.5, np.stack([labels] * 2, axis=1).astype(int) * 0 + 1):
         with pytest.raises(ValueError, match="`train.class_weight` is for .* Received: "):
             class_weights.check({0: 1.0, 1: 2.0}, task, feeds.feed(kind, (X, wrong), "train"))

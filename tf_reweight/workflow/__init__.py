@@ -17,7 +17,7 @@ from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import defaults, loading, methods, search, strategies
+from tf_reweight.workflow import defaults, loading, methods, search, strategies, unheeded
 from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
@@ -98,7 +98,8 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
             leaves half of the computing, or a fifth of single weights.
         epochs: a number, shared out over the stages that train, one at least for each; or a dict such as `{"train": 0,
             "retrain": 8}`, for each time that a stage comes.
-        config: path of a YAML file, mapping or `config.Config` with whatever else; what it says goes before defaults.
+        config: path of a YAML file, mapping or `config.Config` with whatever else; what it says goes before defaults. What an
+            argument says otherwise, or stands in the place of, may not be in it, unless it was written by a run.
         callbacks: your callbacks, given to `fit` in every stage that trains, the same objects each time as in several calls of
             `fit`; or a function `name of the stage -> callbacks` that makes new ones. `val_loss` contains penalties.
         out: run folder; default `runs/<name of the model>`.
@@ -232,11 +233,13 @@ compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr
 
 def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
     check_model(model)
-    given = configs.read({} if config is None else config, overrides)
+    given, said = (read({} if config is None else config, overrides) for read in (configs.read, configs.said))
+    train, *others = data
+    unheeded.check(said, train, data[1])
     task = tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, mode)
+    unheeded.check_epochs(said, values, epochs)
     tasks.say_outputs_without_loss(task, model)
-    train, *others = data
     if isinstance(train, Dataset) or train is None:
         if any(part is not None for part in others):
             fix = "Pass arrays or data sets for all splits, or a data.Dataset alone."

@@ -209,6 +209,11 @@ def read(source, overrides=()):
     return values
 
 
+def said(source, overrides=()):
+    """What `read` gives, without the defaults of a `Config`, which holds all of them: nobody said those."""
+    return read(source.model_dump(exclude_unset=True) if isinstance(source, Config) else source, overrides)
+
+
 def _texts(overrides):
     """The overrides; raises for what is no list of texts."""
     if not is_sequence(overrides) or not all(isinstance(item, str) for item in overrides):

@@ -12,7 +12,7 @@ from tf_reweight.data.splits import class_numbers
 from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
 from tf_reweight.graph.walking import declares_inputs, input_structure
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import given, labels
+from tf_reweight.workflow import given, labels, unheeded
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.scoring import Scorer, outputs_of
 
@@ -27,9 +27,7 @@ def check_data_is_named(config, source, overrides, model):
     """
     if model is None and config.model.name in models.names():
         return
-    if isinstance(source, configs.Config):  # it holds every default, which nobody said
-        source = source.model_dump(exclude_unset=True)
-    if "name" in (configs.read(source, overrides).get("data") or {}):
+    if "name" in (configs.said(source, overrides).get("data") or {}):
         return
     fix = 'Pass train=(x, y), or anything else that `fit` takes, or config={"data": {"name": ...}}; or say --data.'
     received = {"model": config.model.name if model is None else model.name, "train": None}
@@ -79,6 +77,7 @@ def fitted(model, data, config):
             fix = "Set data.shift to 0, and move images in your data set."
             raise ValueError(errors.message("`data.shift` is for data sets by name.", fix, shift=config.data.shift))
         splits = given.of_anything(model, *data, config, config.seed)
+    unheeded.check_steps(config.train.steps, splits.train)
     outputs = _outputs(model, splits)
     task = tasks.of_names(config.task) or tasks.of_model(model) or _classifier(model, splits, outputs)
     if splits.dataset is not None and is_classifier(task):

@@ -84,7 +84,7 @@ class Run:
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
-        class_weights.check(self.config.train.class_weight, self.task, self.data.train)
+        class_weights.check(self.config.train.class_weight, self.task, self.data.train, self.scorer.outputs)
         self.metrics = scoring.in_order(self.scorer.metrics, self.config.task.monitor, self.config.task.mode)
         # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.
         if not self.config.train.epochs and self._is_trained and self.num_classes is not None:

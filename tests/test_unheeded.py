@@ -1,0 +1,106 @@
+"""What a configuration says and nothing would look at is refused before any work; what runs wrote themselves is taken."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_reweight as tfr
+from tests import tasks
+from tf_reweight import data, workflow
+from tf_reweight.cli import main
+from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow.config import Config, load
+from tf_reweight.workflow.run import Run
+
+X, Y = np.zeros((40, 8, 8, 1), "float32"), np.zeros((40, 2), "float32")
+CODE = """
+import numpy as np
+def load():
+    x, y = np.zeros((40, 8, 8, 1)), np.zeros((40, 2))
+    return (x, y), (x, y), None
+"""
+SPLIT = {"validation": (X, Y)}
+DIGITS = data.load(limit=100)
+BAD = [
+    ({"data": {"name": "digits"}}, {}, "`data.name` is for data sets by name, and `train` is given. Received: name='digits'"),
+    ({"data": {"limit": 10}}, {}, "`data.limit` is for data sets by name.*Received: limit=10"),
+    ({"data": {"image_size": 9}}, {}, "`data.image_size` is for data sets by name.*Leave data.image_size out"),
+    ({"data": {"value_range": [0, 1]}}, {}, "`data.value_range` is for data sets by name"),
+    ({"data": {"validation": 0.5}}, SPLIT, "`data.validation` is for runs without validation examples.*validation=0.5. Leave"),
+    ({"data": {"limit": 10}}, {"train": DIGITS}, "`data.limit` is for data sets by name"),
+    ({"data": {"validation": 0.5}}, {"train": DIGITS}, "`data.validation` is for runs without validation"),
+    ({"model": {"custom": ["nope.py"]}}, {}, "`model.custom` is for models by name.*Received: custom=.*Leave model.custom out"),
+    ({"model": {"name": "small_cnn"}}, {}, "`model.name` is for models by name, and a model is given"),
+    ({"model": {"name": "small_cnn"}}, {"train": DIGITS}, "`model.name` is for models by name, and a model is given"),
+    ({"regularize": {"every": 2, "rounds": 3}}, {"epochs": 30}, "stage `regularize` trains is said twice.*regularize.every"),
+    ({"regularize": {"every": 2}}, {"epochs": {"regularize": 3}}, "said twice, by `epochs` and by regularize.every"),
+    ({"train": {"epochs": 2}}, {"epochs": 3}, "`train` trains is said twice, by `epochs` and by train.epochs.*epochs=3"),
+    ({"quantize": {"epochs": 2}}, {"epochs": {"quantize": 1}}, "`quantize` trains is said twice.*Leave one of them out"),
+]  # fmt: skip
+GOOD = [
+    ({"data": {"limit": None, "value_range": "auto"}}, {}),
+    ({"data": {"validation": 0.5}}, {}),
+    ({"data": {"validation": 0.1}}, SPLIT),
+    ({"train": {"epochs": 2}, "regularize": {"rounds": 1, "every": 3}}, {"epochs": {"train": 2, "regularize": 3}}),
+    ({"train": {"epochs": 2}}, {"epochs": {"retrain": 3}}),
+    ({"train": {"steps": 1}}, SPLIT),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tasks.regression()[0]
+
+
+def run_of(model, config, monkeypatch, train=(X, Y), **options):
+    """The `Run` of a call of `compress`, which does nothing."""
+    monkeypatch.setattr(workflow, "_finished", lambda run, out: run)
+    return tfr.compress(model, train, config=config, console=QUIET, **options)
+
+
+@pytest.mark.parametrize("make", [dict, Config])
+@pytest.mark.parametrize("config, options, words", BAD, ids=map(str, range(len(BAD))))
+def test_a_key_that_an_argument_stands_for_is_refused(config, options, words, make, model, monkeypatch):
+    with pytest.raises(ValueError, match=words) as caught:
+        run_of(model, make(**config), monkeypatch, **options)
+    assert str(caught.value).count("Received: ") == 1
+
+
+def test_arrays_in_a_configuration_are_compared_with_a_default_too(model, monkeypatch):
+    with pytest.raises(ValueError, match="`data.value_range` is for data sets by name"):
+        run_of(model, {"data": {"value_range": np.array([0, 1])}}, monkeypatch)
+
+
+@pytest.mark.parametrize("config, options", GOOD)
+def test_a_key_that_says_the_same_or_counts_is_taken(config, options, model, monkeypatch):
+    assert isinstance(run_of(model, config, monkeypatch, **options), Run)
+
+
+@pytest.mark.parametrize("options", [{}, {"epochs": 3}, {"epochs": 9}, SPLIT])
+def test_a_configuration_that_a_run_wrote_is_taken(options, model, monkeypatch, tmp_path):
+    """It holds every default, which nobody said."""
+    run = run_of(model, {}, monkeypatch, epochs=3)
+    (tmp_path / "config.yaml").write_text(run.config.to_yaml())
+    for config in (tmp_path / "config.yaml", run.config.model_dump(mode="json"), load(tmp_path / "config.yaml")):
+        assert isinstance(run_of(model, config, monkeypatch, **options), Run)
+
+
+def test_flags_of_the_command_line_override_a_configuration(monkeypatch, tmp_path):
+    """There a file holds for several runs, of which each flag says what is other in this one."""
+    monkeypatch.chdir(tmp_path)
+    tasks.regression()[0].save("mine.keras")
+    (tmp_path / "mine.py").write_text(CODE)
+    data, model = "data: {name: digits, limit: 300, validation: 0.2}\n", "model: {name: small_cnn, custom: []}\n"
+    (tmp_path / "run.yaml").write_text(f"{data}{model}train: {{epochs: 4}}\nregularize: {{rounds: 1, every: 4}}\n")
+    flags = ["--config", "run.yaml", "--model", "mine.keras", "--data", "mine.py:load", "--epochs", "3", "--dry_run"]
+    assert main.console(["compress", *flags]) == 0
+
+
+def test_a_configuration_first_takes_a_model_and_data_in_the_place_of_its_own(monkeypatch):
+    """So its page says: both are used instead of what it names."""
+    monkeypatch.setattr(workflow, "_finished", lambda run, out: run)
+    net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    config = {"data": {"name": "digits", "limit": 50}, "model": {"name": "small_cnn"}}
+    assert len(tfr.compress(config, net, DIGITS, console=QUIET).data.train.x) == 100
+    with pytest.raises(ValueError, match="`train.steps` is for sources of batches"):
+        tfr.compress({**config, "train": {"steps": 3}}, net, DIGITS, console=QUIET)

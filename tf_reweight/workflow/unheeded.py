@@ -1,0 +1,95 @@
+"""Keys of a configuration that nothing would look at, since an argument of the call stands in their place."""
+
+from tf_reweight import errors
+from tf_reweight.data import Dataset
+from tf_reweight.records import plain
+from tf_reweight.workflow import config as configs
+from tf_reweight.workflow.sections import Data
+
+_EXPECTED = "`data.{}` is for data sets by name, and `train` is given."
+# Keys of `data` that a data set by its name is read by, and how their work is done for one that is given.
+_READ_BY = {"limit": "pass as many examples as shall count", "image_size": "resize the images beforehand"}
+_IN_A_RANGE = {"value_range": "pass values as the model takes them"}
+_EPOCHS = ("every", "epochs")
+
+
+def check(said, train, validation):
+    """Raises where the user gives a model, and says in the configuration what only a model or data by name have.
+
+    Args:
+        said: the configuration as a mapping, with what it says alone. One that says everything was written by a run, and its
+            defaults are no wishes.
+        train, validation: what the user gave, or None.
+
+    Raises:
+        ValueError: for the first such key.
+    """
+    if _says_everything(said):
+        return
+    for key in _section(said, "model"):
+        expected = f"`model.{key}` is for models by name, and a model is given, with all that it is made of."
+        _refuse(expected, f"Leave model.{key} out.", said, "model", key)
+    if train is None:
+        return
+    ways = _READ_BY if isinstance(train, Dataset) else _READ_BY | _IN_A_RANGE
+    for key in _section(said, "data"):
+        if key == "name":
+            _refuse(_EXPECTED.format(key), "Leave one of them out.", said, "data", key)
+        if key in ways and not _is_default(key, said):
+            _refuse(_EXPECTED.format(key), f"Leave data.{key} out, and {ways[key]}.", said, "data", key)
+    if (validation is not None or isinstance(train, Dataset)) and not _is_default("validation", said):
+        expected = "`data.validation` is for runs without validation examples of their own: it says how many are held out."
+        _refuse(expected, "Leave one of them out.", said, "data", "validation")
+
+
+def check_epochs(said, made, epochs):
+    """Raises where the argument `epochs` and the configuration both say how long a stage trains, and not the same.
+
+    Args:
+        said: as for `check`.
+        made: the configuration with the epochs of the argument.
+        epochs: the argument.
+    """
+    if epochs is None or _says_everything(said):
+        return
+    for name in configs.STEPS:
+        section = _section(said, name)
+        twice = [key for key in _EPOCHS if section.get(key) is not None and plain(section[key]) != made[name].get(key)]
+        if twice:
+            expected = f"How long the stage `{name}` trains is said twice, by `epochs` and by {name}.{twice[0]}."
+            fix = 'Leave one of them out, or give epochs of the other stages alone, such as epochs={"retrain": 8}.'
+            raise ValueError(errors.message(expected, fix, epochs=epochs, **{name: section}))
+
+
+def check_steps(steps, feed):
+    """Raises for a number of steps where the examples are in memory, of which every epoch sees all.
+
+    Args:
+        steps: `train.steps`, or None.
+        feed: the `Feed` of the training.
+    """
+    if steps is not None and feed.in_memory and steps != feed.num_batches:
+        fix = "Leave it out, or pass a source of batches, such as a tf.data.Dataset."
+        expected = "`train.steps` is for sources of batches: an epoch sees all examples that are in memory."
+        raise ValueError(errors.message(expected, fix, steps=steps, batches=feed.num_batches))
+
+
+def _says_everything(said):
+    return set(said) >= set(configs.Config.model_fields)
+
+
+def _section(said, name):
+    """What is said in a section; of what is none, which is refused later, nothing."""
+    section = said.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _is_default(key, said):
+    """Whether a key of `data` says what holds where nobody says anything."""
+    default = Data.model_fields[key].default
+    value = plain(_section(said, "data").get(key, default))
+    return type(value) is type(default) and value == default
+
+
+def _refuse(expected, fix, said, section, key):
+    raise ValueError(errors.message(expected, fix, **{key: said[section][key]}))
