@@ -102,6 +102,10 @@ def test_what_is_wrong_is_told_the_worst_first():
     assert seen(slow) == [("amber", "shrunk_int8.tflite is slower than dense_int8.tflite: 3.000 to 1.500 ms.")]
     refused = {**regression_run(), "refused": [{"name": "a.tflite", "reason": "why"}]}
     assert seen(refused)[0][0] == "red" and "a.tflite was not kept" in seen(refused)[0][1]
+    too_small = "`max_bytes` must be at least 1,936. Received: max_bytes=10. Allow more."
+    refused["refused"] = [{"name": "a.tflite", "kind": "DoesNotFit", "reason": too_small}]
+    (alarm,) = (alarm for alarm in alarms.alarms_of(refused) if "a.tflite" in alarm["seen"])
+    assert alarm["seen"] == "a.tflite was not written: `max_bytes` must be at least 1,936." and "mixed_bytes" in alarm["look"]
 
 
 def test_a_file_that_loses_against_another_of_the_run_is_named():

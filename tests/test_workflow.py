@@ -254,6 +254,8 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
     config["export"]["mixed_bytes"] = 100
     figures = workflow.compress({**config, "train": {"epochs": 0}}, out=tmp_path / "c", console=QUIET)
     assert "pruned_mixed.tflite" not in {file["name"] for file in figures["files"]}
+    assert [(item["name"], item["kind"]) for item in figures["refused"]] == [("pruned_mixed.tflite", "DoesNotFit")]
+    assert any("pruned_mixed.tflite was not written: `max_bytes` must" in alarm["seen"] for alarm in figures["alarms"])
     with pytest.raises(ValueError, match="weight_bits"):
         workflow.compress({**TINY, "quantize": {"weight_bits": {"konv*": 4}}}, out=tmp_path / "b", console=QUIET)
     for wrong in ({"activation_bits": 4}, {"weight_bits": 12}, {"weight_bits": 4, "activation_bits": 16}, {"weight_bits": 1}):
@@ -402,6 +404,7 @@ def test_a_precision_that_a_model_cannot_have_costs_that_file_alone(tmp_path):
     assert [file["name"] for file in found["files"]] == ["dense_float32.tflite", "shrunk_float32.tflite"]
     assert {item["name"] for item in found["refused"]} == {"dense_int16.tflite", "shrunk_int16.tflite"}
     assert all('Choose "int8"' in item["reason"] for item in found["refused"])
+    assert not [alarm for alarm in found["alarms"] if "does not compute what its model does" in alarm["seen"]]
 
 
 @pytest.mark.filterwarnings("ignore:Nothing was removed")

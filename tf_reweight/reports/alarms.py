@@ -12,6 +12,12 @@ _AGREES, _DISAGREES = 0.95, 0.8
 _SLACK = 0.02
 # Of a figure that is no proportion, less is no difference.
 _LITTLE = 0.01
+# Kinds of errors for which a file is not there.
+_WRONG = "VerificationError"
+_LOOKS = {
+    _WRONG: "Give more representative examples, choose a finer precision, or {rounding}.",
+    "DoesNotFit": "Raise `export.mixed_bytes`, or prune and shrink the model further.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +123,11 @@ def _disagreeing(figures):
 
 def _refused(figures):
     for file in figures.get("refused") or ():
-        seen = f"{file['name']} was not kept: it does not compute what its model does."
-        look = f"Give more representative examples, choose a finer precision, or {_rounding(figures)}."
-        yield Alarm(RED, seen, look)
+        kind = file.get("kind", _WRONG)
+        expected = file["reason"].partition(" Received: ")[0]
+        what = "kept: it does not compute what its model does." if kind == _WRONG else f"written: {expected}"
+        look = _LOOKS.get(kind, "Choose another precision, or leave it out.").format(rounding=_rounding(figures))
+        yield Alarm(RED, f"{file['name']} was not {what}", look)
 
 
 def _slower(figures):

@@ -46,8 +46,6 @@ def export_files(run):
                 raise  # there is nothing to compare with
             refused.append((name, path, error))
             continue
-        if record is None:
-            continue
         files.append(_executed(run, path, model, held_out, record.to_dict()))
         if name != "dense" and settings.pack:
             files += _packed(run, path, model, held_out, record.to_dict())
@@ -63,11 +61,11 @@ def export_files(run):
 
 
 def _written(run, path, model, precision, representative, held_out):
-    """Writes one file; None where a size that it must have is too small."""
+    """Writes one file; that of mixed precisions has at most `export.mixed_bytes`."""
     settings = run.config.export
     checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
     if precision == "mixed":
-        return _mixed(run, path, model, held_out, checks)
+        return export.export_mixed(model, path, settings.mixed_bytes, held_out, **checks)
     classes = [kind == CLASSES for kind in run.scorer.kinds]
     checks |= {"classes": classes, "accelerated": settings.accelerated}
     return export.export_tflite(model, path, precision, representative, held_out, **checks)
@@ -80,7 +78,7 @@ def _check_refused(run, files, refused):
         say(run.console, f"[bold]export[/bold]: no {path.name}. {error}")
         if name != "dense" and not any(file["name"].startswith(f"{name}_") for file in files):
             raise error
-    run.refused = [{"name": path.name, "reason": str(error)} for _, path, error in refused]
+    run.refused = [{"name": path.name, "kind": type(error).__name__, "reason": str(error)} for _, path, error in refused]
 
 
 def _times(row):
@@ -120,16 +118,6 @@ def _executed(run, path, model, held_out, figures):
     if not figures["fully_accelerated"]:
         say(run.console, f"[bold]export[/bold]: {path.name}, {figures['delegation']['summary']}")
     return {**figures, "path": str(path), "name": path.name, "outputs": outputs}
-
-
-def _mixed(run, path, model, held_out, checks):
-    """Writes a file of at most `export.mixed_bytes`; None where even the smallest precisions do not fit."""
-    try:
-        return export.export_mixed(model, path, run.config.export.mixed_bytes, held_out, **checks)
-    except export.DoesNotFit as error:
-        # The other files are good, and hours of training are in them.
-        say(run.console, f"[bold]export[/bold]: no {path.name}. {error}")
-        return None
 
 
 def _packed(run, path, model, held_out, figures):
