@@ -517,6 +517,43 @@ def test_inputs_are_taken_in_whatever_type_and_rank_keras_takes_them(dtype):
     np.testing.assert_allclose(small(images[..., None]), model(images[..., None]), rtol=1e-4)
 
 
+IMAGES = np.zeros((3, 8, 8, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    "given, kind, words",
+    [
+        (IMAGES[:, :7], ValueError, r"must have the shape \(num >= 1, 8, 8, 3\), for 'image'"),
+        (IMAGES[0], ValueError, "must have the shape"), (IMAGES[:0], ValueError, "must have the shape"),
+        (IMAGES + np.nan, ValueError, "must be finite in float32"),
+        (np.full(IMAGES.shape, 1e300), ValueError, "must be finite in float32"),
+        (IMAGES.astype(str), ValueError, "must hold numbers that fit float32"),
+        ("images", TypeError, "must hold examples"), (object(), TypeError, "must hold examples"),
+        (5, TypeError, "must hold examples"), ([IMAGES, IMAGES], ValueError, "must hold one array per input, 1"),
+    ],
+)  # fmt: skip
+def test_inputs_that_the_model_does_not_take_are_refused_as_data_are(given, kind, words):
+    """Keras and TensorFlow said so in their own words, and an empty batch was compared without a word."""
+    model = nets.randomize(nets.two_headed())
+    coupling.prune_groups(model, 0.5)
+    for name in ("inputs", "data"):
+        with pytest.raises(kind, match=f"`{name}` {words}") as caught:
+            shrinking.shrink(model, **{name: given})
+        assert str(caught.value).count("Received: ") == 1
+
+
+def test_text_is_taken_for_inputs_of_text_alone():
+    text = keras.Input((), dtype="string")
+    hidden = L.Dense(4, name="hidden")(L.Embedding(4, 5)(L.StringLookup(vocabulary=["a", "b"])(text)))
+    model = keras.Model(text, L.Dense(2)(hidden))
+    for given in (["a", "b"], np.array(["a", "b"]), np.array(["a", "b"], object), ops.convert_to_tensor(["a", "b"])):
+        assert shrinking.shrink(model, inputs=given).count_params() == model.count_params()
+    with pytest.raises(ValueError, match="`inputs` must hold text for .*Received: dtype='int64'"):
+        shrinking.shrink(model, inputs=np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"must have the shape \(num >= 1\), for"):
+        shrinking.shrink(model, inputs=np.array([["a", "b"]]))
+
+
 def test_report_in_words_and_as_a_dict():
     model = nets.randomize(nets.two_headed())
     coupling.prune_groups(model, 0.5)

@@ -326,8 +326,13 @@ def input_specs(model, arrays=None):
     return specs
 
 
-def checked(arrays, specs, argument):
+def checked(arrays, specs, argument, text=False):
     """The arrays of `take` in the types of the inputs they are for.
+
+    Args:
+        arrays, specs: one each per input.
+        argument: for errors.
+        text: whether inputs of text are taken too; no file can have them.
 
     Raises:
         ValueError: for a wrong number of arrays, a wrong shape, no examples, NaN or infinity.
@@ -335,7 +340,7 @@ def checked(arrays, specs, argument):
     if len(arrays) != len(specs):
         expected = f"`{argument}` must hold one array per input, {len(specs)}."
         raise ValueError(errors.message(expected, f"In this order: {[s.name for s in specs]}.", arrays=len(arrays)))
-    made = [_checked(array, spec, argument) for array, spec in zip(arrays, specs)]
+    made = [_checked(array, spec, argument, text) for array, spec in zip(arrays, specs)]
     if len({len(array) for array in made}) != 1:
         lengths = [len(array) for array in made]
         raise ValueError(
@@ -348,15 +353,20 @@ def checked(arrays, specs, argument):
     return made
 
 
-def _checked(array, spec, argument):
+def _checked(array, spec, argument, text):
     if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or not len(array):
         raise ValueError(
             errors.message(
-                f"`{argument}` must have the shape (num >= 1, {', '.join(map(str, spec.shape[1:]))}), for {spec.name!r}.",
+                f"`{argument}` must have the shape ({', '.join(map(str, ('num >= 1', *spec.shape[1:])))}), for {spec.name!r}.",
                 "Stack examples as the model takes them.",
                 shape=array.shape,
             )
         )
+    if text and spec.dtype == "string":
+        if array.dtype.kind not in "SUO":
+            expected = f"`{argument}` must hold text for {spec.name!r}."
+            raise ValueError(errors.message(expected, "Pass what the lookup takes.", dtype=str(array.dtype)))
+        return array
     if spec.dtype == "string":
         fix = "Take the part of the model behind its lookup, with keras.Model(layer.output, model.output)."
         raise ValueError(errors.message(f"`{argument}` must be for inputs of numbers.", fix, text=spec.name))

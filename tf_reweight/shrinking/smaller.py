@@ -12,7 +12,7 @@ from tf_reweight import batch_statistics
 from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
-from tf_reweight.data.examples import arrays_of
+from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.counting import count_parameters
@@ -157,12 +157,13 @@ def shrink(
     check_channels_are_open(model)
     warn_of_revived(model)
     examples = batch_statistics.given(model, data)
+    if inputs is not None:
+        inputs = take(model, inputs, "inputs")
+        inputs = checked(inputs, input_specs(model, inputs), "inputs", text=True)
     verify.check_device(model)
     with fixed_draws(model):  # a state that lasts is left as it was
         if inputs is None:
             inputs = random_inputs.inputs(model, keras.tree.flatten(graph_of(model).inputs))
-        else:
-            inputs = arrays_of(model, inputs, "inputs")
         batch = [ops.convert_to_tensor(x) for x in inputs]
         verdict = dead_groups(coupled, batch)
     dead, done, branches = set(verdict.roots), [], verdict.branches
