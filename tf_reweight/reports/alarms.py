@@ -169,19 +169,20 @@ def _over(figures):
         yield Alarm(AMBER, seen, "Only the model's class measures it, from the Keras model. Measure the file in your own way.")
     for name, (has, limit) in shipped_over(figures).items():
         if name == "accuracy_drop":
-            yield _dropped(shipped, metric, has, limit)
+            yield _dropped(figures, has, limit)
             continue
         seen = f"{shipped['name']} has {has:,.6g} {name}, and {limit:,.6g} were asked for."
         look = "Ask for a little less: what a file has is predicted before training, from files of the dense model."
         yield Alarm(AMBER, seen, look)
 
 
-def _dropped(shipped, metric, has, limit):
+def _dropped(figures, has, limit):
     """The alarm of a file that is further behind the dense model than its budget allows."""
+    shipped, metric = shipped_of(figures), head_of(figures)
     lost, asked = (f"{100 * part:.2f} points" if metric["proportion"] else f"{part:.4g}" for part in (has, limit))
     behind = f"loses {lost} of {metric['name']} against the dense model on validation examples"
     seen = f"{shipped['name']} {behind}; {asked} may go."
-    look = "Allow more, learn the rounding with `quantize`, or export a finer precision too: a file that holds it is shipped."
+    look = f"Allow more, {_rounding(figures)}, or export a finer precision too: a file that holds it is shipped."
     return Alarm(RED, seen, look)
 
 
