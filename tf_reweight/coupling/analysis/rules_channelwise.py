@@ -39,6 +39,13 @@ def spatial(t, layer, x, *_, **__):
     return Signal(x.labels, t.shapes[0])
 
 
+def images(t, layer, x, *_, **__):
+    """Resizing and cropping, which take a tensor of three axes for one image: the batch would be its height."""
+    if len(x.shape) != 3:
+        return t.opaque(f"{t.step.path}: it takes the batch for an axis of one image")
+    return spatial(t, layer, x)
+
+
 def global_pooling(t, layer, x, *_, **__):
     """One number per channel."""
     rank = len(x.shape)
@@ -108,6 +115,13 @@ def merge(t, layer, inputs, *_, **__):
 def product(t, layer, inputs, *_, **__):
     t.step.product = True
     return elementwise(t, layer, *inputs)
+
+
+def where(t, operation, *inputs, **options):
+    """A choice for each element; what a condition of one channel chooses is as constant as the condition."""
+    if len([*inputs, *options]) != 3:
+        return t.opaque(f"{t.step.path}: it gives places, as many as there are")
+    return elementwise(t, operation, *inputs, *options.values())
 
 
 def times(t, operation, *inputs, **__):

@@ -159,3 +159,87 @@ def get_item(t, operation, x, key):
         picks.append(0 if isinstance(item, int) else slice(None))
         axis += 1
     return Signal(x.labels[tuple(picks)], t.shapes[0])
+
+
+def swap_axes(t, operation, x):
+    rank = len(x.shape) + 1
+    order = list(range(rank))
+    first, second = operation.axis1 % rank, operation.axis2 % rank
+    order[first], order[second] = second, first
+    return _reordered(t, x, order)
+
+
+def move_axis(t, operation, x):
+    # The sizes of an empty array are told apart by their values.
+    order = np.moveaxis(np.empty(range(len(x.shape) + 1)), operation.source, operation.destination).shape
+    return _reordered(t, x, list(order))
+
+
+def _reordered(t, x, order):
+    if order[0] != 0:
+        return t.opaque(f"{t.step.path}: moves the batch axis")
+    return _transposed(t, x, [axis - 1 for axis in order[1:]])
+
+
+def flip(t, operation, x):
+    """The last becomes the first, channels too, whatever number of them is left."""
+    axes = _own_axes(x, operation.axis)
+    if axes is None:
+        return t.opaque(f"{t.step.path}: reverses the batch")
+    return Signal(np.flip(x.labels, axes), t.shapes[0])
+
+
+def roll(t, operation, x):
+    axes = _own_axes(x, operation.axis)
+    if axes is None or x.varying_axis in axes:
+        return t.opaque(f"{t.step.path}: rolls the channels, or the batch")
+    return Signal(x.labels, t.shapes[0])
+
+
+def pad(t, operation, x, constant_values=None):
+    """New elements beside the old ones, whose values make no channel constant that was not: they are looked at."""
+    widths = [tuple(width) for width in operation.pad_width]
+    widths = widths * (len(x.shape) + 1) if len(widths) == 1 else widths
+    padded = [axis - 1 for axis, width in enumerate(widths) if any(width)]
+    if -1 in padded or x.varying_axis in padded or isinstance(constant_values, Signal):
+        return t.opaque(f"{t.step.path}: pads the channels, or the batch, or with what the model computes")
+    return Signal(x.labels, t.shapes[0])
+
+
+def tile(t, operation, x):
+    """Copies side by side; those of a channel stay together."""
+    repeats = listed(operation.repeats)
+    repeats = [1] * (len(x.shape) + 1 - len(repeats)) + list(repeats)
+    if len(repeats) > len(x.shape) + 1 or repeats[0] != 1:
+        return t.opaque(f"{t.step.path}: repeats the batch, or adds an axis")
+    varying = x.varying_axis
+    return Signal(np.tile(x.labels, [n if axis == varying else 1 for axis, n in enumerate(repeats[1:])]), t.shapes[0])
+
+
+def repeat(t, operation, x):
+    """Each element several times in a row."""
+    axes = None if operation.axis is None else _own_axes(x, operation.axis)
+    if axes is None or np.size(operation.repeats) > 1:
+        return t.opaque(f"{t.step.path}: repeats the batch, or each element another number of times")
+    labels = np.repeat(x.labels, int(np.ravel(operation.repeats)[0]), axes[0]) if x.varying_axis in axes else x.labels
+    return Signal(labels, t.shapes[0])
+
+
+def stack(t, operation, inputs):
+    """A new axis: channel i is the same one in every input."""
+    axis = operation.axis % (len(t.shapes[0]) + 1) - 1
+    if any(not isinstance(item, Signal) for item in inputs):
+        return t.opaque(f"{t.step.path}: joins channels with constants")
+    along = {signal.varying_axis for signal in inputs} - {None}
+    if axis < 0 or len(along) > 1:
+        return t.opaque(f"{t.step.path}: joins along the batch, or channels along different axes")
+    for signal in inputs[1:]:
+        t.labels.tie(inputs[0].labels, signal.labels)
+    widest = max(inputs, key=lambda signal: signal.labels.size)
+    return t.signal(np.expand_dims(widest.labels, axis), t.shapes[0])
+
+
+def _own_axes(x, axis):
+    """Axes of an operation, which count the batch, as those of the labels; None where the batch is among them."""
+    axes = () if axis is None else tuple(each % (len(x.shape) + 1) - 1 for each in listed(axis))
+    return axes if axes and -1 not in axes else None

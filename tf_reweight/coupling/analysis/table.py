@@ -68,6 +68,7 @@ _RULES |= dict.fromkeys(
     ),
     rules_channelwise.spatial,
 )  # fmt: skip
+_RULES |= dict.fromkeys(layers_named("CenterCrop", "Resizing"), rules_channelwise.images)
 _RULES |= dict.fromkeys(layers_named("GlobalAveragePooling{}D", "GlobalMaxPooling{}D"), rules_channelwise.global_pooling)
 
 # Layers with kernels through which channels are not followed, and why.
@@ -80,17 +81,36 @@ _OPAQUE = dict.fromkeys(
 _OPERATIONS = {
     "Concatenate": rules_shapes.concatenate_op,
     "ExpandDims": rules_shapes.expand_dims,
+    "Flip": rules_shapes.flip,
     "GetItem": rules_shapes.get_item,
+    "Moveaxis": rules_shapes.move_axis,
     "Multiply": rules_channelwise.times,
+    "Pad": rules_shapes.pad,
+    "Repeat": rules_shapes.repeat,
     "Reshape": rules_shapes.reshape_op,
+    "Resize": rules_channelwise.images,
+    "Roll": rules_shapes.roll,
     "Split": rules_shapes.split,
     "Squeeze": rules_shapes.squeeze,
+    "Stack": rules_shapes.stack,
+    "Swapaxes": rules_shapes.swap_axes,
+    "Tile": rules_shapes.tile,
     "Transpose": rules_shapes.transpose_op,
-    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), rules_shapes.reduction),
-    **dict.fromkeys(("Add", "Divide", "Maximum", "Minimum", "Power", "Subtract", "TrueDivide"), rules_channelwise.elementwise),
+    "Where": rules_channelwise.where,
+    **dict.fromkeys(("AveragePool", "MaxPool"), rules_channelwise.spatial),
     **dict.fromkeys(
-        ("Abs", "Absolute", "Cast", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Negative", "Relu",
-         "Relu6", "Selu", "Sigmoid", "Silu", "Softplus", "Sqrt", "Square", "Tanh"),
+        ("Amax", "Amin", "Logsumexp", "Max", "Mean", "Min", "Prod", "Std", "Sum", "Var"), rules_shapes.reduction
+    ),
+    **dict.fromkeys(
+        ("Add", "Divide", "Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "Maximum",
+         "Minimum", "NotEqual", "Power", "Subtract", "TrueDivide"),
+        rules_channelwise.elementwise,
+    ),
+    **dict.fromkeys(
+        ("Abs", "Absolute", "Cast", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Expm1", "Floor", "Gelu", "HardSigmoid",
+         "HardSilu", "LeakyRelu", "Log", "Log1p", "LogSigmoid", "LogicalNot", "Negative", "Reciprocal", "Relu", "Relu6",
+         "Round", "Rsqrt", "Selu", "Sigmoid", "Sign", "Silu", "Sin", "Softplus", "Softsign", "Sqrt", "Square", "StopGradient",
+         "Tanh"),
         rules_channelwise.passing,
     ),
 }  # fmt: skip
