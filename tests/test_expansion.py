@@ -8,7 +8,7 @@ from nets import randomize
 
 from tf_reweight import quantization
 from tf_reweight.graph.naming import Names
-from tf_reweight.quantization import expansion
+from tf_reweight.quantization import expandable, expansion
 
 L = keras.layers
 
@@ -188,6 +188,37 @@ def test_what_cannot_be_written_out_stays_the_layer_that_it_was(name):
     check_same(model, simple)
 
 
+# A part of the reason that holds for the layer; for those that are missing here its class has no rule.
+WHY = {
+    "sequences of any length from a state": "sequences of one length", "a mask of steps": "called with `mask`",
+    "a mask of attention": "called with `attention_mask`", "attention over images": "other tensors than",
+    "attention over columns": "other tensors than", "attention over rows": "other tensors than",
+    "attention over sequences of any length": "attention becomes integers only on sequences of one length",
+    "GRU from a state and from zeros": "use_bias=False", "a user's function": "the activation 'own'",
+    "a user's gate": "the activation 'own'", "a user's function in both directions": "the activation 'own'",
+    "a user's function for all steps": "the activation 'own'", "a user's function behind EinsumDense": "the activation 'own'",
+    "EinsumDense that turns": "where it is a Dense layer", "dropout": "an LSTM with dropout",
+    "recurrent dropout": "a GRU with dropout", "simple recurrent dropout": "a SimpleRNN with dropout",
+    "GRU with biases from zeros": "use_bias=False", "Bidirectional GRU with biases": "use_bias=False",
+    "GRU reset before": "reset_after=False", "a function that is not in the table": "the activation 'softplus'",
+    "dropout in one direction": "an LSTM with dropout", "average of the directions": "merge_mode='ave'",
+    "both directions apart": "merge_mode=None", "states of both directions": "returns its states",
+    "sequences of any length": "sequences of one length", "causal attention": "called with `use_causal_mask`",
+    "attention scores": "called with `return_attention_scores`", "TimeDistributed convolution": "around a Dense layer",
+    "EinsumDense over two axes": "where it is a Dense layer", "a layer of the user's": "Derived has no rule for integers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_the_report_says_the_reason_that_holds(name):
+    """A GRU of one length, without mask, dropout and lasting state, had been said to lack one of these."""
+    model = randomize(LEFT_ALONE[name]())
+    outputs = [L.Dense(2, name=f"head_{i}")(L.Flatten()(x)) if None not in x.shape[1:] else x for i, x in enumerate(model.outputs)]
+    model = keras.Model(model.inputs, [*outputs, L.Dense(2, name="beside")(model.inputs[0])])
+    _, report = quantization.quantize(model, return_report=True)
+    assert any(WHY[name] in item.reason for item in report.left_out), report
+
+
 def test_dropout_of_attention_acts_in_training():
     model = randomize(causal(L.MultiHeadAttention(2, 4, dropout=0.5)))
     simple, _ = quantization.simplify(model)
@@ -236,8 +267,8 @@ def test_attention_with_the_padding_of_an_embedding_is_left_alone():
 def test_lasting_states_and_dropout_are_not_written_out():
     for option, value in (("stateful", True), ("dropout", 0.1), ("recurrent_dropout", 0.1), ("units", 5)):
         for kind in (L.LSTM, L.SimpleRNN):
-            assert expansion._is_known(kind(**{"units": 5, option: value})) == (option == "units")
-    assert not expansion._is_known(L.Dense(5))
+            assert (expandable._of_recurrent(kind(**{"units": 5, option: value})) is None) == (option == "units")
+    assert expandable._of_recurrent(L.Dense(5)) is not None
 
 
 def test_the_question_alone_whether_a_layer_is_written_out():

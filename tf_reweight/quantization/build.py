@@ -21,6 +21,7 @@ from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import keep_zeros
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.choosing import Bits, Choice, bits_of, chooser
+from tf_reweight.quantization.expandable import why_not
 from tf_reweight.quantization.grid import check_bits
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
@@ -150,7 +151,7 @@ class _Quantizer:
         elif rule is not None and not any(id(x) in self.grids or id(x) in self._wanted for x in inputs):
             rule, reason = None, "what it reads is float"
         if rule is None:
-            self.left_out.setdefault(path, reason)
+            self.left_out.setdefault(path, why_not(operation) or reason)
             return operation(*args, **kwargs)
         entered = self._entered(node, inputs)
         args, kwargs = keras.tree.map_structure(

@@ -1,18 +1,13 @@
 """Attention, recurrent layers and their like, written out in layers that have integer arithmetic."""
 
-import re
-
 import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.access import calls_of, masks_of, tensors_in
 from tf_reweight.quantization import rules
+from tf_reweight.quantization.expandable import MERGES, RECURRENT, why_not
 
 L = keras.layers
-
-_MERGES = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply}
-_NUM_GATES = {L.LSTM: 4, L.GRU: 3, L.SimpleRNN: 1}
 
 
 def expand(operation, name, names):
@@ -24,58 +19,9 @@ def expand(operation, name, names):
         names: `graph.naming.Names` of the model that the new layers become part of.
     """
     kind = type(operation)
-    expandable = kind in rules.REASONS and all(_plain(node.arguments, kind) for node in calls_of(operation))
-    if not expandable:
+    if kind not in rules.REASONS or why_not(operation):
         return None
-    if kind is L.MultiHeadAttention and operation.get_config()["attention_axes"] in (None, (1,), [1]):
-        return _Attention(operation, name, names)
-    if kind in _NUM_GATES and _is_known(operation):
-        return _Recurrent(operation, name, names)
-    if kind is L.Bidirectional and operation.merge_mode in _MERGES and not operation.return_state:
-        both = (operation.forward_layer, operation.backward_layer)
-        return _Bidirectional(operation, name, names) if all(map(_is_known, both)) else None
-    if kind is L.TimeDistributed and type(operation.layer) is L.Dense and rules.activation_name(operation.layer):
-        return _Projection(operation.layer, name, names)
-    if kind is L.EinsumDense and re.fullmatch(r"([a-z.]+)([a-z]),\2([a-z])->\1\3", operation.equation.replace(" ", "")):
-        return _Projection(operation, name, names) if rules.activation_name(operation) else None
-    return None
-
-
-def _plain(arguments, kind):
-    """Whether a call has nothing but tensors of real numbers and known length, in the arguments that are written out."""
-    known = {"inputs", "sequence", "query", "value", "key", "training"}
-    known |= {"initial_state"} if kind in _NUM_GATES else set()
-    if any(value is not None and value is not False and name not in known for name, value in arguments.kwargs.items()):
-        return False
-    tensors = tensors_in((arguments.args, arguments.kwargs))
-    # An Embedding's mask_zero comes with the tensors, and attention looks at it without being told.
-    if kind is L.MultiHeadAttention and any(mask is not None for mask in masks_of(tensors)):
-        return False
-    if kind in (L.EinsumDense, L.TimeDistributed):
-        return True
-    sequences = tensors if kind is L.MultiHeadAttention else tensors[:1]
-    return all(None not in tensor.shape[1:] for tensor in tensors) and all(len(tensor.shape) == 3 for tensor in sequences)
-
-
-def _is_known(layer):
-    """Whether a recurrent layer is one that can be written out."""
-    if type(layer) not in _NUM_GATES or layer.stateful or layer.dropout or layer.recurrent_dropout:
-        return False
-    functions = [rules.activation_name(layer)]
-    if type(layer) is not L.SimpleRNN:
-        functions.append(rules.function_name(layer.recurrent_activation))
-    known = all(name in rules.ACTIVATIONS for name in functions)
-    return known and (type(layer) is not L.GRU or _is_plain_gru(layer))
-
-
-def _is_plain_gru(layer):
-    """Whether the first step, from a state of zeros, needs no recurrent bias: the converter breaks down on constant zeros."""
-    calls = calls_of(layer)  # none inside a Bidirectional, which begins from zeros
-    return layer.reset_after and (not layer.use_bias or bool(calls) and all(_has_state(node.arguments) for node in calls))
-
-
-def _has_state(arguments):
-    return len(arguments.args) > 1 or arguments.kwargs.get("initial_state") is not None
+    return _EXPANSIONS[kind](operation.layer if kind is L.TimeDistributed else operation, name, names)
 
 
 def dense(name, kernel, bias, like):
@@ -197,7 +143,7 @@ class _Bidirectional:
         self.directions = (
             _Recurrent(layer.forward_layer, name, names), _Recurrent(layer.backward_layer, backward, names)
         )  # fmt: skip
-        self.merge = _MERGES[layer.merge_mode](name=names(f"{name}_merge"))
+        self.merge = MERGES[layer.merge_mode](name=names(f"{name}_merge"))
 
     def __call__(self, x, *_, **__):
         return self.merge([direction(x, in_order=True) for direction in self.directions])
@@ -207,3 +153,12 @@ def _flat(variable, num_in):
     """A kernel `(in, out)` or bias `(out,)` of one whose inputs are the first `num_in` axes."""
     values = np.asarray(ops.convert_to_numpy(variable))
     return values.reshape(int(np.prod(values.shape[:num_in])), -1) if num_in else values.reshape(-1)
+
+
+_EXPANSIONS = {
+    **dict.fromkeys(RECURRENT, _Recurrent),
+    L.Bidirectional: _Bidirectional,
+    L.MultiHeadAttention: _Attention,
+    L.TimeDistributed: _Projection,
+    L.EinsumDense: _Projection,
+}

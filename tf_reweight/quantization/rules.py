@@ -88,7 +88,7 @@ _OPERATIONS = {
 }
 ACTIVATIONS = {"linear": ABSENT, "relu": CLAMP, "relu6": CLAMP, "hard_silu": RANGED, "gelu": RANGED, **FIXED}
 
-# Layers that are written out in others before (`expansion`), and why they were not where they meet a rule.
+# Layers that are written out in others before (`expansion`), and when; `expandable.why_not` says which of it does not hold.
 REASONS = {
     _L.MultiHeadAttention: "attention becomes integers only on sequences of one length, without masks or scores as outputs",
     **dict.fromkeys(
@@ -126,8 +126,7 @@ def rule_of(operation):
     kind = type(operation)
     if kind is _L.Activation:
         name = activation_name(operation)
-        reason = f"no integer kernel for the activation {name or _called(operation.activation)!r}"
-        return (ACTIVATIONS[name], None) if name in ACTIVATIONS else (None, reason)
+        return (ACTIVATIONS[name], None) if name in ACTIVATIONS else (None, no_kernel_for(operation.activation))
     if is_named(operation, "ReLU"):  # the layer or the operation
         return (CLAMP if clamps(operation) else RANGED), None
     if kind is _L.Softmax:
@@ -145,8 +144,10 @@ def rule_of(operation):
     return None, {**_FLOAT, **REASONS}.get(kind, f"{kind.__name__} has no rule for integers")
 
 
-def _called(function):
-    return getattr(function, "__name__", type(function).__name__)
+def no_kernel_for(activation):
+    """The reason that an activation keeps something in float, which names it."""
+    called = function_name(activation) or getattr(activation, "__name__", type(activation).__name__)
+    return f"no integer kernel for the activation {called!r}"
 
 
 def register(layer_type, rule):
