@@ -15,6 +15,7 @@ from tf_reweight.export.one_hot import compared
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
+from tf_reweight.graph import plain_argmax
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.walking import output_keys
 from tf_reweight.quantization.ranges import exporting
@@ -72,7 +73,7 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
     settings = {"precision": precision, "names": names, "quantized_io": quantized_io, "needs_data": TABLE[precision].needs_data}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        with exporting(model), compared() if TABLE[precision].needs_data else contextlib.nullcontext():
+        with exporting(model), plain_argmax.plain(), compared() if TABLE[precision].needs_data else contextlib.nullcontext():
             traced = serve.get_concrete_function()
         tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
