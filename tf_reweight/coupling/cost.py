@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.counting import kernel_uses
+from tf_reweight.graph.parameters import parameters_of
 from tf_reweight.kernels.quantities import Curve, Product, Products, Timed
 
 # Bytes of one weight in a file, and what each channel has beside its weights: the bias and, for integers, scales and offsets.
@@ -26,7 +26,7 @@ class Cost:
 
     def __init__(self, coupled):
         self._sets = coupled.sets
-        self._own, self._axes = own_weights(coupled.model), _Axes(coupled)
+        self._own, self._axes = parameters_of(coupled.model), _Axes(coupled)
         self._kernels = [(positions, kernel) for kernel, positions, _ in kernel_uses(coupled.model)]
         once = {id(variable): variable for _, variable in self._kernels}
         each = [[(1, variable) for variable in variables] for variables in (once.values(), self._own)]

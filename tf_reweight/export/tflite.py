@@ -1,7 +1,6 @@
 """`export_tflite`: convert, execute, compare, and only then write."""
 
 import dataclasses
-import math
 import os
 import pathlib
 import typing
@@ -296,7 +295,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
     check_name("precision", precision, PRECISIONS)
     check_backend("`export_tflite`")
     check_model(model)
-    flatbuffer.check_size(sum(math.prod(w.shape) for w in model.weights) * TABLE[precision].weight_bits // 8, model.name)
+    flatbuffer.check_size(count_parameters(model) * TABLE[precision].weight_bits // 8, model.name)
     if TABLE[precision].by_quantizer:
         check_installed()
     if is_quantized(model):

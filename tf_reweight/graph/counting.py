@@ -4,15 +4,15 @@ import keras
 import numpy as np
 
 from tf_reweight.graph.access import is_layer
-from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.parameters import parameters_of
 from tf_reweight.graph.positions import kernels_of, positions_of
 from tf_reweight.graph.sized_calls import calls_at, calls_of
 from tf_reweight.graph.walking import is_graph
 
 
 def count_parameters(model):
-    """Weights of a model, int, without the state of our penalties."""
-    return int(sum(np.prod(weight.shape, dtype="int64") for weight in own_weights(model)))
+    """Weights of a model that a file of it holds, int; see `parameters.parameters_of`."""
+    return int(sum(np.prod(weight.shape, dtype="int64") for weight in parameters_of(model)))
 
 
 def count_macs(model):

@@ -14,6 +14,7 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.lora import MergedLora
+from tf_reweight.graph.parameters import HoldsState
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.kernels import allocation
@@ -21,7 +22,7 @@ from tf_reweight.kernels.table import walk
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Masked(keras.layers.Wrapper):
+class Masked(HoldsState, keras.layers.Wrapper):
     """Wraps a layer so that it computes with masked kernels, whatever the optimizer does to the stored ones.
 
     Use it where the mask has to travel with the model or change during training; `prune` needs no wrapper and costs less.
@@ -62,6 +63,10 @@ class Masked(keras.layers.Wrapper):
             )
             for i, target in enumerate(self._targets())
         ]
+
+    def state_variables(self):
+        """The masks, which kernels have as zeros where the model is stripped."""
+        return list(self.masks)
 
     def call(self, inputs, *args, **kwargs):
         masked = self.masked_kernels()

@@ -9,6 +9,7 @@ from tf_reweight.checks import check_fraction
 from tf_reweight.graph.copying import Copied, assign_like
 from tf_reweight.graph.distribution import of_all_replicas
 from tf_reweight.graph.emulation import Emulation
+from tf_reweight.graph.parameters import HoldsState
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 from tf_reweight.quantization.links import Links
@@ -19,7 +20,7 @@ _SMALLEST_RANGE = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class QuantizedActivation(Emulation, keras.layers.Layer):
+class QuantizedActivation(Emulation, HoldsState, keras.layers.Layer):
     """Rounds its input to the `2^bits` values an integer tensor can have, in a range learned from data.
 
     In training the range grows at once to hold what it meets, and gives way slowly where nothing is as large any more: what it
@@ -70,6 +71,9 @@ class QuantizedActivation(Emulation, keras.layers.Layer):
             for name in ("minimum", "maximum", "observed"):
                 setattr(self, name, self.add_weight(name=name, shape=(self.places,), **made))
             self.frozen = self.add_weight(name="frozen", shape=(), **made)
+
+    def state_variables(self):
+        return [] if self.fixed_range is not None else [self.minimum, self.maximum, self.observed, self.frozen]
 
     def call(self, inputs, training=None, place=0, observe=True, join=None):
         if join is not None:

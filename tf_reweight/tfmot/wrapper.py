@@ -31,6 +31,10 @@ class PruneLowMagnitude(Masked):
             name="pruning_step", shape=(), dtype="int32", initializer=keras.initializers.Constant(-1), trainable=False
         )
 
+    def state_variables(self):
+        """The masks, and the step they belong to."""
+        return [*super().state_variables(), self.pruning_step]
+
     def advance(self, step):
         """Chooses the masks that belong to an optimizer step, where they are not those already; returns whether it did."""
         due = self.pruning_schedule.last_update(step)
