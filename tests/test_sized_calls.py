@@ -1,55 +1,17 @@
 """Sizes inside nested models are those they are called with, whatever their own graph leaves open."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tests.multiplied import macs_of_a_run
 from tf_reweight.coupling import Cost, groups
 from tf_reweight.graph import sized_calls
 from tf_reweight.graph.counting import count_macs, kernel_uses
-from tf_reweight.graph.random_inputs import inputs as random_inputs
 
 L = keras.layers
-TRANSPOSED = (L.Conv1DTranspose, L.Conv2DTranspose)
-
-
-@contextlib.contextmanager
-def watched(model):
-    """Within it, every call of a layer with a kernel is noted in the list that it gives: `(layer, sizes in, sizes out)`."""
-    seen = []
-    layers = [layer for layer in model._flatten_layers() if isinstance(getattr(layer, "kernel", None), keras.Variable)]
-
-    def noting(layer, call):
-        def noted(inputs, **kwargs):
-            outputs = call(inputs, **kwargs)
-            seen.append((layer, tuple(inputs.shape), tuple(outputs.shape)))
-            return outputs
-
-        return noted
-
-    for layer in layers:
-        layer.call = noting(layer, layer.call)
-    try:
-        yield seen
-    finally:
-        for layer in layers:
-            del layer.call
-
-
-def macs_of_a_run(model):
-    """Multiply-accumulates of the kernels for one example, by the sizes of the arrays in a run; channels are last."""
-    given = random_inputs(model, model.inputs, num=1)
-    with watched(model) as seen:
-        model(given if len(given) > 1 else given[0])
-    macs = 0
-    for layer, before, after in seen:
-        places = (before if isinstance(layer, TRANSPOSED) else after)[:-1]
-        macs += int(np.prod(places)) * int(np.prod(layer.kernel.shape))
-    return macs
 
 
 class Own(L.Layer):
