@@ -107,7 +107,7 @@ LOSING = [*SIZED[:3], sized("shrunk_int8.tflite", 350, 150, 1.5, value=0.5)]
         ({"zipped_bytes": 200}, "size", "int8"), ({"zipped_bytes": 0.5}, "speed", "int8"),
         ({"zipped_bytes": 0.5}, "accuracy", "int8"), ({"zipped_bytes": 100}, "size", "int8"),
         ({"zipped_bytes": 280}, "size", "int8"),
-        ({"bytes": 320}, "accuracy", "float32"), ({"bytes": 0.5, "zipped_bytes": 0.5}, "size", "float32"),
+        ({"bytes": 320}, "accuracy", "float32"), ({"bytes": 0.5, "zipped_bytes": 0.5}, "size", "int8"),
         ({"latency_ms": 0.5}, "size", "float32"), ({"latency_ms": 0.5}, "accuracy", "float32"),
     ],
 )  # fmt: skip
@@ -126,5 +126,27 @@ def test_what_a_file_has_more_of_is_named_with_what_is_allowed():
     budget = {"bytes": 0.5, "zipped_bytes": 200, "macs": 0.1, "precision": "int8"}
     assert over(SIZED[2], SIZED, budget) == {"zipped_bytes": (250, 200)}
     assert over(SIZED[3], SIZED, budget) == {"bytes": (350, 300)}
-    assert over(SIZED[3], SIZED, {"zipped_bytes": 148}) == {}, "the spread of a prediction is no fault"
+    assert over(SIZED[3], SIZED, {"latency_ms": 1.4}) == {}, "the spread of a measurement is no fault"
     assert over(SIZED[3], SIZED, {"bytes": 0.1, "precision": "int16"}) == {}, "without a dense file a fraction says nothing"
+
+
+@pytest.mark.parametrize("name, has", [("bytes", 350), ("zipped_bytes", 150)])
+def test_bytes_are_counted_and_one_too_many_is_too_many(name, has):
+    """A file of 7,024 bytes was shipped in silence where 7,000 were asked for."""
+    assert over(SIZED[3], SIZED, {name: has - 1}) == {name: (has, has - 1)}
+    assert over(SIZED[3], SIZED, {name: has}) == {}
+    dense = SIZED[1]["num_bytes" if name == "bytes" else "gzip_bytes"]
+    for part in (has / dense, (has - 1) / dense):
+        budget = {name: part, "precision": "int8"}
+        assert bool(over(SIZED[3], SIZED, budget)) == (part < has / dense)
+    larger = {**SIZED[3], "name": "shrunk_larger.tflite", "num_bytes": 351, "gzip_bytes": 151, "latency_ms": 0.1}
+    budget = {name: has, "precision": "int8"}
+    assert best_file([*SIZED, larger], ACCURACY, "speed", None, 1000, budget) == "shrunk_int8.tflite"
+
+
+@pytest.mark.parametrize("most, chosen", [(290, "int8"), (320, "float32"), (400, "int8")])
+def test_a_budget_counts_for_the_precision_that_was_asked_for(most, chosen):
+    """Where no file met it, or both did, a float32 file was shipped for int8 files that were asked for, being smaller."""
+    assert best_file(SIZED, ACCURACY, "size", None, 1000, {"bytes": most, "precision": "int8"}) == f"shrunk_{chosen}.tflite"
+    losing = best_file(LOSING, ACCURACY, "size", None, 1000, {"bytes": 400, "precision": "int8"})
+    assert losing == "shrunk_float32.tflite", "what loses is not shipped for its precision"

@@ -11,8 +11,9 @@ WISHES = (*_WISHES, "accuracy")
 _SMALL = 0.02
 # A drop as it was asked for is kept by a difference that rounding makes larger.
 ROUNDING = 1e-9
-# What files have, by the names of a budget: their figures, and how much more than asked for may be chance.
-_OF_FILES = {"bytes": ("num_bytes", 0.02), "zipped_bytes": ("gzip_bytes", 0.05), "latency_ms": ("latency_ms", 0.1)}
+# What files have, by the names of a budget: their figures, and how much more than asked for may be chance. Bytes are counted,
+# of which none is; a billionth absorbs the rounding of fractions. Times are measured, with noise.
+_OF_FILES = {"bytes": ("num_bytes", ROUNDING), "zipped_bytes": ("gzip_bytes", ROUNDING), "latency_ms": ("latency_ms", 0.1)}
 
 
 def shipped_of(figures):
@@ -23,9 +24,11 @@ def shipped_of(figures):
 def best_file(files, metric, wish, max_drop=None, num=0, budget=None, dense=None):
     """The name of the best of the files that a run made smaller; of all where there are no others.
 
-    Where some of them meet the budget, only these count. Of them count those that lose nothing against the most accurate one:
-    by the metric that heads the report, as executed on validation examples. Where the budget says how much worse than the
-    dense model a file may be, that is what it may lose. Test examples choose nothing, or the figure on them would be too good.
+    Where some of them meet the budget, only these count; where none does, those in the precision that it names. Of them count
+    that lose nothing against the most accurate one: by the metric that heads the report, as executed on validation
+    examples. Where the budget says how much worse than the dense model a file may be, that is what it may lose. Where files in
+    the budget's own precision are left then, one of these is the best. Test examples choose nothing, or the figure on them
+    would be too good.
 
     Args:
         files: dicts of a run, with `name`, `num_bytes`, `latency_ms` and metrics; `dense_*` are what they are compared with.
@@ -45,16 +48,24 @@ def best_file(files, metric, wish, max_drop=None, num=0, budget=None, dense=None
     meeting = [file for file in own if not over(file, files, budget, metric, dense)]
     if meeting and "accuracy_drop" in budget and max_drop is None:
         max_drop = math.inf
-    own = meeting or own
+    own = meeting or _of_precision(own, budget)
     values = values_of(own, metric)
     if values is None:
         # Nothing says which way is better.
-        return min(own, key=wishes.get(wish, wishes["size"]))["name"]
+        return min(_of_precision(own, budget), key=wishes.get(wish, wishes["size"]))["name"]
     best = best_of(values, metric)
     kept = [file for file in own if not loses(metric, best, values[file["name"]], max_drop, num)]
+    kept = _of_precision(kept, budget)
     if wish == "accuracy":
         return min(kept, key=lambda file: (abs(best - values[file["name"]]), wishes["size"](file)))["name"]
     return min(kept, key=wishes[wish])["name"]
+
+
+def _of_precision(files, budget):
+    """The files in the precision that a budget of files names; all where there is none, or no such budget."""
+    if not set(_OF_FILES) & set(budget):
+        return files
+    return [file for file in files if file["precision"] == budget.get("precision")] or files
 
 
 def over(file, files, budget, metric=None, dense=None):
