@@ -105,6 +105,7 @@ def test_one_path_is_a_list_of_one(path, tmp_path):
 HUGE = 10**400
 TWO = X[..., [0, 0]]
 WIDE = np.pad(X, ((0, 0), (0, 0), (0, 4), (0, 0)))
+REPORT = export.PrecisionReport(100, None, 1, (), ())
 BAD = [
     (lambda m, p: tfr.compress(m, (TWO, Y), budget="macs=0.5"), ValueError, "must take the data's inputs.*split='train'"),
     (lambda m, p: tfr.compress(m, (X, Y), (TWO, Y), budget="macs=0.5"), ValueError, "data's inputs.*split='validation'"),
@@ -124,6 +125,17 @@ BAD = [
     (lambda m, p: export.export_mixed(m, p, float("nan"), X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, None, X), ValueError, "`max_bytes` must be a finite number >= 1"),
     (lambda m, p: export.export_mixed(m, p, 1e6, X, precisions=[]), ValueError, "`precisions` must be a list of names"),
+    *[
+        (lambda m, p, value=value: export.export_mixed(m, p, 1e6, None, tolerance=value), ValueError, "`tolerance` must be a ")
+        for value in ("x", np.nan, np.inf, -1, 0, True, [0.1])
+    ],
+    *[
+        (lambda m, p, value=value: export.export_mixed(m, p, 1e6, None, keep=value), TypeError, "`keep` must be a list of ")
+        for value in (None, 5, "a", [1], np.array([1, 2]), [np.array(["a"])], {"a": 1})
+    ],
+    (lambda m, p: export.choose_precisions(REPORT, 5, "abc"), TypeError, "`keep` must be a list of names"),
+    (lambda m, p: export.choose_precisions(REPORT, np.nan), ValueError, "`max_bytes` must be a finite number >= 1"),
+    (lambda m, p: export.choose_precisions(None, 5), TypeError, "`report` must be a PrecisionReport"),
     (lambda m, p: export.precision_sensitivity(m, X, precisions=5), ValueError, "`precisions` must be a list of names"),
     (lambda m, p: export.precision_sensitivity(5, X), TypeError, "`model` must be a Keras 3 model"),
     (lambda m, p: export.benchmark(p, num_runs=HUGE), ValueError, "`num_runs` must be an int in"),

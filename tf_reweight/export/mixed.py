@@ -171,8 +171,13 @@ def choose_precisions(report, max_bytes, keep=()):
         dict from operation output names to precisions, as `litert_quantizer.requantize` takes it.
 
     Raises:
+        TypeError, ValueError: for what is no report, size or list of names.
         DoesNotFit: when even the smallest precisions do not fit.
     """
+    if not isinstance(report, PrecisionReport):
+        fix = "Pass what tf_reweight.export.precision_sensitivity returns."
+        raise TypeError(errors.message("`report` must be a PrecisionReport.", fix, report=report))
+    _check_limits(max_bytes, keep)
     saved, errs, plan = {}, {}, {}
     size = report.num_bytes
     while size > max_bytes:
@@ -219,7 +224,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     """
     check_flags(verify_arm=verify_arm)
     check_model(model)
-    check_number("max_bytes", max_bytes, minimum=1, fix="It is the largest size of the file.")
+    _check_limits(max_bytes, keep)
+    verification.check_tolerance(tolerance)
     path = checked_path(path)
     _check_precisions(precisions)
     emulator = Emulator() if verify_arm else None
@@ -243,12 +249,16 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
 
 
+def _check_limits(max_bytes, keep):
+    check_number("max_bytes", max_bytes, minimum=1, fix="It is the largest size of the file.")
+    if not isinstance(keep, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in keep):
+        fix = "As tf_reweight.export.explain(...).keep; () keeps none."
+        raise TypeError(errors.message("`keep` must be a list of names.", fix, keep=keep))
+
+
 def _check_names(content, keep):
     graph = Graph(flatbuffer.parse(content))
     known = [graph.tensors[graph.output(position)].name.decode() for position in range(len(graph.names))]
-    if isinstance(keep, str):
-        fix = "As tf_reweight.export.explain(...).keep."
-        raise TypeError(errors.message("`keep` must be a list of names.", fix, keep=keep))
     for name in keep:
         if name not in known:
             raise ValueError(errors.unknown("operation in `keep`", name, known))

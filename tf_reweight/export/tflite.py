@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags, check_name, is_number
+from tf_reweight.checks import check_flags, check_name
 from tf_reweight.export import doubts, samples, verification
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.conversion import convert
@@ -305,8 +305,7 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
         raise ValueError(errors.message(f"{precision} needs `representative_data`.", fix, representative_data=None))
     if quantized_io and not TABLE[precision].needs_data:
         raise ValueError(errors.message("`quantized_io` is for int8 and int16 files.", "Leave it out.", precision=precision))
-    if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
-        raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
+    verification.check_tolerance(tolerance)
     check_recurrent(model)
     check_tables(model)
     check_finite(model)

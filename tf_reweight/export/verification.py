@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import is_sequence
+from tf_reweight.checks import is_number, is_sequence
 from tf_reweight.export import masks
 from tf_reweight.export.classes import CLASSES, agreement, kinds_of_model
 from tf_reweight.export.conversion import call, output_names
@@ -65,6 +65,12 @@ class Verification:
     doubts: tuple[str, ...] = ()
     compiled_difference: float | None = None
     not_compiled: str = ""
+
+
+def check_tolerance(tolerance):
+    """Raises ValueError unless a tolerance is a number above 0, or None."""
+    if tolerance is not None and not (is_number(tolerance) and 0 < tolerance < float("inf")):
+        raise ValueError(errors.message("`tolerance` must be a number > 0.", "For example 0.1.", tolerance=tolerance))
 
 
 def verify(content, model, specs, arrays, precision, tolerance=None, emulator=None, given=None, classes=None):
