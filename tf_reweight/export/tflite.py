@@ -20,6 +20,7 @@ from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.checking import check_finite, check_model
+from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.kernels.held import warn_of_revived

@@ -1,4 +1,4 @@
-"""The largest and the smallest entry by one operation: Keras tells signs of zeros apart, bit by bit, where it looks for them."""
+"""The largest and the smallest entry by one operation: Keras tells signs of zeros apart, bit by bit, as it looks for them."""
 
 import contextlib
 import functools
