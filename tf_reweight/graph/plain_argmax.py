@@ -1,4 +1,4 @@
-"""The largest and the smallest entry by one operation: Keras tells signs of zeros apart, bit by bit, as it looks for them."""
+"""The largest and the smallest entry by one operation: Keras tells the signs of zeros apart by their bits before it looks."""
 
 import contextlib
 import functools
@@ -16,8 +16,8 @@ _NAMES = ("argmax", "argmin")
 def plain():
     """Lets whatever is traced meanwhile look for the largest or smallest entry of real numbers without a look at their bits.
 
-    TFLite has no operation for these bits. The first of equal entries is taken as ever, and -0.0 is now equal to 0.0, which
-    Keras has after it.
+    TFLite has no operation for these bits. The first of equal entries is taken as ever, and -0.0 is equal to 0.0, where Keras
+    takes it for less.
     """
     import tensorflow as tf
 
