@@ -102,6 +102,14 @@ def test_one_path_is_a_list_of_one(path, tmp_path):
     export.bundle(path, tmp_path / "a.zip", extra=tmp_path / "notes.txt")
 
 
+def test_numbers_of_numpy_are_threads_and_more_examples_than_there_are_are_all(model, path):
+    for threads in (2, np.int64(2), None):
+        assert export.evaluate_tflite(path, X, Y, num_threads=threads) == export.evaluate_tflite(path, X, Y)
+    assert export.benchmark(path, num_threads=np.int64(1), num_runs=1, warmup=0).num_threads == 1
+    found = export.explain(model, path, X, num_examples=10**40)
+    assert found.num_examples == len(X) and found.to_dict() == export.explain(model, path, X, num_examples=len(X)).to_dict()
+
+
 HUGE = 10**400
 TWO = X[..., [0, 0]]
 WIDE = np.pad(X, ((0, 0), (0, 0), (0, 4), (0, 0)))
@@ -193,6 +201,53 @@ BAD = [
     (lambda m, p: structures.Pattern(None), TypeError, "`positions` must be a name or lists"),
     (lambda m, p: structures.Pattern([0, 1]), ValueError, "needs at least one position"),
     (lambda m, p: structures.Pattern([[0.9, 1]]), ValueError, "needs at least one position"),
+    *[(lambda m, p, value=value: tfr.detach(value), TypeError, "`model` must be a Keras 3 model") for value in (None, "a", 5)],
+    *[
+        (lambda m, p, work=work: work(m, m), TypeError, "must hold examples. Received: .*Sequential name=")
+        for work in (
+            lambda m, data: tfr.quantize(m, data=data), lambda m, data: tfr.shrink(m, data=data),
+            lambda m, data: tfr.shrink(m, inputs=data), lambda m, data: tfr.prune(m, "filter", sparsity=0.5, data=data),
+            lambda m, data: tfr.prune_groups(m, sparsity=0.5, data=data), tfr.refresh_statistics, tfr.compress,
+            lambda m, data: quantization.calibrate(tfr.quantize(m), data),
+        )
+    ],
+    (lambda m, p: tfr.shrink(m, data=m.layers[0]), TypeError, "must hold examples"),
+    (lambda m, p: tfr.shrink(m, data=lambda x: x), TypeError, "`data` must hold examples, or be a function that makes"),
+    (lambda m, p: tfr.compress(m, lambda x: x), TypeError, "`train` must hold examples, or be a function that makes"),
+    *[
+        (lambda m, p, work=work, price=price: work(m, price), ValueError, words)
+        for work in (lambda m, price: tfr.regularize(m, price=price), lambda m, price: tfr.regularize_coupled(m, price=price))
+        for price, words in (
+            (int, "`price` must be a number, a name, or a function of a .*; it raised TypeError.*Received: price=<class"),
+            (lambda: 1, "it raised TypeError"), (lambda a: -1, "`price` must be a finite number > 0. Received: price=-1"),
+        )
+    ],
+    *[
+        (lambda m, p, work=work, long=long: work(m, long), ValueError, "must be a path that can be; the system says: File name")
+        for long in ("a" * 300 + ".tflite", "b/" * 3000 + "a.tflite")
+        for work in (
+            lambda m, path: export.inspect_tflite(path), lambda m, path: export.pack_tflite(path, "b.tflite"),
+            lambda m, path: export.check_file(path), lambda m, path: export.explain(m, path, X),
+            lambda m, path: export.evaluate_tflite(path, X, Y), lambda m, path: export.benchmark([path]),
+            lambda m, path: export.bundle(path, "a.zip"), lambda m, path: export.delegation(path),
+            lambda m, path: export.Runner(path), lambda m, path: tfr.data.load(path), lambda m, path: tfr.compress(path),
+            lambda m, path: tfr.compress(m, (X, Y), config=path), lambda m, path: tfr.data.models.load(f"{path}.keras"),
+        )
+    ],
+    (lambda m, p: tfr.export_tflite(m, "b/" * 3000 + "a.tflite"), ValueError, "`path` must be a path that can be"),
+    (lambda m, p: export.bundle(p, "a.zip", extra="a" * 300), ValueError, "`extra` must be a path that can be"),
+    (lambda m, p: export.bundle(p, "a" * 300 + ".zip"), ValueError, "`out` must be a path that can be"),
+    (lambda m, p: export.check_file(p, agrees_with=m, data=X, mode=np.array([1, 2])), ValueError, "Expected a known mode"),
+    (lambda m, p: export.annotate(p.read_bytes(), name=None), TypeError, "`name` must be text"),
+    (lambda m, p: export.evaluate_tflite(p, X, Y, num_threads=10**40), ValueError, "`num_threads` must be an int in 1..1024"),
+    (lambda m, p: export.Runner(p, num_threads=0), ValueError, "`num_threads` must be an int in 1..1024"),
+    (lambda m, p: export.apk_size(None), ValueError, "`num_bytes` must be an int >= 0"),
+    (lambda m, p: export.apk_size(9, "a"), ValueError, "`alignment` must be an int >= 1"),
+    (lambda m, p: export.apk_size(9, name=None), TypeError, "`name` must be text"),
+    *[
+        (lambda m, p, work=work, value=value: work(value), TypeError, "Expected the bytes of a .tflite")
+        for work in (export.gzip_size, export.sizes_of) for value in (None, 5, "a.tflite", [1])
+    ],
     (lambda m, p: structures.Pattern("circles", 3), ValueError, "`kernel_size` must be two positive integers"),
 ]  # fmt: skip
 

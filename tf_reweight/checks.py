@@ -76,9 +76,9 @@ def check_name(kind, name, options):
         raise ValueError(errors.unknown(kind, name, options))
 
 
-def check_text(name, value):
-    """Raises TypeError unless `value` is text, or None."""
-    if value is not None and not isinstance(value, str):
+def check_text(name, value, optional=True):
+    """Raises TypeError unless `value` is text, or, where it is optional, None."""
+    if (value is not None or not optional) and not isinstance(value, str):
         raise TypeError(errors.message(f"`{name}` must be text.", "Pass a str.", **{name: value}))
 
 

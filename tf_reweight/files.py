@@ -172,7 +172,23 @@ def damage_of_zip(path):
 
 
 def as_path(name, value):
-    """A path as a `pathlib.Path`, `~` as the home; raises TypeError for what is no path, ValueError for an unknown home."""
+    """A path as a `pathlib.Path`, `~` as the home.
+
+    Raises:
+        TypeError: for what is no path.
+        ValueError: for an unknown home, and a path that is longer than the system allows.
+    """
+    path = _path(name, value)
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:  # what else is wrong with it, those say who read or write
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            expected = f"`{name}` must be a path that can be; the system says: {error.strerror}."
+            raise ValueError(errors.message(expected, "Choose a shorter one.", file=str(path))) from None
+    return path
+
+
+def _path(name, value):
     try:
         return pathlib.Path(value).expanduser()
     except TypeError:
@@ -184,19 +200,20 @@ def as_path(name, value):
 
 def folder_path(name, value):
     """A path for a folder, which need not be there; raises for what file systems do not take."""
-    path = as_path(name, value)
+    path = _path(name, value)
     if any("\0" in part or len(os.fsencode(part)) > _LONGEST for part in path.parts):
         expected = f"`{name}` must be a path that file systems take, of names of up to {_LONGEST} bytes."
         raise ValueError(errors.message(expected, "Choose another.", **{name: str(path)}))
-    return path
+    return as_path(name, path)
 
 
 def checked_path(path):
     """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
-    path = as_path("path", path)
+    path = _path("path", path)
     if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST:
         fix = "Choose another."
         raise ValueError(errors.message("The name of `path` must be one that file systems take.", fix, path=str(path)))
+    path = as_path("path", path)
     if path.suffix != ".tflite":
         raise ValueError(errors.message("`path` must end in .tflite.", "Phones' tools go by it.", path=str(path)))
     if not path.parent.is_dir():

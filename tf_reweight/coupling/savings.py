@@ -23,7 +23,7 @@ def of_sets(price, coupled):
         Floats > 0, in the order of `coupled.sets`.
     """
     if callable(price):
-        return [price(item) for item in coupled.sets]
+        return prices.asked(price, coupled.sets)
     prices.check(price, PRICES)
     if price not in ("weights", "macs"):
         return [1.0 if price == "equal" else price] * len(coupled.sets)

@@ -1,11 +1,11 @@
 """Data and models that are code: a function in a Python file, named as `FILE.py:FUNCTION`."""
 
 import importlib.util
-import pathlib
 import sys
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
+from tf_reweight.files import as_path
 
 
 def is_code(name):
@@ -61,7 +61,7 @@ def imported(path):
         FileNotFoundError: when there is no such file.
         ValueError: when it is no Python file, or its code raises.
     """
-    path = pathlib.Path(path).expanduser().resolve()
+    path = as_path("file", path).resolve()
     if path.suffix != ".py":
         raise ValueError(errors.message("Code must be in a .py file.", "For example my_layers.py.", file=str(path)))
     if not path.is_file():

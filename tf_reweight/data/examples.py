@@ -1,6 +1,7 @@
 """The one door through which examples come in: whatever `fit` or TFLite's converter takes becomes one array per input."""
 
 import dataclasses
+import inspect
 import itertools
 
 import keras
@@ -9,10 +10,12 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
 from tf_reweight.data import last_axes
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import called_with, declares_inputs, input_structure, keys_of, output_structure
 
 # Of sources that hold more, so many are taken: calibration and comparison gain nothing from further ones.
 MOST = 1024
+_WHAT = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,9 +388,9 @@ def _checked(array, spec, argument, text):
 
 def _batches(examples, argument):
     """`(iterator over batches, whether it ends)`; None for an array or a structure of arrays."""
-    if examples is None or isinstance(examples, (str, bytes)):
-        fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
-        raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, **{argument: examples}))
+    # A model is a function too, but makes no batches.
+    if examples is None or isinstance(examples, (str, bytes)) or is_layer(examples):
+        raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: examples}))
     if isinstance(examples, keras.utils.PyDataset):
         num = examples.num_batches
         return (examples[i] for i in (itertools.count() if num is None else range(num))), num is not None
@@ -399,11 +402,22 @@ def _batches(examples, argument):
     if hasattr(examples, "element_spec"):
         return iter(examples), int(examples.cardinality()) >= 0
     if callable(examples):
+        check_takes_nothing(examples, argument)
         examples = examples()
     if not hasattr(examples, "__iter__"):
-        fix = "Pass arrays, a tf.data.Dataset, a generator or a PyDataset."
-        raise TypeError(errors.message(f"`{argument}` must hold examples.", fix, type=type(examples).__name__))
+        raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, type=type(examples).__name__))
     return iter(examples), hasattr(examples, "__len__")
+
+
+def check_takes_nothing(function, argument):
+    """Raises TypeError for a function that cannot be called without arguments, as one that makes a generator is."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        expected = f"`{argument}` must hold examples, or be a function that makes them of nothing; calling it says: {error}."
+        raise TypeError(errors.message(expected, _WHAT, **{argument: function})) from None
+    except ValueError:  # some functions in C say nothing of what they take
+        pass
 
 
 def _collected(batches, argument, most, ends):

@@ -11,8 +11,9 @@ from tf_reweight import errors
 from tf_reweight.checks import is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
-from tf_reweight.data.examples import in_structure
+from tf_reweight.data.examples import check_takes_nothing, in_structure
 from tf_reweight.data.raised import Watched
+from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import input_structure
 
 # Batches in which arrays are measured.
@@ -291,6 +292,9 @@ def feed(model, given, argument, batch_size=32, seed=0, steps=None):
             raise ValueError(errors.message(expected, fix, type="generator"))
         return Once(given, argument, steps)
     if callable(given):
+        if is_layer(given):
+            raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
+        check_takes_nothing(given, argument)
         return Source(given, argument, None, *rest)
     return _of_arrays(model, given, argument, batch_size, seed)
 

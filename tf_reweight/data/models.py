@@ -82,7 +82,7 @@ def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
     text = str(name_or_path)
     if not isinstance(name_or_path, pathlib.Path) and pathlib.Path(text).suffix == "" and "/" not in text:
         return build(text, input_shape, 10 if num_classes is None else num_classes)
-    path = pathlib.Path(text).expanduser()
+    path = files.as_path("model", text)
     if path.suffix != ".keras":
         fix = f"Save it with model.save('model.keras'), or use one of {names()}."
         raise ValueError(errors.message("A model file must end in .keras.", fix, model=text))

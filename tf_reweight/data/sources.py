@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_reweight import errors, extras
 from tf_reweight.data.archives import read_npz
+from tf_reweight.files import as_path
 
 SPLITS = ("train", "validation", "test")
 # Optical Recognition of Handwritten Digits, the test part (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY
@@ -20,7 +21,7 @@ def reader(name, data_dir, image_size):
     """The function that reads `name`; refuses, before anything is read, what no source can be."""
     if not isinstance(name, (str, pathlib.Path)) or not str(name):
         raise TypeError(errors.message("`name` must be a data set's name or a path.", "For example 'digits'.", name=name))
-    path = pathlib.Path(name).expanduser()
+    path = as_path("name", name)
     array_source = name == "digits" or path.suffix == ".npz"
     if array_source and image_size is not None:
         raise ValueError(
@@ -145,7 +146,7 @@ def _tfds_names(data_dir):
     names = tfds.list_builders(with_community_datasets=False)
     if data_dir is None:
         return names
-    root = pathlib.Path(data_dir).expanduser()
+    root = as_path("data_dir", data_dir)
     if not root.is_dir():
         # tensorflow-datasets would make the folder and download: with a mistyped path that costs gigabytes.
         fix = "Check the path, or create the folder to download into it."

@@ -6,7 +6,7 @@ import os
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags, check_integer, check_number
+from tf_reweight.checks import check_flags, check_integer, check_name, check_number
 from tf_reweight.export import agreeing
 from tf_reweight.export.agreeing import Requirement
 from tf_reweight.graph.checking import check_model
@@ -118,8 +118,8 @@ def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance, 
         check_number("max_drop", max_drop, fix="For example 0.01.")
     if tolerance is not None:
         check_number("tolerance", tolerance, fix="For example 0.1.", finite=False)
-    if mode not in (None, "max", "min"):
-        raise ValueError(errors.unknown("mode", mode, ("max", "min")))
+    if mode is not None:
+        check_name("mode", mode, ("max", "min"))
     for name, limit in (("max_drop", max_drop), ("tolerance", tolerance), ("mode", mode)):
         if limit is not None and agrees_with is None:
             expected = f"`{name}` has no effect without `agrees_with`, the model that the file is compared with."

@@ -10,6 +10,7 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph import one_fit
+from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
@@ -316,6 +317,7 @@ def detach(model: keras.Model) -> int:
     Returns:
         The number of kernels that were freed.
     """
+    check_layer(model)
     count, changed = 0, False
     one_fit.end_with_penalties(model)
     for target in _kernels(model):

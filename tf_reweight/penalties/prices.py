@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.checks import check_name
 from tf_reweight.penalties.renewed import check_price
 
@@ -16,6 +17,20 @@ def check(price, names=PRICES):
         check_name("price", price, names)
     else:
         check_price(price)
+
+
+def asked(price, items):
+    """What a user's function says of each of some things; raises ValueError where it fails, or gives no price."""
+    found = []
+    for item in items:
+        try:
+            found.append(price(item))
+        except Exception as error:  # whatever is raised
+            said = f"{type(error).__name__}: {error}".rstrip(".")
+            expected = f"`price` must be a number, a name, or a function of a {type(item).__name__}; it raised {said}."
+            raise ValueError(errors.message(expected, "Correct the function.", price=price)) from error
+        check_price(found[-1])
+    return found
 
 
 def of_kernels(price, items):
@@ -32,7 +47,7 @@ def of_kernels(price, items):
         Floats > 0, in the order of `items`.
     """
     if callable(price):
-        return [price(item.target) for item in items]
+        return asked(price, [item.target for item in items])
     check(price)
     if price != "size":
         return [1.0 if price == "equal" else price] * len(items)

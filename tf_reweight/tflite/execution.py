@@ -5,10 +5,19 @@ import functools
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_classes, check_flags
+from tf_reweight.checks import check_classes, check_flags, check_integer
 from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
+
+
+# No machine has more; LiteRT dies of numbers that its integers do not hold.
+_MOST_THREADS = 1024
+
+
+def check_threads(num_threads):
+    """Raises ValueError unless it is a number of threads."""
+    check_integer("num_threads", num_threads, 1, _MOST_THREADS, fix="Count the processor's large cores.")
 
 
 class Runner:
@@ -16,7 +25,7 @@ class Runner:
 
     Args:
         source: path of a file, or its bytes.
-        num_threads: threads of the interpreter.
+        num_threads: threads of the interpreter; None leaves them to LiteRT.
         delegate: whether to use the default delegate (XNNPACK) or the reference-checked built-in kernels alone.
         shapes: of inputs whose sizes the file leaves open: one whole shape as `(1, 224, 224, 3)`, or a dict by input name.
         name: what messages call a file whose bytes are given.
@@ -32,6 +41,9 @@ class Runner:
 
     def __init__(self, source, num_threads=1, delegate=True, shapes=None, name=None):
         check_flags(delegate=delegate)
+        if num_threads is not None:
+            check_threads(num_threads)
+            num_threads = int(num_threads)  # LiteRT takes no number of NumPy
         content = source if isinstance(source, bytes) else read_file(source)
         name = (name or f"{len(source)} bytes") if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.

@@ -40,6 +40,13 @@ def read(content):
     return model
 
 
+def check_bytes(content):
+    """Raises TypeError for what are no bytes, such as the path of a file."""
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        fix = "Read the file first, or use the function that takes paths."
+        raise TypeError(errors.message("Expected the bytes of a .tflite.", fix, content=type(content).__name__))
+
+
 def parse(content, name="content"):
     """A `ModelT` from bytes that may be anything.
 
@@ -51,9 +58,7 @@ def parse(content, name="content"):
         TypeError: when these are no bytes.
         ValueError: when they are no TFLite flatbuffer, are cut off, or keep weights outside the file.
     """
-    if not isinstance(content, (bytes, bytearray, memoryview)):
-        fix = "Read the file first, or use the function that takes paths."
-        raise TypeError(errors.message("Expected the bytes of a .tflite.", fix, content=type(content).__name__))
+    check_bytes(content)
     content = bytes(content)
     fix = "It is another format, or was cut off: convert or copy it anew."
     if len(content) < 16 or content[4:8] != b"TFL3":

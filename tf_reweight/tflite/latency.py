@@ -18,11 +18,9 @@ from tf_reweight.checks import check_integer, check_name, listed
 from tf_reweight.files import as_path
 from tf_reweight.records import Report
 from tf_reweight.tflite import compiled
-from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.execution import Runner, check_threads
 from tf_reweight.tflite.processor import processor_name
 
-# No machine has more; LiteRT dies of numbers that its integers do not hold.
-MOST_THREADS = 1024
 # Far more than anyone waits for.
 _MOST_RUNS = 10_000_000
 RUNTIMES = ("interpreter", "compiled")
@@ -93,7 +91,8 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):
         check_integer(name, value, least, _MOST_RUNS, fix="Count runs.")
-    check_integer("num_threads", num_threads, 1, MOST_THREADS, fix="Count the processor's large cores.")
+    check_threads(num_threads)
+    num_threads = int(num_threads)
     check_name("runtime", runtime, RUNTIMES)
     runners = [_prepared(path, num_threads, shapes) for path in paths]
     if runtime == "compiled":

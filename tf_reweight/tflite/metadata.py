@@ -49,7 +49,7 @@ def annotate(content, labels=None, normalization=None, name="model", description
         >>> read(annotated)["outputs"][0]["labels"]
         ['cat', 'dog']
     """
-    check_text("name", name)
+    check_text("name", name, optional=False)
     check_text("description", description)
     model = flatbuffer.parse(content)
     flatbuffer.name_ends(model)

@@ -8,6 +8,7 @@ import re
 from rich.table import Table
 
 from tf_reweight import errors
+from tf_reweight.files import as_path
 from tf_reweight.records import Report
 
 _SHOWN = 10
@@ -128,7 +129,7 @@ def read_log(path):
     Example:
         >>> read_log("cpu.log").mean_ms
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path("log", path)
     if not path.is_file():
         raise FileNotFoundError(errors.message("The log must exist.", "Check the path.", log=str(path)))
     try:

@@ -2,6 +2,9 @@
 
 import gzip
 
+from tf_reweight.checks import check_integer, check_text
+from tf_reweight.tflite import flatbuffer
+
 # Of the zip format: the header in front of an entry, and its line in the central directory, each followed by the entry's name.
 _LOCAL_HEADER, _CENTRAL_HEADER = 30, 46
 _APK_NAME = "assets/model.tflite"
@@ -9,6 +12,7 @@ _APK_NAME = "assets/model.tflite"
 
 def gzip_size(content):
     """Size in bytes after gzip at its highest level."""
+    flatbuffer.check_bytes(content)
     return len(gzip.compress(content, 9, mtime=0))
 
 
@@ -27,9 +31,13 @@ def apk_size(num_bytes, alignment=4, name=_APK_NAME):
         >>> apk_size(10_000)
         10117
     """
+    check_integer("num_bytes", num_bytes, 0, fix="It counts bytes.")
+    check_integer("alignment", alignment, 1, fix="It counts bytes.")
+    check_text("name", name, optional=False)
     return num_bytes + _LOCAL_HEADER + _CENTRAL_HEADER + 2 * len(name.encode()) + alignment - 1
 
 
 def sizes_of(content):
     """Dict with `num_bytes` (as stored), `gzip_bytes` (as downloaded) and `apk_bytes` (see `apk_size`) of a file's bytes."""
+    flatbuffer.check_bytes(content)
     return {"num_bytes": len(content), "gzip_bytes": gzip_size(content), "apk_bytes": apk_size(len(content))}
