@@ -15,7 +15,7 @@ from tf_reweight.cli import main
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.progress import QUIET
-from tf_reweight.workflow import fronts, judging, one_shot, search
+from tf_reweight.workflow import fingerprints, fronts, judging, one_shot, search
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.folder import Folder
 
@@ -101,6 +101,20 @@ def test_what_was_judged_is_kept_and_measured_again_where_its_record_is_damaged(
 )
 def test_a_rounding_that_is_learned_later_is_not_judged(sections, precision):
     assert judging.precision_of(load(sections)) == precision
+
+
+def test_the_report_names_what_was_given_and_not_what_was_not_used(found):
+    """It said `digits` and `small_cnn`, the defaults of a configuration, of a user's model and arrays."""
+    result, how = found
+    assert result["config"]["data"]["name"] == result["data"]["name"] == "arrays"
+    assert result["config"]["model"]["name"] == fingerprints.name_of(data()[0])
+    for name in ("report.json", "report.html"):
+        text = (how["out"] / name).read_text()
+        assert "digits" not in text and "small_cnn" not in text
+    keras.utils.set_random_seed(0)
+    other = {**SMALL, "train": {"batch_size": 8}}
+    with pytest.raises(ValueError, match="What differs: train.batch_size: 16 there, 8 now[.] Received"):
+        tfr.compress(*data(), console=QUIET, **{**how, "config": other})
 
 
 def test_a_search_goes_on_where_it_was(found, monkeypatch):

@@ -75,12 +75,13 @@ class Run:
 
     def _begin(self, model, data):
         keras.utils.set_random_seed(self.config.seed)
-        data = loading.data_of(self.config) if data is None else data
+        data_is_named = data is None
+        data = loading.data_of(self.config) if data_is_named else data
         self._is_trained = model is not None or self.config.model.name not in models.names()
         self.given = loading.model_of(self.config, data) if model is None else model
         check_model(self.given)
         self.data, self.task = loading.fitted(self.given, data, self.config)
-        self._is_own = model is not None
+        self._is_own, self._data_is_named = model is not None, data_is_named
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
@@ -237,7 +238,7 @@ class Run:
         figures = {
             "name": self.config.name,
             "command": self.command,
-            "config": self.config.model_dump(mode="json"),
+            "config": self._config_as_used(),
             "environment": environment(),
             "data": self.data.facts(),
             "metrics": self.metrics,
@@ -273,6 +274,18 @@ class Run:
         say(self.console, f"Everything is in {self.folder.path}:")
         say(self.console, "report.html to look at, report.json, app.zip for the app.")
         return figures
+
+    def _config_as_used(self):
+        """The configuration with the names of what was given in place of those that it would have been taken from.
+
+        `config.yaml` keeps it as it is: by that a run folder is known again.
+        """
+        config = self.config.model_dump(mode="json")
+        if self._is_own:
+            config["model"]["name"] = fingerprints.name_of(self.given)
+        if not self._data_is_named:
+            config["data"]["name"] = self.data.name
+        return config
 
     def _guess(self):
         """What one constant answer would get on the test examples: no model may be worse."""
