@@ -12,7 +12,7 @@ import tf_reweight as tfr
 from tf_reweight import budget as budgets
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.pruning import check_within_reach
-from tf_reweight.filecost import files, operations
+from tf_reweight.filecost import files, operations, zeros
 from tf_reweight.graph.counting import count_macs, kernel_uses
 from tf_reweight.kernels.quantities import Curve, Linear, Product, Timed, interpolated
 from tf_reweight.penalties.attachment import attachments, regularize
@@ -222,3 +222,27 @@ def test_a_model_that_is_to_be_trained_is_measured_as_training_leaves_it():
             reach.check_files(Config.model_validate({"train": {"epochs": epochs}, **settings}), fresh)
         assert any("nothing has to go" in str(item.message) for item in caught) == is_met
     assert not np.any(fresh.get_weights()[1])
+
+
+def test_a_file_that_is_over_in_truth_is_cut_again(monkeypatch):
+    """Other weights are left than in the files that were measured: one of 7,120 bytes came of a budget of 7,000."""
+    monkeypatch.setattr("tf_reweight.filecost.zeros._LEFT", (1.0, 0.3))
+    has, measured, left = iter([15_000, 14_500, 12_900]), [], {}
+    monkeypatch.setattr(zeros, "_sizes_now", lambda *given: measured.append({"bytes": next(has)}) or measured[-1])
+    for times in (0, 1):
+        monkeypatch.setattr(zeros, "_MOST_TIGHTENED", 3 * times)
+        model = small(64)
+        tfr.prune(model, "unstructured", budget="bytes=13000,precision=float32")
+        left[times] = sum(size - zero for zero, size in tfr.sparsity(model).values())
+    assert left[1] < left[0] and [found["bytes"] for found in measured] == [15_000, 14_500, 12_900]
+
+
+def test_a_model_is_cut_again_as_long_as_its_file_is_over(monkeypatch):
+    """By as much as the file was over, from the second time on; a count stays a whole number."""
+    monkeypatch.setattr(zeros, "of_zeros_again", lambda model, budget, pairs: budget)
+    curve = {"bytes": {"points": [[1.0, 2.0], [500.0, 2000.0]]}}
+    for amount, amounts in ((1000, [1000, 990]), (0.5, [0.5, 0.5 / 1.01])):
+        has = iter([1020, 1010, 1000])
+        monkeypatch.setattr(zeros, "_sizes_now", lambda *given, has=has: {"bytes": next(has)})
+        asked = zeros.tightened(None, budgets.Budget(bytes=amount, calibration=curve), [])
+        assert [budget.bytes for budget in asked] == pytest.approx(amounts)

@@ -2,6 +2,6 @@
 
 from tf_reweight.filecost.channels import of_channels
 from tf_reweight.filecost.files import check_can_measure
-from tf_reweight.filecost.zeros import of_zeros, of_zeros_again
+from tf_reweight.filecost.zeros import of_zeros, of_zeros_again, tightened
 
-__all__ = ["check_can_measure", "of_channels", "of_zeros", "of_zeros_again"]
+__all__ = ["check_can_measure", "of_channels", "of_zeros", "of_zeros_again", "tightened"]

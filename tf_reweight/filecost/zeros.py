@@ -1,6 +1,7 @@
 """Files of a model with zeros inside its kernels: what they have for so many weights that are left."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -22,6 +23,8 @@ _LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
 _CLOSER = 2
 # Of a model in training, files of so much less each are made until one is within the budget, at most so often.
 _LOWER, _MOST_LOWERED = 0.7, 6
+# How often a model whose file is over its budget is cut again.
+_MOST_TIGHTENED = 4
 
 
 def of_zeros(model, budget, pairs):
@@ -60,8 +63,7 @@ def of_zeros_again(model, budget, pairs):
     files = _Files(model, budget.stored_in, pairs)
     ends = {name: [axis[-1] for axis in budget.calibration[name]["points"]] for name in budget.of_files}
     points = [(files.num_weights, {name: has for name, (_, has) in ends.items()})]
-    left = _at_limit(budget) / files.num_weights
-    limits = {name: budget.amounts[name] * (ends[name][1] if budget.amounts[name] <= 1 else 1) for name in ends}
+    left, limits = _at_limit(budget) / files.num_weights, _limits(budget)
     for _ in range(_MOST_LOWERED):
         left *= _LOWER
         points.append(files.point(left))
@@ -71,6 +73,48 @@ def of_zeros_again(model, budget, pairs):
         budget = _with(budget, points)
         points.append(files.point(_at_limit(budget) / files.num_weights))
     return _with(budget, points)
+
+
+def tightened(model, budget, pairs):
+    """Budgets that were measured anew on a pruned model, as long as its own file is over what was asked for.
+
+    A file is predicted from others, in which other weights are left; it is the file itself that has to be within. The first is
+    the budget as it is, later ones ask for less and less.
+
+    Args:
+        model: the pruned model; whoever asks for the next budget has pruned it to the last one.
+        budget: a calibrated `Budget`.
+        pairs: list of `(target, structure)`.
+
+    Yields:
+        At most a few calibrated `Budget`.
+    """
+    limits, asked = _limits(budget), budget
+    for turn in range(_MOST_TIGHTENED):
+        has = _sizes_now(model, budget.stored_in)
+        over = max(has[name] / limit for name, limit in limits.items())
+        if over <= 1 + 1e-9:
+            return
+        asked = _less(asked, over**turn)
+        yield of_zeros_again(model, asked, pairs)
+
+
+def _sizes_now(model, precision):
+    copy = copied(model)
+    detach(copy)
+    return sizes(content_of(copy, precision), packed=True)
+
+
+def _less(budget, over):
+    """A budget of files of which each amount is so many times smaller; counts stay whole."""
+    amounts = {name: budget.amounts[name] / over for name in budget.of_files}
+    return dataclasses.replace(budget, **{name: math.floor(most) if most > 1 else most for name, most in amounts.items()})
+
+
+def _limits(budget):
+    """What files may have, absolute: a fraction is of the dense file, where the measured curve ends."""
+    ends = {name: budget.calibration[name]["points"][1][-1] for name in budget.of_files}
+    return {name: budget.amounts[name] * (ends[name] if budget.amounts[name] <= 1 else 1) for name in ends}
 
 
 class _Files:

@@ -30,6 +30,17 @@ def calibrated_again(model, budget, pairs):
     return budget if budget.zipped_bytes is None else _meter("of_zeros_again")(model, budget, pairs)
 
 
+def tightened(model, budget, pairs):
+    """Calibrated budgets to prune a model to again, as long as its own file is over a `Budget`; none where it limits no file.
+
+    Args:
+        model: the model, pruned to the budget.
+        budget: a calibrated `Budget` or None.
+        pairs: list of `(target, structure)`.
+    """
+    return () if budget is None or not budget.of_files else _meter("tightened")(model, budget, pairs)
+
+
 def check_can_measure(model, budget):
     """Raises where a `Budget` limits what cannot be measured here; nothing is measured."""
     _meter("check_can_measure")(model, budget)

@@ -1,5 +1,6 @@
 """Pruning in place: which groups go, what the report says of it, and zeros that are held or released by hand."""
 
+import contextlib
 import dataclasses
 import typing
 import warnings
@@ -168,6 +169,10 @@ def prune(
     before = [target.groups(structure) for target, structure, _ in chosen]
     felt = felt_kernels(model, [target for target, _ in last.values()], examples) if criterion == TAYLOR else None
     kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion, felt), threshold)
+    with contextlib.suppress(ValueError):  # less cannot be: whoever writes the file says that it is over
+        for tighter in filed.tightened(model, limit or carried, list(last.values())):
+            left = [target.groups(structure) for target, structure, _ in chosen]
+            kernels = _prune_chosen(model, chosen, left, _Amount(model, None, tighter, scope, criterion, felt), None)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
