@@ -15,6 +15,7 @@ from tf_reweight.export.one_hot import compared
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import recurrent_layers, unrolled
 from tf_reweight.export.samples import identifiers
+from tf_reweight.export.scopes import check_scopes
 from tf_reweight.graph import plain_argmax
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.walking import output_keys
@@ -50,8 +51,9 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         quantized_io: whether an integer file takes and gives integers instead of float32.
 
     Raises:
-        ValueError: when an operation of the model has no TFLite kernel.
+        ValueError: when an operation of the model has no TFLite kernel, or a name is none for TensorFlow.
     """
+    check_scopes(model)
     if TABLE[precision].by_quantizer:
         return requantize(convert(model, "float32", specs), precision)
     import tensorflow as tf

@@ -16,6 +16,7 @@ from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
+from tf_reweight.export.scopes import check_scopes
 from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
@@ -309,4 +310,5 @@ def _check_arguments(model, precision, representative_data, tolerance, quantized
     verification.check_tolerance(tolerance)
     check_recurrent(model)
     check_tables(model)
+    check_scopes(model)
     check_finite(model)
