@@ -108,6 +108,29 @@ def test_all_problems_are_told_at_once():
     assert "trian" in str(raised.value) and "train.epochs" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (f"seed: {'9' * 5000}", r"`seed` has a value that cannot be read, 9{60}\.\.\. \(5,000 characters\); ValueError: "),
+        (f"train: {{epochs: -{'9' * 5000}}}", "`train.epochs` has a value that cannot be read, -9"),
+        (f"regularize: {{rules: [{{}}, {{strength: {'9' * 5000}}}]}}", "`regularize.rules.1.strength` has a value that"),
+        (f"? {'9' * 5000}\n: 1", "`9{60}` has a value that cannot be read"),
+        ("seed: 2024-13-45", "`seed` has a value that cannot be read, 2024-13-45; ValueError: month"),
+        ("seed: !!bool x", "`seed` has a value that cannot be read, x; KeyError"),
+        ("seed: !!timestamp x", "`seed` has a value that cannot be read, x; AttributeError"),
+        (f"train: {{epochs: 0x{'f' * 5000}}}", "`train.epochs` in .*Received: epochs=a number of too many digits to show"),
+    ],
+)
+def test_a_value_that_python_cannot_read_is_told_with_the_file_and_the_key(text, words, tmp_path):
+    """What Python says of it came out as it was."""
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"(?s)a.yaml.*{words}|{words}.*a.yaml|`train.epochs` in .*a.yaml.*show") as caught:
+        config.load(tmp_path / "a.yaml")
+    assert str(caught.value).count("Received: ") == 1
+    with pytest.raises(ValueError, match="`--set` takes a YAML value. Received: set=.*cannot be read"):
+        config.load({}, ["seed=" + "9" * 5000])
+
+
 @pytest.mark.parametrize("text, words", [("a: [", "readable YAML"), ("- 1\n- 2", "hold a mapping"), ("", "hold a mapping")])
 def test_bad_files_are_explained(text, words, tmp_path):
     path = tmp_path / "bad.yaml"

@@ -39,5 +39,8 @@ def said_by(error):
 
 
 def _short(value, limit=200):
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        text = "a number of too many digits to show"
     return text if len(text) <= limit else text[: limit - 3] + "..."

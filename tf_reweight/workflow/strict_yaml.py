@@ -8,9 +8,24 @@ import yaml
 
 # Far above any configuration, and below what takes PyYAML more than seconds to look through.
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000
+_SHOWN = 60
+
+
+class _Unreadable(yaml.YAMLError):
+    """A value that looks like one of a type and is none, as a date in the month 13."""
+
+    def __init__(self, node, reason):
+        super().__init__(reason)
+        self.node, self.reason = node, reason
 
 
 class _Loader(yaml.SafeLoader):
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of Python's own types, which PyYAML lets through
+            raise _Unreadable(node, f"{type(error).__name__}: {error}") from error
+
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -26,8 +41,9 @@ def load(text):
     """What a text holds.
 
     Raises:
-        yaml.YAMLError: for text that is no YAML, a key that comes twice in a mapping, a value that is a part of itself, and one
-            of more than 100,000 parts, each counted as often as it is named, or a million characters.
+        yaml.YAMLError: for text that is no YAML, a key that comes twice in a mapping, a value that cannot be read (the key is
+            named), one that is a part of itself, and one of more than 100,000 parts, each counted as often as it is named, or a
+            million characters.
 
     Example:
         >>> load("train: {epochs: 1}")
@@ -42,8 +58,29 @@ def load(text):
             return None
         _num_values(node, {})
         return loader.construct_document(node)
+    except _Unreadable as error:
+        value = error.node.value if error.node.id == "scalar" else error.node.tag
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}... ({len(value):,} characters)"
+        key = ".".join(_path_to(error.node, node) or ["(top level)"])
+        raise yaml.YAMLError(f"`{key}` has a value that cannot be read, {shown}; {error.reason}") from None
     finally:
         loader.dispose()
+
+
+def _path_to(node, start):
+    """The keys that lead from one node to another, as texts; None where none do."""
+    if node is start:
+        return []
+    if start.id == "scalar":
+        return None
+    named = [(str(number), part, part) for number, part in enumerate(start.value)]
+    if start.id == "mapping":
+        named = [(str(key.value)[:_SHOWN], key, part) for key, part in start.value]
+    for name, key, part in named:
+        below = [] if key is node else _path_to(node, part)
+        if below is not None:
+            return [name, *below]
+    return None
 
 
 def _num_values(node, known):
