@@ -181,8 +181,10 @@ def as_path(name, value):
     path = _path(name, value)
     try:
         os.lstat(path)
-    except (OSError, ValueError) as error:  # what else is wrong with it, those say who read or write
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+    except ValueError:  # a zero byte: what else is wrong with it, those say who read or write
+        pass
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
             expected = f"`{name}` must be a path that can be; the system says: {error.strerror}."
             raise ValueError(errors.message(expected, "Choose a shorter one.", file=str(path))) from None
     return path

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import is_sequence, listed
+from tf_reweight.checks import check_flags, is_sequence, listed
 from tf_reweight.data import last_axes
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import called_with, declares_inputs, input_structure, keys_of, output_structure
@@ -340,6 +340,7 @@ def checked(arrays, specs, argument, text=False):
     Raises:
         ValueError: for a wrong number of arrays, a wrong shape, no examples, NaN or infinity.
     """
+    check_flags(text=text)
     if len(arrays) != len(specs):
         expected = f"`{argument}` must hold one array per input, {len(specs)}."
         raise ValueError(errors.message(expected, f"In this order: {[s.name for s in specs]}.", arrays=len(arrays)))

@@ -31,13 +31,14 @@ def check(said, train, validation):
         _refuse(expected, f"Leave model.{key} out.", said, "model", key)
     if train is None:
         return
-    ways = _READ_BY if isinstance(train, Dataset) else _READ_BY | _IN_A_RANGE
+    is_split = isinstance(train, Dataset)
+    ways = _READ_BY if is_split else _READ_BY | _IN_A_RANGE
     for key in _section(said, "data"):
         if key == "name":
             _refuse(_EXPECTED.format(key), "Leave one of them out.", said, "data", key)
         if key in ways and not _is_default(key, said):
             _refuse(_EXPECTED.format(key), f"Leave data.{key} out, and {ways[key]}.", said, "data", key)
-    if (validation is not None or isinstance(train, Dataset)) and not _is_default("validation", said):
+    if (validation is not None or is_split) and not _is_default("validation", said):
         expected = "`data.validation` is for runs without validation examples of their own: it says how many are held out."
         _refuse(expected, "Leave one of them out.", said, "data", "validation")
 
