@@ -249,7 +249,7 @@ def test_defaults_are_eight_bits_for_all():
         ]  # fmt: skip
         assert {layer.bits for layer in qat.layers if isinstance(layer, (QuantizedActivation, QuantizedKernel))} == {8}
         axes = [layer.num_channel_axes for layer in qat.layers if isinstance(layer, QuantizedKernel)]
-        assert axes == [1, 2, 0] and all(layer.momentum == 0.99 for layer in qat.layers if hasattr(layer, "momentum"))
+        assert axes == [1, 2, 0] and all(layer.momentum == 0.999 for layer in qat.layers if hasattr(layer, "momentum"))
     assert isinstance(quantization.quantize(model), keras.Model)
     for flag in (1, None, "yes"):
         with pytest.raises(TypeError, match="`return_report` must be a bool"):

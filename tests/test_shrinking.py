@@ -1362,5 +1362,5 @@ def test_a_constant_that_one_nested_model_makes_and_another_adds_stays():
 def test_a_quantized_model_has_no_channels_to_remove_and_says_what_has(remove):
     model = keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(4)])
     coupling.prune_groups(model, sparsity=0.5)
-    with pytest.raises(ValueError, match="not quantized yet.*Received.*strip_quantization"):
+    with pytest.raises(ValueError, match="not be quantized yet.*Received.*strip_quantization"):
         remove(quantization.quantize(model))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tf_reweight import export
-from tf_reweight.export import converter, tflite, verification
+from tf_reweight.export import converter, doubts, tflite, verification
 from tf_reweight.export.classes import CLASSES, DECISIONS, NUMBERS, are_distributions, kinds, kinds_of_model
 from tf_reweight.tflite import apart
 from tf_reweight.tflite.comparing import compare, differences, unlike_channels
@@ -169,7 +169,7 @@ def test_a_file_larger_than_the_one_in_float32_says_so(tmp_path, monkeypatch):
     """Many operations and few weights, as of recurrent layers that are written out: ranges take more than integers save."""
     model = keras.Sequential([keras.Input((2,)), *(L.Dense(2) for _ in range(8))])
     x = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
-    monkeypatch.setattr(tflite, "_SMALL", 0)
+    monkeypatch.setattr(doubts, "_SMALL", 0)
     plain = export.export_tflite(model, tmp_path / "plain.tflite", verify_data=x)
     record = export.export_tflite(model, tmp_path / "int8.tflite", "int8", x, tolerance=10.0)
     sizes = f"{record.num_bytes:,} bytes, more than in float32 ({plain.num_bytes:,})"
