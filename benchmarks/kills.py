@@ -152,7 +152,8 @@ FD(ftruncate64, (int fd, off64_t size), (fd, size))
 """
 
 _EXPORT = {"precisions": ["float32"], "latency_runs": 1, "representative": 16, "verify": 8, "pack": False}
-_BRIEF = {"train": {"epochs": 2, "batch_size": 16}, "retrain": {"epochs": 2}, "export": _EXPORT}
+_BASE = {"train": {"batch_size": 16}, "export": _EXPORT}
+_BRIEF = {**_BASE, "train": {"epochs": 2, "batch_size": 16}, "retrain": {"epochs": 2}}
 _ALL = ["train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize"]
 _SINGLE = {"rules": [{"structure": "unstructured", "strength": 1e-2}], "rounds": 2, "every": 1}
 # Name -> (function of the workflow, keyword arguments).
@@ -167,9 +168,9 @@ SCENARIOS = {
         "distill": {"weight": 0.5, "temperature": 2.0}, "stages": [step for step in _ALL if step != "cluster"],
         "export": {**_EXPORT, "precisions": ["int8"]},
     }}),
-    "budget": ("compress", {"budget": "macs=0.6", "config": _BRIEF, "epochs": {"train": 1, "regularize": 3, "retrain": 1}}),
+    "budget": ("compress", {"budget": "macs=0.6", "config": _BASE, "epochs": {"train": 1, "regularize": 3, "retrain": 1}}),
     "weights": ("compress", {
-        "structure": "unstructured", "budget": "weights=0.4", "config": {**_BRIEF, "export": {**_EXPORT, "pack": True}},
+        "structure": "unstructured", "budget": "weights=0.4", "config": {**_BASE, "export": {**_EXPORT, "pack": True}},
         "epochs": {"train": 1, "regularize": 3, "retrain": 1},
     }),
     "gradual": ("compress", {"config": {
@@ -177,10 +178,10 @@ SCENARIOS = {
         "prune": {"sparsity": 0.5}, "stages": ["train", "regularize", "prune", "retrain"],
     }}),
     "search": ("compress", {
-        "budget": "accuracy_drop=0.9", "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
+        "budget": "accuracy_drop=0.9", "config": _BASE, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
     }),
     "sweep": ("sweep", {
-        "budgets": ["macs=0.8", "macs=0.6"], "config": _BRIEF, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
+        "budgets": ["macs=0.8", "macs=0.6"], "config": _BASE, "epochs": {"train": 1, "regularize": 2, "retrain": 1}
     }),
 }  # fmt: skip
 # Names of files while they are written, in this package.
