@@ -118,6 +118,15 @@ def test_ranges_grow_at_once_and_give_way_slowly():
         assert not layer.trainable_variables and [v.dtype for v in layer.weights] == ["float32"] * 4
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_batch_that_is_not_finite_teaches_nothing(wrong):
+    """A scaled loss skips the step of such a batch, and the training goes on."""
+    layer, x = QuantizedActivation(8), np.linspace(-1, 3, 32, dtype="float32")[None]
+    layer(x, training=True)
+    layer(np.where(x == 3, np.float32(wrong), x), training=True)
+    assert (float(layer.minimum[0]), float(layer.maximum[0]), float(layer.observed[0])) == (-1, 3, 1)
+
+
 def test_a_place_that_saw_nothing_is_rounded_with_the_others():
     layer, x = QuantizedActivation(8, places=2), np.linspace(-1, 1, 33, dtype="float32")[None]
     for place in (0, 1):

@@ -1,7 +1,7 @@
 """Files of a model with zeros inside its kernels: what they have for so many weights that are left."""
 
 import dataclasses
-import math
+import warnings
 
 import numpy as np
 
@@ -23,8 +23,8 @@ _LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
 _CLOSER = 2
 # Of a model in training, files of so much less each are made until one is within the budget, at most so often.
 _LOWER, _MOST_LOWERED = 0.7, 6
-# How often a model whose file is over its budget is cut again.
-_MOST_TIGHTENED = 4
+# How often a model whose file is over its budget is cut again, and by which parts of its weights, one after the other.
+_MOST_TIGHTENED, _STEPS_DOWN = 4, (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 
 
 def of_zeros(model, budget, pairs):
@@ -78,8 +78,8 @@ def of_zeros_again(model, budget, pairs):
 def tightened(model, budget, pairs):
     """Budgets that were measured anew on a pruned model, as long as its own file is over what was asked for.
 
-    A file is predicted from others, in which other weights are left; it is the file itself that has to be within. The first is
-    the budget as it is, later ones ask for less and less.
+    A file is predicted from others, in which other weights are left; it is the file itself that has to be within. Each budget
+    asks for fewer weights than the model has left. Warns where the last of them is not enough.
 
     Args:
         model: the pruned model; whoever asks for the next budget has pruned it to the last one.
@@ -89,26 +89,38 @@ def tightened(model, budget, pairs):
     Yields:
         At most a few calibrated `Budget`.
     """
-    limits, asked = _limits(budget), budget
-    for turn in range(_MOST_TIGHTENED):
-        has = _sizes_now(model, budget.stored_in)
-        over = max(has[name] / limit for name, limit in limits.items())
-        if over <= 1 + 1e-9:
+    limits = _limits(budget)
+    for _ in range(_MOST_TIGHTENED):
+        if _is_within(_sizes_now(model, budget.stored_in), limits):
             return
-        asked = _less(asked, over**turn)
-        yield of_zeros_again(model, asked, pairs)
+        yield _fewer(_Files(model, budget.stored_in, pairs), budget, limits)
+    has = _sizes_now(model, budget.stored_in)
+    if not _is_within(has, limits):
+        said = ", ".join(f"{has[name]:,} {name} where {limit:,.0f} were asked for" for name, limit in limits.items())
+        warnings.warn(f"The {budget.stored_in} file of the pruned model has {said}: ask for a little less.", stacklevel=4)
+
+
+def _fewer(files, budget, limits):
+    """A budget of the largest file within the limits that was found, with fewer weights than are left."""
+    left = files.part_left
+    for step in _STEPS_DOWN:
+        left *= 1.0 - step
+        at, found = files.point(left)
+        if _is_within(found, limits):
+            break
+    asked = dataclasses.replace(budget, **{name: found[name] for name in limits})
+    ends = {name: budget.calibration[name]["points"][1][-1] for name in limits}
+    return _with(asked, [(at, found), (files.num_weights, ends)])
+
+
+def _is_within(sizes_of_file, limits):
+    return all(sizes_of_file[name] <= limit * (1 + 1e-9) for name, limit in limits.items())
 
 
 def _sizes_now(model, precision):
     copy = copied(model)
     detach(copy)
     return sizes(content_of(copy, precision), packed=True)
-
-
-def _less(budget, over):
-    """A budget of files of which each amount is so many times smaller; counts stay whole."""
-    amounts = {name: budget.amounts[name] / over for name in budget.of_files}
-    return dataclasses.replace(budget, **{name: math.floor(most) if most > 1 else most for name, most in amounts.items()})
 
 
 def _limits(budget):
@@ -136,6 +148,11 @@ class _Files:
     @property
     def num_weights(self):
         return self._members.sum()
+
+    @property
+    def part_left(self):
+        """The part of the weights whose groups are not zero."""
+        return self._members[self._scores > 0].sum() / self.num_weights
 
     def point(self, left):
         """`(weights that are not zero, sizes of the file)` with a part of the weights left, those of the best groups."""

@@ -122,11 +122,13 @@ class QuantizedActivation(Emulation, HoldsState, keras.layers.Layer):
     def _observe(self, inputs, place):
         values = ops.cast(ops.stop_gradient(inputs), "float32")
         here = ops.one_hot(place, self.places, dtype="float32")
-        moves = ops.logical_and(here > 0, ops.equal(self.frozen, 0.0))
         narrowing = 0.0 if self.calibrating else 1.0 - self.momentum
         # Of the whole batch, of which each replica has a part.
         minimum, maximum = ops.unstack(of_all_replicas(ops.stack([ops.min(values), ops.max(values)])), axis=1)
         low, high = ops.minimum(ops.min(minimum), 0.0), ops.maximum(ops.max(maximum), 0.0)
+        # A batch that is not finite says nothing, and would stay in the range for ever: its optimizer's step may be skipped.
+        is_known = ops.logical_and(ops.isfinite(low), ops.isfinite(high))
+        moves = ops.logical_and(here > 0, ops.logical_and(ops.equal(self.frozen, 0.0), is_known))
         smallest, largest = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
         wider = ops.minimum(low, smallest + narrowing * (low - smallest))
         self.minimum.assign(ops.where(moves, wider, smallest))
