@@ -1,6 +1,5 @@
 """Pruning in place: which groups go, what the report says of it, and zeros that are held or released by hand."""
 
-import contextlib
 import dataclasses
 import typing
 import warnings
@@ -169,10 +168,12 @@ def prune(
     before = [target.groups(structure) for target, structure, _ in chosen]
     felt = felt_kernels(model, [target for target, _ in last.values()], examples) if criterion == TAYLOR else None
     kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion, felt), threshold)
-    with contextlib.suppress(ValueError):  # less cannot be: whoever writes the file says that it is over
+    try:
         for tighter in filed.tightened(model, limit or carried, list(last.values())):
             left = [target.groups(structure) for target, structure, _ in chosen]
             kernels = _prune_chosen(model, chosen, left, _Amount(model, None, tighter, scope, criterion, felt), None)
+    except ValueError as error:  # less cannot be, and what was cut so far is good
+        warnings.warn(f"The file of the pruned model is over its budget and cannot be cut further: {error}", stacklevel=2)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     detach(model)
