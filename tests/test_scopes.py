@@ -61,4 +61,5 @@ def test_a_name_that_tensorflow_cannot_use_is_refused_before_any_work(place, nam
 
 @pytest.mark.parametrize("place, name", GOOD)
 def test_other_names_are_taken(place, name, tmp_path):
-    tfr.export_tflite(net(place, name), tmp_path / "a.tflite", verify_data=X)
+    record = tfr.export_tflite(net(place, name), tmp_path / "a.tflite", verify_data=X)
+    assert record.verification.relative_error < 1e-4 and record.num_bytes == (tmp_path / "a.tflite").stat().st_size

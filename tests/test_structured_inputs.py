@@ -96,7 +96,8 @@ def test_a_loaded_model_has_its_structure(takes, tmp_path):
 
 def test_a_list_is_a_tuple(tmp_path):
     model, x, _ = trained("dict in a tuple")
-    export.export_tflite(model, tmp_path / "a.tflite", verify_data=list(x))
+    records = [export.export_tflite(model, tmp_path / "a.tflite", verify_data=given) for given in (x, list(x))]
+    assert records[0].verification == records[1].verification and records[0].verification.relative_error < 1e-4
 
 
 def test_an_unknown_key_is_named(tmp_path):
