@@ -17,12 +17,13 @@ from tf_reweight.graph.lora import MergedLora
 from tf_reweight.graph.parameters import HoldsState
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
+from tf_reweight.graph.wrapping import KernelWrapper
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.table import walk
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class Masked(HoldsState, keras.layers.Wrapper):
+class Masked(HoldsState, KernelWrapper):
     """Wraps a layer so that it computes with masked kernels, whatever the optimizer does to the stored ones.
 
     Use it where the mask has to travel with the model or change during training; `prune` needs no wrapper and costs less.
@@ -34,6 +35,7 @@ class Masked(HoldsState, keras.layers.Wrapper):
         structure: name, config or `Structure` that `update` removes groups by.
 
     Raises:
+        TypeError: for what is no layer.
         ValueError: when the layer has no kernel that can have the structure (checked when it is built).
 
     Example:
@@ -45,9 +47,6 @@ class Masked(HoldsState, keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, structure: structures.StructureLike = "unstructured", **kwargs):
         self.structure = structures.get(structure)
         super().__init__(layer, **kwargs)
-        # Keras applies it where a layer is called, and the inner one is called without its losses.
-        self.activity_regularizer = layer.activity_regularizer
-        self.supports_masking = layer.supports_masking
         self.masks: list[keras.Variable] = []
 
     def build(self, input_shape=None):
@@ -80,10 +79,6 @@ class Masked(HoldsState, keras.layers.Wrapper):
             if new is not old and id(variable) not in masked:
                 variable.assign(new)
         return outputs
-
-    def compute_mask(self, inputs, previous_mask=None):
-        """The mask of a sequence that the layer gives."""
-        return self.layer.compute_mask(inputs, previous_mask)
 
     def update(self, sparsity=None, threshold=None):
         """Chooses the masks anew from the kernels as they are now; both arguments as in `prune`."""

@@ -10,6 +10,7 @@ from tf_reweight.graph.copying import Copied, assign_like
 from tf_reweight.graph.distribution import of_all_replicas
 from tf_reweight.graph.emulation import Emulation
 from tf_reweight.graph.parameters import HoldsState
+from tf_reweight.graph.wrapping import KernelWrapper
 from tf_reweight.kernels.table import walk
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 from tf_reweight.quantization.links import Links
@@ -153,7 +154,7 @@ class QuantizedActivation(Emulation, HoldsState, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tf_reweight")
-class QuantizedKernel(Emulation, keras.layers.Wrapper):
+class QuantizedKernel(Emulation, KernelWrapper):
     """Computes a layer with its kernels rounded to the values an integer file can store.
 
     The stored kernels stay as they are and are what the optimizer moves. Zeros are exactly zero after rounding.
@@ -163,6 +164,9 @@ class QuantizedKernel(Emulation, keras.layers.Wrapper):
         bits: 2..16.
         num_channel_axes: see `grid.round_kernel`; 0 rounds with one step for the whole kernel.
 
+    Raises:
+        TypeError: for what is no layer.
+
     Example:
         >>> QuantizedKernel(keras.layers.Conv2D(8, 3), num_channel_axes=1)
     """
@@ -171,9 +175,6 @@ class QuantizedKernel(Emulation, keras.layers.Wrapper):
         check_bits("bits", bits)
         super().__init__(layer, **kwargs)
         self.bits, self.num_channel_axes = int(bits), num_channel_axes
-        self.supports_masking = layer.supports_masking
-        # Keras applies it where a layer is called, and the inner one is called without its losses.
-        self.activity_regularizer = layer.activity_regularizer
 
     def call(self, inputs, *args, **kwargs):
         rounded = self.rounded_kernels()
