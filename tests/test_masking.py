@@ -804,7 +804,7 @@ def test_the_wrapper_chooses_by_sparsity_threshold_or_its_structure():
         layer.update(**amount)
         (mask,) = layer.masks
         assert mask.dtype == "float32" and not mask.trainable
-        (masked_kernel,) = layer.masked_kernels().values()
+        (masked_kernel,) = layer.changed_kernels().values()
         np.testing.assert_array_equal(masked_kernel, kernel * ops.convert_to_numpy(mask))
         return ops.convert_to_numpy(mask)
 
@@ -832,7 +832,7 @@ def test_the_wrapper_hands_on_training_state_and_regularizers():
     recurrent = tfr.Masked(L.LSTM(3))
     recurrent.build((None, 4, 2))
     cell = recurrent.layer.cell
-    assert set(recurrent.masked_kernels()) == {id(cell.kernel), id(cell.recurrent_kernel)} and len(recurrent.masks) == 2
+    assert set(recurrent.changed_kernels()) == {id(cell.kernel), id(cell.recurrent_kernel)} and len(recurrent.masks) == 2
     recurrent.set_mask(np.zeros(recurrent.masks[1].shape), index=1)
     sequence = np.random.default_rng(0).normal(size=(2, 4, 2)).astype("float32")
     with_mask = ops.convert_to_numpy(recurrent(sequence))

@@ -348,7 +348,7 @@ def test_a_wrapped_layer_computes_with_rounded_kernels_alone():
         inner.bias.assign(numbers(inner.bias.shape, 1))
         layer = QuantizedKernel(inner, 3, axes)
         kernel = inner.weights[0].numpy()
-        ((key, rounded),) = layer.rounded_kernels().items()
+        ((key, rounded),) = layer.changed_kernels().items()
         assert key == id(inner.weights[0])
         expected = np.asarray(grid.round_kernel(ops.convert_to_tensor(kernel), 3, axes))
         np.testing.assert_array_equal(np.asarray(rounded), expected)
@@ -397,7 +397,7 @@ def test_what_stands_for_both_layers_in_a_file_and_in_the_float_model():
     for made, is_rounded in ((stored, True), (floats, False)):
         for wrapper, layer in zip(wrappers, [layer for layer in made.layers if isinstance(layer, L.Dense)], strict=True):
             assert layer.name == (wrapper.name if is_rounded else wrapper.layer.name)
-            (rounded,) = wrapper.rounded_kernels().values()
+            (rounded,) = wrapper.changed_kernels().values()
             expected = rounded if is_rounded else wrapper.layer.kernel
             np.testing.assert_array_equal(layer.kernel.numpy(), np.asarray(expected))
             np.testing.assert_array_equal(layer.bias.numpy(), wrapper.layer.bias.numpy())

@@ -1,12 +1,14 @@
 """The base of layers that compute another layer with kernels changed for the call."""
 
+import abc
+
 import keras
 
 from tf_reweight import errors
 
 
-class KernelWrapper(keras.layers.Wrapper):
-    """Has the outputs, masks of sequences and activity penalty of the layer inside; what it changes are kernels.
+class KernelWrapper(abc.ABC, keras.layers.Wrapper):
+    """Has the outputs, masks of sequences and activity penalty of the layer inside; what it changes are its kernels.
 
     Args:
         layer: the layer inside.
@@ -24,6 +26,23 @@ class KernelWrapper(keras.layers.Wrapper):
         # Keras applies it where a layer is called, and the inner one is called without its losses.
         self.activity_regularizer = layer.activity_regularizer
         self.supports_masking = layer.supports_masking
+
+    @abc.abstractmethod
+    def changed_kernels(self):
+        """The kernels the layer computes with: mapping of the stored variable's id to the value in its place."""
+
+    def call(self, inputs, *args, **kwargs):
+        changed = self.changed_kernels()
+        variables = [*self.layer.variables, *keras.tree.flatten(getattr(self.layer, "states", None) or ())]
+        values = [changed.get(id(variable), variable.value) for variable in variables]
+        # A whole call of the layer: it finds out by itself its type of numbers, whether this is training, and about masks.
+        with keras.StatelessScope(state_mapping=list(zip(variables, values))) as scope:
+            outputs = self.layer(inputs, *args, **kwargs)
+        for variable, old in zip(variables, values):
+            new = scope.get_current_value(variable)
+            if new is not old and id(variable) not in changed:
+                variable.assign(new)
+        return outputs
 
     def compute_output_shape(self, input_shape):
         """The shape that the layer inside gives; `TimeDistributed` asks for it."""

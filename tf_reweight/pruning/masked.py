@@ -67,19 +67,6 @@ class Masked(HoldsState, KernelWrapper):
         """The masks, which kernels have as zeros where the model is stripped."""
         return list(self.masks)
 
-    def call(self, inputs, *args, **kwargs):
-        masked = self.masked_kernels()
-        variables = [*self.layer.variables, *keras.tree.flatten(getattr(self.layer, "states", None) or ())]
-        values = [masked.get(id(variable), variable.value) for variable in variables]
-        # A whole call of the layer: it finds out by itself whether this is training, and about masks of sequences.
-        with keras.StatelessScope(state_mapping=list(zip(variables, values))) as scope:
-            outputs = self.layer(inputs, *args, **kwargs)
-        for variable, old in zip(variables, values):
-            new = scope.get_current_value(variable)
-            if new is not old and id(variable) not in masked:
-                variable.assign(new)
-        return outputs
-
     def update(self, sparsity=None, threshold=None):
         """Chooses the masks anew from the kernels as they are now; both arguments as in `prune`."""
         if (sparsity is None) == (threshold is None):
@@ -119,8 +106,8 @@ class Masked(HoldsState, KernelWrapper):
             raise ValueError(errors.message("`mask` must hold only 0 and 1.", fix, values=others[:5].tolist()))
         self.masks[index].assign(mask.astype("float32"))
 
-    def masked_kernels(self):
-        """The kernels the layer computes with: mapping of the stored variable's id to its masked value."""
+    def changed_kernels(self):
+        """The masked kernels: mapping of the stored variable's id to its masked value."""
         return {
             id(t.variable): t.variable.value * ops.cast(m.value, t.variable.dtype) for t, m in zip(self._targets(), self.masks)
         }
@@ -225,6 +212,6 @@ class _Unmasked(Copied):
 
     def fill(self):
         super().fill()
-        masked = self.wrapper.masked_kernels()
+        masked = self.wrapper.changed_kernels()
         for variable, old in zip(self.copy.weights, own_weights(self.operation)):
             assign_like(variable, old, masked.get(id(old), old.value))

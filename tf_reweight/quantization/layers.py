@@ -176,15 +176,8 @@ class QuantizedKernel(Emulation, KernelWrapper):
         super().__init__(layer, **kwargs)
         self.bits, self.num_channel_axes = int(bits), num_channel_axes
 
-    def call(self, inputs, *args, **kwargs):
-        rounded = self.rounded_kernels()
-        trainable = [rounded.get(id(v), v.value) for v in self.layer.trainable_variables]
-        fixed = [rounded.get(id(v), v.value) for v in self.layer.non_trainable_variables]
-        outputs, _ = self.layer.stateless_call(trainable, fixed, inputs, *args, **kwargs)
-        return outputs
-
-    def rounded_kernels(self):
-        """The kernels the layer computes with: mapping of the stored variable's id to its rounded value."""
+    def changed_kernels(self):
+        """The rounded kernels: mapping of the stored variable's id to its rounded value."""
         found, _ = walk(self)
         return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes) for t in found}
 
@@ -208,7 +201,7 @@ class _Rounded(Copied):
 
     def fill(self):
         super().fill()
-        values = self.wrapper.rounded_kernels()
+        values = self.wrapper.changed_kernels()
         for variable, old in zip(self.copy.weights, self.operation.weights):
             assign_like(variable, old, values.get(id(old), old.value))
 
