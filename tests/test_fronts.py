@@ -269,6 +269,9 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
     lower = fronts.marked(points((0.1, 100), (0.12, 50), (0.5, 10), (0.2, 60)), "min")
     assert [bool(point["best_by"]) for point in lower] == [True, True, True, False]
     assert not any(point["knee_by"] for point in fronts.marked(points((0.9, 100), (0.8, 50)), "max"))
+    # Where nothing is lost at any budget, points may be equal in both.
+    equal = fronts.marked(points((1.0, 50), (1.0, 50), (1.0, 50)), "max")
+    assert all(point["best_by"] for point in equal) and not any(point["knee_by"] for point in equal)
 
 
 def test_a_cost_that_is_not_known_is_neither_drawn_nor_marked():

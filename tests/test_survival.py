@@ -55,6 +55,21 @@ def test_a_full_disk_leaves_the_file_of_before_and_says_its_path(call, tmp_path,
     assert path.read_text() == "before" and names(tmp_path) == ["report.json"]
 
 
+def test_a_folder_that_cannot_be_opened_itself_takes_files(tmp_path, monkeypatch):
+    """As one in which names cannot be listed, or any on Windows: its file is whole, though nobody waits for its name."""
+    opened = os.open
+
+    def closed(path, flags, *args, **options):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", closed)
+    files.write_text(tmp_path / "report.json", "told")
+    monkeypatch.undo()
+    assert (tmp_path / "report.json").read_text() == "told" and names(tmp_path) == ["report.json"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 40_000])
 def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
     """Really: the system lets no file grow beyond the size. Keras, h5py and zipfile say it each in their own way."""

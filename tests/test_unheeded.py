@@ -1,5 +1,7 @@
 """What a configuration says and nothing would look at is refused before any work; what runs wrote themselves is taken."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -94,6 +96,20 @@ def test_flags_of_the_command_line_override_a_configuration(monkeypatch, tmp_pat
     (tmp_path / "run.yaml").write_text(f"{data}{model}train: {{epochs: 4}}\nregularize: {{rounds: 1, every: 4}}\n")
     flags = ["--config", "run.yaml", "--model", "mine.keras", "--data", "mine.py:load", "--epochs", "3", "--dry_run"]
     assert main.console(["compress", *flags]) == 0
+
+
+def test_flags_that_name_no_budget_leave_a_configuration_its_method(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("data: {name: digits, limit: 300}\nregularize: {rounds: 1, every: 4}\n")
+    plans = []
+    for flags in ([], ["--monitor", "val_loss"], ["--budget", "macs=0.5", "--epochs", "9"]):
+        assert main.console(["compress", "--config", "run.yaml", *flags, "--dry_run", "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    (plain, monitored, budgeted), methods = plans, [plan["config"]["regularize"]["method"]["name"] for plan in plans]
+    assert methods[:2] == ["reweighted", "reweighted"] and monitored["config"]["task"]["monitor"] == "val_loss"
+    assert monitored["epochs"] == plain["epochs"] and sum(budgeted["epochs"].values()) == 9
+    assert main.console(["compress", "--config", "run.yaml", "--epochs", "9", "--dry_run"]) == 2
+    assert "Received: epochs=9" in (said := capsys.readouterr().err) and "--set train.epochs" in said
 
 
 def test_a_configuration_first_takes_a_model_and_data_in_the_place_of_its_own(monkeypatch):

@@ -148,8 +148,11 @@ def _reason(error):
 
 
 def _sync(path):
-    """Waits until a file, or the names in a folder, lie on the disk; some file systems cannot say so of folders."""
-    handle = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, lie on the disk, where that can be asked for."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder in which files may be made and not listed, or any folder on Windows
+        return
     try:
         os.fsync(handle)
     except OSError as error:

@@ -13,36 +13,17 @@ from absl import flags
 from tf_reweight.cli import explaining, looking, phone, sweeping
 from tf_reweight.cli.arguments import by_input, check_needed, define_shape, one, shapes_of, show
 from tf_reweight.cli.model_argument import define_import, loaded, one_model
+from tf_reweight.cli.running import command_of, define_run, define_verify_arm, overrides_of
 
 
 def _define_compress(values):
-    flags.DEFINE_string("config", None, "YAML file of the run", flag_values=values)
-    flags.DEFINE_multi_string("set", [], "section.key=value; overrides the file; may be repeated", flag_values=values)
-    flags.DEFINE_string("model", None, "a built .keras file, or FILE.py:FUNCTION, which returns a model", flag_values=values)
-    flags.DEFINE_string(
-        "data", None, "FILE.py:FUNCTION, which returns train, validation and test; or a data set's name, an .npz, a folder",
-        flag_values=values,
-    )
-    define_import(values)
-    flags.DEFINE_string("structure", None, "channels (default), unstructured, filter, block, ...", flag_values=values)
+    define_run(values)
     flags.DEFINE_string("budget", None, "what may be left, as macs=0.5 or weights=0.2", flag_values=values)
-    flags.DEFINE_integer("epochs", None, "epochs of all stages together", lower_bound=0, flag_values=values)
-    flags.DEFINE_string("monitor", None, "the metric that decides and heads the report", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "where tensorflow-datasets keeps its data", flag_values=values)
-    flags.DEFINE_string("distribute", None, "mirrored: a copy of the model on each device", flag_values=values)
-    flags.DEFINE_string("out", None, "run folder; default runs/<name>", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show the plan and stop", flag_values=values)
-    _define_verify_arm(values)
 
 
-def _define_verify_arm(values):
-    flags.DEFINE_bool("verify_arm", False, "run files on an emulated ARM machine as well; see docs/arm.md", flag_values=values)
-
-
-# Flags of `compress` that stand for keys of a configuration.
-_KEYS = {"model": "model.name", "data": "data.name", "data_dir": "data.data_dir", "distribute": "distribute"}
-# Flags that ask for the defaults of a model of one's own.
-_OF_A_MODEL = ("model", "structure", "budget", "epochs", "monitor")
+# Flags that ask for the defaults of a model of one's own. A configuration without them runs as it stands.
+_OF_A_MODEL = ("model", "structure", "budget")
 
 
 def _compress(values, positional):
@@ -61,12 +42,17 @@ def _compress(values, positional):
     if values.model is not None and values.data is None and values.config is None:
         fix = "For example --data my_data.py:load, digits, an .npz file or a folder of images."
         raise ValueError(errors.message("--model needs --data, or a --config that names data.", fix, model=values.model))
-    overrides = [*values.set, *_overrides(values)]
+    overrides = overrides_of(values)
     if not asked:
+        if values.epochs is not None:
+            expected = "--epochs are shared out over the stages of a run with --model, --structure or --budget."
+            fix = "Set those of each stage that the configuration has, as --set train.epochs=4."
+            raise ValueError(errors.message(expected, fix, epochs=values.epochs, config=values.config))
+        overrides += [f"task.monitor={json.dumps(values.monitor)}"] if values.monitor is not None else []
         if values.dry_run:
             return _shown(values, workflow.plan(values.config, overrides=overrides))
         progress = terminal(stderr=values.json)
-        how = {"out": values.out, "overrides": overrides, "console": progress, "command": _command(values)}
+        how = {"out": values.out, "overrides": overrides, "console": progress, "command": command_of("compress", values)}
         figures = workflow.compress(values.config, **how)
     else:
         structure = "channels" if values.structure is None else values.structure
@@ -75,7 +61,7 @@ def _compress(values, positional):
         if values.dry_run:
             return _shown(values, workflow.plan_by_names(**how))
         progress = terminal(stderr=values.json)
-        figures = workflow.compress_by_names(**how, out=values.out, console=progress, command=_command(values))
+        figures = workflow.compress_by_names(**how, out=values.out, console=progress, command=command_of("compress", values))
     if values.json:
         print(json.dumps(figures, indent=1, default=str))
     return 0
@@ -84,26 +70,6 @@ def _compress(values, positional):
 def _shown(values, figures):
     show(values, figures, _plan_tables(figures))
     return 0
-
-
-def _overrides(values):
-    """The flags that stand for keys, as `key=value`."""
-    made = [f"{key}={json.dumps(values[flag].value)}" for flag, key in _KEYS.items() if values[flag].value is not None]
-    made += [f"model.custom={json.dumps(values['import'].value)}"] if values["import"].value else []
-    return made + (["export.verify_arm=true"] if values.verify_arm else [])
-
-
-def _command(values):
-    parts = ["tf-reweight", "compress"]
-    for flag in ("config", "model", "data", "structure", "budget", "epochs", "monitor"):
-        parts += [f"--{flag}", str(values[flag].value)] if values[flag].value is not None else []
-    for flag in ("import", "set"):
-        for item in values[flag].value:
-            parts += [f"--{flag}", item]
-    for flag in ("data_dir", "distribute", "out"):
-        parts += [f"--{flag}", values[flag].value] if values[flag].value else []
-    parts += ["--verify_arm"] if values.verify_arm else []
-    return shlex.join(parts)
 
 
 def _plan_tables(figures):
@@ -189,7 +155,7 @@ def _save_whole(model, target):
 
 def _define_pack(values):
     define_shape(values)
-    _define_verify_arm(values)
+    define_verify_arm(values)
     flags.DEFINE_bool("zipped", False, "pack only what is smaller in a zipped download as well", flag_values=values)
 
 
@@ -207,7 +173,7 @@ def _pack(values, positional):
 
 def _define_arm(values):
     define_shape(values)
-    _define_verify_arm(values)
+    define_verify_arm(values)
     define_import(values)
     fix = "OUT.keras: write the model eligible, with the same outputs; the argument is a .keras then"
     flags.DEFINE_string("fix", None, fix, flag_values=values)
@@ -358,7 +324,7 @@ def notes(command):
 COMMANDS = {
     "init": (_no_flags, _init),
     "compress": (_define_compress, _compress),
-    "sweep": (sweeping.definer(_define_compress), sweeping.runner(_overrides)),
+    "sweep": (sweeping.define, sweeping.sweep),
     "report": (define_import, _report),
     "groups": (define_import, _groups),
     "shrink": (_define_shrink, _shrink),

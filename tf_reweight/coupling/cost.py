@@ -17,7 +17,7 @@ _OTHER_BYTES = (1, 28)
 class Cost:
     """What of a model is left, as a function of the groups kept: multiply-accumulates, weights of kernels, parameters.
 
-    Multiply-accumulates are counted like `report.count_macs`: one example, unknown sizes as 1, activations and
+    Multiply-accumulates are counted like `graph.counting.count_macs`: one example, unknown sizes as 1, activations and
     normalisations left out.
 
     Args:

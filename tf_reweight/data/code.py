@@ -1,6 +1,8 @@
 """Data and models that are code: a function in a Python file, named as `FILE.py:FUNCTION`."""
 
+import hashlib
 import importlib.util
+import os
 import sys
 
 from tf_reweight import errors
@@ -66,7 +68,8 @@ def imported(path):
         raise ValueError(errors.message("Code must be in a .py file.", "For example my_layers.py.", file=str(path)))
     if not path.is_file():
         raise FileNotFoundError(errors.message("The Python file must exist.", "Check the path.", file=str(path)))
-    name = f"tf_reweight_code_{path.stem}_{abs(hash(str(path))):x}"
+    # The same in every process: what is saved may name the module.
+    name = f"tf_reweight_code_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

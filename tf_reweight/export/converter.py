@@ -65,14 +65,14 @@ def convert_apart(folder, settings, representative=None):
         ConverterDied: when it was ended by a signal, as by the converter's own check.
         RuntimeError: with the converter's words.
     """
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "model.tflite").unlink(missing_ok=True)  # of the step before
     if representative is not None:
         np.savez(folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if (folder / "error.txt").exists():
-        raise RuntimeError((folder / "error.txt").read_text())
+        raise RuntimeError((folder / "error.txt").read_text(encoding="utf-8"))
     if done.returncode or not (folder / "model.tflite").exists():
         raise ConverterDied(_cause(done))
     return (folder / "model.tflite").read_bytes()
@@ -112,7 +112,7 @@ def _set_precision(converter, settings, representative):
 
 def main(folder):
     """Converts what lies in a folder."""
-    settings, data = json.loads((folder / "settings.json").read_text()), folder / "data.npz"
+    settings, data = json.loads((folder / "settings.json").read_text(encoding="utf-8")), folder / "data.npz"
     representative = None
     if data.exists():
         with np.load(data) as stored:
@@ -121,7 +121,7 @@ def main(folder):
         step = quantize if (folder / CALIBRATED).exists() else convert
         content = step(folder, settings, representative)
     except Exception as error:  # whatever it is, the process that asked shall say it
-        (folder / "error.txt").write_text(str(error) or repr(error))
+        (folder / "error.txt").write_text(str(error) or repr(error), encoding="utf-8")
         return
     (folder / "model.tflite").write_bytes(content)
 

@@ -29,7 +29,7 @@ def select(model, structure, layers=None):
             pruned so, else it is an error; what else matches and cannot be pruned is left out and named.
 
     Returns:
-        `(list of Selected, list of targets.LeftOut)`.
+        `(list of Selected, list of kernels.table.LeftOut)`.
 
     Raises:
         ValueError: when nothing matches, or a layer named exactly cannot have the structure.

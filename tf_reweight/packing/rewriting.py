@@ -33,7 +33,7 @@ class Rewriter:
         Args:
             index: of the tensor.
             array: its values, in the shape that the consumers need.
-            layout: a `sparsity_format.Layout`.
+            layout: a `sparse_layout.Layout`.
             consumers: indices of the operations that read it.
         """
         tensor = self.graph.tensors[index]
@@ -155,7 +155,7 @@ def added_bytes(model, index, array, layout, position=None):
         model: a `ModelT` that stays as it is.
         index: of the tensor.
         array: its values, in the shape that the consumers need.
-        layout: a `sparsity_format.Layout`.
+        layout: a `sparse_layout.Layout`.
         position: index of the FULLY_CONNECTED that becomes a convolution; None for others.
 
     Returns:

@@ -31,7 +31,7 @@ class Masked(HoldsState, KernelWrapper):
     same inference before training), are weights of this layer (saved with it) and change by `update` or `set_mask`.
 
     Args:
-        layer: a layer with kernels in `targets`' table, for example Dense or Conv2D.
+        layer: a layer with kernels in the table of `kernels.table`, for example Dense or Conv2D.
         structure: name, config or `Structure` that `update` removes groups by.
 
     Raises:

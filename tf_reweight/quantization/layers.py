@@ -160,7 +160,7 @@ class QuantizedKernel(Emulation, KernelWrapper):
     The stored kernels stay as they are and are what the optimizer moves. Zeros are exactly zero after rounding.
 
     Args:
-        layer: a layer with kernels in `targets`' table, for example Dense or Conv2D.
+        layer: a layer with kernels in the table of `kernels.table`, for example Dense or Conv2D.
         bits: 2..16.
         num_channel_axes: see `grid.round_kernel`; 0 rounds with one step for the whole kernel.
 

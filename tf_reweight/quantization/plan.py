@@ -61,7 +61,7 @@ class Plan:
     """Sites and rules of a graph without nested models.
 
     Args:
-        graph: a functional model, from `coupling.graph.graph_of`.
+        graph: a functional model, from `graph.walking.graph_of`.
         chosen: function `layer -> bool`, of the kernel layers that the user wants rounded.
 
     Attributes:

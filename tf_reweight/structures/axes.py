@@ -125,7 +125,7 @@ class Head(Structure):
     """Attention heads: equal runs of outputs (query, key, value) or of inputs (the output projection).
 
     Args:
-        num_heads: how many runs the axis is cut into; None takes it from the layer (see `targets`).
+        num_heads: how many runs the axis is cut into; None takes it from the layer (see `kernels.table`).
         axis: `"out"` or `"in"`; None takes it from the layer.
     """
 

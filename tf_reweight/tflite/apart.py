@@ -57,7 +57,7 @@ def compiled_run(content, inputs):
         np.savez(folder / "inputs.npz", **inputs)
         _run([sys.executable, compiled.__file__, name])
         if (folder / "compiled.txt").exists():
-            raise compiled.Unavailable((folder / "compiled.txt").read_text())
+            raise compiled.Unavailable((folder / "compiled.txt").read_text(encoding="utf-8"))
         with np.load(folder / "compiled.npz") as stored:
             return {output: stored[output] for output in stored.files}
 
@@ -78,7 +78,7 @@ def delegation(content, shapes=None, name=None):
         folder = pathlib.Path(here)
         (folder / "model.tflite").write_bytes(content)
         if shapes is not None:
-            (folder / "shapes.json").write_text(json.dumps(shapes, default=_plain))
+            (folder / "shapes.json").write_text(json.dumps(shapes, default=_plain), encoding="utf-8")
         try:
             _run([sys.executable, "-m", "tf_reweight.tflite.delegation", here, str(name or f"{len(content)} bytes")])
         except RuntimeError as error:
@@ -86,7 +86,7 @@ def delegation(content, shapes=None, name=None):
             if kind == _UNFIT:
                 raise input_shapes.Unfit(said) from error
             raise ValueError(str(error).removeprefix("ValueError: ")) from error
-        return from_dict(json.loads((folder / "delegation.json").read_text()))
+        return from_dict(json.loads((folder / "delegation.json").read_text(encoding="utf-8")))
 
 
 def _plain(value):

@@ -201,7 +201,7 @@ def main(folder):
     try:
         outputs = run((folder / "model.tflite").read_bytes(), inputs)
     except Unavailable as error:
-        (folder / "compiled.txt").write_text(str(error))
+        (folder / "compiled.txt").write_text(str(error), encoding="utf-8")
         return
     np.savez(folder / "compiled.npz", **outputs)
 

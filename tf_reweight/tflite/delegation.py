@@ -166,10 +166,10 @@ def main(folder, name):
         name: what messages call the file.
     """
     shapes = folder / "shapes.json"
-    given = json.loads(shapes.read_text()) if shapes.exists() else None
+    given = json.loads(shapes.read_text(encoding="utf-8")) if shapes.exists() else None
     runner = Runner((folder / "model.tflite").read_bytes(), shapes=given, name=name)
     found = _delegation(runner, given)
-    (folder / "delegation.json").write_text(json.dumps(found.to_dict()))
+    (folder / "delegation.json").write_text(json.dumps(found.to_dict()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ class Emulator:
 
         Args:
             content: the bytes.
-            inputs: as for `raw.run`.
+            inputs: as for `litert.run`.
 
         Returns:
-            Mapping of the names in `raw.RUNS` to outputs as of `raw.run`.
+            Mapping of the names in `litert.RUNS` to outputs as of `litert.run`.
 
         Raises:
             RuntimeError: when LiteRT refuses the file there, or dies.

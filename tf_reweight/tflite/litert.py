@@ -1,7 +1,7 @@
 """Running a `.tflite` on raw arrays, by position.
 
 Needs nothing but LiteRT and NumPy, so that an emulated Python, which has no TensorFlow, runs this very file as a script:
-`python raw.py FOLDER` reads `model.tflite` and `inputs.npz` there, and writes one file of outputs for each of `RUNS`.
+`python litert.py FOLDER` reads `model.tflite` and `inputs.npz` there, and writes one file of outputs for each of `RUNS`.
 """
 
 import pathlib

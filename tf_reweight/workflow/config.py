@@ -238,7 +238,7 @@ def _read(path):
             )
         )
     try:
-        values = strict_yaml.load(path.read_text())
+        values = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             errors.message("`config` must be readable YAML.", f"The parser says: {error}", config=str(path))

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.kernels.compiled_step import compiled
 
 
 class Finite(keras.callbacks.Callback):
@@ -24,7 +25,7 @@ class Finite(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._paths = [variable.path for variable in self.model.trainable_variables]
-        self._sums = _compiled(self._finite)
+        self._sums = compiled(self._finite)
         self._began_at_zero = self._is_zero()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -75,11 +76,3 @@ class Finite(keras.callbacks.Callback):
         fix = "Lower the learning rate (train.learning_rate and its like), clip gradients, or check the labels' scale."
         expected = f"{what} must stay finite (no NaN, no infinity)."
         raise ValueError(errors.message(expected, fix, stage=self.stage, epoch=self._epoch, broken=where))
-
-
-def _compiled(function):
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function)

@@ -181,6 +181,8 @@ def _knee(front, axis, mode):
     if len(front) < 3:
         return None
     (low, worst), (high, best) = ((point[axis], _gain(point, mode)) for point in (front[0], front[-1]))
+    if low == high or worst == best:  # points that are equal in both: none of them beats another
+        return None
     heights = [(_gain(p, mode) - worst) / (best - worst) - (p[axis] - low) / (high - low) for p in front]
     top = max(range(len(front)), key=heights.__getitem__)
     return front[top] if heights[top] > 0 else None

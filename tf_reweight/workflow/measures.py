@@ -1,6 +1,7 @@
 """What a run measures of a model and of the machine it runs on."""
 
 import datetime
+import importlib
 import os
 import platform
 import sys
@@ -60,13 +61,21 @@ def split_figures(split, figures):
     return {split: figures, **({f"{split}_accuracy": figures["accuracy"]} if "accuracy" in figures else {})}
 
 
+def _version_of(package):
+    """A package's version; where another distribution brought its module, as tensorflow-cpu does, the module's own."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return getattr(importlib.import_module(package.replace("-", "_")), "__version__", "unknown")
+
+
 def environment():
     """Versions and machine, for the record of a run."""
     packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
     return {
         "tf_reweight": __version__,
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
+        **{package: _version_of(package) for package in packages},
         "backend": keras.backend.backend(),
         "platform": platform.platform(),
         "processor_count": os.cpu_count(),
