@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight.graph.optimizers import innermost
+from tf_reweight.workflow.task import of_model
 
 L = keras.layers
 COPIES = {"shrink": tfr.shrink, "quantize": tfr.quantize}
@@ -62,6 +64,25 @@ def test_optimizer_settings_and_schedules_come_along_without_state(make):
     assert (copy.optimizer.momentum, copy.optimizer.clipnorm) == (0.75, 2.0)
     assert float(copy.optimizer.learning_rate) == pytest.approx(0.1)
     copy.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+def test_weights_that_the_optimizer_was_told_not_to_decay_do_not_decay_in_copies(make, scaled):
+    """Of which Keras' configuration of the optimizer knows nothing."""
+    model = conv_net()
+    inner = keras.optimizers.AdamW(1e-3, weight_decay=0.3)
+    inner.exclude_from_weight_decay([model.layers[-1].kernel], ["bias", "gamma"])
+    model.compile(keras.optimizers.LossScaleOptimizer(inner) if scaled else inner, "mse")
+    copy, same = make(model), of_model(model)
+    same.compile(again := conv_net(), learning_rate=1e-3)
+    head = model.layers[-1].name
+    for made in (copy, again):
+        optimizer = innermost(made.optimizer)
+        decays = {"/".join(v.path.split("/")[-2:]): optimizer._use_weight_decay(v) for v in made.trainable_variables}
+        assert any(decays.values()) and f"{head}/kernel" in decays
+        assert not any(on for name, on in decays.items() if name == f"{head}/kernel" or name.endswith(("bias", "gamma")))
+        assert all(on for name, on in decays.items() if name.endswith("kernel") and name != f"{head}/kernel")
 
 
 class Distiller(keras.Model):

@@ -9,8 +9,10 @@ from rich.console import Console
 
 import tf_reweight as tfr
 from tests.test_page import file, whole
+from tf_reweight.graph import better, compiled
 from tf_reweight.reports import alarms, charts, metrics, page, tables
 from tf_reweight.workflow import scoring
+from tf_reweight.workflow.task import Task
 
 ACCURACY = {"name": "accuracy", "mode": "max", "proportion": True}
 ERROR = {"name": "mae", "mode": "min", "proportion": False}
@@ -145,7 +147,7 @@ def test_the_page_shows_every_metric_and_the_alarms():
 def test_a_metric_whose_direction_nobody_knows_is_shown_and_said():
     """The loss heads then; without the table the user's own metric would be nowhere in the report."""
     loss = {"name": "loss", "mode": "min", "proportion": False}
-    given = [scoring.Metric(**loss), scoring.Metric("hit", None, True)]
+    given = [scoring.Metric(**loss, is_loss=True), scoring.Metric("hit", None, True)]
     with pytest.warns(UserWarning, match="`loss` decides and heads the report.*'hit'.*monitor=\"hit\" and mode"):
         found = scoring.in_order(given, None, None)
     assert [metric["name"] for metric in found] == ["loss", "hit"]
@@ -226,3 +228,44 @@ def test_a_metric_with_a_value_for_each_class_counts_by_their_mean(tmp_path):
         model, (x, y), validation=(x, y), epochs=3, budget="macs=0.5", out=tmp_path / "run", console=Console(file=io.StringIO())
     )
     assert told.report["summary"]["before"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("max", "acc accuracy acc5 top_5_accuracy MeanIoU mean_iou auc_1 f1 F1Score f_score r2 r2_score psnr ssim kind_auroc"),
+        ("min", "mse mae_px RMSE dice_loss top5_error balanced_error log_cosh false_positives dssim dissimilarity inaccuracy"),
+        (None, "hits sensor2 accel occupancy accuracy_gap neg_mean_squared_error distance_within_half recall_minus_loss map"),
+        (None, "accuracy_at_distance gloss lossless minimap accelerated"),
+    ],
+)
+def test_words_of_a_name_count_whole_and_only_where_they_agree(mode, names):
+    assert {name: better.mode_of(name) for name in names.split()} == dict.fromkeys(names.split(), mode)
+
+
+def test_the_name_of_an_output_says_nothing_of_its_metrics():
+    """Keras puts it before theirs: `distance_right` was an error by it, and a gate passed a file that had lost all of it."""
+
+    def right(y, outputs):
+        return keras.ops.mean(keras.ops.cast(keras.ops.abs(y - outputs) < 0.5, "float32"), axis=-1)
+
+    class Own(keras.losses.Loss):
+        def call(self, y, outputs):
+            return keras.ops.mean(keras.ops.abs(y - outputs), axis=-1)
+
+    x = keras.Input((3,))
+    model = keras.Model(x, {name: keras.layers.Dense(1, name=name)(x) for name in ("distance", "acc", "weight_loss")})
+    metrics = {"distance": [right, keras.losses.cosine_similarity], "acc": [right, Own(name="score")], "weight_loss": ["mae"]}
+    model.compile("sgd", "mse", metrics=metrics)
+    given = np.ones((8, 3), "float32"), {name: np.ones((8, 1), "float32") for name in model.output_names}
+    model.evaluate(*given, verbose=0)
+    assert {item.name: item.mode for item in compiled.measured_by(model)} == {
+        "distance_right": None, "distance_cosine_similarity": "min", "acc_right": None, "acc_score": "min",
+        "weight_loss_mae": "min",
+    }  # fmt: skip
+    task = Task(**{name: compiled.compiled_with(model)[name] for name in ("loss", "metrics")})
+    scorer = scoring.Scorer(task, model, given[0])
+    scorer.begin((*given, None))
+    losses = {metric.name for metric in scorer.metrics if metric.is_loss}
+    assert losses == {"loss", "distance_loss", "acc_loss", "weight_loss_loss"}
+    assert scoring.in_order(scorer.metrics, "weight_loss_mae", None)[0]["mode"] == "min"

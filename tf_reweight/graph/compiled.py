@@ -7,15 +7,13 @@ from keras.src.trainers.compile_utils import get_loss
 
 from tf_reweight.graph import steps
 from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.better import mode_of_metric
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import steps_of
 
 _MEASURING = ("test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
 # Steps at which a schedule is asked for its rate: some begin at zero and rise.
 _ASKED_AT = (0, 100, 1_000, 10_000)
-# Words in the names of metrics that say which way is better, where their objects do not.
-_UP = ("acc", "precision", "recall", "auc", "iou", "f1", "f_score", "dice", "r2", "similarity", "psnr", "ssim", "bleu", "top_")
-_DOWN = ("loss", "error", "mse", "mae", "mape", "rmse", "entropy", "divergence", "distance", "hinge", "poisson", "perplexity")
 
 
 def compiled_with(model):
@@ -75,8 +73,7 @@ class Measured:
 
     Attributes:
         name: as `evaluate(..., return_dict=True)` calls it.
-        mode: `"max"` or `"min"`, which way is better; by its name where Keras does not know, and None where
-            that says nothing.
+        mode: `"max"` or `"min"`, which way is better; None where nothing says it. See `better.mode_of_metric`.
         proportion: whether it is a share of examples that are right.
         output: the name of the output that it is about; None where the model has only one.
         position: the same by number, where the name is none of the model's keys.
@@ -94,21 +91,12 @@ def measured_by(model):
     compiled = model._compile_metrics
     if compiled is None or not compiled.built:
         return []
-    modes = {None: None, "up": "max", "down": "min"}
     of_outputs = [*enumerate(compiled._flat_metrics), *enumerate(compiled._flat_weighted_metrics)]
     owned = [(metric, own.output_name, position) for position, own in of_outputs if own for metric in own.metrics]
     measured = []
     for name, (metric, *owner) in zip(compiled.result(), owned):
-        mode = modes[getattr(metric, "_direction", None)] or mode_of(name)
-        measured.append(Measured(name, mode, type(metric).__name__.endswith("Accuracy"), *owner))
+        measured.append(Measured(name, mode_of_metric(metric), type(metric).__name__.endswith("Accuracy"), *owner))
     return measured
-
-
-def mode_of(name):
-    """`"max"` or `"min"` by the words in the name of a metric; None where it says nothing."""
-    name = name.lower()
-    down, up = any(word in name for word in _DOWN), any(word in name for word in _UP)
-    return None if down == up else "min" if down else "max"
 
 
 def measures_outputs(model):

@@ -8,6 +8,7 @@ from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.compiled import can_compile_again, compile_by_itself, compiled_with, compiles_by_itself
 from tf_reweight.graph.distribution import beside_all
 from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.weight_decay import exclude_alike, undecayed
 
 # What a class of the user's own may change about training. A copy that is not of this class would lose it.
 _TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics", "compute_loss_and_updates")
@@ -44,8 +45,10 @@ def compile_like(made, model):
         return
     given = compiled_with(model)
     with beside_all(made):
+        optimizer = fresh_optimizer(model.optimizer)
+        exclude_alike(optimizer, model.optimizer, made, undecayed(model))
         made.compile(
-            optimizer=fresh_optimizer(model.optimizer),
+            optimizer=optimizer,
             loss=given["loss"],
             loss_weights=given["loss_weights"],
             metrics=given["metrics"],

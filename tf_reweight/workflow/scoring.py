@@ -11,7 +11,7 @@ from tf_reweight.checks import is_sequence
 from tf_reweight.data import labelled
 from tf_reweight.data.examples import arrays_of, in_structure
 from tf_reweight.export.classes import kinds
-from tf_reweight.graph import compiled, steps
+from tf_reweight.graph import better, compiled, steps
 from tf_reweight.graph.losses import losses_of, metrics_of
 
 _LOSS = "loss"
@@ -25,11 +25,17 @@ class Metric:
         name: as Keras calls it.
         mode: `"max"` or `"min"`; None where nobody said which way is better.
         proportion: whether it is a share of examples, so that it has a confidence interval.
+        is_loss: whether it is the loss, the whole one or that of an output; it heads a run that has no metric.
     """
 
     name: str
     mode: str | None
     proportion: bool
+    is_loss: bool = False
+
+    def to_dict(self):
+        """What a report holds of it."""
+        return {"name": self.name, "mode": self.mode, "proportion": self.proportion}
 
 
 class Scorer:
@@ -144,7 +150,7 @@ class Scorer:
         return tuple(
             Metric(name, measured[name].mode, measured[name].proportion)
             if name in measured
-            else Metric(name, compiled.mode_of(name), False)
+            else Metric(name, better.mode_of(name), False, is_loss=_LOSS in name.split("_"))
             for name in names
         )
 
@@ -216,9 +222,9 @@ def in_order(metrics, monitor, mode):
     """
     by_name = {metric.name: metric for metric in metrics}
     if monitor is None:
-        compiled_ones = [metric for metric in metrics if "loss" not in metric.name]
+        compiled_ones = [metric for metric in metrics if not metric.is_loss]
         known = [metric for metric in compiled_ones if metric.mode is not None]
-        first = (known or [by_name.get(_LOSS) or Metric(_LOSS, "min", False)])[0]
+        first = (known or [by_name.get(_LOSS) or Metric(_LOSS, "min", False, is_loss=True)])[0]
         passed_over = compiled_ones[0].name if compiled_ones and compiled_ones[0].mode is None else None
         _check_mode(mode, first, passed_over)
         if passed_over is not None:
@@ -234,4 +240,4 @@ def in_order(metrics, monitor, mode):
         fix = 'Pass mode="max" or mode="min".'
         raise ValueError(errors.message("It must be known which way the monitored metric is better.", fix, monitor=monitor))
     rest = [metric for metric in metrics if metric.name != first.name]
-    return [dataclasses.asdict(metric) for metric in (first, *rest)]
+    return [metric.to_dict() for metric in (first, *rest)]

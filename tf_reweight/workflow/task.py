@@ -9,6 +9,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.graph import compiled
 from tf_reweight.graph.compiling import fresh_optimizer
+from tf_reweight.graph.weight_decay import exclude_alike, undecayed
 
 # A learning rate for models that are not compiled; that of Keras' Adam.
 _RATE = 1e-3
@@ -23,6 +24,7 @@ class Task:
             objects of the user.
         optimizer: every stage begins with a fresh one of the same class and settings and the stage's learning rate; None for
             Adam.
+        undecayed: weights that the user's optimizer was told not to decay, from `weight_decay.undecayed`.
         by_class: the model whose class compiles in its own way; None where Keras does.
     """
 
@@ -34,11 +36,12 @@ class Task:
     jit_compile: typing.Any = "auto"
     steps_per_execution: int = 1
     optimizer: keras.optimizers.Optimizer | None = None
+    undecayed: frozenset[str] = frozenset()
     by_class: keras.Model | None = None
 
     def compile(self, model, learning_rate):
         """Compiles a model as the user's was, with a fresh optimizer."""
-        optimizer = self._fresh(learning_rate)
+        optimizer = self._fresh(learning_rate, model)
         # The objects are shared by all models of a run, and Keras resets them only from the second epoch on.
         for metric in keras.tree.flatten([self.metrics, self.weighted_metrics]):
             if isinstance(metric, keras.Metric):
@@ -63,10 +66,12 @@ class Task:
         """That of the user's optimizer."""
         return _RATE if self.optimizer is None else compiled.rate_of(self.optimizer)
 
-    def _fresh(self, learning_rate):
+    def _fresh(self, learning_rate, model):
         if self.optimizer is None:
             return keras.optimizers.Adam(learning_rate)
-        return fresh_optimizer(self.optimizer, learning_rate)
+        made = fresh_optimizer(self.optimizer, learning_rate)
+        exclude_alike(made, self.optimizer, model, self.undecayed)
+        return made
 
 
 def classifier(gives_probabilities):
@@ -93,10 +98,11 @@ def of_model(model):
             )
         )
     if compiled.compiles_by_itself(model):
-        return Task(optimizer=model.optimizer, by_class=model)
+        return Task(optimizer=model.optimizer, undecayed=undecayed(model), by_class=model)
     names = ("loss", "loss_weights", "metrics", "weighted_metrics", "jit_compile", "steps_per_execution")
     arguments = {name: given[name] for name in names}
-    return Task(**arguments, run_eagerly=bool(model.run_eagerly), optimizer=model.optimizer)
+    how = {"run_eagerly": bool(model.run_eagerly), "optimizer": model.optimizer, "undecayed": undecayed(model)}
+    return Task(**arguments, **how)
 
 
 def say_outputs_without_loss(task, model):
