@@ -6,8 +6,8 @@ from tf_reweight.graph.optimizers import innermost
 def undecayed(model):
     """The weights that the optimizer of a compiled model was told one by one, as layer and name; without those by pattern."""
     optimizer = innermost(model.optimizer)
-    told = vars(optimizer).get("_exclude_from_weight_decay")
-    return frozenset(_place(variable) for variable in model.trainable_variables if told and optimizer._var_key(variable) in told)
+    told = vars(optimizer).get("_exclude_from_weight_decay") or ()
+    return frozenset(_place(variable) for variable in model.trainable_variables if optimizer._var_key(variable) in told)
 
 
 def exclude_alike(made, optimizer, model, single):
