@@ -136,3 +136,17 @@ def test_a_bias_behind_zeros_is_the_same_number_in_the_wider_scale(tmp_path):
     np.testing.assert_allclose(real, model.layers[-1].bias, atol=1e-3)
     kernel = graph.tensors[graph.input(last, 1)].quantization.scale
     np.testing.assert_allclose(bias.quantization.scale, graph.scale(graph.input(last, 0)) * kernel, rtol=1e-5)
+
+
+def test_all_parts_of_what_is_split_have_one_scale(tmp_path):
+    """The gates of a GRU come from one product, which is zero where a sequence is padded."""
+    x = np.random.default_rng(0).normal(size=(16, 4, 3)).astype("float32")
+    x[:, 2:] = 0
+    i = keras.Input((4, 3))
+    model = keras.Model(i, L.Dense(2)(L.GRU(4)(i)))
+    tfr.export_tflite(model, tmp_path / "a.tflite", "int8", x, verify_data=x)
+    graph = Graph(flatbuffer.read((tmp_path / "a.tflite").read_bytes()))
+    split = [(graph.input(i, 1), *operator.outputs) for i, operator in enumerate(graph.operators) if graph.names[i] == "SPLIT"]
+    assert split and all(len({graph.scale(index) for index in tensors}) == 1 for tensors in split)
+    made = Runner(tmp_path / "a.tflite")([x])[0]
+    np.testing.assert_allclose(made, model(x), atol=0.1 * np.abs(model(x)).max())

@@ -22,10 +22,12 @@ _PRODUCTS = {"MUL"}
 _PLAIN = {"LEAKY_RELU", "MEAN", "SUM"}
 # Operations whose output has a scale of their own.
 _FIXED = {"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"}
-# Operations whose input and output have one scale.
+# Operations whose inputs and outputs, of which there may be several, have one scale.
 _SAME = {
-    "AVERAGE_POOL_2D", "EXPAND_DIMS", "GATHER", "MAX_POOL_2D", "PAD", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR",
-    "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
+    "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER",
+    "GATHER_ND", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "REDUCE_MAX", "REDUCE_MIN",
+    "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH",
+    "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
 }  # fmt: skip
 
 
@@ -98,9 +100,11 @@ def _least(graph, name, position, inputs, output, scales):
     elif name in _PLAIN:
         yield output, scales[inputs[0]] / _MOST
         yield inputs[0], scales[output] / _MOST
-    elif name in _SAME and graph.scale(output) == graph.scale(inputs[0]):
-        yield output, scales[inputs[0]]
-        yield inputs[0], scales[output]
+    elif name in _SAME:
+        outputs = [index for index in graph.operators[position].outputs if index in scales]
+        alike = [index for index in (*inputs, *outputs) if graph.scale(index) == graph.scale(output)]
+        widest = max(scales[index] for index in alike)
+        yield from ((index, widest) for index in alike)
 
 
 def _scale_biases(graph, changed, before, scales):
