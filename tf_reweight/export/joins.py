@@ -6,7 +6,7 @@ scores one or two of the 256 values. In float each branch keeps a range of its o
 
 import numpy as np
 
-from tf_reweight.export import features, masks
+from tf_reweight.export import features, masks, whole_numbers
 from tf_reweight.quantization.rules import LIMIT_AT_OUTPUT, LIMIT_INSIDE, NOISE
 from tf_reweight.tflite import flatbuffer
 from tf_reweight.tflite.file_graph import Graph
@@ -22,7 +22,9 @@ _MIXING = {
 
 
 def hide(calibrated, quantized_io=False):
-    """Takes masks, joins and features of unlike scale, and what reads these until scales are alike, from the quantizer.
+    """Takes from the quantizer what its ranges would spoil, and what reads that until scales are alike.
+
+    That is masks, joins and features of unlike scale, and numbers of which only the whole part counts.
 
     Args:
         calibrated: bytes of a float32 file with the range of each tensor.
@@ -34,8 +36,9 @@ def hide(calibrated, quantized_io=False):
     """
     model = flatbuffer.read(calibrated)
     graph = Graph(model)
-    unlike, (masked, ranged_by_masks), (scaled, between) = _unlike(graph), masks.in_float(graph), features.in_float(graph)
-    positions = unlike | masked | scaled
+    aside = [part.in_float(graph) for part in (masks, features, whole_numbers)]
+    unlike, useless = _unlike(graph), set().union(*(tensors for _, tensors in aside))
+    positions = unlike.union(*(positions for positions, _ in aside))
     if not positions:
         return calibrated, {}
     without_range = {index for position in unlike if graph.names[position] not in _MIXING for index in graph.made(position)}
@@ -49,7 +52,7 @@ def hide(calibrated, quantized_io=False):
         code.customCode, code.version = name, 1
         operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = len(model.operatorCodes), 0, None
         model.operatorCodes.append(code)
-    for index in (without_range | ranged_by_masks | between).difference(graph.inputs if quantized_io else ()):
+    for index in (without_range | useless).difference(graph.inputs if quantized_io else ()):
         graph.tensors[index].quantization = None
     codes = [model.operatorCodes[index] for index, _, _ in hidden.values()]
     return flatbuffer.write(model), {name: (code, *rest[1:]) for (name, rest), code in zip(hidden.items(), codes)}
