@@ -54,6 +54,11 @@ def is_layer(operation):
     return isinstance(operation, keras.layers.Layer)
 
 
+def takes_training(operation):
+    """Whether the `call` of an operation is told whether this is training."""
+    return bool(getattr(operation, "_call_has_training_arg", False))
+
+
 def has_channels_first(layer):
     """Whether a layer works on channels first; False for those to which that says nothing."""
     return getattr(layer, "data_format", None) == "channels_first"

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tf_reweight.graph.access import takes_training
 from tf_reweight.graph.checking import sublayers
 from tf_reweight.graph.walking import is_graph, walk_on
 
@@ -60,12 +61,12 @@ def _first_read(model):
         if any(value is _READ for value in values):
             return [_READ] * len(node.outputs)
         if is_graph(operation):
-            return walk_on(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit)
+            return walk_on(operation, keras.tree.flatten(args[0]), visit)
         if _has_own_weights(operation):
             images = [value for value in values if keras.ops.is_tensor(value)]
             found.extend(_rescaled_inside(operation, value) for value in images)
             return [_READ] * len(node.outputs)
-        return _called(operation, *args, **kwargs)
+        return operation(*args, **kwargs)
 
     inputs = keras.tree.flatten(model.inputs)
     outputs = walk_on(model, [_black_and_white(tensor.shape[1:], tensor.dtype) for tensor in inputs], visit)
@@ -87,11 +88,9 @@ def _rescaled_inside(layer, images):
     return images
 
 
-def _called(operation, *args, **kwargs):
+def _called(layer, images):
     """The outputs at inference: augmentation is off."""
-    if getattr(operation, "_call_has_training_arg", False):
-        kwargs["training"] = False
-    return operation(*args, **kwargs)
+    return layer(images, training=False) if takes_training(layer) else layer(images)
 
 
 def _has_own_weights(operation):

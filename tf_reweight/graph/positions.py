@@ -1,11 +1,11 @@
 """How often a layer uses its kernels for one example."""
 
-import inspect
 import math
 
 import keras
 
 from tf_reweight.graph.access import has_channels_first
+from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 
 _L = keras.layers
 _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
@@ -28,7 +28,7 @@ def positions_of(call, kernel):
         call: a node of Keras' graph, or an `InnerCall`; see `sized_calls` for those of nested models and wrappers.
         kernel: one of `kernels_of(call.operation)`.
     """
-    layer, inputs, outputs = call.operation, call.input_tensors[0].shape, call.outputs[0].shape
+    layer, inputs, outputs = call.operation, inputs_of(call)[0].shape, call.outputs[0].shape
     if isinstance(layer, _ATTENTION):
         read = _read_by(call, kernel.path.split("/")[-2]).shape
         return _places(read, len(read) - 1)
@@ -44,7 +44,7 @@ def positions_of(call, kernel):
 
 def _read_by(call, projection):
     """The input of an attention layer that one of its projections reads; the last reads what the queries are as many of."""
-    given = inspect.signature(call.operation.call).bind(*call.arguments.args, **call.arguments.kwargs).arguments
+    given = named_arguments(call)
     if projection == "key" and given.get("key") is not None:
         return given["key"]
     return given["value" if projection in ("key", "value") else "query"]

@@ -44,9 +44,7 @@ def random_layers(model, inputs):
     def visit(path, node, args, kwargs):
         operation = node.operation
         if is_graph(operation):
-            return walk_on(operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), visit, f"{path}/")
-        if "training" in kwargs:  # what is built with training=True computes by the model's own argument
-            kwargs = {**kwargs, "training": False}
+            return walk_on(operation, keras.tree.flatten(args[0]), visit, f"{path}/")
         tensors = [item for item in keras.tree.flatten((args, kwargs)) if ops.is_tensor(item)]
         masks = masks_of(tensors)
         outputs = operation(*args, **kwargs)

@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of
+from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.distribution import beside_all
@@ -78,14 +79,14 @@ class Inlined:
         if not is_graph(node.operation):
             return self.visit(path, node, args, kwargs)
         # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
-        inputs = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+        inputs = keras.tree.flatten(args[0])
         return walk(node.operation, _cast(node, inputs), self, f"{path}/")
 
 
 def _cast(node, values):
     """What a nested model is given, in the types of its inputs where its call casts integers, as pixels are, to floats."""
     declared = keras.tree.flatten(graph_of(node.operation).inputs)
-    given = keras.tree.flatten(node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"])
+    given = keras.tree.flatten(arguments_of(node)[0][0])
     return [
         keras.ops.cast(value, inner.dtype) if is_tensor(before) and _is_whole(before) and not _is_whole(inner) else value
         for before, inner, value in zip(given, declared, values)

@@ -62,7 +62,7 @@ def _inside(model, given):
     def visit(path, node, args, kwargs):
         if is_graph(node.operation):
             # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
-            found, outputs = _inside(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]))
+            found, outputs = _inside(node.operation, keras.tree.flatten(args[0]))
         else:
             call = node if is_known else _called(node, args, kwargs)
             found, outputs = calls_at(call), call.outputs

@@ -7,7 +7,8 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph import recorded
-from tf_reweight.graph.access import functional_of, is_tensor
+from tf_reweight.graph.access import functional_of, is_tensor, takes_training
+from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiling import class_like
 from tf_reweight.graph.keras_classes import is_keras_own
@@ -122,7 +123,8 @@ def walk(model, inputs, visit, path=""):
         model: a model `graph_of` accepts.
         inputs: one value per input tensor.
         visit: function `(path, node, args, kwargs) -> outputs`, where each tensor of the call is replaced by its value and the
-            outputs are in the structure of the node's. Nested models are nodes like any other.
+            outputs are in the structure of the node's. The arguments are those of `call_arguments.arguments_of`: the first
+            is at `args[0]`, however the call was written. Nested models are nodes like any other.
         path: prefix of the paths.
 
     Returns:
@@ -138,7 +140,7 @@ def walk(model, inputs, visit, path=""):
         for node in graph._nodes_by_depth[depth]:
             if node.is_input or all(id(tensor) in values for tensor in node.outputs):
                 continue
-            args, kwargs = keras.tree.map_structure(fill, (node.arguments.args, node.arguments.kwargs))
+            args, kwargs = keras.tree.map_structure(fill, arguments_of(node))
             name = f"{path}{node.operation.name}"
             outputs = keras.tree.flatten(visit(name, node, args, kwargs))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs)})
@@ -148,12 +150,17 @@ def walk(model, inputs, visit, path=""):
 def walk_on(model, inputs, visit, path=""):
     """`walk` on arrays and tensors, which are brought to the types and ranks of the model's inputs as Keras' own call does.
 
-    Pixels are mostly integers, and models mostly declare floats; a convolution refuses what Keras has not cast.
+    Pixels are mostly integers, and models mostly declare floats; a convolution refuses what Keras has not cast. Calls are those
+    of inference: as in `predict`, what the model is called with goes before a `training` that one of its calls fixes.
     """
     graph = graph_of(model)
     if isinstance(graph, keras.Model):  # a bare `keras.Function` takes what it is given
         inputs = graph._adjust_input_rank(graph._convert_inputs_to_tensors(list(inputs)))
-    return walk(model, inputs, visit, path)
+
+    def at_inference(path, node, args, kwargs):
+        return visit(path, node, args, {**kwargs, "training": False} if takes_training(node.operation) else kwargs)
+
+    return walk(model, inputs, at_inference, path)
 
 
 def keys_of(structure):

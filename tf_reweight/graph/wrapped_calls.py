@@ -4,6 +4,7 @@ import types
 
 import keras
 
+from tf_reweight.graph.call_arguments import inputs_of
 from tf_reweight.graph.inner_calls import InnerCall
 from tf_reweight.graph.keras_classes import is_ours
 
@@ -30,8 +31,8 @@ def held(call):
 
 
 def _at_each_step(call):
-    steps = call.input_tensors[0].shape[1] or 1
-    return [(_on(call.operation.layer, _one_step(call.input_tensors[0]), [_one_step(each) for each in call.outputs]), steps)]
+    given = inputs_of(call)[0]
+    return [(_on(call.operation.layer, _one_step(given), [_one_step(each) for each in call.outputs]), given.shape[1] or 1)]
 
 
 def _in_both_directions(call):
@@ -39,7 +40,7 @@ def _in_both_directions(call):
     # Both are joined along the last axis, whatever the channels are on.
     last = last // 2 if wrapper.merge_mode == "concat" and last else last
     made = keras.KerasTensor((*sizes, last), call.outputs[0].dtype)
-    return [(_on(layer, call.input_tensors[0], [made]), 1) for layer in (wrapper.forward_layer, wrapper.backward_layer)]
+    return [(_on(layer, inputs_of(call)[0], [made]), 1) for layer in (wrapper.forward_layer, wrapper.backward_layer)]
 
 
 def _on(layer, given, outputs):

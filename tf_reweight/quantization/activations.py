@@ -30,7 +30,7 @@ class Silu:
         self.sigmoid = L.Activation("sigmoid", name=names(f"{name}_sigmoid"))
         self.multiply = L.Multiply(name=names(f"{name}_silu"))
 
-    def __call__(self, tensor):
+    def __call__(self, tensor, **_):
         return self.multiply([tensor, self.sigmoid(tensor)])
 
 
@@ -40,7 +40,7 @@ class HardSigmoid:
     def __init__(self, name, names):
         self.relu6 = L.ReLU(6, name=names(f"{name}_relu6"))
 
-    def __call__(self, tensor):
+    def __call__(self, tensor, **_):
         return ops.multiply(self.relu6(ops.add(tensor, 3.0)), 1 / 6)
 
 

@@ -4,11 +4,14 @@ import re
 
 import keras
 
-from tf_reweight.graph.access import calls_of, masks_of, tensors_in
+from tf_reweight.graph.access import calls_of, masks_of
+from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 from tf_reweight.quantization import rules
 
 L = keras.layers
 
+# Arguments of calls that are written out.
+_WRITTEN = ("inputs", "sequences", "initial_state", "query", "value", "key", "training")
 RECURRENT = (L.LSTM, L.GRU, L.SimpleRNN)
 MERGES = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply}
 
@@ -18,18 +21,17 @@ def why_not(operation):
     kind = type(operation)
     if kind not in rules.REASONS:
         return None
-    called = (_of_call(node.arguments, kind) for node in calls_of(operation))
+    called = (_of_call(node, kind) for node in calls_of(operation))
     return next(filter(None, called), None) or _OF_LAYER[kind](operation)
 
 
-def _of_call(arguments, kind):
+def _of_call(call, kind):
     """Why a call has something else than tensors of real numbers and known length, in the arguments that are written out."""
-    known = {"inputs", "sequence", "query", "value", "key", "training"}
-    known |= {"initial_state"} if kind in RECURRENT else set()
-    given = [name for name, value in arguments.kwargs.items() if value is not None and value is not False and name not in known]
+    arguments = named_arguments(call)
+    given = [name for name, value in arguments.items() if value is not None and value is not False and name not in _WRITTEN]
     if given:
         return f"{_words(kind)} called with `{given[0]}` is not written out in integers"
-    tensors = tensors_in((arguments.args, arguments.kwargs))
+    tensors = inputs_of(call)
     # An Embedding's mask_zero comes with the tensors, and attention looks at it without being told.
     if kind is L.MultiHeadAttention and any(mask is not None for mask in masks_of(tensors)):
         return "attention to what a mask leaves is not written out in integers"
@@ -47,8 +49,8 @@ def _words(kind):
     return {L.MultiHeadAttention: "attention", L.LSTM: "an LSTM"}.get(kind, f"a {kind.__name__}")
 
 
-def _of_recurrent(layer):
-    """Why a recurrent layer cannot be written out, whatever it is called on."""
+def _of_recurrent(layer, calls=None):
+    """Why a recurrent layer cannot be written out, whatever it is called on; `calls` are those of a wrapper around it."""
     words = _words(type(layer))
     if type(layer) not in RECURRENT:
         return f"{words} inside of it is not written out in integers"
@@ -58,21 +60,17 @@ def _of_recurrent(layer):
         return f"{words} with dropout is not written out in integers"
     functions = [layer.activation] if type(layer) is L.SimpleRNN else [layer.activation, layer.recurrent_activation]
     unknown = next(filter(None, map(_of_activation, functions)), None)
-    return unknown or (_of_gru(layer) if type(layer) is L.GRU else None)
+    return unknown or (_of_gru(layer, calls or calls_of(layer)) if type(layer) is L.GRU else None)
 
 
-def _of_gru(layer):
+def _of_gru(layer, calls):
     """Why the first step, from a state of zeros, needs a recurrent bias: the converter breaks down on constant zeros."""
     if not layer.reset_after:
         return "a GRU with reset_after=False is not written out in integers"
-    calls = calls_of(layer)  # none inside a Bidirectional, which begins from zeros
-    if layer.use_bias and not (calls and all(_has_state(node.arguments) for node in calls)):
+    states = [named_arguments(call).get("initial_state") for call in calls]
+    if layer.use_bias and (not states or any(state is None for state in states)):
         return "a GRU becomes integers only with use_bias=False, or where each call is given an `initial_state`"
     return None
-
-
-def _has_state(arguments):
-    return len(arguments.args) > 1 or arguments.kwargs.get("initial_state") is not None
 
 
 def _of_bidirectional(layer):
@@ -80,7 +78,8 @@ def _of_bidirectional(layer):
         return f"a Bidirectional with merge_mode={layer.merge_mode!r} is not written out in integers"
     if layer.return_state:
         return "a Bidirectional that returns its states is not written out in integers"
-    return _of_recurrent(layer.forward_layer) or _of_recurrent(layer.backward_layer)
+    calls = calls_of(layer)
+    return _of_recurrent(layer.forward_layer, calls) or _of_recurrent(layer.backward_layer, calls)
 
 
 def _of_attention(layer):

@@ -69,12 +69,12 @@ class _Attention:
         self.softmax = L.Softmax(name=names(f"{name}_softmax"))
         self.dropout = L.Dropout(config["dropout"], name=names(f"{name}_dropout")) if config["dropout"] else None
 
-    def __call__(self, query, value, key=None, **_):
+    def __call__(self, query, value, key=None, *_, training=None, **__):
         given = {"query": query, "key": value if key is None else key, "value": value}
         query, key, value = (self._split(part, given[part]) for part in ("query", "key", "value"))
         weights = self.softmax(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))))
         if self.dropout is not None:
-            weights = self.dropout(weights)
+            weights = self.dropout(weights, training=training)
         joined = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return self.output(ops.reshape(joined, (-1, joined.shape[1], joined.shape[2] * joined.shape[3])))
 
@@ -98,7 +98,7 @@ class _Recurrent:
         self.activation = L.Activation(layer.activation, name=names(f"{name}_activation"))
         self.gate = L.Activation(getattr(layer, "recurrent_activation", layer.activation), name=names(f"{name}_gate"))
 
-    def __call__(self, x, initial_state=None, in_order=False, **_):
+    def __call__(self, x, initial_state=None, *_, in_order=False, **__):
         projected = self.inputs(x)
         steps = range(projected.shape[1])
         steps = list(reversed(steps)) if self.layer.go_backwards else list(steps)
@@ -145,8 +145,11 @@ class _Bidirectional:
         )  # fmt: skip
         self.merge = MERGES[layer.merge_mode](name=names(f"{name}_merge"))
 
-    def __call__(self, x, *_, **__):
-        return self.merge([direction(x, in_order=True) for direction in self.directions])
+    def __call__(self, x, initial_state=None, *_, **__):
+        states = [] if initial_state is None else list(initial_state)
+        half = len(states) // 2
+        halves = zip(self.directions, (states[:half], states[half:]))
+        return self.merge([direction(x, states, in_order=True) for direction, states in halves])
 
 
 def _flat(variable, num_in):

@@ -11,6 +11,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
+from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
@@ -41,7 +42,8 @@ def simplify(model):
     """The same function in layers that can become integer arithmetic.
 
     - BatchNormalization behind a convolution or Dense becomes part of its kernel and bias, so that what is rounded in
-      training is what the file stores. Zeros stay exactly zero. From here on the statistics are constants.
+      training is what the file stores. Zeros stay exactly zero. From here on the statistics are constants. One that is called
+      with `training=True` stays as it is.
     - A sum of which one part is scaled (in InceptionResNetV2) is a plain one, with the scale in the convolution before.
     - BatchNormalization elsewhere, ConvNeXt's LayerScale, Rescaling and Normalization of images become a 1x1 depthwise
       convolution.
@@ -163,6 +165,11 @@ def _fold_of(layer, tensor):
     return None
 
 
+def _trains(layer):
+    """Whether a call of a layer fixes `training=True`: a normalization then has no constants to be written out with."""
+    return any(named_arguments(call).get("training") is True for call in calls_of(layer))
+
+
 def _is_scaled_sum(layer):
     """Whether a layer is the `a + b * scale` of InceptionResNetV2."""
     return is_named(layer, "CustomScaleLayer")
@@ -184,8 +191,10 @@ def _find_folds(graph, uses):
     for tensor in keras.tree.flatten(graph.outputs):
         readers[id(tensor)] = readers.get(id(tensor), 0) + 1
     for node in nodes:
-        layer, tensor = node.operation, node.input_tensors[-1]
-        fold = _fold_of(layer, tensor)
+        layer, given = node.operation, inputs_of(node)
+        # What is scaled of a sum is its last part; a normalization may be given a mask behind what it works on.
+        tensor = given[-1] if _is_scaled_sum(layer) else given[0]
+        fold = None if _trains(layer) else _fold_of(layer, tensor)
         if fold is None:
             continue
         source = operation_of(tensor)
@@ -238,7 +247,7 @@ def _keeps_activation(layer):
 
 def _filled(copy, layer, kernel, bias):
     """Builds the copy for the layer's inputs and gives it the weights; a bias it lacks is zero."""
-    copy.build(calls_of(layer)[0].input_tensors[0].shape)
+    copy.build(inputs_of(calls_of(layer)[0])[0].shape)
     return _given(copy, kernel, bias)
 
 
@@ -278,7 +287,7 @@ def _per_channel(operation, args):
     """`(scale, offset)` of a layer that is `x * scale + offset` on the channels of an image, or None."""
     kind = type(operation)
     if kind is L.BatchNormalization:
-        return _scale_and_offset(operation) if _last_axis(operation, args[0]) else None
+        return _scale_and_offset(operation) if _last_axis(operation, args[0]) and not _trains(operation) else None
     if is_named(operation, "LayerScale"):
         # Not folded into the Dense before, whose one step for all channels would drown those with small scales.
         return ops.convert_to_numpy(operation.gamma), 0.0
@@ -295,7 +304,7 @@ class _SumOfTwo:
     def __init__(self, name, names):
         self.name, self.names, self.layers = name, names, []
 
-    def __call__(self, tensors):
+    def __call__(self, tensors, **_):
         if not self.layers:
             self.layers = [L.Add(name=self.names(self.name) if i else self.name) for i in range(len(tensors) - 1)]
         total = tensors[0]

@@ -62,7 +62,7 @@ class ConstantTensors:
             values: mapping of `id(signal)` to `(signal, value)` for its inputs.
         """
         fixed = [signal for signal in step.inputs if id(signal) in self.constant]
-        if step.inputs and (len(fixed) == len(step.inputs) or self._is_silenced(step)):
+        if step.inputs and not step.trains and (len(fixed) == len(step.inputs) or self._is_silenced(step)):
             self.constant.update(id(signal) for signal in step.outputs)
         elif fixed and is_named(step.operation, "Add"):
             rest = [signal for signal in step.inputs if id(signal) not in self.constant]

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.walking import is_graph, walk_on
 from tf_reweight.shrinking.branches import ConstantTensors, CutPlan
 from tf_reweight.shrinking.constants import is_uniform
@@ -64,16 +65,16 @@ class _Examiner:
 
     def visit(self, path, node, args, kwargs):
         if is_graph(node.operation):
-            return walk_on(node.operation, keras.tree.flatten(args[0] if args else kwargs["inputs"]), self.visit, path + "/")
+            return walk_on(node.operation, keras.tree.flatten(args[0]), self.visit, path + "/")
         outputs = node.operation(*args, **kwargs)
         step = next(self.steps)
         values = [item for item, symbol in zip(
-            keras.tree.flatten((args, kwargs)), keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+            keras.tree.flatten((args, kwargs)), keras.tree.flatten(arguments_of(node))
         ) if isinstance(symbol, keras.KerasTensor)]  # fmt: skip
         ranges = {id(signal): _Range(signal, value) for signal, value in zip(step.inputs, values)}
         self.tensors.observe(step, {key: (given.signal, given.value) for key, given in ranges.items()})
         for read in step.reads:
-            self._examine(read, ranges)
+            self._examine(step, read, ranges)
         for signal in step.outputs:
             self.known[id(signal)] = self._known_of(step, signal, ranges)
         return outputs
@@ -89,26 +90,31 @@ class _Examiner:
         roots = self._roots(signal.labels)
         inputs = [(s, self._roots(s.labels), self.known.get(id(s), set())) for s in step.inputs]
         known = roots & _everywhere([(held, constant) for _, held, constant in inputs]) if not step.mixes else set()
-        known |= roots & _everywhere([(self._roots(entry.labels), self._zero_roots(entry)) for entry in step.makers])
+        made = roots & _everywhere([(self._roots(entry.labels), self._zero_roots(entry)) for entry in step.makers])
+        known |= {root for root in made if all(root in self.known.get(id(state), ()) for state in step.states)}
         if step.product:
             for source, _, constant in inputs:
                 given = ranges[id(source)]
                 known |= {root for root in constant & roots - known if self._bounds(root, given)[2] == 0}
         return known
 
-    def _examine(self, read, ranges):
+    def _examine(self, step, read, ranges):
         rows = _Rows(read.entry.variable)
         for root in self._roots(read.entry.labels) - self.alive - self._zero_roots(read.entry):
             if read.source is None:
                 ok = bool(read.zero_if) and root in _everywhere(
                     [(self._roots(entry.labels), self._zero_roots(entry)) for entry in read.zero_if]
                 )
+                ok = ok and all(self._is_zero(root, state, ranges) for state in step.states)
             elif root in self.mixed or root not in self.known.get(id(read.source), ()):
                 ok = False
             else:
                 ok = self._is_constant_removable(read, root, ranges[id(read.source)], rows)
             if not ok:
                 self.alive.add(root)
+
+    def _is_zero(self, root, signal, ranges):
+        return root in self.known.get(id(signal), ()) and self._bounds(root, ranges[id(signal)])[2] == 0
 
     def _is_constant_removable(self, read, root, given, rows):
         low, high, largest = self._bounds(root, given)

@@ -8,6 +8,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.call_arguments import inputs_of
 from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, without_penalties
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
@@ -72,7 +73,7 @@ class Rebuilder:
             return self._without_constants(self.branches.cuts[id(node)], operation, args, kwargs)
         if is_graph(operation):
             if id(operation) not in self.made:
-                tensors = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+                tensors = keras.tree.flatten(args[0])
                 self.made[id(operation)] = self.model(operation, tensors, path + "/")
             return self.made[id(operation)](*args, **kwargs)
         is_new = id(operation) not in self.made
@@ -194,7 +195,7 @@ def _smaller_input(tensor, given):
 
 
 def _input_shape(node):
-    return tuple(node.arguments.keras_tensors[0].shape[1:])
+    return tuple(inputs_of(node)[0].shape[1:])
 
 
 def _inner_layers(operation):

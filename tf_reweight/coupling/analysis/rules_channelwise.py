@@ -13,6 +13,18 @@ def passing(t, layer, x, *_, **__):
     return Signal(x.labels, t.shapes[0])
 
 
+def dropout(t, layer, x, *_, **__):
+    """Factors of one or zero; where a call fixes `training=True` a constant becomes random, and a zero stays one."""
+    t.step.mixes = t.step.product = t.step.trains
+    return Signal(x.labels, t.shapes[0])
+
+
+def noise(t, layer, x, *_, **__):
+    """Where a call fixes `training=True`, nothing behind it is constant."""
+    t.step.mixes = t.step.trains
+    return Signal(x.labels, t.shapes[0])
+
+
 def activation(t, layer, x, *_, **__):
     """An Activation layer: elementwise or not, as its function is."""
     if not is_elementwise(layer.activation):
@@ -62,6 +74,8 @@ def reduced(t, x, axes, keepdims):
 
 
 def batch_normalization(t, layer, x, *_, **__):
+    """Where a call fixes `training=True`, what becomes of a constant depends on how the model is called."""
+    t.step.mixes = t.step.trains
     axis = layer.axis - 1 if layer.axis > 0 else layer.axis
     channels = t.vector(x, axis)
     t.scale(layer.gamma, 0, channels, makes=True)
@@ -124,14 +138,15 @@ def where(t, operation, *inputs, **options):
     return elementwise(t, operation, *inputs, *options.values())
 
 
-def times(t, operation, *inputs, **__):
+def times(t, operation, *inputs, **options):
     t.step.product = True
-    return elementwise(t, operation, *inputs)
+    return elementwise(t, operation, *inputs, **options)
 
 
-def elementwise(t, operation, *inputs, **__):
+def elementwise(t, operation, *inputs, **options):
     """Any operation on elements of the same place; a single channel spread over many ties nothing, but stays."""
     shape, rank = t.shapes[0], len(t.shapes[0])
+    inputs += tuple(option for option in options.values() if isinstance(option, Signal))
     signals = [item for item in inputs if isinstance(item, Signal)]
     constants = [item for item in inputs if not isinstance(item, Signal) and item is not None]
     if any(np.size(item) > 1 for item in constants):

@@ -124,7 +124,7 @@ def embedding(t, layer, x):
     return t.along(channels, -1, t.shapes[0])
 
 
-def time_distributed(t, layer, x, mask=None, **_):
+def time_distributed(t, layer, x, *_, **__):
     """The rule of the layer inside, on a signal without the time axis."""
     rule, reason = t.rule_of(layer.layer)
     if is_graph(layer.layer):

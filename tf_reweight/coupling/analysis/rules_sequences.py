@@ -17,14 +17,12 @@ def recurrent(t, layer, x, initial_state=None, *_, **__):
     if reason:
         return t.opaque(f"{t.step.path}: {reason}")
     units = _units(t, layer, x)
-    for state in keras.tree.flatten(initial_state):
-        if isinstance(state, Signal):
-            t.labels.tie(t.vector(state, -1), units)
+    _start_from(t, initial_state, units)
     return [t.along(units, -1, shape) for shape in t.shapes]
 
 
-def bidirectional(t, layer, x, *_, **__):
-    """Unit i of both directions together: Keras takes both to have the same number."""
+def bidirectional(t, layer, x, initial_state=None, *_, **__):
+    """Unit i of both directions together, and of the states of both: Keras takes both to have the same number."""
     directions = (layer.forward_layer, layer.backward_layer)
     reasons = [t.rule_of(inner)[1] or _why_not(inner) for inner in directions]
     if any(reasons) or any(t.rule_of(inner)[0] is not recurrent for inner in directions):
@@ -33,11 +31,20 @@ def bidirectional(t, layer, x, *_, **__):
         return t.opaque(f"{t.step.path}: returns its states")
     forward, backward = (_units(t, inner, x) for inner in directions)
     t.labels.tie(forward, backward)
+    _start_from(t, initial_state, forward)
     if layer.merge_mode == "concat":
         return t.along(np.concatenate([forward, backward]), -1, t.shapes[0])
     if layer.merge_mode is None:
         return [t.along(units, -1, shape) for units, shape in zip((forward, backward), t.shapes)]
     return t.along(forward, -1, t.shapes[0])
+
+
+def _start_from(t, states, units):
+    """Channel i of each state is that of unit i."""
+    for state in keras.tree.flatten(states):
+        if isinstance(state, Signal):
+            t.labels.tie(t.vector(state, -1), units)
+            t.step.states.append(state)
 
 
 def _why_not(layer):

@@ -55,12 +55,10 @@ _RULES = {
     _L.RepeatVector: rules_shapes.repeat_vector,
 }
 _RULES |= dict.fromkeys(
-    layers_named(
-        "ActivityRegularization", "AlphaDropout", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity", "LeakyReLU",
-        "ReLU", "SpatialDropout{}D",
-    ),
-    rules_channelwise.passing,
+    layers_named("ActivityRegularization", "ELU", "Identity", "LeakyReLU", "ReLU"), rules_channelwise.passing
 )  # fmt: skip
+_RULES |= dict.fromkeys(layers_named("Dropout", "GaussianDropout", "SpatialDropout{}D"), rules_channelwise.dropout)
+_RULES |= dict.fromkeys(layers_named("AlphaDropout", "GaussianNoise"), rules_channelwise.noise)
 _RULES |= dict.fromkeys(
     layers_named(
         "AdaptiveAveragePooling{}D", "AdaptiveMaxPooling{}D", "AveragePooling{}D", "Cropping{}D", "MaxPooling{}D",
@@ -122,7 +120,9 @@ def register(layer_type, rule):
     Args:
         layer_type: the layer class; exactly this type, since a subclass may compute something else.
         rule: function `(trace, layer, *args, **kwargs) -> outputs` over `labels.Signal`s; the rules of Keras' own layers
-            can be used, for example `channelwise.passing` for a layer that acts on each element alone.
+            can be used, for example `channelwise.passing` for a layer that acts on each element alone. The first argument
+            of `call` and those without a default come by position, however the layer was called; flags such as `training`
+            only where the rule takes them.
 
     Example:
         >>> class Scale(keras.layers.Layer): ...

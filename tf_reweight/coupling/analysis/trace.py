@@ -1,12 +1,14 @@
 """The walk that labels every channel of a model, and the notes it takes for pruning and shrinking."""
 
 import dataclasses
+import inspect
 
 import keras
 import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Labels, Signal, aligned
 from tf_reweight.graph.access import is_layer
+from tf_reweight.graph.call_arguments import by_name, is_mask
 from tf_reweight.graph.walking import graph_of, is_graph, walk
 
 # Why the channels of outputs stay.
@@ -57,7 +59,9 @@ class Step:
         node: the call in Keras' graph.
         mixes: outputs depend on other channels than their own, so a constant input says nothing about them.
         product: a channel that is zero in one input is zero in the output.
+        trains: whether the call says `training=True`, or that of a nested model around it does.
         makers: entries; an output channel whose slices of all of them are zero no longer depends on the input.
+        states: the `Signal`s that a recurrent layer starts from; its units depend on them whatever its weights are.
     """
 
     path: str
@@ -66,8 +70,10 @@ class Step:
     outputs: list = dataclasses.field(default_factory=list)
     mixes: bool = False
     product: bool = False
+    trains: bool = False
     makers: list = dataclasses.field(default_factory=list)
     reads: list = dataclasses.field(default_factory=list)
+    states: list = dataclasses.field(default_factory=list)
 
     @property
     def operation(self):
@@ -88,6 +94,7 @@ class Trace:
         self.outputs = []
         self.step = None
         self.shapes = []
+        self._training = None
         # Channels made and a reason for each layer with kernels that no rule follows.
         self.unfollowed = {}
 
@@ -196,16 +203,37 @@ class Trace:
     def _visit(self, path, node, args, kwargs):
         if is_graph(node.operation):
             # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
-            inner = keras.tree.flatten(args[0] if args else kwargs["inputs"])
-            return walk(node.operation, inner, self._visit, path + "/")
-        signals = [item for item in keras.tree.flatten((args, kwargs)) if isinstance(item, Signal)]
-        self.step = Step(path, node, signals)
+            inner = keras.tree.flatten(args[0])
+            outer, self._training = self._training, self._training_of(kwargs)
+            outputs = walk(node.operation, inner, self._visit, path + "/")
+            self._training = outer
+            return outputs
+        self.step = Step(path, node, _signals((args, kwargs)), trains=self._training_of(kwargs) is True)
         self.shapes = [tuple(tensor.shape[1:]) for tensor in node.outputs]
         rule, reason = self.rule_of(node.operation)
-        outputs = self.opaque(f"{path}: {reason}") if rule is None else rule(self, node.operation, *args, **kwargs)
+        outputs = self.opaque(f"{path}: {reason}") if rule is None else self._by_rule(rule, node.operation, args, kwargs)
         self.step.outputs = keras.tree.flatten(outputs)
         self.steps.append(self.step)
         return self.step.outputs
+
+    def _training_of(self, kwargs):
+        """The `training` of a call: that of the nested model around it goes before its own, as in Keras."""
+        return kwargs.get("training") if self._training is None else self._training
+
+    def _by_rule(self, rule, operation, args, kwargs):
+        """What a rule says; arguments by name that it does not take change no channels, unless they are tensors."""
+        for name, given in by_name(operation, args, kwargs).items():
+            if is_mask(name):
+                for signal in _signals(given):
+                    self.freeze(signal, f"{self.step.path}: used as a mask")
+        parameters = inspect.signature(rule).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            others = kwargs.keys() - parameters.keys()
+            followed = [name for name in others if _signals(kwargs[name]) and not is_mask(name)]
+            if followed:
+                return self.opaque(f"{self.step.path}: it is called with {followed[0]!r}, which its rule does not know")
+            kwargs = {name: given for name, given in kwargs.items() if name not in others}
+        return rule(self, operation, *args, **kwargs)
 
     def _entry(self, variable, axis, role, labels):
         axis %= len(variable.shape)
@@ -217,3 +245,7 @@ class Trace:
         elif labels is not None:
             self.labels.tie(self.axes[key].labels, labels)
         return self.axes[key]
+
+
+def _signals(structure):
+    return [item for item in keras.tree.flatten(structure) if isinstance(item, Signal)]
