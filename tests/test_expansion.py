@@ -44,9 +44,19 @@ def own(x):
     return ops.tanh(x) + 0.1 * x
 
 
+def both_from_states(layer, num):
+    x, states = keras.Input((4, 6)), [keras.Input((5,), name=f"state_{i}") for i in range(num)]
+    return keras.Model([x, *states], [layer(x, states), layer(initial_state=states, sequences=x)])
+
+
 def called_twice(layer, states=(True, True)):
     x, state = keras.Input((4, 6)), keras.Input((5,), name="state")
     return keras.Model([x, state], [layer(x, initial_state=state) if with_it else layer(x) for with_it in states])
+
+
+def by_keyword(layer):
+    x = keras.Input((4, 6))
+    return keras.Model(x, layer(sequences=x))
 
 
 def by_position(layer):
@@ -64,6 +74,11 @@ def given(layer, shape, name):
     x, mask = keras.Input((4, 6)), keras.Input(shape, name="mask")
     arguments = (x, x) if isinstance(layer, L.MultiHeadAttention) else (x,)
     return keras.Model([x, mask], layer(*arguments, **{name: ops.greater(mask, -9.0)}))
+
+
+def masked_by_position(layer):
+    x, mask = keras.Input((4, 6)), keras.Input((4,), name="mask")
+    return keras.Model([x, mask], layer(x, None, ops.greater(mask, -9.0)))
 
 
 class Derived(L.LSTM):
@@ -105,6 +120,9 @@ WRITTEN_OUT = {
         )
         for mode in ("concat", "sum", "mul")
     },
+    "LSTM by keyword": lambda: by_keyword(L.LSTM(5)),
+    "Bidirectional from states": lambda: both_from_states(L.Bidirectional(L.LSTM(5, return_sequences=True)), 4),
+    "Bidirectional GRU from states": lambda: both_from_states(L.Bidirectional(L.GRU(5), merge_mode="mul"), 2),
     "Bidirectional last": lambda: sequence(L.Bidirectional(L.SimpleRNN(5, activation="relu"))),
     "attention": lambda: attended(L.MultiHeadAttention(2, 4, value_dim=3)),
     "attention without biases": lambda: attended(L.MultiHeadAttention(2, 4, use_bias=False, output_shape=8)),
@@ -118,6 +136,8 @@ LEFT_ALONE = {
     "a layer of the user's": lambda: sequence(Derived(5)),
     "sequences of any length from a state": lambda: with_state(L.SimpleRNN(5), 1, length=None),
     "a mask of steps": lambda: given(L.LSTM(5), (4,), "mask"),
+    "a mask of steps by position": lambda: masked_by_position(L.LSTM(5)),
+    "a mask of both directions": lambda: masked_by_position(L.Bidirectional(L.LSTM(5))),
     "a mask of attention": lambda: given(L.MultiHeadAttention(2, 4), (4, 4), "attention_mask"),
     "attention over images": lambda: on_image(L.MultiHeadAttention(2, 4)),
     "attention over columns": lambda: on_image(L.MultiHeadAttention(2, 4, attention_axes=(2,))),
@@ -191,6 +211,7 @@ def test_what_cannot_be_written_out_stays_the_layer_that_it_was(name):
 # A part of the reason that holds for the layer; for those that are missing here its class has no rule.
 WHY = {
     "sequences of any length from a state": "sequences of one length", "a mask of steps": "called with `mask`",
+    "a mask of steps by position": "called with `mask`", "a mask of both directions": "called with `mask`",
     "a mask of attention": "called with `attention_mask`", "attention over images": "other tensors than",
     "attention over columns": "other tensors than", "attention over rows": "other tensors than",
     "attention over sequences of any length": "attention becomes integers only on sequences of one length",

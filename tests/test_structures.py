@@ -397,9 +397,12 @@ def test_heads_come_from_the_layer_where_they_are_not_given():
     layout = dataclasses.replace(Layout.standard((6, 8)), num_heads=4)
     assert structures.Head().fit(layout) == structures.Head(4, "in")
     assert structures.Head().fit(Layout(("in", "out", "out"), (6, 4, 2), 4)) == structures.Head(4, "out")
-    for given in (structures.Head(2, "out"), structures.Head(3, "in")):
-        assert given.fit(layout) is given
-    assert structures.Head().fit(Layout.standard((6, 8))) == structures.Head()
+    for given in (structures.Head(4), structures.Head(axis="in"), structures.Head(4, "in")):
+        assert given.fit(layout) == structures.Head(4, "in") and given.fit(layout).fit(layout) == given.fit(layout)
+    for other, reason in ((structures.Head(3), "4 attention heads and not 3"), (structures.Head(axis="out"), "axis 'in'")):
+        assert reason in other.fit(layout).misfit((6, 8))
+    for given in (structures.Head(), structures.Head(2, "out")):
+        assert given.fit(Layout.standard((6, 8))) is given
 
 
 def test_golden_circles():

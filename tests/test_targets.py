@@ -128,6 +128,16 @@ def test_of_a_layer_with_several_kernels_the_last_one_makes_the_output():
     assert output_paths(model) == {"attention/attention_output"}
 
 
+@pytest.mark.parametrize("mode", ["concat", "sum", None])
+def test_both_directions_make_the_output(mode):
+    inputs = keras.Input((5, 3))
+    layer = L.Bidirectional(L.LSTM(4), backward_layer=L.GRU(4, go_backwards=True, name="back"), merge_mode=mode, name="both")
+    model = keras.Model(inputs, layer(L.Dense(6, name="before")(inputs)))
+    assert output_paths(model) == {"both/forward_lstm/lstm_cell", "both/back/gru_cell"}
+    selected, _ = selection.select(model, "filter")
+    assert [item.target.name for item in selected] == ["before/kernel"]
+
+
 def test_the_output_is_found_behind_activations():
     inputs = keras.Input((4,))
     hidden = L.Dense(4, name="hidden")(inputs)

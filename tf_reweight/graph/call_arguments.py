@@ -12,7 +12,8 @@ def arguments_of(call):
     """The `(args, kwargs)` of a call, with the first argument and those that have no default by position.
 
     Whoever follows a model finds them there: `Dense(2)(inputs=x)` is `Dense(2)(x)`, and attention called with `value` and
-    `query` is called with both in order. Others stay as they were given, and a trailing None that is the default goes.
+    `query` is called with both in order. Others stay as they were given; a None that is the default goes, and what is behind it
+    is given by name.
 
     Args:
         call: a node of Keras' graph, or an `InnerCall`.
@@ -24,8 +25,11 @@ def arguments_of(call):
         if not leads or parameter.name not in kwargs or not _goes_by_position(call.operation, kwargs[parameter.name]):
             break
         args.append(kwargs.pop(parameter.name))
-    while 1 < len(args) <= len(parameters) and args[-1] is None and parameters[len(args) - 1].default is None:
-        args.pop()
+    if len(args) <= len(parameters):
+        given = list(zip(parameters, args))
+        left = next((place for place, pair in enumerate(given) if place and _is_default(*pair)), len(args))
+        kwargs |= {parameter.name: value for parameter, value in given[left:] if not _is_default(parameter, value)}
+        args = args[:left]
     return tuple(args), kwargs
 
 
@@ -50,6 +54,10 @@ def inputs_of(call):
 def is_mask(name):
     """Whether an argument of this name says which parts of a tensor count."""
     return name == "mask" or name.endswith("_mask")
+
+
+def _is_default(parameter, value):
+    return value is None and parameter.default is None
 
 
 def _parameters(operation):

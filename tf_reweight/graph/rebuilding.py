@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of
+from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of, takes_training
 from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
@@ -80,7 +80,14 @@ class Inlined:
             return self.visit(path, node, args, kwargs)
         # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
         inputs = keras.tree.flatten(args[0])
-        return walk(node.operation, _cast(node, inputs), self, f"{path}/")
+        training = kwargs.get("training")
+
+        def inside(path, inner, args, kwargs):
+            # As in Keras, what a nested model is called with goes before what its own calls fix.
+            fixed = training is not None and takes_training(inner.operation)
+            return self(path, inner, args, {**kwargs, "training": training} if fixed else kwargs)
+
+        return walk(node.operation, _cast(node, inputs), inside, f"{path}/")
 
 
 def _cast(node, values):

@@ -213,15 +213,16 @@ def walk(layer):
 def output_paths(model):
     """Paths of the layers that make the model's outputs: what filter pruning must never shorten.
 
-    From each output back through layers without kernels (activations, reshapes) to the first layer with one. A subclassed
-    model has no graph: there the last kernel in creation order is taken.
+    From each output back through layers without kernels (activations, reshapes) to the first layer with one; of a layer with
+    several kernels inside, it is the last, and that of both directions of a `Bidirectional`. A subclassed model has no graph:
+    there the last kernel in creation order is taken.
     """
     found, _ = find(model)
     if not isinstance(model, keras.Model) or not found:
         return set()
     model = functional_of(model)
     if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
-        return {found[-1].path}
+        return _last_paths(found)
     with_kernel = {}
     for target in found:
         with_kernel.setdefault(target.path.split("/")[0], []).append(target)
@@ -236,11 +237,22 @@ def output_paths(model):
             paths |= (
                 {f"{operation.name}/{path}" for path in output_paths(operation)}
                 if inner
-                else {with_kernel[operation.name][-1].path}
+                else _last_paths(with_kernel[operation.name])
             )
             continue
         for node in calls_of(operation):
             pending += [operation_of(t) for t in keras.tree.flatten(node.input_tensors)]
+    return paths
+
+
+def _last_paths(targets):
+    """Paths of the last of some kernels, and of the last of each direction where that is in a `Bidirectional`."""
+    last = targets[-1]
+    paths = {last.path}
+    for wrapper in last.parents:
+        if isinstance(wrapper, _L.Bidirectional):
+            forward = [target for target in targets if any(parent is wrapper.forward_layer for parent in target.parents)]
+            paths |= {forward[-1].path} if forward else set()
     return paths
 
 

@@ -37,6 +37,9 @@ def _of_call(call, kind):
         return "attention to what a mask leaves is not written out in integers"
     if kind in (L.EinsumDense, L.TimeDistributed):
         return None
+    # Keras hands it on to what is called on the sequences alone, and notes that only where they are given by position.
+    if arguments.get("initial_state") is None and kind is not L.MultiHeadAttention and masks_of(tensors[:1]) != [None]:
+        return f"{_words(kind)} of sequences with a mask is not written out in integers"
     sequences = tensors if kind is L.MultiHeadAttention else tensors[:1]
     if any(len(tensor.shape) != 3 for tensor in sequences):
         return f"{_words(kind)} on other tensors than (batch, time, channels) is not written out in integers"

@@ -20,7 +20,7 @@ from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import Inlined, rebuild
 from tf_reweight.graph.recasting import is_double, is_stored_half, recast
-from tf_reweight.graph.walking import graph_of, graphs_of
+from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
 from tf_reweight.quantization.expansion import expand
@@ -78,8 +78,10 @@ class _Simplifier:
         self.rewritten = {}
         graphs = graphs_of(model)
         uses = collections.Counter(id(node.operation) for graph in graphs for node in nodes_in_order(graph))
+        training = _in_training(graphs)
         for graph in graphs:
-            self.made |= _find_folds(graph, uses)
+            if id(graph) not in training:
+                self.made |= _find_folds(graph, uses)
 
     def visit(self, path, node, args, kwargs):
         """What stands for a call in the new model."""
@@ -88,7 +90,7 @@ class _Simplifier:
         if made is None or isinstance(made, _Fold):
             # Layers of nested models come to stand beside those outside, which may have the same names.
             name = self.names(path.replace("/", "_")) if "/" in path else path
-            made = self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, made)
+            made = self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, kwargs, made)
             made = self.made[id(operation)] = _regularized(made, operation, name, self.names)
         return made(*args, **kwargs)
 
@@ -98,7 +100,7 @@ class _Simplifier:
             self.rewritten[path] = "written out in layers that have integer arithmetic"
         return made
 
-    def _rewrite(self, path, name, operation, args, fold):
+    def _rewrite(self, path, name, operation, args, kwargs, fold):
         """A function that stands for the operation, on the new model's tensors."""
         kind = type(operation)
         if kind in _FOLDS:
@@ -114,7 +116,7 @@ class _Simplifier:
         if _is_scaled_sum(operation) and fold is not None:
             self.rewritten[path] = "became a plain sum, its scale folded into the layer before"
             return L.Add(name=name)
-        affine = _affine(operation, args, name)
+        affine = None if kwargs.get("training") is True or _trains(operation) else _affine(operation, args, name)
         if affine is not None:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
             # Without a mask and the like; integers such as the pixels of a camera become real numbers first.
@@ -167,7 +169,24 @@ def _fold_of(layer, tensor):
 
 def _trains(layer):
     """Whether a call of a layer fixes `training=True`: a normalization then has no constants to be written out with."""
-    return any(named_arguments(call).get("training") is True for call in calls_of(layer))
+    return any(map(_is_training, calls_of(layer)))
+
+
+def _is_training(call):
+    return named_arguments(call).get("training") is True
+
+
+def _in_training(graphs):
+    """The ids of those graphs that a call of their model, or of one around it, lets run with `training=True`.
+
+    Args:
+        graphs: from `walking.graphs_of`, the outer first.
+    """
+    found = set()
+    for graph in graphs:
+        inner = [node for node in nodes_in_order(graph) if is_graph(node.operation)]
+        found |= {id(graph_of(node.operation)) for node in inner if id(graph) in found or _is_training(node)}
+    return found
 
 
 def _is_scaled_sum(layer):
@@ -287,7 +306,7 @@ def _per_channel(operation, args):
     """`(scale, offset)` of a layer that is `x * scale + offset` on the channels of an image, or None."""
     kind = type(operation)
     if kind is L.BatchNormalization:
-        return _scale_and_offset(operation) if _last_axis(operation, args[0]) and not _trains(operation) else None
+        return _scale_and_offset(operation) if _last_axis(operation, args[0]) else None
     if is_named(operation, "LayerScale"):
         # Not folded into the Dense before, whose one step for all channels would drown those with small scales.
         return ops.convert_to_numpy(operation.gamma), 0.0

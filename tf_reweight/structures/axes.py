@@ -127,6 +127,8 @@ class Head(Structure):
     Args:
         num_heads: how many runs the axis is cut into; None takes it from the layer (see `kernels.table`).
         axis: `"out"` or `"in"`; None takes it from the layer.
+
+    Kernels of attention layers whose heads are others than these are left out.
     """
 
     num_heads: int | None = None
@@ -141,9 +143,14 @@ class Head(Structure):
             check_name("axis", self.axis, ("in", "out"))
 
     def fit(self, layout):
-        if self.num_heads is not None or layout.num_heads is None:
+        if layout.num_heads is None:
             return self
-        return Head(layout.num_heads, "out" if layout.axes.count("out") == 2 else "in")
+        axis = "out" if layout.axes.count("out") == 2 else "in"
+        if self.num_heads not in (None, layout.num_heads):
+            return _OtherHead(reason=f"the layer has {layout.num_heads} attention heads and not {self.num_heads}")
+        if self.axis not in (None, axis):
+            return _OtherHead(reason=f"the layer has its heads on the axis {axis!r} and not on {self.axis!r}")
+        return Head(layout.num_heads, axis)
 
     def misfit(self, shape):
         if self.num_heads is None or self.axis is None:
@@ -161,3 +168,13 @@ class Head(Structure):
         if self.axis == "in":
             return ops.reshape(parts, shape)
         return ops.reshape(ops.transpose(ops.reshape(parts, (shape[-1], -1))), shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OtherHead(Head):
+    """Heads that a layer does not have, and why; no kernel can have them."""
+
+    reason: str = ""
+
+    def misfit(self, shape):
+        return self.reason
