@@ -148,7 +148,8 @@ def test_masks_by_keyword_keep_recurrent_layers():
     """Keras notes the mask of an embedding only where the layer is called by position."""
     x = keras.Input((7,), dtype="int32")
     h = L.Embedding(9, 6, mask_zero=True)(inputs=x)
-    model = nets.randomize(keras.Model(x, [L.Dense(2)(layer(sequences=h)) for layer in (L.LSTM(4), L.Bidirectional(L.LSTM(4)))]))
+    layers = L.LSTM(4), L.Bidirectional(L.LSTM(4))
+    model = nets.randomize(keras.Model(x, [L.Dense(2)(layer(sequences=h)) for layer in layers]))
     simple, _ = quantization.simplify(model)
     given = np.random.default_rng(0).integers(0, 3, (8, 7))
     for one, other in zip(simple(given), model(given), strict=True):

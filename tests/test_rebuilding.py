@@ -107,6 +107,18 @@ def test_a_sequential_model_of_the_users_own_class_stays_one_or_its_loss_is_said
             make(model)
 
 
+def test_new_operations_have_names_beside_those_of_a_loaded_model(tmp_path):
+    """What an LSTM becomes adds as well, and Keras begins to count again in each process."""
+    x = keras.Input((3, 4))
+    a, b, c = (L.Dense(4)(x) for _ in range(3))
+    model = keras.Model(x, L.Dense(2)(L.LSTM(3)(L.Add()([L.Add()([a, b, c]), c]))))
+    model.save(tmp_path / "a.keras")
+    keras.backend.clear_session()
+    simple, _ = tfr.quantization.simplify(keras.models.load_model(tmp_path / "a.keras"))
+    given = np.ones((2, 3, 4), "float32")
+    np.testing.assert_allclose(simple(given), model(given), atol=1e-5)
+
+
 def test_words_that_were_learned_come_along():
     words = L.TextVectorization(output_mode="multi_hot", max_tokens=6, name="words")
     words.adapt(["a b c a", "b d"])

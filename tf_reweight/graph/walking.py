@@ -7,7 +7,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.graph import recorded
-from tf_reweight.graph.access import functional_of, is_tensor, takes_training
+from tf_reweight.graph.access import functional_of, is_layer, is_tensor, node_of, takes_training
 from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.compiling import class_like
@@ -47,11 +47,34 @@ def functional(model, inputs, outputs):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
     try:
+        _name_apart(graph, outputs)
         outputs = _named_like(graph, inputs, outputs)
         structures = keras.tree.pack_sequence_as(graph.input, inputs), keras.tree.pack_sequence_as(graph.output, outputs)
         return class_like(model)(*structures, name=model.name)
     finally:
         sys.setrecursionlimit(limit)
+
+
+def _name_apart(graph, outputs):
+    """Gives new operations of `keras.ops` other names where a layer, or an operation that was there before, has theirs.
+
+    Keras numbers names within one process: beside the layers of a loaded model the next `add` is the first again.
+    """
+    found, waiting, seen = {}, list(outputs), set()
+    while waiting:
+        node = node_of(waiting.pop())
+        if id(node) not in seen:
+            seen.add(id(node))
+            found[id(node.operation)] = node.operation
+            waiting += node.input_tensors
+    old = {id(operation) for operation in graph.operations}
+    new = {key: operation for key, operation in found.items() if key not in old and not is_layer(operation)}
+    taken = {operation.name for key, operation in found.items() if key not in new}
+    for operation in new.values():
+        if operation.name in taken:
+            others = (f"{operation.name}_{number}" for number in itertools.count(1))
+            operation.name = next(other for other in others if other not in taken)
+        taken.add(operation.name)
 
 
 def _named_like(graph, inputs, outputs):
