@@ -41,12 +41,16 @@ def within(floors, scores, demands, scope="model"):
         ValueError: when they cannot be met so.
     """
 
-    def fits(keeps):
-        return met(demands, np.concatenate(keeps))
-
-    keeps = _least_removed(floors, scores, scope, fits)
+    keeps = least_within(floors, scores, demands, scope)
     check_met(floors, keeps, demands)
-    return floors.fill(keeps, scores, fits) if scope == "model" else keeps
+    if scope != "model":
+        return keeps
+    return floors.fill(keeps, scores, lambda keeps: met(demands, np.concatenate(keeps)))
+
+
+def least_within(floors, scores, demands, scope):
+    """The same before what fits comes back, and without a refusal."""
+    return _least_removed(floors, scores, scope, lambda keeps: met(demands, np.concatenate(keeps)))
 
 
 def without_macs(floors, scores, macs, scope):
@@ -56,9 +60,15 @@ def without_macs(floors, scores, macs, scope):
         ValueError: when that much cannot be removed.
     """
     cost = Cost(floors.coupled)
-    keeps = _least_removed(floors, scores, scope, lambda keeps: _is_without(cost, keeps, macs))
+    keeps = least_without_macs(floors, scores, macs, scope)
     check_without(cost, keeps, macs)
     return keeps
+
+
+def least_without_macs(floors, scores, macs, scope):
+    """The same without a refusal."""
+    cost = Cost(floors.coupled)
+    return _least_removed(floors, scores, scope, lambda keeps: _is_without(cost, keeps, macs))
 
 
 def check_without(cost, keeps, macs):

@@ -13,15 +13,17 @@ class Floors:
         coupled: `groups(model)`.
         minimum: groups each set keeps; 0 lets a set go whose branch has a bypass.
         multiple_of: the channels kept are a multiple of this, or all.
+        gone: per set a bool array `(num_groups,)`: groups that are removed already and never come back; None: none are.
 
     Raises:
         ValueError: for a value out of range.
     """
 
-    def __init__(self, coupled, minimum=1, multiple_of=1):
+    def __init__(self, coupled, minimum=1, multiple_of=1, gone=None):
         check_integer("minimum", minimum, 0, fix="1 is safe; 0 lets whole residual branches go.")
         check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
         self.coupled, self.minimum, self.multiple_of = coupled, minimum, multiple_of
+        self.gone = [np.zeros(item.num_groups, bool) for item in coupled.sets] if gone is None else gone
 
     def __call__(self, keeps, scores):
         """Keep flags that respect the floors.
@@ -34,9 +36,9 @@ class Floors:
             `(keeps, rescued)`; `rescued` has, per set, the number of groups kept only so that it is not empty.
         """
         gone, kept, rescued = [], [], []
-        for item, keep, score in zip(self.coupled.sets, keeps, scores):
-            ones = np.ones(item.num_groups, "int64")
-            keep = np.array(keep, bool)
+        for item, keep, score, was_gone in zip(self.coupled.sets, keeps, scores, self.gone):
+            ones = (~was_gone).astype("int64")
+            keep = np.array(keep, bool) & ~was_gone
             if not keep.any() and self.minimum == 0 and has_bypass(self.coupled, gone + [item]):
                 gone.append(item)
                 kept.append(keep)
@@ -71,12 +73,12 @@ class Floors:
     def _more(self, keeps, scores):
         """`(number of the set, its keep flags)` with the next multiple of each set that has lost some, the best first."""
         found = []
-        for number, (item, keep, score) in enumerate(zip(self.coupled.sets, keeps, scores)):
+        for number, (item, keep, score, was_gone) in enumerate(zip(self.coupled.sets, keeps, scores, self.gone)):
             # A set that is gone whole had a bypass: it is worth nothing to bring a part of it back.
-            if keep.all() or not keep.any():
+            if (keep | was_gone).all() or not keep.any():
                 continue
             wanted = item.rounded_up(int(keep.sum()) + 1, self.multiple_of)
-            more = allocation.keep_at_least(keep, score, np.ones(item.num_groups, "int64"), wanted)[0]
+            more = allocation.keep_at_least(keep, score, ~was_gone, wanted)[0]
             found.append((float(score[more & ~keep].mean()), number, more))
         return [(number, more) for _, number, more in sorted(found, key=lambda entry: entry[:2], reverse=True)]
 

@@ -17,6 +17,7 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.demands import (
     check_met, check_without, demands_of, prices_of, ranked, split, within, without_macs,
 )  # fmt: skip
+from tf_reweight.coupling.earlier import first_gone, is_beyond, removed
 from tf_reweight.coupling.floors import Floors
 from tf_reweight.coupling.gates import reactions
 from tf_reweight.coupling.penalty import coupled_penalties
@@ -105,7 +106,9 @@ def prune_groups(
     """Zeroes whole coupled groups in place: all that makes, scales and reads a channel, so that `shrink` can remove it.
 
     After training with the penalty of `regularize_coupled`, `prune_groups(model)` zeroes what it freed: the groups whose norm
-    became negligible. The zeros are held by constraints through any further training, and penalties are taken off.
+    became negligible. The zeros are held by constraints through any further training, and penalties are taken off. Groups that
+    are zero already go first and stay: a call that asks for less than earlier ones removed removes nothing, and warns.
+    `release(model)` gives their zeros free.
 
     Args:
         model: a built Sequential or functional model.
@@ -168,17 +171,22 @@ def prune_groups(
         _check_ranking(criterion, given)
     warn_of_frozen(coupled.model, include_frozen, budget)
     zero_again(model)
-    floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of)
+    gone = removed(coupled)
+    floors = Floors(coupled, (1 if given else 0) if minimum is None else minimum, multiple_of, gone)
     reacting = None if criterion != TAYLOR else reactions(model, coupled.sets, examples)
     if budget is not None:
         scores, keeps = _within_budget(floors, budget, criterion, scope, reacting)
     elif given:
-        scores = ranking(coupled.sets, criterion, reactions=reacting)
+        scores = first_gone(ranking(coupled.sets, criterion, reactions=reacting), gone)
         keeps = ranked(scores, sparsity, scope) if macs is None else without_macs(floors, scores, macs, scope)
     else:
         scores, keeps = _freed(model, floors)
     keeps, rescued = floors(keeps, scores)
-    unfreed = None if given or not all(keep.all() for keep in keeps) else _unfreed(model, coupled, scores)
+    if given and any(flags.any() for flags in gone) and is_beyond(floors, scores, scope, sparsity, macs, budget):
+        count = sum(int(flags.sum()) for flags in gone)
+        unmet.warn_of_earlier("prune_groups", given, f"{count} of the {coupled.num_groups} removable groups")
+    untouched = all((keep | flags).all() for keep, flags in zip(keeps, gone))
+    unfreed = None if given or not untouched else _unfreed(model, floors, scores)
     dense = copied(model) if reconstruct else None
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
@@ -217,11 +225,12 @@ def _default_criterion(model, budget, examples):
     return TAYLOR if labelled and model.compiled and can_listen() else LAMP
 
 
-def _unfreed(model, coupled, scores):
+def _unfreed(model, floors, scores):
     """A sentence about penalties that freed nothing; None where they have a budget, which says so itself."""
-    penalties = penalties_of(coupled.sets, coupled_penalties(model))
-    pressed = [(score, penalty) for score, penalty in zip(scores, penalties) if penalty is not None and penalty.budget is None]
-    if not pressed:
+    penalties = penalties_of(floors.coupled.sets, coupled_penalties(model))
+    left = [score[~flags] for score, flags in zip(scores, floors.gone)]
+    pressed = [(score, penalty) for score, penalty in zip(left, penalties) if penalty is not None and penalty.budget is None]
+    if not sum(len(score) for score, _ in pressed):
         return None
     norms = np.concatenate([score for score, _ in pressed])
     negligible = np.concatenate([np.full(len(score), penalty.negligible) for score, penalty in pressed])
@@ -249,12 +258,15 @@ def _within_budget(floors, budget, criterion, scope, reacting=None):
     """
     sets = floors.coupled.sets
     demands = demands_of(floors.coupled, budget)
-    scores = ranking(sets, criterion, prices_of(sets, demands), reacting)
+    scores = first_gone(ranking(sets, criterion, prices_of(sets, demands), reacting), floors.gone)
     # Where whole branches may go, a budget that one group of each would exceed can be met.
     if floors.minimum > 0:
-        spared = [allocation.keep_at_least(np.zeros(len(s), bool), s, np.ones(len(s)), floors.minimum)[0] for s in scores]
-        held_up = floors.coupled.held_up()
-        flat = choose(np.concatenate(scores), demands, np.concatenate(spared), exact=True, held_up=held_up).keep
+        spared = [
+            allocation.keep_at_least(np.zeros(len(score), bool), score, ~gone, floors.minimum)[0]
+            for score, gone in zip(scores, floors.gone)
+        ]
+        held_up, gone = floors.coupled.held_up(), np.concatenate(floors.gone)
+        flat = choose(np.concatenate(scores), demands, np.concatenate(spared), True, held_up, gone).keep
         if floors.multiple_of == 1 and scope == "model":
             return scores, split(sets, flat)
     return scores, within(floors, scores, demands, scope)
@@ -336,7 +348,7 @@ def _freed(model, floors):
     if budget is None or met(demands_of(coupled, budget), np.concatenate(keeps)):
         return scores, keeps
     unmet.warn_of_budget(budget)
-    return _within_budget(Floors(coupled, 1, floors.multiple_of), budget, LAMP, "model")
+    return _within_budget(Floors(coupled, 1, floors.multiple_of, floors.gone), budget, LAMP, "model")
 
 
 def penalties_of(sets, penalties):

@@ -50,6 +50,24 @@ def by_sparsity(scores, num_members, sparsity, scope="model", dense_members=None
     return [np.stack([_ranked_of_dense([row], sparsity)[0] for row in zip(*kernel, strict=True)]) for kernel in kernels]
 
 
+def is_beyond(num_members, dense_members, sparsity, scope="model"):
+    """Whether more than the fraction `sparsity` is gone already, anywhere where it has to hold.
+
+    Args:
+        num_members: list of int arrays `(scopes, groups)`: weights that are left in each group.
+        dense_members: like it, before anything was removed.
+        sparsity, scope: as for `by_sparsity`.
+    """
+    parts = [(np.atleast_2d(left), np.atleast_2d(dense)) for left, dense in zip(num_members, dense_members, strict=True)]
+    if scope == "model":
+        counts = [(sum(int(left.sum()) for left, _ in parts), sum(int(dense.sum()) for _, dense in parts))]
+    elif scope == "layer":
+        counts = [(int(left.sum()), int(dense.sum())) for left, dense in parts]
+    else:
+        counts = [(int(a), int(b)) for left, dense in parts for a, b in zip(left.sum(axis=1), dense.sum(axis=1))]
+    return any(dense - left > sparsity * dense + 1e-6 for left, dense in counts)
+
+
 def keep_at_least(keep, scores, num_members, minimum=1):
     """Gives each kernel back its best groups where fewer than `minimum` are left, so that no layer is cut off.
 

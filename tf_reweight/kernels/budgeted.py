@@ -68,7 +68,7 @@ class Chosen:
     marginal: float
 
 
-def choose(scores, demands, spared, exact=False, held_up=""):
+def choose(scores, demands, spared, exact=False, held_up="", gone=None):
     """Removes the groups of lowest score until all demands are met, and gives back, best first, what still fits.
 
     Args:
@@ -77,6 +77,7 @@ def choose(scores, demands, spared, exact=False, held_up=""):
         spared: bool `(groups,)`: groups that never go.
         exact: whether groups may change places to come closer to the limits, at some cost in time.
         held_up: a sentence for the error, on what cannot go.
+        gone: bool `(groups,)`: groups that are removed already and never come back; None: none are.
 
     Returns:
         `Chosen`.
@@ -85,13 +86,14 @@ def choose(scores, demands, spared, exact=False, held_up=""):
         ValueError: when the demands cannot be met; it says what can be reached and what holds it up.
     """
     scores = np.asarray(scores, "float64")
-    order = np.argsort(np.where(spared, np.inf, scores), kind="stable")
-    most = int((~np.asarray(spared)).sum())
+    gone = np.zeros(len(scores), bool) if gone is None else gone
+    order = np.argsort(np.where(spared | gone, np.inf, scores), kind="stable")
+    most = int((~(np.asarray(spared) | gone)).sum())
 
     def kept(count):
         keep = np.ones(len(scores), bool)
         keep[order[:count]] = False
-        return keep
+        return keep & ~gone
 
     check_reachable(demands, kept(most), held_up)
     low, high = 0, most
@@ -100,9 +102,9 @@ def choose(scores, demands, spared, exact=False, held_up=""):
         low, high = (low, middle) if met(demands, kept(middle)) else (middle + 1, high)
     keep = kept(high)
     marginal = float(scores[order[high - 1]]) if high else 0.0
-    give_back(keep, scores, demands)
+    give_back(keep, scores, demands, gone)
     if exact:
-        _exchange(keep, scores, demands, spared)
+        _exchange(keep, scores, demands, spared, gone)
     return Chosen(keep, marginal)
 
 
@@ -146,7 +148,7 @@ def give_back(keep, scores, demands, barred=None):
         keep[int(np.argmax(np.where(fits, scores, -np.inf)))] = True
 
 
-def _exchange(keep, scores, demands, spared):
+def _exchange(keep, scores, demands, spared, never):
     """Lets kept groups of low score go for others that fill the room better, in place, while the budget is not used up.
 
     One at a time for any other; then some of one cost for those of other costs, since the next of its own kernel would only
@@ -158,7 +160,7 @@ def _exchange(keep, scores, demands, spared):
 
     def improve(gone, barred):
         tried = keep & ~gone
-        give_back(tried, scores, demands, barred)
+        give_back(tried, scores, demands, barred | never)
         better = 0 <= left_over(tried) < left_over(keep)
         if better:
             keep[:] = tried

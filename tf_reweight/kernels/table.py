@@ -3,11 +3,13 @@
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.access import calls_of, functional_of, has_lora, operation_of, quantization_of, unshared_variables
 from tf_reweight.graph.checking import check_model, sublayers
+from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout
 from tf_reweight.kernels.own_calls import overrides_computing
@@ -63,6 +65,13 @@ class Target:
     def groups(self, structure, mask=None):
         """The `Groups` of the kernel, or of what a bool mask in standard order leaves of it."""
         return Groups.of(structure, self.standard_kernel(), mask)
+
+    def held_mask(self):
+        """Bool mask in standard order: False where a weight is held at zero, from pruning of before."""
+        held = mask_of(self.variable)
+        if held is None:
+            return np.ones(self.standard_shape, bool)
+        return np.array(ops.convert_to_numpy(self.layout.to_standard(ops.convert_to_tensor(held.as_numpy()))))
 
     def scores(self, structure):
         """Root mean square of each group's weights, float64 `(scopes, groups)`: what a `sparsity` ranks by."""

@@ -8,7 +8,7 @@ import numpy as np
 # How much stronger a penalty should press that freed nothing: as much as the norms are too large, within reason.
 _LEAST_FACTOR, _MOST_FACTOR = 3.0, 10.0
 # Less than that is not worth a word.
-_GAP = 0.02
+GAP = 0.02
 _NOTHING = "Nothing was removed"
 
 
@@ -55,7 +55,7 @@ def below_one_group(sparsity, smallest):
 
 def falls_short(asked, removed, spared, why):
     """A sentence where less went than asked for, by more than `spared`, the share of a group that did not fit; or None."""
-    if asked - removed <= max(_GAP, spared):
+    if asked - removed <= max(GAP, spared):
         return None
     if not removed:
         return f"{_NOTHING} where sparsity={asked:g} was asked for: {why}."
@@ -67,6 +67,22 @@ def warn_of_budget(budget):
     warnings.warn(
         f"The groups that are zero do not meet {budget} yet: the rest was cut by its norms, and the network still used it. Fit "
         "with callbacks=[tf_reweight.callbacks.BudgetProximal()] to its deadline first, or train on to recover.",
+        stacklevel=4,
+    )
+
+
+def warn_of_earlier(call, amounts, zeros):
+    """Warns that earlier calls removed more than this one asks for.
+
+    Args:
+        call: name of the function.
+        amounts: mapping of arguments to values; those that are None were not given.
+        zeros: what is zero, in words.
+    """
+    given = ", ".join(f"{name}={value!r}" for name, value in amounts.items() if value is not None)
+    warnings.warn(
+        f"`{call}({given})` asks for less than is removed already: {zeros} are held at zero by earlier cuts, and stay zero. "
+        "To begin anew, call tf_reweight.release(model), put the weights of before back or train on, and prune then.",
         stacklevel=4,
     )
 

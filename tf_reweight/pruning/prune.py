@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+from keras import ops
 
 from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
@@ -99,7 +100,8 @@ def prune(
 
     Several structures on one kernel (`regularize` called once for each, or a list here) cut one after the other: patterns and
     then whole kernels, filters and then single weights of those that are left. A `sparsity` is then reached by the last of
-    them, counting what the ones before removed.
+    them, counting what the ones before removed. What earlier calls hold at zero stays, and counts in the same way: a call that
+    asks for less than they removed removes nothing, and warns. `release(model)` gives their zeros free.
 
     Args:
         model: a built Keras model.
@@ -165,13 +167,15 @@ def prune(
     last = {target.name: (target, structure) for target, structure, _ in chosen}
     limit = filed.calibrated(model, limit, "of_zeros", list(last.values()))
     warn_of_own_calls([target for target, _, _ in chosen])
-    before = [target.groups(structure) for target, structure, _ in chosen]
+    masks = _held(chosen)
+    before = _left(chosen, masks)
+    if _is_beyond(model, sparsity, None if carried is not None else limit, scope, chosen, masks):
+        _warn_of_earlier(masks, "prune", {"sparsity": sparsity, "budget": budget})
     felt = felt_kernels(model, [target for target, _ in last.values()], examples) if criterion == TAYLOR else None
-    kernels = _prune_chosen(model, chosen, before, _Amount(model, sparsity, limit, scope, criterion, felt), threshold)
+    kernels = _prune_chosen(model, chosen, masks, _Amount(model, sparsity, limit, scope, criterion, felt), threshold)
     try:
         for tighter in filed.tightened(model, limit or carried, list(last.values())):
-            left = [target.groups(structure) for target, structure, _ in chosen]
-            kernels = _prune_chosen(model, chosen, left, _Amount(model, None, tighter, scope, criterion, felt), None)
+            kernels = _prune_chosen(model, chosen, _held(chosen), _Amount(model, None, tighter, scope, criterion, felt), None)
     except ValueError as error:  # less cannot be, and what was cut so far is good
         warnings.warn(f"The file of the pruned model is over its budget and cannot be cut further: {error}", stacklevel=2)
     report = PruneReport(tuple(kernels), tuple(left_out))
@@ -193,15 +197,17 @@ def _unmet(report, groups, chosen, strength, sparsity, threshold, budget, scope)
     """
     if budget is not None or all(structure.decides for _, structure, _ in chosen):
         return
-    nothing = all(kernel.kept_weights == kernel.num_weights for kernel in report.kernels)
-    if sparsity is not None and not nothing:
+    nothing = all(kernel.kept_groups == (item.members > 0).sum() for kernel, item in zip(report.kernels, groups))
+    if not any((item.members > 0).any() for item in groups):
+        return  # all was removed before
+    if sparsity is not None and (not nothing or report.sparsity >= sparsity):
         # Each ranking stops at the last group that fits: one over the model, or one in each kernel.
         largest, total = [item.members.max() for item in groups], sum(int(item.members.sum()) for item in groups)
         spared = (max(largest) if scope == "model" else sum(largest)) / total
         yield unmet.falls_short(sparsity, report.sparsity, spared, "whole groups go, and each kernel keeps its best")
         return
     norms = np.concatenate([item.norms[item.members > 0] for item in groups])
-    sizes = [item.members[item.members > 0] for item in groups]
+    sizes = [item.members[item.members > 0] for item in groups if (item.members > 0).any()]
     total = sum(int(size.sum()) for size in sizes)
     if sparsity:
         yield unmet.below_one_group(sparsity, min(size.min() / (total if scope == "model" else size.sum()) for size in sizes))
@@ -374,16 +380,56 @@ def _check_open(chosen, **amounts):
         raise ValueError(errors.message(expected, fix, **given))
 
 
-def _prune_chosen(model, chosen, before, amount, threshold):
+def _held(chosen):
+    """What of each kernel is held at zero from before: mapping of names to bool masks in standard order, False where it is."""
+    targets = {target.name: target for target, _, _ in chosen}
+    return {name: target.held_mask() for name, target in targets.items()}
+
+
+def _left(chosen, masks):
+    """The `Groups` of each of `chosen` in what the masks leave of the kernels."""
+    return [target.groups(structure, masks[target.name]) for target, structure, _ in chosen]
+
+
+def _is_beyond(model, sparsity, budget, scope, chosen, masks):
+    """Whether so much is held at zero already that some of it could come back within what is asked for."""
+    if all(mask.all() for mask in masks.values()):
+        return False
+    last = {target.name: (target, structure) for target, structure, _ in chosen if not structure.decides}
+    pairs = list(last.values())
+    dense = [np.asarray(structure.num_members(target.standard_shape)) for target, structure in pairs]
+    if sparsity is not None:
+        left = [target.groups(structure, masks[target.name]).members for target, structure in pairs]
+        return allocation.is_beyond(left, dense, sparsity, scope)
+    if budget is None or not pairs:
+        return False
+    targets = {target.name: target for target, _, _ in chosen}
+    whole = {name: np.ones(mask.shape, bool) for name, mask in masks.items()}
+    everything = np.ones(sum(count.size for count in dense), bool)
+    left = [target.groups(structure, masks[target.name]).members for target, structure in pairs]
+    now, before = (demands_on(model, budget, pairs, *given) for given in ((left, targets, masks), (dense, targets, whole)))
+    # What a budget leaves unused is less than a group.
+    return all(
+        demand.room(everything) > max(demand.limit * unmet.GAP, float(first.quantity.changes(everything).max(initial=0.0)))
+        for demand, first in zip(now, before)
+    )
+
+
+def _warn_of_earlier(masks, call, amounts):
+    zeros, total = sum(int((~mask).sum()) for mask in masks.values()), sum(mask.size for mask in masks.values())
+    unmet.warn_of_earlier(call, amounts, f"{zeros / total:.1%} of the weights of these kernels")
+
+
+def _prune_chosen(model, chosen, held, amount, threshold):
     """Decides all masks first, then applies them, so that an error leaves the model as it was.
 
-    Several structures on one kernel cut one after the other, each what the ones before it left. An amount is for the last
-    on each kernel that has one to set; those before it remove what is negligible.
+    Several structures on one kernel cut one after the other, each what the ones before it left, earlier calls among them. An
+    amount is for the last on each kernel that has one to set; those before it remove what is negligible.
 
     Args:
-        before: the `Groups` of each of `chosen`.
+        held: the masks of `_held`; they stay as they are.
     """
-    masks = {target.name: np.ones(target.standard_shape, bool) for target, _, _ in chosen}
+    masks = {name: mask.copy() for name, mask in held.items()}
     free = {target.name: i for i, (target, structure, _) in enumerate(chosen) if not structure.decides}
     budgeted = sorted(free.values()) if amount.given else []
     entries = {}
@@ -394,8 +440,7 @@ def _prune_chosen(model, chosen, before, amount, threshold):
     if budgeted:
         targets = {target.name: target for target, _, _ in chosen}
         pairs = [chosen[i][:2] for i in budgeted]
-        # What nothing was cut from yet has the groups it had.
-        groups = [before[i] if masks[t.name].all() else t.groups(s, masks[t.name]) for i, (t, s) in zip(budgeted, pairs)]
+        groups = [target.groups(structure, masks[target.name]) for target, structure in pairs]
         for i, keep in zip(budgeted, amount.keeps(pairs, groups, targets, masks)):
             entries[i] = _cut(*chosen[i][:2], masks, None, keep)
     targets = {target.name: target for target, _, _ in chosen}.values()
@@ -458,4 +503,6 @@ def _cut(target, structure, masks, threshold, keep=None):
     mask &= target.standard_mask(keep, structure)
     groups = int((structure.num_members(target.standard_shape) > 0).sum())
     kept = int((keep & (left.members > 0)).sum())
-    return PrunedKernel(target.name, structure.name, kept, groups, int(mask.sum()), int(mask.size), plain(threshold))
+    # What is zero by itself counts as zero, as in a file.
+    nonzero = int(np.count_nonzero(mask & ops.convert_to_numpy(ops.not_equal(target.standard_kernel(), 0))))
+    return PrunedKernel(target.name, structure.name, kept, groups, nonzero, int(mask.size), plain(threshold))
