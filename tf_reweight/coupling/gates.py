@@ -73,5 +73,5 @@ def reactions(model, sets, examples, batch_size=32):
     for gradients in on_examples(model, variables, examples, batch_size):
         for total, parts in zip(totals, watched):
             slopes = _sum(parts, gradients, len(total))
-            total += 0.0 if slopes is None else np.square(ops.convert_to_numpy(slopes))
+            total += 0.0 if slopes is None else np.square(ops.convert_to_numpy(slopes), dtype="float64")
     return totals

@@ -175,7 +175,9 @@ def _check_relative(relative, penalty):
 
 def _root_mean_square(norms):
     # Of a set that is gone nothing is left to compare with.
-    return ops.maximum(ops.sqrt(ops.mean(ops.square(norms))), 1e-12)
+    largest = ops.maximum(ops.max(norms), 1e-12)
+    # Divided by the largest, since squares leave single precision long before norms do.
+    return ops.maximum(largest * ops.sqrt(ops.mean(ops.square(norms / largest))), 1e-12)
 
 
 def coupled_penalties(model):

@@ -1,5 +1,7 @@
 """How much a coupled group weighs: the norms that pruning ranks by and the penalty presses on."""
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -44,7 +46,8 @@ def group_norms(item, criterion=CRITERIA[0], sums=None):
             dozens of sets.
     """
     sums = {} if sums is None else sums
-    measure = np.abs if criterion == _L1 else np.square
+    # In double precision, which holds the square of every float32.
+    measure = np.abs if criterion == _L1 else functools.partial(np.square, dtype="float64")
     totals = np.zeros(item.num_groups)
     for part in counted_slices(item, criterion):
         key = (id(part.variable), part.axis)

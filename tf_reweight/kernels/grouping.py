@@ -32,7 +32,7 @@ class Groups:
             left = ops.convert_to_tensor(mask, dtype="float32")
             standard = standard * left
             members = ops.convert_to_numpy(ops.sum(structure.partition(left), axis=-1)).round().astype("int64")
-        return cls(structure, np.asarray(ops.convert_to_numpy(structure.group_norms(standard)), "float64"), members)
+        return cls(structure, _norms(structure, standard), members)
 
     @property
     def scores(self):
@@ -59,8 +59,41 @@ class Groups:
 
     def decided(self):
         """Keep flags `(scopes, groups)` where the structure itself says what is kept, else None."""
-        keep = self.structure.select(ops.convert_to_tensor(self.norms, "float32"))
+        largest = self.norms.max(axis=-1, keepdims=True, initial=0.0)
+        outside = (largest > 0) & ((largest < 1 / _SQUARED) | (largest > _SQUARED))
+        # Structures may square them in single precision.
+        norms = self.norms / np.where(outside, largest, 1.0) if outside.any() else self.norms
+        keep = self.structure.select(ops.convert_to_tensor(norms, "float32"))
         return None if keep is None else ops.convert_to_numpy(keep)
+
+
+# Numbers from one over this up to it have squares, and sums of many squares, that single precision holds to all its digits.
+_SQUARED = 1e15
+# Norms below this part of the kernel's largest weight are computed once more from their weights times a larger number.
+_SMALL, _FACTOR = 2.0**-40, 2.0**80
+
+
+def _norms(structure, standard):
+    """Norms of a kernel in standard order, float64, also where squares of its weights are beyond single precision.
+
+    Weights are brought near 1 by powers of two, which rounds nothing: the norms are those of `structure.group_norms`, to the
+    last bit where that can compute them.
+    """
+    largest = float(ops.max(ops.abs(standard)))
+    if not largest > 0 or not np.isfinite(largest):
+        return _as_float64(structure.group_norms(standard))
+    scale = float(2.0 ** max(np.frexp(largest)[1] - 1, -126))
+    near_one = ops.convert_to_tensor(standard) / scale
+    norms = _as_float64(structure.group_norms(near_one))
+    small = norms < _SMALL
+    if small.any():
+        others = ops.where(ops.abs(near_one) < _SMALL, near_one, ops.zeros_like(near_one)) * _FACTOR
+        norms = np.where(small, _as_float64(structure.group_norms(others)) / _FACTOR, norms)
+    return norms * scale
+
+
+def _as_float64(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), "float64")
 
 
 # What groups of several kernels are ranked by where nobody says.

@@ -88,7 +88,7 @@ def felt_kernels(model, targets, examples, batch_size=32):
         batches += 1
         for key, gradient in gradients.items():
             if gradient is not None:
-                sums[key] = sums.get(key, 0.0) + np.square(ops.convert_to_numpy(dense(gradient)))
+                sums[key] = sums.get(key, 0.0) + np.square(ops.convert_to_numpy(dense(gradient)), dtype="float64")
     found = [sums.get(id(variable)) for variable in variables]
     squares = _completed([None if own is None else own / batches for own in found], [v.shape for v in variables])
     felt = [np.sqrt(own) * as_numpy(variable) for own, variable in zip(squares, variables)]

@@ -11,8 +11,13 @@ from tf_reweight.checks import is_sequence
 from tf_reweight.records import fields_of
 
 
+# Single precision ends at 3e38. Beyond this a sum of squares counts as this, so that no penalty is infinite or no number.
+_MOST_SQUARED = 1e36
+
+
 def safe_sqrt(squares):
-    """Square root whose gradient at zero is zero instead of infinite; shapes and dtype are kept."""
+    """Square root whose gradient at zero is zero instead of infinite, and above 1e36 too; shapes and dtype are kept."""
+    squares = ops.minimum(squares, _MOST_SQUARED)
     positive = squares > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, squares, 1.0)), 0.0)
 
