@@ -1,5 +1,7 @@
 """Magnitude clipping: whatever is below a threshold after a step is set to zero."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -13,6 +15,8 @@ from tf_reweight.structures import get as get_structure
 
 class Clip(Inserted):
     """`w_g <- w_g where r_g > threshold, else 0`: a hard threshold on each group, after every optimizer step.
+
+    Where no group of a kernel is above the threshold the largest stays, as `prune` keeps it: a kernel of zeros cuts the network.
 
     Args:
         structure: `Structure` of the kernel.
@@ -28,13 +32,21 @@ class Clip(Inserted):
     def applied(self, weight):
         """The weight without its small groups."""
         standard = self.layout.to_standard(ops.cast(weight, "float32"))
-        keep = self.structure.group_norms(standard) > self.threshold
+        norms = self.structure.group_norms(standard)
+        keep = ops.logical_or(norms > self.threshold, norms >= ops.max(norms))
         mask = self.structure.mask(keep, self.layout.standard_shape)
         return weight * ops.cast(self.layout.from_standard(mask), weight.dtype)
+
+    def clips_all(self, weight):
+        """Whether no group of a weight is above the threshold, so that the largest alone stays."""
+        norms = self.structure.group_norms(self.layout.to_standard(ops.cast(weight, "float32")))
+        return not bool(ops.max(norms) > self.threshold)
 
 
 class Clipping(keras.callbacks.Callback):
     """Sets every group with a norm at or below `threshold` to zero after each batch; it may grow back with the next.
+
+    The largest group of a kernel stays whatever its norm, and a warning names the kernels where it alone did.
 
     The simplest of the baselines. A group grows back only by a step larger than the threshold, so with a threshold well above
     the learning rate (under Adam) it is one-shot pruning at the first batch, spread over the layers by one number. When `fit`
@@ -57,15 +69,27 @@ class Clipping(keras.callbacks.Callback):
         self.threshold = float(threshold)
         self.structure = get_structure(structure)
         self.layers = layers
-        self._variables = []
+        self._variables, self._clips = [], []
 
     def on_train_begin(self, logs=None):
         selected, _ = select(self.model, self.structure, self.layers)
         self._variables = [item.target.variable for item in selected]
         one_fit.begin(self.model, self, self._give_back)
         for item in selected:
-            insert(item.target.variable, Clip(item.structure, item.target.layout, self.threshold))
+            clip = Clip(item.structure, item.target.layout, self.threshold)
+            insert(item.target.variable, clip)
+            self._clips.append((item.target, clip))
         drop_compiled_steps(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        names = [target.name for target, clip in self._clips if target.variable.trainable and clip.clips_all(target.variable)]
+        if names:
+            warnings.warn(
+                f"No group of {', '.join(names[:5])} is above threshold={self.threshold:g}: the largest one of each was kept. "
+                "Choose a lower threshold.",
+                stacklevel=2,
+            )
+            self._clips = []  # said once
 
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)
@@ -73,5 +97,5 @@ class Clipping(keras.callbacks.Callback):
     def _give_back(self):
         for variable in self._variables:
             remove(variable, Clip)
-        self._variables = []
+        self._variables, self._clips = [], []
         drop_compiled_steps(self.model)
