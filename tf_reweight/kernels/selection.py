@@ -99,7 +99,13 @@ class _Rule:
 def _rules(layers, found, left_out):
     if layers is None:
         return [_Rule()]
-    rules = [_Rule(selector) for selector in selectors.listed(layers)]
+    candidates = [selectors.Candidate.of(target) for target in found]
+    taken = {name for item in left_out for name in (item.name, item.name.rsplit("/", 1)[0])}
+    # A layer that cannot be pruned has its name all the same.
+    rules = [
+        _Rule(selectors.Exactly(item) if selectors.is_glob(item) and item in taken else selectors.named(item, candidates))
+        for item in selectors.listed(layers)
+    ]
     for rule in rules:
         name = getattr(rule.selector, "name", rule.selector)  # of a layer
         if isinstance(name, str) and not any(rule.matches(target) for target in found):

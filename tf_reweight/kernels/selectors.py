@@ -2,7 +2,7 @@
 
 A selector is one of
 - a name or glob of layer paths: `"conv1"`, `"block1/*"`, a kernel's `"lstm/lstm_cell/recurrent_kernel"`; the name of what holds
-  layers (a nested model, a recurrent or an attention layer) means all kernels inside;
+  layers (a nested model, a recurrent or an attention layer) means all kernels inside; a name that a layer has is no glob;
 - a layer, or a layer type; again with all kernels inside;
 - a predicate `layer -> bool`; one whose parameter is called `target` gets the kernel's `Target` instead, which knows its name,
   path, layout and variable;
@@ -54,6 +54,17 @@ class Candidate:
         return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
+class Exactly(str):
+    """A name that a layer has, though it has the letters of a glob: it means that layer alone."""
+
+
+def named(selector, candidates):
+    """A selector, `Exactly` where it looks like a glob and is the name of a candidate, or of what holds one."""
+    if is_glob(selector) and any(selector in (*each.names, *each.inside) for each in candidates):
+        return Exactly(selector)
+    return selector
+
+
 def listed(layers, argument="layers"):
     """The selectors in an argument as a flat list; raises for what is none.
 
@@ -93,7 +104,7 @@ def unmatched(argument, selector, names):
 
 def is_glob(selector):
     """Whether a selector is a pattern of names."""
-    return isinstance(selector, str) and any(letter in selector for letter in "*?[")
+    return isinstance(selector, str) and not isinstance(selector, Exactly) and any(letter in selector for letter in "*?[")
 
 
 def names_exactly(selector, candidate):
@@ -108,8 +119,7 @@ def names_exactly(selector, candidate):
 def matches(selector, candidate):
     """Whether a selector means a candidate."""
     if is_glob(selector):
-        # Names may have brackets in them, which a glob would take for one of the letters between.
-        return selector in candidate.names or any(fnmatch.fnmatchcase(name, selector) for name in candidate.names)
+        return any(fnmatch.fnmatchcase(name, selector) for name in candidate.names)
     if isinstance(selector, str):
         return selector in candidate.names or selector in candidate.inside
     holders = (*candidate.parents, candidate.layer)

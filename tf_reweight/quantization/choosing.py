@@ -29,7 +29,7 @@ class Choice:
 
     def check(self, argument, layers):
         """The selectors of an argument as a list; raises for what is none, and for a name that no operation has."""
-        found = selectors.listed(layers, argument)
+        found = [self._named(selector) for selector in selectors.listed(layers, argument)]
         for selector in found:
             name = getattr(selector, "name", selector)  # of a layer
             if isinstance(name, str) and not any(selectors.matches(selector, item) for item in self._candidates.values()):
@@ -38,7 +38,10 @@ class Choice:
 
     def matches(self, selector, layer):
         """Whether a selector means this layer of the simplified model."""
-        return selectors.matches(selector, self._candidates[layer.name])
+        return selectors.matches(self._named(selector), self._candidates[layer.name])
+
+    def _named(self, selector):
+        return selectors.named(selector, self._candidates.values())
 
     def _candidate(self, operation):
         """The user's layer behind an operation of the simplified model, which may be a part of it, or a layer of its own."""
