@@ -16,7 +16,7 @@ from tf_reweight.structures import get as get_structure
 class Clip(Inserted):
     """`w_g <- w_g where r_g > threshold, else 0`: a hard threshold on each group, after every optimizer step.
 
-    Where no group of a kernel is above the threshold the largest stays, as `prune` keeps it: a kernel of zeros cuts the network.
+    Where no group of a kernel is above the threshold the largest stays, as with `prune`: a kernel of zeros cuts the network.
 
     Args:
         structure: `Structure` of the kernel.

@@ -1,5 +1,6 @@
 """What is doubtful about a file that computes what its model does, in sentences for its user."""
 
+from tf_reweight.data import varying
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.verification import TOLERANCES, keras_outputs
@@ -30,6 +31,7 @@ def sentences(content, model, precision, specs, kernels, wider, representative, 
     return (
         *((SLOW,) if precision == "int16" else ()),
         *_alike(precision, representative, held_out),
+        *_still(precision, model, representative),
         *(_all_wider(kernels, wider) if precision == "dynamic_int8" else ()),
         *(_in_float(kernels, wider, content) if TABLE[precision].needs_data else ()),
         *_cut_off(model, precision, held_out),
@@ -50,7 +52,7 @@ def _alike(precision, representative, held_out):
     if not TABLE[precision].needs_data:
         return ()
     given = {"representative_data": representative, "verify_data": held_out}
-    alike = [name for name, arrays in given.items() if arrays is not None and all((x == x[:1]).all() for x in arrays)]
+    alike = [name for name, arrays in given.items() if arrays is not None and varying.are_alike(arrays)]
     if alike == ["verify_data"] and len(held_out[0]) == 1:
         return ()
     if not alike:
@@ -59,6 +61,14 @@ def _alike(precision, representative, held_out):
         f"All examples in {' and '.join(alike)} are one and the same: what the file computes for others was neither measured "
         "nor compared. Pass a hundred real ones.",
     )
+
+
+def _still(precision, model, representative):
+    """A sentence where the model's outputs hardly differ over the examples that set the ranges of a file."""
+    if not TABLE[precision].needs_data or representative is None or is_quantized(model) or varying.are_alike(representative):
+        return ()
+    said = varying.of_outputs("representative_data", keras_outputs(model, varying.some(representative)))
+    return () if said is None else (said,)
 
 
 def _all_wider(kernels, wider):

@@ -1,6 +1,7 @@
 """The ranges of activations: learned from data without training, and held still at the end of training."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer
+from tf_reweight.data import varying
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_layer
@@ -30,6 +32,8 @@ def calibrate(model, inputs, batch_size=32):
             `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do.
         batch_size: examples that are looked at together, where the model takes any number of them.
 
+    A warning says where the examples, or the outputs for them, do not vary.
+
     Raises:
         TypeError: for what holds no examples.
         ValueError: when the model is not quantized, or for examples that do not fit its inputs; the ranges are as before then.
@@ -45,10 +49,17 @@ def calibrate(model, inputs, batch_size=32):
     if fixed_batch(model):
         batch_size = fixed_batch(model)
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)  # the first again, where the last are too few
+    seen: list = []
     with _learning_anew(layers), fixed_draws(model):
         for start in range(0, len(order), batch_size):
             batch = [array[order[start : start + batch_size]] for array in arrays]
-            model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
+            outputs = model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
+            if len(seen) * batch_size < varying.MOST:
+                seen.append([np.atleast_1d(ops.convert_to_numpy(output)) for output in keras.tree.flatten(outputs)])
+    said = varying.of_examples("the data", arrays)
+    said = said or varying.of_outputs("the data", [np.concatenate(parts) for parts in zip(*seen)])
+    if said is not None:
+        warnings.warn(f"The ranges of the quantized model may not hold. {said}", stacklevel=2)
 
 
 @contextlib.contextmanager
