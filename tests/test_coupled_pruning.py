@@ -1575,7 +1575,7 @@ def test_norms_are_summed_in_double_precision(criterion):
     model.layers[0].kernel.assign(kernel)
     model.layers[1].kernel.assign(np.zeros((3, 2)))
     (item,) = coupling.groups(model).sets
-    measure = np.abs(kernel) if criterion == "kernel_l1" else np.square(kernel)
+    measure = np.abs(kernel) if criterion == "kernel_l1" else np.square(kernel, dtype="float64")
     totals = np.array([sum(map(float, measure[:, column])) for column in range(3)])
     expected = totals if criterion == "kernel_l1" else np.sqrt(totals)
     np.testing.assert_allclose(scores.group_norms(item, criterion), expected, rtol=1e-12)
