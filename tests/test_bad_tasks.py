@@ -48,6 +48,9 @@ BAD = [
     ("regression", (with_nan(), Y), {}, r"`train` must be finite \(no NaN, no infinity\), in its x. Received: example=3"),
     ("regression", (X, np.full_like(Y, np.inf)), {}, "in its y"),
     ("regression", (X, Y), {"validation": (with_nan(), Y)}, "`validation` must be finite"),
+    ("regression", (X, Y, -np.ones(8)), {}, "One of the sample weights of `train` at least must be above zero"),
+    ("regression", lambda: iter([(X, Y), (X[:, :7], Y)]), {}, "take the data's inputs.*split='train', batch=2"),
+    ("regression", lambda: iter([(X, Y), (with_nan(), Y)]), {}, "`train` must be finite.*batch=2, example=3"),
     ("regression", (X[:, :7], Y), {}, "The model must take the data's inputs"),
     ("regression", (X, Y[:, :1]), {}, r"output 'out' in `train` must have the shape \('batch', 2\)"),
     ("regression", (X, Y), {"test": (X, Y[:, :1])}, "output 'out' in `test` must have the shape"),
@@ -274,6 +277,58 @@ def test_what_reading_batches_raises_comes_out_as_it_is(kind):
     batches, options, _ = feeds.feed(model, make(), "train", steps=steps).to_fit()
     with pytest.raises(error, match=words), raised.as_raised(batches):
         model.fit(batches, epochs=9, verbose=0, **options)
+
+
+class Changing(keras.utils.PyDataset):
+    """Its second batch is another from the third time on that it is read."""
+
+    def __init__(self, other, **options):
+        super().__init__(**options)
+        self.other, self.read = other, 0
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        self.read += index
+        return (self.other if self.read > 2 else X), Y
+
+
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (with_nan(), r"`train` must be finite .*in its x. Received: batch=2, example=3"),
+        (X[:, :7], r"must take the data's inputs.*split='train', batch=2, input_shape=\(8, 7, 8, 1\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PyDataset", "function"])
+def test_a_later_epoch_that_holds_other_batches_is_refused_where_they_come(kind, other, words):
+    """One that is not finite had been put down to the learning rate, other sizes were refused after all stages."""
+    source = Changing(other)
+    read = source if kind == "PyDataset" else lambda: map(source.__getitem__, (0, 1))
+    batches, options, _ = feeds.feed(small(), read, "train").to_fit()
+    with pytest.raises(ValueError, match=words), raised.as_raised(batches):
+        small().fit(batches, epochs=9, verbose=0, **options)
+
+
+def test_batches_of_several_sizes_are_refused_before_training_where_no_file_can_be_made_of_them(tmp_path):
+    """Those of a model of open sizes can be trained on: at the export after all stages they were refused."""
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="All examples of `train` must be alike"):
+        how = {"structure": "unstructured", "out": tmp_path / "run", "console": QUIET}
+        tfr.compress(model, lambda: iter([(X, Y), (X[:, :7], Y)]), (X, Y), **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_is_not_finite_is_named_before_the_training_is():
+    """TensorFlow reads it itself; the numbers are looked at when the training breaks."""
+    given = tf.Variable(0.0)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).map(lambda x, y: (x + given, y))
+    feed = feeds.feed(small(), data, "train")
+    given.assign(np.nan)
+    with pytest.raises(ValueError, match=r"`train` must be finite .*in its x. Received: batch=1, example=0"):
+        small().fit(feed.to_fit()[0], verbose=0, shuffle=False, callbacks=[Finite("dense", [feed])])
 
 
 @pytest.mark.parametrize("train, validation", [(Failing, lambda: (X, Y)), (lambda: (X, Y), Failing)])

@@ -103,6 +103,28 @@ def check_classes(y, shape):
         raise ValueError(errors.message(f"`y` must be class numbers of the shape {tuple(shape)}.", fix, **received))
 
 
+def check_holds(dtype, array, argument, of):
+    """Raises ValueError unless a type of numbers holds all whole numbers of an array: NumPy makes others of them in silence.
+
+    Args:
+        dtype: name of the type, or the type.
+        array: numbers of any type; only whole ones are looked at, since floats that are too large become infinite.
+        argument: what holds the array, for errors.
+        of: what has that type, for errors.
+    """
+    name = getattr(dtype, "__name__", dtype)
+    # All other floats reach beyond the largest whole number that NumPy has.
+    if array.dtype.kind not in "iu" or not array.size or "int" not in name and name != "float16":
+        return
+    limits = np.finfo(name) if name == "float16" else np.iinfo(name)
+    low, high = int(limits.min), int(limits.max)
+    beyond = [value for value in (int(array.min()), int(array.max())) if not low <= value <= high]
+    if beyond:
+        expected = f"`{argument}` must hold numbers that fit {name}, the type of {of}: {low} to {high}."
+        fix = "Look at what made them, and at the dtype of the input."
+        raise ValueError(errors.message(expected, fix, value=beyond[0], dtype=str(array.dtype)))
+
+
 def is_integer(value):
     """Whether a value is an int, Python's or NumPy's, and not a bool, which Python counts among the ints."""
     # NumPy counts spans of time among them.

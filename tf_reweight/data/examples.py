@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags, is_sequence, listed
+from tf_reweight.checks import check_flags, check_holds, is_sequence, listed
 from tf_reweight.data import last_axes
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import called_with, declares_inputs, input_structure, keys_of, output_structure
@@ -378,6 +378,7 @@ def _checked(array, spec, argument, text):
         raise ValueError(
             errors.message(f"`{argument}` must hold numbers that fit {spec.dtype}.", "Convert it.", dtype=str(array.dtype))
         )
+    check_holds(spec.dtype, array, argument, repr(spec.name))
     with np.errstate(over="ignore"):  # what is too large for the input's type is told below
         made = array.astype(spec.dtype)
     if array.dtype.kind == "f" and not np.isfinite(made).all():

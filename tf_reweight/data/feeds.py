@@ -12,6 +12,7 @@ from tf_reweight.checks import is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
 from tf_reweight.data.examples import check_takes_nothing, in_structure
+from tf_reweight.data.fitting import check_finite, check_fits
 from tf_reweight.data.raised import Watched
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import input_structure
@@ -145,29 +146,39 @@ class Arrays(Feed):
 class Source(Feed):
     """Batches that can be read anew: of a `tf.data.Dataset`, a `PyDataset`, a function that makes a generator.
 
+    Every batch is looked at whenever it is read, since a source may give others each time.
+
     Args:
+        model: what takes them.
         begin: function that returns an iterator over batches, from the first on.
         argument: for errors.
-        to_fit: function that returns what Keras trains on; None for batches that are drawn from `begin` in order.
+        to_fit: function of `checked` that returns what Keras trains on; None for batches that are drawn from `begin` in order.
         steps: batches of an epoch where the source has no end; None reads all.
         batch_size, seed: of training on what is held in memory.
     """
 
-    def __init__(self, begin, argument, to_fit=None, steps=None, batch_size=32, seed=0):
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, model, begin, argument, to_fit=None, steps=None, batch_size=32, seed=0):
+        self.batch_size, self.seed, self._model = batch_size, seed, model
         self._begin, self._to_fit, self._argument, self._steps = begin, to_fit, argument, steps
         self.ends = steps is None
         self.num_batches, self.num_examples = self._counted()
 
     def batches(self):
         read = _read(self._begin, self._argument)
-        return (parted(batch, self._argument) for batch in itertools.islice(read, self._steps))
+        return (self.checked(batch, number) for number, batch in enumerate(itertools.islice(read, self._steps)))
+
+    def checked(self, batch, number):
+        """A batch as `(x, y, sample_weight)`; raises where it does not fit the model or is not finite."""
+        x, y, weight = parted(batch, self._argument)
+        check_batch(x, y, weight, self._argument, batch=number + 1)
+        check_fits(self._model, x, self._argument, batch=number + 1)
+        return x, y, weight
 
     def to_fit(self):
         if self._to_fit is not None:
-            return self._to_fit(), {} if self._steps is None else {"steps_per_epoch": self._steps}, []
+            return self._to_fit(self.checked), {} if self._steps is None else {"steps_per_epoch": self._steps}, []
         drawn = Drawn(self._begin, self.num_batches, again=self._steps is None)
-        return Watched(drawn), {}, []
+        return Watched(drawn, self.checked), {}, []
 
     def held_out(self, fraction):
         arrays = self._in_memory() if self.ends else None
@@ -190,9 +201,9 @@ class Source(Feed):
     def _counted(self):
         """Batches and examples of an epoch; what is wrong with a batch is found here."""
         num_batches = num_examples = 0
-        for x, y, weight in self.batches():
+        for x, _, _ in self.batches():
             num_batches += 1
-            num_examples += check_batch(x, y, weight, self._argument)
+            num_examples += len(keras.tree.flatten(x)[0])
             if num_batches >= _NO_END:
                 _refuse_endless(self._argument)
         if not num_batches or self._steps is not None and num_batches < self._steps:
@@ -208,15 +219,16 @@ class Once(Source):
 
     repeatable = False
 
-    def __init__(self, generator, argument, steps):
-        self.ends = False
+    def __init__(self, model, generator, argument, steps):
+        self.ends, self._model = False, model
         self._generator, self._argument, self._steps = generator, argument, steps
         self._kept = [batch for batch in itertools.islice(generator, steps)]
         self._begin, self._to_fit = lambda: iter(self._kept), None
         self.num_batches, self.num_examples = self._counted()
 
     def to_fit(self):
-        return Watched(Drawn(lambda: self._generator, self.num_batches, again=False, ahead=self._kept)), {}, []
+        drawn = Drawn(lambda: self._generator, self.num_batches, again=False, ahead=self._kept)
+        return Watched(drawn, self.checked), {}, []
 
 
 class Drawn(keras.utils.PyDataset):
@@ -284,18 +296,18 @@ def feed(model, given, argument, batch_size=32, seed=0, steps=None):
     if hasattr(given, "element_spec"):
         return _of_dataset(model, given, argument, *rest)
     if isinstance(given, keras.utils.PyDataset):
-        return _of_pydataset(given, argument, *rest)
+        return _of_pydataset(model, given, argument, *rest)
     if hasattr(given, "__next__"):
         if steps is None:
             fix = 'Pass a function that makes the generator, or config={"train": {"steps": number of batches an epoch}}.'
             expected = f"`{argument}` must be read in every epoch, and a generator ends."
             raise ValueError(errors.message(expected, fix, type="generator"))
-        return Once(given, argument, steps)
+        return Once(model, given, argument, steps)
     if callable(given):
         if is_layer(given):
             raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
         check_takes_nothing(given, argument)
-        return Source(given, argument, None, *rest)
+        return Source(model, given, argument, None, *rest)
     return _of_arrays(model, given, argument, batch_size, seed)
 
 
@@ -309,7 +321,7 @@ def _of_dataset(model, dataset, argument, steps, batch_size, seed):
         dataset = dataset.map(lambda x, *rest: (in_structure(model, x), *rest))
     if steps is not None and cardinality != -1:
         dataset = dataset.repeat()
-    return Source(lambda: iter(dataset.as_numpy_iterator()), argument, lambda: dataset, steps, batch_size, seed)
+    return Source(model, lambda: iter(dataset.as_numpy_iterator()), argument, lambda check: dataset, steps, batch_size, seed)
 
 
 def _holds_single(model, specs):
@@ -324,7 +336,7 @@ def _holds_single(model, specs):
     return bool(known) and all(last_axes.is_single(*pair) for pair in known)
 
 
-def _of_pydataset(source, argument, steps, batch_size, seed):
+def _of_pydataset(model, source, argument, steps, batch_size, seed):
     if source.num_batches is None and steps is None:
         _refuse_endless(argument)
 
@@ -332,7 +344,7 @@ def _of_pydataset(source, argument, steps, batch_size, seed):
         numbers = itertools.count() if source.num_batches is None else range(source.num_batches)
         return (source[number] for number in numbers)
 
-    return Source(begin, argument, lambda: Watched(source), steps, batch_size, seed)
+    return Source(model, begin, argument, lambda check: Watched(source, check), steps, batch_size, seed)
 
 
 def _of_arrays(model, given, argument, batch_size, seed):
@@ -342,8 +354,9 @@ def _of_arrays(model, given, argument, batch_size, seed):
     num = check_batch(x, y, weight, argument)
     if not num:
         raise ValueError(errors.message(f"`{argument}` must hold at least one example.", "Look at what made it.", examples=num))
-    if weight is not None and not any(np.any(part) for part in keras.tree.flatten(weight) if part is not None):
-        expected = f"The sample weights of `{argument}` must not all be zero: nothing would count."
+    check_fits(model, x, argument)
+    if weight is not None and not any(np.any(part > 0) for part in keras.tree.flatten(weight) if part is not None):
+        expected = f"One of the sample weights of `{argument}` at least must be above zero: otherwise nothing is learned."
         raise ValueError(errors.message(expected, "Leave them out, or give some examples a weight.", examples=num))
     return Arrays(in_structure(model, x), y, weight, batch_size, seed)
 
@@ -422,25 +435,23 @@ def _check_objects(array, given):
     raise TypeError(errors.message(expected, fix, type=type(given).__name__, item=strange))
 
 
-def check_batch(x, y, weight, argument):
-    """The number of examples of a batch, or of all arrays; raises where they do not fit together or are not finite."""
+def check_batch(x, y, weight, argument, **received):
+    """The number of examples of a batch, or of all arrays; raises where they do not fit together or are not finite.
+
+    `received` is what an error says of them first, such as the number of the batch.
+    """
     named = {"x": x, "y": y, "sample_weight": weight}
     arrays = {name: [array for array in keras.tree.flatten(part) if array is not None] for name, part in named.items()}
     lengths = {name: [len(array) if array.ndim else 0 for array in part] for name, part in arrays.items()}
     found = {length for part in lengths.values() for length in part}
     if len(found) != 1:
         fix = "Every input, label and weight needs as many examples."
-        raise ValueError(errors.message(f"`{argument}` must hold arrays of one length.", fix, lengths=lengths))
+        raise ValueError(errors.message(f"`{argument}` must hold arrays of one length.", fix, **received, lengths=lengths))
     for array in arrays["sample_weight"]:
         if array.dtype.kind not in "biuf":
             fix = "Pass one number for each example."
             raise TypeError(errors.message(f"The sample weights of `{argument}` must be numbers.", fix, dtype=str(array.dtype)))
-    for name, part in arrays.items():
-        for array in part:
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-                expected = f"`{argument}` must be finite (no NaN, no infinity), in its {name}."
-                raise ValueError(errors.message(expected, "Remove or fill it.", example=bad))
+    check_finite(x, y, weight, argument, **received)
     return found.pop()
 
 

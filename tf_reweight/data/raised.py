@@ -10,11 +10,14 @@ class Watched(keras.utils.PyDataset):
 
     Args:
         source: the `keras.utils.PyDataset`.
+        check: function `(batch, its number, from 0)` that raises for a batch that may not be trained on. Other processes, which
+            would each need all that it knows, read without it.
     """
 
-    def __init__(self, source):
+    def __init__(self, source, check):
         super().__init__(source.workers, source.use_multiprocessing, source.max_queue_size)
         self.source, self.error = source, None
+        self._check = None if source.use_multiprocessing else check
 
     @property
     def num_batches(self):
@@ -22,7 +25,10 @@ class Watched(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         try:
-            return self.source[index]
+            batch = self.source[index]
+            if self._check is not None:
+                self._check(batch, index)
+            return batch
         except Exception as error:
             self.error = self.error or error
             raise

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_classes, check_flags, check_integer
+from tf_reweight.checks import check_classes, check_flags, check_holds, check_integer
 from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
@@ -113,7 +113,7 @@ class Runner:
             arrays = dict(zip(self.inputs, arrays))
         self._check(arrays)
         order = self._in_order(self.inputs, self.input_details)
-        return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name]) for name in order]
+        return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name], name) for name in order]
 
     def decoded(self, outputs, output_names=None):
         """What a call returns, from raw outputs `(num, 1, ...)` in the order of the file."""
@@ -141,7 +141,7 @@ class Runner:
     def set(self, name, value):
         """Sets one input, in real numbers."""
         detail = self.inputs[name]
-        self._interpreter.set_tensor(detail["index"], _quantized(np.asarray(value), detail))
+        self._interpreter.set_tensor(detail["index"], _quantized(np.asarray(value), detail, name))
 
     @property
     def raw_inputs(self):
@@ -228,12 +228,14 @@ def check_format(content, name):
         raise ValueError(errors.message("The file must be a TFLite flatbuffer.", fix, file=str(name), start=bytes(content[:8])))
 
 
-def _quantized(value, detail):
+def _quantized(value, detail, name):
     dtype = detail["dtype"]
     scale, zero_point = detail["quantization"]
     if np.issubdtype(dtype, np.integer) and scale:
         limits = np.iinfo(dtype)
         value = np.clip(np.round(value / scale) + zero_point, limits.min, limits.max)
+    else:
+        check_holds(dtype, value, name, "this input of the file")
     return value.astype(dtype)
 
 

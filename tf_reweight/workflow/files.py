@@ -13,12 +13,14 @@ from tf_reweight.workflow.stages import stages_of
 
 
 def check_convertible(run):
-    """Raises ValueError where a run that will train has a model of which no file can be made.
+    """Raises ValueError where a run that will train has a model of which no file can be made, or no examples for its files.
 
     Args:
         run: the `Run`, with no stage done.
     """
     if any(run.config.epochs.values()):
+        run.data.inputs(run.model, "train", run.config.export.representative)
+        run.data.inputs(run.model, "validation", run.config.export.verify)
         tflite.check_convertible(run.model, run.data.inputs(run.model, "validation", 1))
 
 

@@ -17,11 +17,13 @@ class Finite(keras.callbacks.Callback):
 
     Args:
         stage: for the error.
+        feeds: the `data.feeds.Feed`s of training and validation. Before the training is blamed they are read once more: where
+            it is they that are not finite, the error says so.
     """
 
-    def __init__(self, stage):
+    def __init__(self, stage, feeds=()):
         super().__init__()
-        self.stage, self._epoch, self._sums = stage, 0, None
+        self.stage, self._feeds, self._epoch, self._sums = stage, feeds, 0, None
 
     def on_train_begin(self, logs=None):
         self._paths = [variable.path for variable in self.model.trainable_variables]
@@ -73,6 +75,9 @@ class Finite(keras.callbacks.Callback):
         self._refuse("Every weight", where)
 
     def _refuse(self, what, where):
+        for feed in self._feeds:
+            for _ in () if feed.in_memory else feed.batches():  # arrays were looked at when they came
+                pass
         fix = "Lower the learning rate (train.learning_rate and its like), clip gradients, or check the labels' scale."
         expected = f"{what} must stay finite (no NaN, no infinity)."
         raise ValueError(errors.message(expected, fix, stage=self.stage, epoch=self._epoch, broken=where))

@@ -7,10 +7,10 @@ import keras
 from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, feeds, models, value_range
-from tf_reweight.data.examples import arrays_of
+from tf_reweight.data.fitting import check_fits
 from tf_reweight.data.splits import class_numbers
 from tf_reweight.graph.losses import ONE_HOT, SPARSE, loss_name
-from tf_reweight.graph.walking import declares_inputs, input_structure
+from tf_reweight.graph.walking import input_structure
 from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import given, labels, unheeded
 from tf_reweight.workflow import task as tasks
@@ -115,19 +115,8 @@ def _outputs(model, splits):
                 fix = "Stages are measured by its outputs: give its class a `call`, or compress the part of it that is shipped."
             expected = f"The model must take the data's inputs: {errors.said_by(error)}."
             raise ValueError(errors.message(expected, fix, split=split, input_shape=shapes)) from None
-        _check_sizes(model, x, split)
+        check_fits(model, x, split)
     return found[0]
-
-
-def _check_sizes(model, x, split):
-    """Raises for sizes other than those of the model's inputs: Keras runs where its layers can, a file does not."""
-    if not declares_inputs(model):
-        return
-    for tensor, array in zip(keras.tree.flatten(input_structure(model)), arrays_of(model, x, split)):
-        wanted, found = tensor.shape[1:], array.shape[1:]
-        if len(wanted) != len(found) or any(size not in (None, given) for size, given in zip(wanted, found)):
-            expected = f"The model must take the data's inputs, examples of the shape {tuple(wanted)} for {tensor.name!r}."
-            raise ValueError(errors.message(expected, "Choose data or model to match.", split=split, input_shape=array.shape))
 
 
 def _classifier(model, splits, outputs):

@@ -71,7 +71,8 @@ class Trainer(abc.ABC):
         batches, options, in_order = context.data.training(context.config.data.shift)
         # Broken weights are found before anything is kept.
         stack = [
-            Finite(name), curves, *in_order, *callbacks, EpochLines(label, context.console), *context.callbacks(name)
+            Finite(name, (context.data.train, context.data.validation)), curves, *in_order, *callbacks,
+            EpochLines(label, context.console), *context.callbacks(name),
         ]  # fmt: skip
         validating = context.data.validating()
         with as_raised(batches, validating.get("validation_data")):
