@@ -12,12 +12,12 @@ import pytest
 from tf_reweight import files
 from tf_reweight.cli import main
 from tf_reweight.reports import curves
-from tf_reweight.workflow import folder as folders
 from tf_reweight.workflow import lock
 from tf_reweight.workflow.folder import Folder
 
 CONFIG, GIVEN = "name: a\n", {"model": "net"}
-FIGURES = dict.fromkeys(folders._RECORDED, 0)
+FIGURES = {"name": "dense", "seconds": 1.5, "validation": {"loss": 0.5}, "test": {"loss": 1.0}, "num_weights": 2}
+FIGURES |= {"num_nonzero": 2, "num_macs": None, "keeps_zeros": False, "details": {}, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def whole(tmp_path_factory):
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     folder = Folder(tmp_path_factory.mktemp("whole") / "run", CONFIG, GIVEN)
     for stage in ("dense", "regularized", "pruned"):
-        folder.finish(stage, net, FIGURES)
+        folder.finish(stage, net, FIGURES | {"name": stage})
     folder.checkpoint("retrained").write_bytes(b"")
     return folder.path
 
@@ -54,8 +54,36 @@ def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(inside, tmp_path):
     assert (tmp_path / "results.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("damage", [half, flipped, lambda content: b"", lambda content: b"\xff\xfe\x00\x80" * 99])
-def test_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, damage):
+DAMAGES = [half, flipped, lambda content: b"", lambda content: b"\xff\xfe\x00\x80" * 99]
+
+
+def without_marks(path):
+    """The record of stages as older versions wrote it."""
+    stages = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({stage: FIGURES | {"name": stage} for stage in stages}))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_is_not_as_it_was_written_is_made_again(path, damage):
+    """A finished run passed over it in silence; only one that went on from it said so."""
+    file = path / "regularized.keras"
+    file.write_bytes(damage(file.read_bytes()))
+    again = Folder(path, CONFIG, GIVEN)
+    assert (again.gone, again.loss) == ("regularized", "is not what was written there")
+    assert again.figures("dense") == FIGURES and again.figures("regularized") is None and again.figures("pruned") is None
+    assert not again.checkpoint("retrained").exists() and again.load("dense").count_params() == 3
+
+
+def test_a_model_in_the_place_of_another_is_not_taken_for_it(path):
+    shutil.copy(path / "dense.keras", path / "pruned.keras")
+    again = Folder(path, CONFIG, GIVEN)
+    assert again.gone == "pruned" and again.figures("regularized") is not None and again.figures("pruned") is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_run_of_before_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, damage):
+    without_marks(path)
+    assert Folder(path, CONFIG, GIVEN).gone is None
     file = path / "regularized.keras"
     file.write_bytes(damage(file.read_bytes()))
     words = r"as it was written; reading it says: .*\. Received: file='.*regularized\.keras'\. Delete it, and this stage"
@@ -63,9 +91,18 @@ def test_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, dam
         Folder(path, CONFIG, GIVEN).load("regularized")
     file.unlink()
     again = Folder(path, CONFIG, GIVEN)
-    assert again.gone == "regularized" and not again.checkpoint("retrained").exists()
+    assert (again.gone, again.loss) == ("regularized", "is not there any more") and not again.checkpoint("retrained").exists()
     assert again.figures("dense") == FIGURES and again.figures("regularized") is None and again.figures("pruned") is None
-    assert again.load("dense").count_params() == 3
+
+
+def test_a_stage_that_is_made_again_is_not_done_between_its_model_and_its_record(path, monkeypatch):
+    """A process that is killed there leaves a new model, which the record of the old one does not fit."""
+    (path / "pruned.keras").unlink()
+    folder = Folder(path, CONFIG, GIVEN)
+    monkeypatch.setattr(files, "mark_of", lambda path: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        folder.finish("pruned", folder.load("dense"), FIGURES)
+    assert list(json.loads((path / "state.json").read_text())) == ["dense", "regularized"]
 
 
 def test_what_is_no_damage_of_the_file_is_said_by_whom_it_concerns(path):
@@ -77,7 +114,10 @@ def test_what_is_no_damage_of_the_file_is_said_by_whom_it_concerns(path):
         Folder(path, CONFIG, GIVEN).load("dense")
 
 
-RECORDS = ["", "{", "[1, 2]", "3", "null", '{"dense": 5}', '{"dense": {"name": "dense"}}', "\udcff", "[" * 100_000]
+WRONG = [{name: value} for name in FIGURES for value in (7 if isinstance(FIGURES[name], (dict, str, bool)) else "7", [])]
+WRONG += [{"num_weights": None}, {"validation": {"loss": None}}, {"name": "pruned"}, {"model_file": 7}, {"model_file": {"bytes": 7}}]
+RECORDS = [json.dumps({"dense": {**FIGURES, **wrong}}) for wrong in WRONG]
+RECORDS += ["", "{", "[]", "[1, 2]", "3", "null", '{"dense": 5}', '{"dense": {"name": "dense"}}', "\udcff", "[" * 100_000]
 
 
 @pytest.mark.parametrize("text", RECORDS, ids=range(len(RECORDS)))
@@ -112,7 +152,7 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(path, name):
 def test_folders_that_belong_there_are_left_alone(path):
     for name in ("search", "logs", "macs_0.5", "my notes"):
         (path / name).mkdir()
-    assert Folder(path, CONFIG, GIVEN).figures("pruned") == FIGURES
+    assert Folder(path, CONFIG, GIVEN).figures("pruned") == FIGURES | {"name": "pruned"}
 
 
 @pytest.mark.parametrize("name", ["run", "config.yaml", "state.json"])

@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 import tf_reweight as tfr
-from tf_reweight import baselines, coupling, errors, files, quantization
+from tf_reweight import baselines, coupling, errors, files, quantization, workflow
 from tf_reweight.cli import main
 from tf_reweight.data import feeds
 from tf_reweight.reports.curves import read_curves
@@ -260,6 +260,30 @@ def test_a_notebook_cell_that_was_stopped_goes_on_when_it_runs_again(out, tmp_pa
     else:
         with pytest.raises(ValueError, match="What differs: .*the layers of the model"):
             cell(out, width=24)
+
+
+@pytest.mark.parametrize("out", ["mine", None])
+def test_a_run_stays_in_its_folder_where_code_of_the_user_goes_to_another(out, tmp_path, monkeypatch):
+    """Half of the files had come into a folder of the same name there."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((40, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(1)], name="net")
+    model.compile("adam", "mse")
+
+    def batches():
+        monkeypatch.chdir(elsewhere)
+        yield x, x[:, :1]
+
+    def stages(run, where):
+        with run.open(where):
+            return run.folder.path
+
+    monkeypatch.setattr(workflow, "_finished", stages)
+    found = tfr.compress(model, batches, (x, x[:, :1]), structure="unstructured", out=out, console=QUIET)
+    assert found == tmp_path / (out or "runs/net") and (found / "config.yaml").is_file() and not (found / ".lock").exists()
+    assert not list((elsewhere / "mine").iterdir()) and len(list(elsewhere.iterdir())) == 1
 
 
 def test_examples_are_told_apart_by_type_shape_and_value():

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import pathlib
@@ -162,6 +163,15 @@ def _sync(path):
         os.close(handle)
 
 
+def mark_of(path):
+    """What tells the content of a file from any other, as a dict that JSON takes: its bytes and their SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
 def damage_of_zip(path):
     """What is wrong with a zip file, in words; None where all of it can be read and its checksums are right."""
     try:
@@ -193,6 +203,14 @@ def as_path(name, value):
     return path
 
 
+def absolute(path):
+    """A path that stays the same when the working folder becomes another, as code of the user's may make it."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:  # the working folder was removed: whoever reads or writes there says so
+        return path
+
+
 def _path(name, value):
     try:
         return pathlib.Path(value).expanduser()
@@ -204,16 +222,16 @@ def _path(name, value):
 
 
 def folder_path(name, value):
-    """A path for a folder, which need not be there; raises for what file systems do not take."""
+    """The whole path of a folder, which need not be there; raises for what file systems do not take."""
     path = _path(name, value)
     if any("\0" in part or len(os.fsencode(part)) > _LONGEST for part in path.parts):
         expected = f"`{name}` must be a path that file systems take, of names of up to {_LONGEST} bytes."
         raise ValueError(errors.message(expected, "Choose another.", **{name: str(path)}))
-    return as_path(name, path)
+    return absolute(as_path(name, path))
 
 
 def checked_path(path):
-    """`path` as a `pathlib.Path`; raises unless a file can be written there, so that no work is done for nothing."""
+    """`path` as a whole path; raises unless a file can be written there, so that no work is done for nothing."""
     path = _path("path", path)
     if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST:
         fix = "Choose another."
@@ -225,4 +243,4 @@ def checked_path(path):
         raise FileNotFoundError(errors.message("The folder of `path` must exist.", "Create it first.", path=str(path)))
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise OSError(errors.message("`path` must be a file in a writable folder.", "Choose another.", path=str(path)))
-    return path
+    return absolute(path)

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pathlib
 import typing
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from tf_reweight import coupling, errors
 from tf_reweight.budget import Budget
 from tf_reweight.data import Dataset
+from tf_reweight.files import absolute, folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
@@ -180,7 +182,7 @@ def sweep(
         >>> front = tfr.sweep(model, (x, y), budgets=["macs=0.7", "macs=0.4", "macs=0.2"], epochs=10, out="runs/front")
         >>> print(front)
     """
-    wanted = sweeps.check(budgets)
+    wanted, out = sweeps.check(budgets), _placed(out)
     run = _run_of_model(
         model, (train, validation, test), structure, wanted[-1], epochs, config, callbacks, monitor, mode, overrides,
         console or terminal(), command,
@@ -193,13 +195,19 @@ def sweep_by_names(
     command=None,
 ):  # fmt: skip
     """`sweep` of a model and data that a configuration, or the overrides, name: the command line's."""
-    wanted = sweeps.check(budgets)
+    wanted, out = sweeps.check(budgets), _placed(out)
     run = _run_by_names(structure, wanted[-1], epochs, config, overrides, monitor, console or terminal(), command)
     return sweeps.trace(run, wanted, out)
 
 
 def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
+    out = _placed(out)
     return _finished(Run(config, model, data, overrides, console or terminal(), command), out)
+
+
+def _placed(out):
+    """The run folder as it is named when a call begins, before code of the user's can change the working folder."""
+    return None if out is None else folder_path("out", out)
 
 
 def _compress_model(
@@ -220,6 +228,7 @@ def _compress_model(
     console: Console | None = None,
     command: str | None = None,
 ) -> Result:
+    out = _placed(out)
     run = _run_of_model(
         model, (train, validation, test), structure, budget, epochs, config, callbacks, monitor, mode, overrides,
         console or terminal(), command,
@@ -254,6 +263,7 @@ def compress_by_names(
     command=None,
 ):  # fmt: skip
     """`compress` of a model and data that a configuration, or the overrides, name: the command line's."""
+    out = _placed(out)
     run = _run_by_names(structure, budget, epochs, config, overrides, monitor, console or terminal(), command)
     return _finished(run, out)
 
@@ -264,6 +274,7 @@ def plan_by_names(structure=defaults.CHANNELS, budget=None, epochs=None, config=
 
 
 def _run_by_names(structure, budget, epochs, config, overrides, monitor, console, command):
+    runs = absolute(pathlib.Path("runs"))  # before the code that loads data and model
     given = configs.read({} if config is None else config, overrides)
     # How much goes, and how, may be for the defaults to say.
     named = configs.load({name: section for name, section in given.items() if name not in ("regularize", "prune")})
@@ -274,7 +285,7 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     task = tasks.of_names(named.task) or tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
     tasks.say_outputs_without_loss(task, model)
-    return Run(values, model, data, (), console, command)
+    return Run(values, model, data, (), console, command, runs=runs)
 
 
 def _finished(run, out):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors, files
+from tf_reweight.checks import is_integer, is_number
 from tf_reweight.workflow import differences
 from tf_reweight.workflow.lock import LOCK
 
@@ -18,8 +19,26 @@ _EXPECTED = "The run folder must be new, empty, or hold this very run."
 _FIX = "Say the same as before to go on with it, choose another folder with --out (out=), or delete this one."
 # What a run writes are files with such names; folders in it, such as those of a sweep, have others.
 _FILES = ("*.yaml", "*.json", "*.jsonl", "*.keras", "*.tflite", "*.html", "app.zip", ".*.checkpoint", LOCK, files.PARTIAL)
-# What is known of each stage that is done.
-_RECORDED = {"name", "seconds", "validation", "test", "num_weights", "num_nonzero", "num_macs", "keeps_zeros", "details"}
+# What is known of each stage that is done. How much a model of the user's own class computes is not.
+_COUNTED = {"num_weights": int, "num_nonzero": int, "num_macs": (int, type(None))}
+_RECORDED = {
+    "name": str, "seconds": (int, float), "validation": dict, "test": dict, **_COUNTED, "keeps_zeros": bool, "details": dict,
+}  # fmt: skip
+# Beside it stands what its file is known by; runs of older versions have not written that down.
+_MARK = "model_file"
+
+
+def _are_numbers(figures):
+    return all(map(is_number, figures.values()))
+
+
+# What more must be true of what is recorded, where it is.
+_CHECKS = {
+    "validation": _are_numbers,
+    "test": _are_numbers,
+    "epochs": is_integer,
+    _MARK: lambda mark: isinstance(mark, dict) and mark.keys() == {"bytes", "sha256"},
+}
 
 
 class Folder:
@@ -32,7 +51,9 @@ class Folder:
         custom_objects: the classes and functions of the user's own that its models need, by name.
 
     Attributes:
-        gone: the name of the first stage that was done and has lost its model, or None. It and those after it are to be done.
+        gone: the name of the first stage that was done and whose model is no more what it was, or None. It and those after it
+            are to be done.
+        loss: what became of that model, in words.
 
     Raises:
         ValueError: when the folder holds anything but this very run, or its record of stages is damaged.
@@ -49,9 +70,10 @@ class Folder:
             self.write_text(_GIVEN, text)
         self.write_text(_CONFIG, resolved)
         stages = _stages_in(self.path / _STATE)
-        whole = list(itertools.takewhile(lambda name: self._model(name).exists(), stages))
+        whole = list(itertools.takewhile(lambda name: self._loss(name, stages[name]) is None, stages))
         self.gone = next((name for name in stages if name not in whole), None)
-        self._stages = {name: stages[name] for name in whole}
+        self.loss = None if self.gone is None else self._loss(self.gone, stages[self.gone])
+        self._written, self._stages = set(stages), {name: stages[name] for name in whole}
         for name in whole:  # left by a process that was killed between the record of a stage and this
             self.checkpoint(name).unlink(missing_ok=True)
         if self.gone is not None:
@@ -110,14 +132,19 @@ class Folder:
 
     def figures(self, stage):
         """What was recorded of a finished stage, or None."""
-        return self._stages.get(stage)
+        recorded = self._stages.get(stage)
+        return None if recorded is None else {name: value for name, value in recorded.items() if name != _MARK}
 
     def finish(self, stage, model, figures):
         """Keeps a stage's model and figures; only then it counts as done."""
+        self._stages.pop(stage, None)
+        if stage in self._written:  # killed between its model and its record, it would be done with another model
+            self._write_stages()
         with files.whole(self._model(stage), ".keras") as temporary:
             model.save(temporary)
-        self._stages[stage] = figures
-        self.write_json(_STATE, self._stages)
+            mark = files.mark_of(temporary)
+        self._stages[stage] = {**figures, _MARK: mark}
+        self._write_stages()
         self.checkpoint(stage).unlink(missing_ok=True)
 
     def load(self, stage):
@@ -141,6 +168,19 @@ class Folder:
 
     def _model(self, stage):
         return self.path / f"{stage}.keras"
+
+    def _loss(self, stage, recorded):
+        """What became of the model of a stage that is done, in words; None where it is as it was written."""
+        path, mark = self._model(stage), recorded.get(_MARK)
+        if not path.exists():
+            return "is not there any more"
+        if mark is None or path.stat().st_size == mark["bytes"] and _read(files.mark_of, path) == mark:
+            return None
+        return "is not what was written there"
+
+    def _write_stages(self):
+        self.write_json(_STATE, self._stages)
+        self._written = set(self._stages)
 
     def write_json(self, name, value):
         """Writes a JSON file, whole or not at all."""
@@ -184,16 +224,30 @@ def _stages_in(state):
         return {}
     content = _read(pathlib.Path.read_bytes, state)
     try:
-        stages = dict(json.loads(content))
-        lacking = {key for figures in stages.values() for key in _RECORDED - dict(figures).keys()}
-        reason = f"it lacks {', '.join(sorted(lacking))}" if lacking else None
-    except (ValueError, TypeError, RecursionError) as error:
+        stages = json.loads(content)
+        reason = _strange(stages)
+    except (ValueError, RecursionError) as error:
         reason = str(error)
     if reason is None:
         return stages
     fix = "Delete it, and the stages are run again."
     expected = f"The record of a run's stages must be as it was written; reading it says: {reason}."
     raise ValueError(errors.message(expected, fix, file=str(state)))
+
+
+def _strange(stages):
+    """What a record of stages has that none which was written has, in words; None where it has nothing of that kind."""
+    if not isinstance(stages, dict) or not all(isinstance(recorded, dict) for recorded in stages.values()):
+        return "it is no mapping of stages to their figures"
+    lacking = sorted({name for recorded in stages.values() for name in _RECORDED.keys() - recorded.keys()})
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    for stage, recorded in stages.items():
+        wrong = sorted(name for name, kind in _RECORDED.items() if not isinstance(recorded[name], kind))
+        wrong = wrong or sorted(name for name, is_good in _CHECKS.items() if name in recorded and not is_good(recorded[name]))
+        if wrong or recorded["name"] != stage:
+            return f"{', '.join(wrong or ['name'])} of {stage} cannot be what it says"
+    return None
 
 
 def _plain(value):

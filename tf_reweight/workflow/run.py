@@ -13,7 +13,7 @@ from tf_reweight.data import models
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
-from tf_reweight.files import folder_path
+from tf_reweight.files import absolute, folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
@@ -58,9 +58,12 @@ class Run:
         command: what the user typed, or None.
         callbacks: the user's: callbacks that every stage's `fit` is given, the same objects each time, or a function
             `name of the stage -> callbacks` that makes them.
+        runs: the folder in which a run that is given none has its own; None for `runs` in the working folder of now. Code of
+            the user's, which runs later, may go to another one.
     """
 
-    def __init__(self, config, model, data, overrides, console, command, callbacks=()):
+    def __init__(self, config, model, data, overrides, console, command, callbacks=(), runs=None):
+        self._runs = runs or absolute(pathlib.Path("runs"))
         self.config = load(config, overrides)
         if data is None:
             loading.check_data_is_named(self.config, config, overrides, model)
@@ -131,7 +134,7 @@ class Run:
 
     def _default_folder(self, mark):
         """`runs/<name>`; for a model with a number of Keras', the folder of this very run, whatever the number was then."""
-        runs, name = pathlib.Path("runs"), self.config.name
+        runs, name = self._runs, self.config.name
         if name != fingerprints.name_of(self.given) or name == self.given.name:
             return runs / name
         before = [path for path in sorted(runs.glob(f"{name}*")) if Folder.holds(path, self.config.to_yaml(), mark)]
@@ -168,7 +171,7 @@ class Run:
             self.reached = stage.name
             return
         if stage.name == self.folder.gone:
-            text = f"{stage.name}.keras is not there any more; this stage and those after it are done again"
+            text = f"{stage.name}.keras {self.folder.loss}; this stage and those after it are done again"
             say(self.console, f"[bold]{stage.name}[/bold]: {text}")
         self.stage = stage
         self._begin_stage(stage)
