@@ -75,24 +75,32 @@ def test_a_model_that_is_not_as_it_was_written_is_made_again(path, damage):
 
 
 def test_a_model_in_the_place_of_another_is_not_taken_for_it(path):
-    shutil.copy(path / "dense.keras", path / "pruned.keras")
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path / "pruned.keras")
     again = Folder(path, CONFIG, GIVEN)
     assert again.gone == "pruned" and again.figures("regularized") is not None and again.figures("pruned") is None
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_of_a_run_of_before_a_damaged_model_names_its_file_and_is_made_again_when_deleted(path, damage):
+def test_a_model_of_a_run_of_an_older_version_that_is_damaged_or_deleted_is_made_again(path, damage):
     without_marks(path)
     assert Folder(path, CONFIG, GIVEN).gone is None
     file = path / "regularized.keras"
     file.write_bytes(damage(file.read_bytes()))
-    words = r"as it was written; reading it says: .*\. Received: file='.*regularized\.keras'\. Delete it, and this stage"
-    with pytest.raises(ValueError, match=words):
-        Folder(path, CONFIG, GIVEN).load("regularized")
+    again = Folder(path, CONFIG, GIVEN)
+    assert again.gone == "regularized" and again.loss.startswith("cannot be read (")
+    assert again.figures("dense") == FIGURES and again.figures("regularized") is None and again.figures("pruned") is None
     file.unlink()
     again = Folder(path, CONFIG, GIVEN)
     assert (again.gone, again.loss) == ("regularized", "is not there any more") and not again.checkpoint("retrained").exists()
-    assert again.figures("dense") == FIGURES and again.figures("regularized") is None and again.figures("pruned") is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_is_damaged_while_the_run_is_at_work_is_named(path, damage):
+    folder, file = Folder(path, CONFIG, GIVEN), path / "regularized.keras"
+    file.write_bytes(damage(file.read_bytes()))
+    words = r"as it was written; reading it says: .*\. Received: file='.*regularized\.keras'\. Delete it, and this stage"
+    with pytest.raises(ValueError, match=words):
+        folder.load("regularized")
 
 
 def test_a_stage_that_is_made_again_is_not_done_between_its_model_and_its_record(path, monkeypatch):
@@ -114,10 +122,12 @@ def test_what_is_no_damage_of_the_file_is_said_by_whom_it_concerns(path):
         Folder(path, CONFIG, GIVEN).load("dense")
 
 
-WRONG = [{name: value} for name in FIGURES for value in (7 if isinstance(FIGURES[name], (dict, str, bool)) else "7", [])]
-WRONG += [{"num_weights": None}, {"validation": {"loss": None}}, {"name": "pruned"}, {"model_file": 7}, {"model_file": {"bytes": 7}}]
+WRONG = [{name: []} for name in FIGURES]
+WRONG += [{name: 7 if isinstance(good, (dict, str, bool)) else "7"} for name, good in FIGURES.items()]
+WRONG += [{"num_weights": None}, {"validation": {"loss": None}}, {"name": "pruned"}]
+WRONG += [{"model_file": 7}, {"model_file": {"bytes": 7}}]
 RECORDS = [json.dumps({"dense": {**FIGURES, **wrong}}) for wrong in WRONG]
-RECORDS += ["", "{", "[]", "[1, 2]", "3", "null", '{"dense": 5}', '{"dense": {"name": "dense"}}', "\udcff", "[" * 100_000]
+RECORDS += ["[]", "", "{", "[1, 2]", "3", "null", '{"dense": 5}', '{"dense": {"name": "dense"}}', "\udcff", "[" * 100_000]
 
 
 @pytest.mark.parametrize("text", RECORDS, ids=range(len(RECORDS)))

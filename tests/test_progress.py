@@ -1,12 +1,16 @@
 """What a run says while it works: in 80 columns, with losses that contain penalties named so."""
 
 import io
+import os
+import sys
 
 import keras
 import pytest
 from rich.console import Console
 
 import tf_reweight as tfr
+from tf_reweight import export
+from tf_reweight.cli import main
 from tf_reweight.reports import progress
 
 L = keras.layers
@@ -57,3 +61,24 @@ def test_a_stage_says_what_it_changed():
     assert progress.changes(None, dense) == progress.changes(dense, dense) == ""
     assert progress.changes(dense, {**dense, "num_nonzero": 2127}) == ", weights 40,536 to 2,127"
     assert progress.changes(dense, {**dense, "num_macs": 100}) == ", MACs 489,600 to 100"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["inspect", "{file}"], ["inspect", "{file}", "--json"], ["nothing"]])
+def test_output_that_cannot_be_written_is_said_in_a_line(arguments, tmp_path, capsys, monkeypatch):
+    """Python's traceback ended with 1, which of `check` means that the file has faults."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    export.export_tflite(model, tmp_path / "a.tflite")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main.console([argument.format(file=tmp_path / "a.tflite") for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    if arguments != ["nothing"]:
+        assert said.count("\n") == 1 and "No space left on device. Received: output='stdout'. Make room" in said
+
+
+def test_a_command_whose_output_was_closed_runs_and_prints_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert progress.terminal().width == 110
+    assert main.console(["--version"]) == 0
+    sys.stdout.close()

@@ -57,28 +57,54 @@ configuration, `tf-reweight --version` says which version this is.
 def console(argv=None):
     """Entry point of the `tf-reweight` script; returns the exit status.
 
-    0; 1 where `check` finds faults; 2 for errors and wrong usage; 130 and 143 when it was ended by SIGINT or SIGTERM, 141 when
-    nobody read its output to the end, as with `| head`.
+    0; 1 where `check` finds faults; 2 for errors and wrong usage, and for output that cannot be written, as on a full disk; 130
+    and 143 when it was ended by SIGINT or SIGTERM, 141 when nobody read its output to the end, as with `| head`.
     """
+    _open_closed_streams()
     try:
         status = _status(argv)
-    except BrokenPipeError:
-        # What could not be written is lost: another line tells whether it was this pipe.
-        if not _output_is_closed("\n"):
+    except OSError:
+        # What could not be written is lost: another line tells whether it was this output.
+        lost = _unwritten("\n")
+        if lost is None:
             raise
-        return _UNREAD
-    return _UNREAD if _output_is_closed("") else status
+        return _told_of(lost)
+    lost = _unwritten("")
+    return status if lost is None else _told_of(lost)
 
 
-def _output_is_closed(text):
-    """Whether nobody reads any more what is printed, as this text; from then on it goes nowhere."""
+def _open_closed_streams():
+    """Sends stdout and stderr to nowhere where the caller has closed them: printing works, and no file gets their numbers."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(nowhere, number)
+            setattr(sys, name, open(nowhere, "w", encoding="utf-8"))
+
+
+def _unwritten(text):
+    """The error of the system where what is printed, as this text, cannot be written; from then on it goes nowhere."""
     try:
         print(text, end="", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes what is left once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        return error
+    return None
+
+
+def _told_of(lost):
+    """The status for output that could not be written, which is said unless nobody reads it any more."""
+    if isinstance(lost, BrokenPipeError):
+        return _UNREAD
+    from tf_reweight import errors
+
+    expected = f"What is printed must be writable; the system says: {lost.strerror}."
+    print("error: " + errors.message(expected, "Make room, or send it elsewhere.", output="stdout"), file=sys.stderr)
+    return 2
 
 
 def _status(argv):
@@ -160,6 +186,9 @@ def _guarded(run, values, positional):
     except BrokenPipeError:
         raise
     except Exception as error:
+        lost = _unwritten("\n") if isinstance(error, OSError) and error.errno and error.filename is None else None
+        if lost is not None:
+            return _told_of(lost)
         if values.debug:
             raise
         print(f"error: {told(error)}", file=sys.stderr)

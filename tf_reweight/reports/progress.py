@@ -19,10 +19,17 @@ _COUNTED = {"num_nonzero": "weights", "num_parameters": "parameters", "num_macs"
 QUIET = Console(quiet=True)
 
 
+class _Terminal(Console):
+    """A console that lets it be known that nobody reads its output any more; rich ends the program there."""
+
+    def on_broken_pipe(self):
+        raise  # what it is called for
+
+
 def terminal(stderr=False):
-    """A console for progress and tables."""
+    """A console for progress and tables; of a process without such a stream, as of a daemon, it prints nothing."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _FILE_WIDTH)
+    return _Terminal(stderr=stderr, width=None if stream is not None and stream.isatty() else _FILE_WIDTH)
 
 
 def check_console(console):

@@ -8,6 +8,7 @@ import pathlib
 
 import keras
 import numpy as np
+from rich.markup import escape
 
 from tf_reweight import errors, files
 from tf_reweight.checks import is_integer, is_number
@@ -174,9 +175,11 @@ class Folder:
         path, mark = self._model(stage), recorded.get(_MARK)
         if not path.exists():
             return "is not there any more"
-        if mark is None or path.stat().st_size == mark["bytes"] and _read(files.mark_of, path) == mark:
-            return None
-        return "is not what was written there"
+        if mark is None:
+            damage = files.damage_of_zip(path)
+            return None if damage is None else f"cannot be read ({escape(damage)})"
+        good = path.stat().st_size == mark["bytes"] and _read(files.mark_of, path) == mark
+        return None if good else "is not what was written there"
 
     def _write_stages(self):
         self.write_json(_STATE, self._stages)
