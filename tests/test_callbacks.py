@@ -296,3 +296,10 @@ def test_a_borrowed_rate_is_given_back_unless_another_was_set():
     assert float(optimizer.learning_rate) == 0.125
     borrowed.give_back()
     assert float(optimizer.learning_rate) == 0.25
+
+
+def test_a_warmup_that_is_longer_than_the_training_is_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="no longer than the training, 1 epochs. Received: warmup=100"):
+        model.fit(np.zeros((4, 4)), np.zeros((4, 1)), epochs=1, verbose=0, callbacks=[CosineDecay(0.1, warmup=100)])

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import yaml
 
-from tf_reweight.workflow import config
+from tf_reweight.workflow import config, strict_yaml
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -144,3 +144,10 @@ def test_missing_file_and_bad_override_are_explained(tmp_path):
         config.load(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="key=value"):
         config.load({}, ["train.epochs"])
+
+
+@pytest.mark.parametrize("text, taken", [("1:30", 90), ("010", 8), ("-1:30", -90), ("00", 0)])
+def test_whole_numbers_that_yaml_reads_in_another_base_are_refused(text, taken):
+    with pytest.raises(yaml.YAMLError, match=f"`train.epochs` has a value .*, {text}; YAML 1.1 takes it for {taken}: write a"):
+        strict_yaml.load(f"train: {{epochs: {text}}}")
+    assert strict_yaml.load("[0, 10, 0x10, '010', 1_000]") == [0, 10, 16, "010", 1000]

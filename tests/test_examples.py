@@ -309,6 +309,26 @@ def test_whole_numbers_beyond_the_type_of_an_input_are_refused_as_floats_are(dty
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [-1, 10, 2**20])
+def test_indices_that_an_embedding_does_not_have_are_refused_with_its_range(value, tmp_path):
+    """Keras' traceback had said so, or LiteRT's refusal was put down to the operation and the lengths of sequences."""
+    given = keras.Input((4,), dtype="int32", name="words")
+    model = keras.Model(given, L.Dense(3)(L.Flatten()(L.Embedding(10, 2, name="table")(given))))
+    good, x = np.full((20, 4), 9), np.full((20, 4), value)
+    words = rf"must hold indices that 'table' has for 'words': 0 to 9\. Received: (batch=1, )?value={value}\. Look at what"
+    for call in (
+        lambda: export.export_tflite(model, tmp_path / "a.tflite", "int8", representative_data=x),
+        lambda: export.export_tflite(model, tmp_path / "a.tflite", representative_data=good, verify_data=x),
+        lambda: quantization.quantize(model, data=x),
+        lambda: workflow.accuracy(model, x, Y),
+        lambda: feeds.feed(model, (x, Y), "train"),
+        lambda: feeds.feed(model, lambda: iter([(x, Y)]), "train"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert workflow.accuracy(model, good, Y) <= 1 and not list(tmp_path.iterdir())
+
+
 def test_whole_numbers_that_fit_in_another_type_are_taken(tmp_path):
     given = keras.Input((4,), dtype="int32", name="x")
     model = keras.Model(given, L.Dense(3)(given))

@@ -11,6 +11,7 @@ from rich.console import Console
 import tf_reweight as tfr
 from tf_reweight import export
 from tf_reweight.cli import main
+from tf_reweight.cli.arguments import told
 from tf_reweight.reports import progress
 
 L = keras.layers
@@ -75,6 +76,15 @@ def test_output_that_cannot_be_written_is_said_in_a_line(arguments, tmp_path, ca
     said = capsys.readouterr().err
     if arguments != ["nothing"]:
         assert said.count("\n") == 1 and "No space left on device. Received: output='stdout'. Make room" in said
+
+
+def test_a_backend_that_keras_has_not_is_said_with_those_that_it_has(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflw")
+    assert main.console(["report", "a.keras"]) == 2
+    assert "Received: KERAS_BACKEND='tensorflw'. Did you mean 'tensorflow'? Valid: jax" in capsys.readouterr().err
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    said = told(ModuleNotFoundError("No module named 'jax'"))
+    assert said.startswith("Keras' backend 'jax' must be installed; Python says: No module named 'jax'. Received: ")
 
 
 def test_a_command_whose_output_was_closed_runs_and_prints_nothing(monkeypatch):

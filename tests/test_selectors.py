@@ -108,6 +108,12 @@ def test_a_layer_of_another_model_is_said_to_be_one(foreign):
             function(model, layers=foreign(other))
 
 
+def test_a_predicate_that_raises_is_told_with_what_it_was_asked_of():
+    words = r"A predicate must say of a Dense whether it is chosen; it raised ZeroDivisionError: .*Received: predicate="
+    with pytest.raises(ValueError, match=words):
+        tfr.prune(keras.Sequential([keras.Input((4,)), L.Dense(2)]), "unstructured", layers=lambda layer: 1 / 0, sparsity=0.5)
+
+
 def test_a_layer_or_kernel_of_another_model_is_said_to_be_one_by_all():
     model, other = selectable(), selectable()
     target = next(target for target in find(other)[0] if target.name == "top/kernel")

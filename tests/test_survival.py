@@ -87,6 +87,21 @@ def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
     assert names(tmp_path) == ["config.yaml", "dense.keras", "state.json"]
 
 
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a").symlink_to("there/b")
+    for text in ("new", "again"):
+        files.write_text(tmp_path / "a", text)
+        assert (tmp_path / "a").is_symlink() and (tmp_path / "there" / "b").read_text() == text
+    assert names(tmp_path) == ["a", "there"] and names(tmp_path / "there") == ["b"]
+
+
+def test_a_folder_in_which_another_thread_is_at_work_names_the_thread(tmp_path):
+    with lock.Lock(tmp_path), pytest.raises(ValueError, match="No other thread of this process may be at work"):
+        with lock.Lock(tmp_path):
+            pass
+
+
 @pytest.mark.parametrize("suffix", ["", ".keras"])
 def test_writers_of_one_file_at_once_write_whole_ones(suffix, tmp_path):
     """They wrote into one half-written file, which the first of them took away from the others."""

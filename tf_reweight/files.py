@@ -33,12 +33,13 @@ def whole(path, suffix=""):
     """A path beside `path` to write to, which takes its place when all is written and lies on the disk.
 
     Args:
-        path: a `pathlib.Path`.
+        path: a `pathlib.Path`. A symbolic link stays: the file that it leads to is written.
         suffix: of the name that is written to, for writers that go by it.
 
     Raises:
         NotWritten: when the disk is full half-way; what was at `path` is there as before.
     """
+    path = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
     with said(path), _claimed(path, suffix) as temporary:
         try:
             yield temporary

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.compiled import rate_of
@@ -58,6 +59,10 @@ class CosineDecay(keras.callbacks.Callback):
         self._epoch, self._rate = 0, None
 
     def on_train_begin(self, logs=None):
+        if self.warmup > self.params["epochs"]:
+            fix = "Train for longer, or lower `warmup`: the rate would never be what it was given as."
+            expected = f"`warmup` must be no longer than the training, {self.params['epochs']} epochs."
+            raise ValueError(errors.message(expected, fix, warmup=self.warmup))
         self._rate = BorrowedRate(self.model.optimizer)
         one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)
 

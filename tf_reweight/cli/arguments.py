@@ -1,6 +1,7 @@
 """What commands of `tf-reweight` have in common: how figures are shown, one file as an argument, sizes of open inputs."""
 
 import json
+import os
 import pathlib
 
 from absl import flags
@@ -17,6 +18,11 @@ def told(error):
     if isinstance(error, MemoryError):
         fix = "Give it less at once: fewer examples, smaller batches or a smaller model."
         return errors.message("There must be memory enough.", fix, error=str(error) or "MemoryError")
+    backend = os.environ.get("KERAS_BACKEND")
+    if isinstance(error, ModuleNotFoundError) and backend in ("jax", "numpy", "openvino", "torch"):
+        fix = "Install what it needs, or leave KERAS_BACKEND out for TensorFlow."
+        expected = f"Keras' backend {backend!r} must be installed; Python says: {error}."
+        return errors.message(expected, fix, KERAS_BACKEND=backend)
     if not isinstance(error, _EXPLAINED) or isinstance(error, RecursionError) or not str(error):
         fix = "Run the command again with --debug and report what it prints."
         return errors.message("Nobody foresaw this error.", fix, error=f"{type(error).__name__}: {error}")

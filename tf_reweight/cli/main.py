@@ -14,6 +14,8 @@ from tf_reweight.cli.quiet import quiet
 
 # What a shell says of a command whose output nobody reads any more.
 _UNREAD = 128 + 13  # SIGPIPE, which not every system has
+# What Keras computes with.
+_BACKENDS = ("jax", "numpy", "openvino", "tensorflow", "torch")
 # What goes on where it was cut off.
 _RESUMED = tuple(COMMANDS[name][1] for name in ("compress", "sweep"))
 
@@ -176,6 +178,12 @@ def _guarded(run, values, positional):
     """Runs a command with TensorFlow quiet; of an error its text alone is printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ["KERAS_BACKEND"]
+    if backend and backend not in _BACKENDS:
+        from tf_reweight import errors
+
+        print("error: " + errors.unknown("KERAS_BACKEND", backend, _BACKENDS), file=sys.stderr)
+        return 2
     try:
         with _ended_by_signals(), contextlib.nullcontext() if values.debug else quiet():
             return _ran(run, values, positional)

@@ -9,6 +9,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, pair, take_labelled
+from tf_reweight.data.fitting import check_indices
 from tf_reweight.graph.walking import input_structure, output_structure
 
 
@@ -51,6 +52,7 @@ def read(model, x, y=None, argument="x"):
     """
     arrays, found = take_labelled(model, x, argument)
     arrays, labels = checked(arrays, input_specs(model, arrays), argument), found if y is None else y
+    check_indices(model, arrays, argument)
     shapes = [np.shape(array) for array in keras.tree.flatten(labels)] if labels is not None else [arrays[0].shape]
     if not shapes or any(shape[:1] != arrays[0].shape[:1] for shape in shapes):
         fix = "Pass an array with as many labels as examples."

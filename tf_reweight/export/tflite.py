@@ -10,6 +10,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_name
+from tf_reweight.data.fitting import check_indices
 from tf_reweight.export import doubts, samples, verification
 from tf_reweight.export.backend import check_backend
 from tf_reweight.export.conversion import convert
@@ -24,6 +25,7 @@ from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.graph.walking import output_structure
 from tf_reweight.kernels.held import warn_of_revived
 from tf_reweight.quantization.ranges import check_exportable, is_quantized
 from tf_reweight.records import Report, fields_of
@@ -154,6 +156,9 @@ def export_tflite(
         verification.check_classes(classes)
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
+    outputs = output_structure(model)
+    if classes is not None and outputs is not None:
+        verification.check_classes(classes, len(keras.tree.flatten(outputs)))
     warn_of_revived(model)
     given, model = model, single_precision(model)
     emulator = Emulator() if verify_arm else None
@@ -246,8 +251,11 @@ def _examples(given, model, representative_data, verify_data):
     specs = samples.input_specs(model, held_out if held_out is not None else representative)
     if representative is not None:
         representative = samples.checked(representative, specs, "representative_data")
+        check_indices(given, representative, "representative_data")
     if held_out is not None:
-        return specs, representative, samples.checked(held_out, specs, "verify_data")
+        held_out = samples.checked(held_out, specs, "verify_data")
+        check_indices(given, held_out, "verify_data")
+        return specs, representative, held_out
     return specs, representative, random_inputs.inputs(model, specs, num=8) if representative is None else representative
 
 

@@ -130,7 +130,17 @@ def matches(selector, candidate):
         return candidate.target is not None and candidate.target.variable is selector.variable
     if isinstance(selector, type):
         return any(isinstance(holder, selector) for holder in holders)
-    return bool(selector(candidate.target if _wants_target(selector) else candidate.layer))
+    return _says(selector, candidate.target if _wants_target(selector) else candidate.layer)
+
+
+def _says(predicate, item):
+    """Whether a user's function chooses something; raises ValueError where it fails."""
+    try:
+        return bool(predicate(item))
+    except Exception as error:  # whatever is raised
+        said = f"{type(error).__name__}: {error}".rstrip(".")
+        expected = f"A predicate must say of a {type(item).__name__} whether it is chosen; it raised {said}."
+        raise ValueError(errors.message(expected, "Correct the function.", predicate=predicate, of=item)) from error
 
 
 def _wants_target(predicate):

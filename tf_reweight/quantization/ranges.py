@@ -11,6 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.data import varying
 from tf_reweight.data.examples import checked, input_specs, take
+from tf_reweight.data.fitting import check_indices
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.distribution import as_numpy
@@ -45,6 +46,7 @@ def calibrate(model, inputs, batch_size=32):
     check_integer("batch_size", batch_size, 1, fix="It counts examples.")
     arrays = take(model, inputs, "inputs")
     arrays = checked(arrays, input_specs(model, arrays), "inputs")
+    check_indices(model, arrays, "inputs")
     order = np.arange(len(arrays[0]))
     if fixed_batch(model):
         batch_size = fixed_batch(model)

@@ -62,6 +62,8 @@ class Lock:
             file.close()
             fix = "Wait until it ends, or choose another folder with --out (out=)."
             expected = "No other process may be at work in the run folder."
+            if holder == str(os.getpid()):
+                expected = "No other thread of this process may be at work in the run folder."
             raise ValueError(errors.message(expected, fix, out=str(self._path.parent), process=holder)) from None
         except OSError:
             pass  # said below

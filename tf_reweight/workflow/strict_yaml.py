@@ -26,6 +26,14 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # of Python's own types, which PyYAML lets through
             raise _Unreadable(node, f"{type(error).__name__}: {error}") from error
 
+    def construct_yaml_int(self, node):
+        # YAML 1.1 reads 1:30 in base 60, and 010 in base 8; who writes them means neither 90 nor 8.
+        digits = str(node.value).lstrip("+-")
+        if ":" in digits or len(digits) > 1 and digits[0] == "0" and digits[1] not in "bxBX":
+            taken = super().construct_yaml_int(node)
+            raise _Unreadable(node, f"YAML 1.1 takes it for {taken}: write a decimal number, or quote it")
+        return super().construct_yaml_int(node)
+
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -35,6 +43,9 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} comes twice", key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load(text):
