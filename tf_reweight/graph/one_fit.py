@@ -1,6 +1,10 @@
 """What callbacks change on a model for one `fit` is given back at its end, or by the next `fit` after an interrupted one."""
 
 import functools
+import inspect
+import sys
+
+import keras
 
 from tf_reweight import errors
 
@@ -13,7 +17,8 @@ _NEXT_FIT, _ONE_STEP = "make_train_function", "train_on_batch"
 def begin(model, callback, give_back, with_penalties=False):
     """Lets a function of a callback run once: when `end` is called, or else when the next `fit` begins.
 
-    Keras calls no `on_train_end` after a `fit` that was interrupted, so that what a callback changed would stay.
+    Keras calls no `on_train_end` after a `fit` that was interrupted, so that what a callback changed would stay. A `fit` that
+    another callback runs inside this one ends nothing: what was changed acts in it as well.
 
     Args:
         model: the model in training.
@@ -29,7 +34,7 @@ def begin(model, callback, give_back, with_penalties=False):
         object.__setattr__(model, _AT_WORK, at_work)
         object.__setattr__(model, _NEXT_FIT, functools.partial(_make_train_function, model))
         object.__setattr__(model, _ONE_STEP, functools.partial(_train_on_batch, model))
-    at_work[id(callback)] = callback, give_back, with_penalties
+    at_work[id(callback)] = callback, give_back, with_penalties, _fits_running(model)
 
 
 def end(model, callback):
@@ -37,7 +42,7 @@ def end(model, callback):
     at_work = vars(model).get(_AT_WORK, {})
     if id(callback) not in at_work:
         return False
-    _, give_back, _ = at_work.pop(id(callback))
+    _, give_back, *_ = at_work.pop(id(callback))
     if not at_work:
         for name in (_AT_WORK, _NEXT_FIT, _ONE_STEP):
             vars(model).pop(name, None)
@@ -52,7 +57,7 @@ def callbacks_at_work(model, kind):
 
 def end_with_penalties(model):
     """Gives back what callbacks changed that work for the penalties of a model, which are taken off now."""
-    for callback, _, with_penalties in list(vars(model).get(_AT_WORK, {}).values()):
+    for callback, _, with_penalties, _ in list(vars(model).get(_AT_WORK, {}).values()):
         if with_penalties:
             end(model, callback)
 
@@ -61,11 +66,18 @@ def end_earlier(model, callback):
     """Ends what callbacks of the same class left on a model.
 
     Raises:
-        ValueError: where another one is at work in the same `fit`.
+        ValueError: where another one is at work in the same `fit`, or one in the `fit` that this one runs inside.
     """
-    for earlier in callbacks_at_work(model, type(callback)):
+    name, running = type(callback).__name__, _fits_running(model)
+    for earlier, _, _, depth in list(vars(model).get(_AT_WORK, {}).values()):
+        if not isinstance(earlier, type(callback)):
+            continue
+        if depth < running:
+            fix = "Leave it out of the inner `fit`: what the outer one does to the model acts there too."
+            expected = f"A `fit` inside another one of the same model must have no {name} where the outer one has."
+            raise ValueError(errors.message(expected, fix, callbacks=[name]))
         if earlier is not callback and earlier.params is callback.params:
-            name, fix = type(callback).__name__, "Leave one of them out."
+            fix = "Leave one of them out."
             raise ValueError(errors.message(f"`callbacks` must hold one {name}.", fix, callbacks=[name, name]))
         end(model, earlier)
 
@@ -73,10 +85,32 @@ def end_earlier(model, callback):
 def _make_train_function(model, force=False):
     """Stands for the model's `make_train_function`; while `fit` runs, callbacks call it with `force`."""
     if not force:
+        running = _fits_running(model)
         # In reverse order: the first that began knows how the model was before all of them.
-        for callback, *_ in reversed(list(vars(model).get(_AT_WORK, {}).values())):
-            end(model, callback)
+        for callback, _, _, depth in reversed(list(vars(model).get(_AT_WORK, {}).values())):
+            # Those of a `fit` that this one runs inside go on.
+            if depth >= running:
+                end(model, callback)
     return type(model).make_train_function(model, force=force)
+
+
+@functools.cache
+def _code_of_fit():
+    """The code of Keras' own `fit`, without what it is wrapped in."""
+    return inspect.unwrap(keras.Model.fit).__code__
+
+
+def _fits_running(model):
+    """How many calls of `fit` of a model are running, each inside the one before.
+
+    Only the stack of calls tells a `fit` in a callback of another one from a `fit` that follows an interrupted one: Keras notes
+    neither.
+    """
+    count, frame = 0, sys._getframe()
+    while frame is not None:
+        count += frame.f_code is _code_of_fit() and frame.f_locals.get("self") is model
+        frame = frame.f_back
+    return count
 
 
 def _train_on_batch(model, *args, **kwargs):

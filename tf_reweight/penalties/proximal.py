@@ -85,6 +85,7 @@ class Proximal(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         check_finite(self.model)  # a soft threshold would make zeros of what is no number
+        one_fit.end_earlier(self.model, self)
         attach(self.model)
         take_off(self.model)
         chosen = _chosen(self.model)
