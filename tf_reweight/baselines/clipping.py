@@ -35,7 +35,8 @@ class Clip(Inserted):
         norms = self.structure.group_norms(standard)
         keep = ops.logical_or(norms > self.threshold, norms >= ops.max(norms))
         mask = self.structure.mask(keep, self.layout.standard_shape)
-        return weight * ops.cast(self.layout.from_standard(mask), weight.dtype)
+        # Not a product: that makes negative zeros, which are nonzero bytes in a file.
+        return ops.where(ops.cast(self.layout.from_standard(mask), "bool"), weight, ops.zeros((), dtype=weight.dtype))
 
     def clips_all(self, weight):
         """Whether no group of a weight is above the threshold, so that the largest alone stays."""

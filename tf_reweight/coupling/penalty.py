@@ -135,7 +135,15 @@ class Coupled(Renewed):
         alive = norms > amounts
         factors = ops.where(alive, 1.0 - amounts / ops.where(alive, norms, 1.0), 0.0)
         for part in counted_slices(self.item, self.criterion):
-            part.variable.assign(part.variable * ops.cast(part.spread(factors), part.variable.dtype))
+            spread = ops.cast(part.spread(factors), part.variable.dtype)
+            # Not a product alone: that makes negative zeros, which are nonzero bytes in a file.
+            zero = ops.zeros((), dtype=part.variable.dtype)
+            part.variable.assign(ops.where(ops.equal(spread, 0), zero, part.variable * spread))
+
+    @property
+    def thresholded(self):
+        """The variables that `soft_threshold` changes."""
+        return [part.variable for part in counted_slices(self.item, self.criterion)]
 
     def __call__(self, kernel):
         """The penalty of the whole set: a scalar."""

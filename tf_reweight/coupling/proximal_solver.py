@@ -17,7 +17,7 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.checking import check_finite
-from tf_reweight.graph.optimizers import accumulated
+from tf_reweight.graph.optimizers import accumulated, zero_averages
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments, check_trainable
 from tf_reweight.penalties.base import replaced
@@ -113,6 +113,8 @@ class CoupledProximal(keras.callbacks.Callback):
         self._done = 0
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._apply is None:
+            return
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._peak = max(self._peak, rate)
         # Several training steps may come in one execution; the last one of an epoch has fewer, which Keras does not say.
@@ -127,6 +129,10 @@ class CoupledProximal(keras.callbacks.Callback):
             self._apply.add(passed, moved * rate / self._peak, now=look or now == last)
         if look:
             self._look()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._apply is not None:
+            self._apply.flush()  # of an epoch that was stopped inside
 
     def on_train_end(self, logs=None):
         if self._apply is not None:  # a callback that trains the model by itself has ended this solver
@@ -154,6 +160,7 @@ class CoupledProximal(keras.callbacks.Callback):
         """
         for penalty, spared in zip((item.regularizer for item in self._items), self._spared):
             penalty.soft_threshold(self.step * penalty.strength * steps * penalty.penalty_weights, spared)
+        self._zero_averages()
 
     def _look(self):
         """Ends the shrinking when the budget is met."""
@@ -170,9 +177,14 @@ class CoupledProximal(keras.callbacks.Callback):
         def hold_coupled_groups(steps):
             for penalty, of_set in holding:
                 penalty.soft_threshold(of_set)
+            self._zero_averages()
 
         # After each training step: gathered, what is held would be back in every second one.
         self._apply = Gathered(compiled(hold_coupled_groups), every=1)
+
+    def _zero_averages(self):
+        variables = {id(variable): variable for item in self._items for variable in item.regularizer.thresholded}
+        zero_averages(self.model.optimizer, variables.values())
 
     def checkpoint_state(self):
         """What a training that is cut off and goes on needs to know besides numbers; see `workflow.checkpoint`."""

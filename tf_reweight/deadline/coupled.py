@@ -14,6 +14,7 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.deadline.revival import revive
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.gradients import TAYLOR
+from tf_reweight.graph.optimizers import restart_averages, zero_averages
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 from tf_reweight.kernels.grouping import LAMP
@@ -131,6 +132,7 @@ class CoupledGroups:
         for penalty, amounts in zip(self._penalties, self._amounts):
             if penalty is not None:
                 penalty.soft_threshold(amounts.value * steps)
+        zero_averages(self.model.optimizer, self._pressed())
 
     def hold(self, keep):
         """Zeroes what does not stay, and holds it."""
@@ -143,6 +145,12 @@ class CoupledGroups:
         for item, penalty, back, stayed in zip(self._sets, self._penalties, *rows):
             if penalty is not None:
                 revive(item, back, stayed)
+        restart_averages(self.model.optimizer, self._pressed())
+
+    def _pressed(self):
+        """The variables that `step` changes, each once."""
+        penalties = [penalty for penalty in self._penalties if penalty is not None]
+        return {id(variable): variable for penalty in penalties for variable in penalty.thresholded}.values()
 
     def _norms_of(self, item, penalty, sums):
         return group_norms(item, *([] if penalty is None else [penalty.criterion]), sums=sums)

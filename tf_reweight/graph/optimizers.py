@@ -19,20 +19,52 @@ def applying_optimizer():
 
 def average_of(optimizer, variable):
     """The moving average that an optimizer with `use_ema` keeps of a variable, or None."""
-    if not (optimizer.use_ema and optimizer.built):
-        return None
-    averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average)
-    return next((average for known, average in averages if known is variable), None)
+    for part in _parts(optimizer):
+        if getattr(part, "use_ema", False) and part.built:
+            for known, average in zip(part._trainable_variables, part._model_variables_moving_average):
+                if known is variable:
+                    return average
+    return None
+
+
+def zero_averages(optimizer, variables):
+    """Sets the averages that an optimizer with `use_ema` keeps of weights to zero where the weights are zero.
+
+    Keras puts the averages in place of the weights when training ends, and `SwapEMAWeights` does before: what solvers drew to
+    zero would not be zero then.
+
+    Args:
+        optimizer: of the model; nothing is done for one without averages.
+        variables: the weights.
+    """
+    for variable in variables:
+        average = average_of(optimizer, variable)
+        if average is not None:
+            zero = ops.zeros((), dtype=average.dtype)
+            average.assign(ops.where(ops.equal(variable.value, 0), zero, average.value))
+
+
+def restart_averages(optimizer, variables):
+    """Lets averages that are zero begin anew as the weights, for weights that were zero and have been given other values."""
+    for variable in variables:
+        average = average_of(optimizer, variable)
+        if average is not None:
+            average.assign(ops.where(ops.equal(average.value, 0), ops.cast(variable.value, average.dtype), average.value))
 
 
 def begin_averages(optimizer):
     """Lets the moving averages of an optimizer that was just built begin as the weights, as its first step would set them."""
-    optimizer = innermost(optimizer)
-    for part in getattr(optimizer, "optimizers", [optimizer]):
+    for part in _parts(optimizer):
         if part.use_ema:
             for variable, average in zip(part._trainable_variables, part._model_variables_moving_average):
                 if average is not None:
                     average.assign(variable.value)
+
+
+def _parts(optimizer):
+    """The optimizers that move weights, inside others that only pass them on."""
+    optimizer = innermost(optimizer)
+    return getattr(optimizer, "optimizers", [optimizer])
 
 
 def innermost(optimizer):

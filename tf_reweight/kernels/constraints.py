@@ -33,8 +33,7 @@ class Mask(keras.constraints.Constraint):
         self.inner = inner
 
     def __call__(self, weight):
-        optimizer = applying_optimizer()
-        average = None if optimizer is None else average_of(optimizer, weight)
+        average = _average_of(weight)
         if average is not None:
             average.assign(self._masked(average.value))
         return self._masked(weight if self.inner is None else self.inner(weight))
@@ -52,6 +51,8 @@ class Mask(keras.constraints.Constraint):
 class Inserted(keras.constraints.Constraint, abc.ABC):
     """A constraint that lasts as long as one `fit`, on top of the one that the weight had; abstract.
 
+    What it makes zero is zero in the average of an optimizer with `use_ema` as well.
+
     Not serializable on purpose.
 
     Args:
@@ -62,7 +63,12 @@ class Inserted(keras.constraints.Constraint, abc.ABC):
         self.inner = inner
 
     def __call__(self, weight):
-        return self.applied(weight if self.inner is None else self.inner(weight))
+        applied = self.applied(weight if self.inner is None else self.inner(weight))
+        average = _average_of(weight)
+        if average is not None:
+            # Else Keras puts averages that are not zero in the place of what this constraint made zero, when training ends.
+            average.assign(ops.where(ops.equal(applied, 0), ops.zeros((), dtype=average.dtype), average.value))
+        return applied
 
     @abc.abstractmethod
     def applied(self, weight):
@@ -145,6 +151,12 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
     @classmethod
     def remainder(cls, config):
         return config["inner"]
+
+
+def _average_of(weight):
+    """The moving average that the optimizer which applies a constraint now keeps of the weight, or None."""
+    optimizer = applying_optimizer()
+    return None if optimizer is None else average_of(optimizer, weight)
 
 
 def _key(variable):

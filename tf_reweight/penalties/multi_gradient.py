@@ -9,7 +9,7 @@ from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.distribution import as_numpy, beside, share_of_replica, sum_over_replicas
-from tf_reweight.graph.optimizers import innermost
+from tf_reweight.graph.optimizers import innermost, zero_averages
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments, check_trainable
 from tf_reweight.penalties.base import replaced
@@ -104,16 +104,26 @@ class MultiGradient(keras.callbacks.Callback):
         self._sums.assign(np.zeros(2, "float32"))
 
     def on_epoch_end(self, epoch, logs=None):
+        if not self._pairs:
+            return  # taken off by another callback
         self._clip()
         total, count = as_numpy(self._sums)
-        kernels = [as_numpy(variable) for variable in {id(t.variable): t.variable for t, _ in self._pairs}.values()]
-        zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / sum(kernel.size for kernel in kernels)
-        self.history.append({"epoch": epoch + 1, "weight": float(total / max(count, 1.0)), "zeros": zeros})
+        weight = float(total / max(count, 1.0))
+        self.history.append({"epoch": epoch + 1, "weight": weight, "zeros": self._zeros()})
 
     def on_train_end(self, logs=None):
+        if not self._pairs:
+            return
         # Another callback may have brought back weights of before the last clipping.
         self._clip()
+        if self.history:
+            # Averages of the weights, which Keras may have put in their place, have other small groups.
+            self.history[-1]["zeros"] = self._zeros()
         take_off(self.model)
+
+    def _zeros(self):
+        kernels = [as_numpy(variable) for variable in {id(t.variable): t.variable for t, _ in self._pairs}.values()]
+        return sum(int((kernel == 0).sum()) for kernel in kernels) / sum(kernel.size for kernel in kernels)
 
     def _listen(self):
         # Inside loss scaling: what overflowed does not come this far, and the rest has its own scale.
@@ -176,7 +186,10 @@ class MultiGradient(keras.callbacks.Callback):
             sizes = groups.by("magnitude")
             keep = sizes > self.clip
             keep.flat[int(np.argmax(sizes))] = True
-            target.variable.assign(as_numpy(target.variable) * target.own_mask(keep, penalty.structure))
+            values, mask = as_numpy(target.variable), target.own_mask(keep, penalty.structure)
+            # Not a product: that makes negative zeros, which are nonzero bytes in a file.
+            target.variable.assign(np.where(mask, values, np.zeros((), values.dtype)))
+        zero_averages(self.model.optimizer, [target.variable for target, _ in self._pairs])
 
 
 def take_off(model):

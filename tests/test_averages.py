@@ -1,0 +1,93 @@
+"""Zeros that solvers make are there after training by an optimizer that averages the weights (EMA)."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tf_reweight as tfr
+from tf_reweight.baselines import Clipping
+from tf_reweight.callbacks import BudgetProximal, IterativePruning, MultiGradient, Proximal
+from tf_reweight.coupling import CoupledProximal
+from tf_reweight.graph.optimizers import average_of, restart_averages, zero_averages
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(64, 6)).astype("float32"), RNG.normal(size=(64, 3)).astype("float32")
+
+
+def net(**arguments):
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(8, activation="relu", name="a"), L.Dense(8, activation="relu", name="b"), L.Dense(3, name="c")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(keras.optimizers.Adam(1e-2, use_ema=True, **arguments), "mse")
+    return model
+
+
+class Zeros(keras.callbacks.Callback):
+    """The zeros of the kernels at the end of the last epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.last = zeros_of(self.model)
+
+
+def zeros_of(model):
+    return [ops.convert_to_numpy(layer.kernel) == 0 for layer in model.layers]
+
+
+def lasso(model):
+    tfr.regularize(model, "unstructured", 1.0, "lasso")
+
+
+# How the model is regularized, and the solver.
+SOLVERS = {
+    "Proximal": (lasso, lambda: Proximal(step=0.01)),
+    "Clipping": (lambda model: None, lambda: Clipping(0.1)),
+    "MultiGradient": (lasso, lambda: MultiGradient(clip=0.1)),
+    "CoupledProximal": (lambda model: tfr.regularize_coupled(model, 1.0), lambda: CoupledProximal(step=0.05)),
+    "CoupledProximal macs": (lambda model: tfr.regularize_coupled(model, 1.0), lambda: CoupledProximal(step=0.05, macs=0.3)),
+    "BudgetProximal": (lambda model: None, lambda: BudgetProximal("macs=0.5", until=0.5)),
+    "BudgetProximal single": (
+        lambda model: tfr.regularize(model, "filter", budget="weights=0.5"), lambda: BudgetProximal(until=0.5),
+    ),
+    "IterativePruning": (lambda model: None, lambda: IterativePruning("macs=0.5", rounds=2)),
+}  # fmt: skip
+# Whether there is a callback that swaps weights and averages, and if so whether at epochs as well as for tests.
+SWAPPED = ("Proximal", "MultiGradient", "CoupledProximal", "BudgetProximal")
+CASES = [(name, None) for name in SOLVERS] + [(name, swap) for name in SWAPPED for swap in (False, True)]
+
+
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+@pytest.mark.parametrize("name, swap", CASES)
+def test_the_zeros_of_the_last_epoch_are_there_after_fit(name, swap):
+    put, make = SOLVERS[name]
+    if keras.backend.backend() != "tensorflow" and name == "MultiGradient":
+        pytest.skip("the rule needs gradients in the step")
+    model, solver, seen = net(ema_momentum=0.9), make(), Zeros()
+    put(model)
+    swaps = [] if swap is None else [keras.callbacks.SwapEMAWeights(swap_on_epoch=swap)]
+    data = (X, Y) if swap is False else None
+    model.fit(X, Y, batch_size=8, epochs=4, verbose=0, validation_data=data, callbacks=[solver, seen, *swaps])
+    after = zeros_of(model)
+    assert sum(zeros.sum() for zeros in seen.last) > 0
+    for at_end, now in zip(seen.last, after, strict=True):
+        assert now[at_end].all()
+    if name == "MultiGradient":
+        assert solver.history[-1]["zeros"] == sum(zeros.sum() for zeros in after) / sum(zeros.size for zeros in after)
+    else:
+        assert sum(zeros.sum() for zeros in after) == sum(zeros.sum() for zeros in seen.last)
+    assert all(np.isfinite(value).all() for value in model.get_weights())
+
+
+def test_averages_follow_weights_that_become_zero_and_that_begin_anew():
+    model = net()
+    model.fit(X, Y, verbose=0)
+    kernel = model.layers[0].kernel
+    average = average_of(model.optimizer, kernel)
+    before, mask = ops.convert_to_numpy(average), RNG.uniform(size=kernel.shape) < 0.5
+    kernel.assign(np.where(mask, ops.convert_to_numpy(kernel), 0.0))
+    zero_averages(model.optimizer, model.trainable_variables)
+    np.testing.assert_array_equal(ops.convert_to_numpy(average), np.where(mask, before, 0.0))
+    kernel.assign(np.where(mask, ops.convert_to_numpy(kernel), 0.5))
+    restart_averages(model.optimizer, model.trainable_variables)
+    np.testing.assert_array_equal(ops.convert_to_numpy(average), np.where(mask, before, 0.5))
