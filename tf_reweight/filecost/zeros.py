@@ -161,7 +161,8 @@ class _Files:
         keep = choose(self._scores, [demand], self._spared).keep
         parts = np.split(keep, np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1])
         for (target, structure), dense, flags, shape in zip(self._kernels, self._dense, parts, self._shapes):
-            target.variable.assign(dense * target.own_mask(flags.reshape(shape), structure))
+            # Not a product: negative zeros do not zip as zeros do.
+            target.variable.assign(np.where(target.own_mask(flags.reshape(shape), structure), dense, np.zeros_like(dense)))
         return float(self._members[keep].sum()), sizes(content_of(self._copy, self._precision), packed=True)
 
 

@@ -108,9 +108,7 @@ class Masked(HoldsState, KernelWrapper):
 
     def changed_kernels(self):
         """The masked kernels: mapping of the stored variable's id to its masked value."""
-        return {
-            id(t.variable): t.variable.value * ops.cast(m.value, t.variable.dtype) for t, m in zip(self._targets(), self.masks)
-        }
+        return {id(target.variable): _masked(target.variable, mask) for target, mask in zip(self._targets(), self.masks)}
 
     def _targets(self):
         """The wrapped layer's kernels that can have the structure."""
@@ -128,6 +126,11 @@ class Masked(HoldsState, KernelWrapper):
 
     def get_config(self):
         return {**super().get_config(), "structure": self.structure.serialize()}
+
+
+def _masked(variable, mask):
+    # Not a product: that makes negative zeros, which are nonzero bytes in a file.
+    return ops.where(ops.cast(mask.value, "bool"), variable.value, ops.zeros((), dtype=variable.dtype))
 
 
 def strip(model: keras.Model) -> keras.Model:

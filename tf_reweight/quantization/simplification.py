@@ -284,7 +284,8 @@ def _scale_outputs(layer, fold, axes):
     kernel = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
     bias = np.asarray(ops.convert_to_numpy(layer.bias), "float64")
     shape = [size if axis - kernel.ndim in axes else 1 for axis, size in enumerate(kernel.shape)]
-    layer.set_weights([kernel * np.reshape(fold.scale, shape), bias * fold.scale + fold.offset])
+    # Zero is added since a zero times a negative scale is a negative zero, which is a nonzero byte in a file.
+    layer.set_weights([kernel * np.reshape(fold.scale, shape) + 0.0, bias * fold.scale + fold.offset])
 
 
 def _affine(operation, args, name):

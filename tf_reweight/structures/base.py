@@ -98,7 +98,9 @@ class Structure(abc.ABC):
 
     def shrunk(self, kernel, thresholds):
         """A kernel after the proximal step of `shrinkage`; override where it can be had in fewer passes."""
-        return self.scaled(kernel, self.shrinkage(self.group_norms(kernel), thresholds))
+        shrunk = self.scaled(kernel, self.shrinkage(self.group_norms(kernel), thresholds))
+        # A product with zero may be a negative zero, which is a nonzero byte in a file.
+        return ops.where(ops.equal(shrunk, 0), ops.zeros((), dtype=shrunk.dtype), shrunk)
 
     def scaled(self, kernel, factors):
         """A kernel times one factor for each group `(scopes, groups)`; override where that is broadcast and not repeated."""

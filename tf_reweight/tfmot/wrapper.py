@@ -43,7 +43,9 @@ class PruneLowMagnitude(Masked):
         self.update(sparsity=self.pruning_schedule.sparsity(due))
         for target, mask in zip(self._targets(), self.masks):
             # Zero in the stored kernel as well: what was removed is the smallest the next time, and stays removed.
-            target.variable.assign(target.variable.value * keras.ops.cast(mask.value, target.variable.dtype))
+            # Not by a product, which makes negative zeros.
+            kept, zero = keras.ops.cast(mask.value, "bool"), keras.ops.zeros((), dtype=target.variable.dtype)
+            target.variable.assign(keras.ops.where(kept, target.variable.value, zero))
         self.pruning_step.assign(due)
         return True
 
