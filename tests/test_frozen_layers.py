@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight import coupling
+from tf_reweight import coupling, quantization
 from tf_reweight.kernels import table
 from tf_reweight.workflow import defaults
 
@@ -257,3 +257,45 @@ def test_what_holds_a_budget_up_is_named():
     with pytest.warns(UserWarning, match=r"50% of the MACs cannot go.*Whole stay.*backbone.*Budget\(macs=0\.9\d+\) instead"):
         made = defaults.configuration(model, None, "channels", None, None, {}, None, None)
     assert 0.9 < made["prune"]["budget"]["macs"] < 1.0
+
+
+def _levels(model, **arguments):
+    attached = quantization.regularize_levels(model, 4, **arguments)
+    quantization.snap(model, **arguments)
+    return attached.left_out
+
+
+# In place, with what was left out.
+MOVING = {
+    "cluster": lambda model, **arguments: quantization.cluster(model, 4, **arguments).left_out,
+    "levels": _levels,
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_values_of_kernels(name):
+    move, model = MOVING[name], plain()
+    freeze_first(model)
+    frozen, other = (ops.convert_to_numpy(model.get_layer(layer).kernel) for layer in ("a_conv", "b_conv"))
+    with pytest.warns(UserWarning, match=r"1 kernels of layers with trainable=False are left as they are \(a_conv/kernel\)"):
+        left_out = move(model)
+    assert any(item.name == "a_conv/kernel" and "trainable=False; include_frozen=True" in item.reason for item in left_out)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.get_layer("a_conv").kernel), frozen)
+    assert (ops.convert_to_numpy(model.get_layer("b_conv").kernel) != other).any()
+    move(model, include_frozen=True)
+    assert (ops.convert_to_numpy(model.get_layer("a_conv").kernel) != frozen).any()
+    model.trainable = False
+    with pytest.raises(ValueError, match="must be trainable. Received: frozen=.*include_frozen=True"):
+        move(model)
+
+
+def test_a_kernel_that_was_frozen_after_its_penalty_towards_levels_is_not_moved():
+    model = plain()
+    quantization.regularize_levels(model, 4)
+    freeze_first(model)
+    before = ops.convert_to_numpy(model.get_layer("a_conv").kernel)
+    with pytest.warns(UserWarning, match="pass include_frozen=True to snap them too"):
+        moved = quantization.snap(model)
+    assert "a_conv/kernel" not in moved and "b_conv/kernel" in moved
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.get_layer("a_conv").kernel), before)
+    assert not model.losses

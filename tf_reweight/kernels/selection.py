@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 from tf_reweight import errors
 from tf_reweight.kernels import selectors
@@ -81,6 +82,31 @@ def select(model, structure, layers=None):
             )
         )
     return selected, left_out + skipped
+
+
+def frozen_among(targets, include_frozen, verb):
+    """Those of the kernels that are to stay as they are since their layers are frozen, as `LeftOut`, with a warning.
+
+    Args:
+        targets: list of `Target`.
+        include_frozen: whether frozen ones are changed like the others; then none is to stay.
+        verb: what is done to kernels: `"prune"`.
+
+    Raises:
+        ValueError: when all are to stay.
+    """
+    frozen = [] if include_frozen else list(dict.fromkeys(t.name for t in targets if not t.variable.trainable))
+    if frozen and len(frozen) == len({target.name for target in targets}):
+        expected = f"At least one kernel to {verb} must be trainable."
+        fix = f"Set `layer.trainable = True`, or pass include_frozen=True to {verb} frozen layers too."
+        raise ValueError(errors.message(expected, fix, frozen=frozen[:5]))
+    if frozen:
+        warnings.warn(
+            f"{len(frozen)} kernels of layers with trainable=False are left as they are ({', '.join(frozen[:5])}); pass "
+            f"include_frozen=True to {verb} them too.",
+            stacklevel=3,
+        )
+    return [LeftOut(name, f"its layer has trainable=False; include_frozen=True {verb}s it too") for name in frozen]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.own_calls import warn_of_own_calls
 from tf_reweight.kernels.reactions import felt_kernels
-from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.selection import frozen_among, select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.penalties.attachment import attachments, check_choosable, common_budget, detach
@@ -158,7 +158,9 @@ def prune(
         chosen, left_out = _magnitude_chosen(model, structure, layers, amount_given, limit)
     # A threshold of 0 asks for nothing but the zeros that are there, as after `baselines.Clipping`.
     _check_open(chosen, sparsity=sparsity, threshold=threshold or None, budget=limit)
-    chosen, frozen = _trainable(chosen, include_frozen)
+    frozen = frozen_among([target for target, _, _ in chosen], include_frozen, "prune")
+    names = {item.name for item in frozen}
+    chosen = [item for item in chosen if item[0].name not in names]
     left_out += frozen
     # What comes after it counts what is left.
     zero_again(model)
@@ -234,7 +236,11 @@ def keep_zeros(model: keras.Model) -> int:
 
 
 def release(model: keras.Model) -> int:
-    """Takes the masks off again: zeros may grow back. Returns the number of kernels released."""
+    """Takes the masks off again: zeros may grow back. Returns the number of kernels released.
+
+    Zeros that are one of the values of a clustered kernel are no masks: `quantization.cluster` holds them with the others, and
+    they stay. Release before clustering where they are to grow back.
+    """
     count = sum(free(target.variable) for target in find(model)[0])
     for variable in model.weights:  # what `prune_groups` holds besides kernels
         free(variable)
@@ -272,25 +278,6 @@ def _still_to_meet(model, budget, parts):
     if not met(demands_on(model, budget, pairs, members, targets, masks), keep):
         unmet.warn_of_budget(budget)
     return now
-
-
-def _trainable(chosen, include_frozen):
-    """What of `chosen` may be changed, and the kernels of frozen layers as `LeftOut`, with a warning."""
-    frozen = {} if include_frozen else {t.name: t for t, _, _ in chosen if not t.variable.trainable}
-    left = [item for item in chosen if item[0].name not in frozen]
-    reason = "its layer has trainable=False; include_frozen=True prunes it too"
-    if not left:
-        expected = "At least one kernel to prune must be trainable."
-        fix = "Set `layer.trainable = True`, or pass include_frozen=True to prune frozen layers too."
-        raise ValueError(errors.message(expected, fix, frozen=list(frozen)[:5]))
-    if frozen:
-        names = ", ".join(list(frozen)[:5])
-        warnings.warn(
-            f"{len(frozen)} kernels of layers with trainable=False are left as they are ({names}); pass include_frozen=True to "
-            "prune them too.",
-            stacklevel=3,
-        )
-    return left, [LeftOut(name, reason) for name in frozen]
 
 
 def _any(*amounts):

@@ -12,7 +12,7 @@ from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
-from tf_reweight.kernels.selection import select
+from tf_reweight.kernels.selection import frozen_among, select
 from tf_reweight.kernels.table import LeftOut, find
 from tf_reweight.records import Report
 
@@ -148,7 +148,7 @@ class ClusterReport(Report):
         return "\n".join(lines + [f"{item.name}: left out, {item.reason}" for item in self.left_out])
 
 
-def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
+def cluster(model, num_clusters=16, *, layers=None, per_channel=False, include_frozen=False):
     """Moves the weights of each kernel to `num_clusters` values, in place, and holds them there through further training.
 
     The values are k-means centroids, started evenly over the range (Han et al., Deep Compression, 2016), and training moves
@@ -162,13 +162,15 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
         num_clusters: values per kernel, 2..256.
         layers: which layers; see `kernels.selectors`.
         per_channel: `num_clusters` values for each output channel instead: closer to the weights, and larger when zipped.
+        include_frozen: whether kernels of layers with `trainable=False` are clustered too. By default they stay as they are,
+            and a warning names them.
 
     Returns:
         `ClusterReport`.
 
     Raises:
-        ValueError: for a number out of range, or when no kernel matches.
-        TypeError: when `per_channel` is not a bool.
+        ValueError: for a number out of range, or when no kernel matches or only frozen ones do.
+        TypeError: when `per_channel` or `include_frozen` is not a bool.
         ImportError: when scikit-learn is not installed (the extra `cluster`).
 
     Example:
@@ -176,13 +178,16 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
         >>> cluster(model, 16)
         >>> model.fit(x, y, epochs=5)
     """
-    check_flags(per_channel=per_channel)
+    check_flags(per_channel=per_channel, include_frozen=include_frozen)
     check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
     extras.check("sklearn", _WHAT)
     check_finite(model)
     selected, left_out = select(model, "unstructured", layers)
-    kernels = []
+    frozen = frozen_among([item.target for item in selected], include_frozen, "cluster")
+    names, kernels = {item.name for item in frozen}, []
     for item in selected:
+        if item.target.name in names:
+            continue
         kernel = as_numpy(item.target.variable).astype("float32")
         channels = _channels(kernel, item.target.layout, per_channel)
         values = [centroids(row[row != 0], num_clusters - bool((row == 0).any())) for row in channels]
@@ -191,7 +196,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False):
         most = max(len(np.unique(row)) for row in _channels(moved, item.target.layout, per_channel))
         kernels.append(ClusteredKernel(item.target.name, most, kernel.size, error))
     drop_compiled_steps(model)
-    return ClusterReport(tuple(kernels), tuple(left_out))
+    return ClusterReport(tuple(kernels), tuple(left_out + frozen))
 
 
 def keep_clusters(model, max_values=256, per_channel=False, small_kernels=False):
