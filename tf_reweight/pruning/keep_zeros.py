@@ -7,11 +7,12 @@ from tf_reweight.pruning.prune import keep_zeros
 
 
 class KeepZeros(keras.callbacks.Callback):
-    """Holds a model's exact zeros through this `fit`, whatever optimizer, EMA included.
+    """Holds a model's exact zeros from this `fit` on, whatever optimizer, EMA included.
 
-    `prune` already holds them by constraints; this callback is for a pruned model just loaded, and for optimizers with
-    `use_ema=True`, which overwrite the weights with an average when training ends. All constraints, those of clusters too, are
-    applied to that once more.
+    It calls `keep_zeros` when `fit` begins: the masks stay on the model afterwards and hold in later fits, as those of `prune`
+    do, until `release(model)`. `prune` already holds zeros by constraints; this callback is for a pruned model whose weights
+    were just loaded, and for optimizers with `use_ema=True`, which overwrite the weights with an average when training ends.
+    All constraints, those of clusters too, are applied to that once more.
     """
 
     def on_train_begin(self, logs=None):
