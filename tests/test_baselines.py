@@ -298,8 +298,9 @@ def test_gradual_pruning_of_weights_that_do_not_move_is_pruning_at_once(criterio
     model.optimizer.learning_rate = 0.0
     gradual = GradualMagnitude(PolynomialDecay(0.0, 0.6, 0, 12, frequency=4), scope="model", criterion=criterion)
     model.fit(*data, batch_size=8, epochs=2, callbacks=[gradual], verbose=0)
-    wanted = kernels_of(once)
-    for name, kernel in kernels_of(model).items():
+    wanted, found = kernels_of(once), kernels_of(model)
+    assert wanted and found.keys() == wanted.keys()
+    for name, kernel in found.items():
         np.testing.assert_array_equal(kernel, wanted[name])
 
 
@@ -402,6 +403,7 @@ def test_adaptive_epsilon_follows_each_kernel(data):
     tfr.regularize(model, "unstructured", 1e-6)
     sizes = {item.target.name: np.sort(np.abs(kernels_of(model)[item.target.name]).ravel()) for item in attachments(model)}
     model.fit(*data, epochs=1, callbacks=[Reweighting(every=1, epsilon={"name": "adaptive", "keep": 0.25})], verbose=0)
+    assert len(sizes) == len(attachments(model)) > 1
     for item in attachments(model):
         size = sizes[item.target.name]
         assert float(item.regularizer.epsilon) == pytest.approx(size[-int(np.ceil(size.size / 4))], rel=1e-5)
@@ -451,3 +453,22 @@ def test_updates_that_never_fire_and_frozen_models_are_refused(data):
     model.trainable = False
     with pytest.raises(ValueError, match="trainable.*Received: "):
         ADMM("filter", 0.5).attach(model)
+
+
+def test_a_schedule_that_the_steps_before_have_used_up_is_warned_of(data):
+    model = small_net()
+    model.fit(*data, batch_size=8, epochs=2, verbose=0)
+    steps = int(model.optimizer.iterations)
+    schedule = PolynomialDecay(0.0, 0.8, 0, steps, frequency=1)
+    with pytest.warns(UserWarning, match=f"and {steps} came before this fit.*sparsity of 80%.*add {steps} to"):
+        model.fit(*data, epochs=1, verbose=0, callbacks=[GradualMagnitude(schedule)])
+    model.fit(*data, epochs=1, verbose=0, callbacks=[GradualMagnitude(schedule)])  # goes on with what is pruned
+    other = small_net()
+    other.fit(*data, epochs=1, verbose=0)
+    other.fit(*data, epochs=1, verbose=0, callbacks=[GradualMagnitude(ConstantSparsity(0.5, 0))])  # at once in any case
+
+
+def test_admm_without_any_update_is_warned_of(data):
+    model = small_net()
+    with pytest.warns(UserWarning, match="No update of Z and U falls into the epochs 6 to 7 of this fit, and none came before"):
+        model.fit(*data, initial_epoch=6, epochs=8, verbose=0, callbacks=[ADMM("unstructured", 0.5, every=5)])

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight.callbacks import IterativePruning
 from tf_reweight.learning_rate import BorrowedRate, CosineDecay
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.penalties.reweighting import Reweighting
@@ -47,21 +48,26 @@ def test_weights_are_one_over_norm_plus_epsilon_after_an_update(data):
     model = small_net()
     tfr.regularize(model, "filter", 1e-3, layers="dense*")
 
+    checked = []
+
     class Check(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             for item in attachments(self.model):
+                checked.append(epoch)
                 norms = np.sqrt(np.square(ops.convert_to_numpy(item.target.variable.value)).sum(0))
                 weights = ops.convert_to_numpy(item.regularizer.penalty_weights)[0]
                 np.testing.assert_allclose(weights, 1.0 / (norms + 0.5), rtol=1e-5)
 
     model.fit(*data, epochs=3, callbacks=[Reweighting(every=1, epsilon=0.5), Check()], verbose=0)
+    assert sorted(set(checked)) == [0, 1, 2]
 
 
 def test_lasso_is_never_reweighted(data):
     model = small_net()
     tfr.regularize(model, "unstructured", 1e-3, "lasso")
     model.fit(*data, epochs=2, callbacks=[Reweighting(every=1)], verbose=0)
-    assert all((ops.convert_to_numpy(item.regularizer.penalty_weights) == 1).all() for item in attachments(model))
+    carried = attachments(model)
+    assert carried and all((ops.convert_to_numpy(item.regularizer.penalty_weights) == 1).all() for item in carried)
 
 
 def test_penalties_from_constructors_are_bound_and_act_in_the_first_epoch(data):
@@ -207,7 +213,9 @@ def test_epsilon_is_annealed_and_remembered(data):
     model = small_net()
     tfr.regularize(model, "unstructured", 1e-3)
     model.fit(*data, epochs=3, verbose=0, callbacks=[Reweighting(every=1, rounds=3, epsilon=(1e-1, 1e-3))])
-    for item in attachments(model):
+    carried = attachments(model)
+    assert carried
+    for item in carried:
         assert float(item.regularizer.epsilon) == pytest.approx(1e-3, rel=1e-4)
         assert item.regularizer.negligible == pytest.approx(1e-4, rel=1e-4)
 
@@ -303,3 +311,36 @@ def test_a_warmup_that_is_longer_than_the_training_is_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="no longer than the training, 1 epochs. Received: warmup=100"):
         model.fit(np.zeros((4, 4)), np.zeros((4, 1)), epochs=1, verbose=0, callbacks=[CosineDecay(0.1, warmup=100)])
+
+
+SCHEDULES = {
+    "plain": lambda optimizer: optimizer,
+    "inside loss scaling": keras.optimizers.LossScaleOptimizer,
+}
+
+
+@pytest.mark.parametrize("wrap", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(
+    "callback", [CosineDecay(0.1), Reweighting(every=1, learning_rate=0.1), IterativePruning("macs=0.9", rounds=1)],
+    ids=lambda one: type(one).__name__,
+)
+def test_callbacks_that_set_the_rate_refuse_a_schedule_before_any_work(callback, wrap, data):
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-3)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    model.compile(wrap(keras.optimizers.Adam(schedule)), "sparse_categorical_crossentropy")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="learning rate.*Received: learning_rate=.*Compile with"):
+        model.fit(*data, epochs=1, callbacks=[callback], verbose=0)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_fit_without_any_update_is_warned_of(data):
+    model = small_net()
+    tfr.regularize(model, "unstructured", 1e-3)
+    how = {"initial_epoch": 1, "epochs": 3, "verbose": 0}
+    with pytest.warns(UserWarning, match="No update of the penalty weights falls into the epochs 1 to 2 of this fit"):
+        model.fit(*data, callbacks=[Reweighting(every=5)], **how)
+    model.fit(*data, epochs=1, verbose=0, callbacks=[Reweighting(every=5)])
+    model.fit(*data, callbacks=[Reweighting(every=5)], **how)  # goes on with what the first epoch set

@@ -8,6 +8,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
+from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.compiled import rate_of
 
 
@@ -49,6 +50,9 @@ class CosineDecay(keras.callbacks.Callback):
     Args:
         learning_rate: where it starts, > 0.
         warmup: epochs of linear rise from zero, >= 0.
+
+    Raises:
+        ValueError: for a value out of range; at the start of `fit`, for an optimizer that has a schedule of its own.
     """
 
     def __init__(self, learning_rate, warmup=0):
@@ -63,6 +67,11 @@ class CosineDecay(keras.callbacks.Callback):
             fix = "Train for longer, or lower `warmup`: the rate would never be what it was given as."
             expected = f"`warmup` must be no longer than the training, {self.params['epochs']} epochs."
             raise ValueError(errors.message(expected, fix, warmup=self.warmup))
+        schedule = schedule_of(self.model.optimizer)
+        if schedule is not None:
+            fix = "Compile with a number as learning_rate, or leave CosineDecay out."
+            expected = "CosineDecay sets the learning rate, and the optimizer's must be a number."
+            raise ValueError(errors.message(expected, fix, learning_rate=schedule))
         self._rate = BorrowedRate(self.model.optimizer)
         one_fit.begin(self.model, self, self._rate.give_back_if_unchanged)
 

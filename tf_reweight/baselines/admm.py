@@ -1,5 +1,7 @@
 """Pruning by the alternating direction method of multipliers: the predecessor of reweighting."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -118,7 +120,7 @@ class ADMM(keras.callbacks.Callback):
         self.rho = _checked_rho(rho)
         check_integer("every", every, 1, fix=EPOCHS)
         self.sparsity, self.every, self.layers, self.scope, self.criterion = sparsity, every, layers, scope, criterion
-        self.history = []
+        self.history, self._first = [], None
 
     def attach(self, model):
         """Puts the penalty on a model, in place, with Z the projection of its kernels; `fit` does it where it is missing.
@@ -156,12 +158,26 @@ class ADMM(keras.callbacks.Callback):
                 )
             )
         self.attach(self.model)
-        self.history = []
+        self.history, self._first = [], None
         self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._first is None:
+            self._first = epoch
+            self._warn_without_update()
         if epoch % self.every == 0:
             self.update(epoch)
+
+    def _warn_without_update(self):
+        """Warns where `initial_epoch` leaves no update to this fit, and there was none before it either."""
+        epochs = (self.params or {}).get("epochs") or self._first
+        due = any(epoch % self.every == 0 for epoch in range(self._first, epochs))
+        if not due and not any(_values(item.regularizer.u).any() for item in attachments(self.model)):
+            warnings.warn(
+                f"No update of Z and U falls into the epochs {self._first} to {epochs - 1} of this fit, and none came before: "
+                f"the kernels are pulled to their first projection all along. Use a smaller `every` than {self.every}.",
+                stacklevel=2,
+            )
 
     def update(self, epoch):
         """Moves Z and U to the kernels as they are now; at epoch 0 both start anew."""

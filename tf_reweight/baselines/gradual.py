@@ -21,7 +21,8 @@ class GradualMagnitude(keras.callbacks.Callback):
 
     At each update of the schedule the groups are ranked by their norms, and the smallest are set to zero and held there, as
     `prune` does, also through saving and loading; what is removed stays removed. Steps are counted by the optimizer, so a
-    resumed run or a second `fit` goes on where the schedule was. The model is pruned when the schedule has ended: train on, or
+    resumed run or a second `fit` goes on where the schedule was; after other training with the same optimizer a warning says
+    that the schedule is under way or over already. The model is pruned when the schedule has ended: train on, or
     `release` it; no `prune` is needed.
 
     Args:
@@ -55,6 +56,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         self.history = []
         self._selected = projection.trainable(select(self.model, self.structure, self.layers)[0])
         self._applied, started = None, self.schedule.last_update(self._step() - 1)
+        self._warn_when_begun_without_it()
         masks = []
         for variable in [item.target.variable for item in self._selected]:
             if mask_of(variable) is None:
@@ -95,6 +97,24 @@ class GradualMagnitude(keras.callbacks.Callback):
 
     def _step(self):
         return steps_of(self.model.optimizer)
+
+    def _warn_when_begun_without_it(self):
+        """Warns where the steps before this fit count towards the schedule, and have not pruned what it says by now."""
+        taken, schedule = self._step(), self.schedule
+        due = schedule.last_update(taken)
+        if due is None or taken == schedule.begin_step:
+            return
+        wanted, kernels = schedule.sparsity(due), [as_numpy(item.target.variable) for item in self._selected]
+        zeros = sum(int((kernel == 0).sum()) for kernel in kernels) / sum(kernel.size for kernel in kernels)
+        is_sudden = wanted > schedule.sparsity(schedule.begin_step) or schedule.begin_step > 0
+        # A fit that goes on has about what was wanted before, and a structure may be unable to have all of it.
+        if is_sudden and zeros < wanted / 2:
+            warnings.warn(
+                f"The schedule counts the optimizer's steps, and {taken} came before this fit without pruning: its first batch "
+                f"cuts to a sparsity of {wanted:.0%} at once. Compile the model anew, which counts from 0, or add {taken} to "
+                "begin_step and end_step.",
+                stacklevel=2,
+            )
 
     def _warn_when_too_late(self):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")

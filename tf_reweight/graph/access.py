@@ -5,6 +5,8 @@ import contextlib
 import keras
 from keras.src.backend.common import masking
 
+from tf_reweight.graph.optimizers import innermost
+
 
 def all_layers(model):
     """Every layer inside a model or layer, those inside other layers included, each once; not the model itself."""
@@ -112,8 +114,8 @@ def forget_sublayer(layer, sublayer):
 
 
 def schedule_of(optimizer):
-    """The learning-rate schedule of an optimizer; None where it has a plain learning rate or there is no optimizer."""
-    rate = getattr(optimizer, "_learning_rate", None)
+    """The learning-rate schedule of an optimizer, also inside loss scaling; None for a plain rate, or without an optimizer."""
+    rate = getattr(innermost(optimizer), "_learning_rate", None)
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 

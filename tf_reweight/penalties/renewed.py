@@ -4,6 +4,7 @@ import abc
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_reweight import errors, penalties
@@ -59,6 +60,11 @@ class Renewed(KernelPenalty):
                 self.epsilon.assign(epsilon)
             self.penalty_weights.assign(self.price * self._weights_at(norms, epsilon))
         return norms
+
+    @property
+    def awaits_update(self):
+        """Whether its weights follow the norms and no update has set them yet."""
+        return self._follows_norms and bool((as_numpy(self.penalty_weights) == np.float32(self.price)).all())
 
     @property
     def _follows_norms(self):

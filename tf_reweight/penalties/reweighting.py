@@ -1,5 +1,6 @@
 """What happens between epochs: reweighting, learning-rate restarts, zeros kept to the end."""
 
+import warnings
 
 import keras
 import numpy as np
@@ -57,7 +58,7 @@ class Reweighting(keras.callbacks.Callback):
             check_number("learning_rate", learning_rate, exclusive=True, fix=fix)
         self.learning_rate = learning_rate
         self.history = []
-        self._epoch, self._slow, self._rate = 0, [], None
+        self._epoch, self._first, self._slow, self._rate = 0, None, [], None
 
     def is_update(self, epoch):
         """Whether the weights are renewed at the start of this epoch (counted from 0)."""
@@ -65,7 +66,7 @@ class Reweighting(keras.callbacks.Callback):
         return since >= 0 and since % self.every == 0 and (self.rounds is None or since // self.every < self.rounds)
 
     def on_train_begin(self, logs=None):
-        self.history, self._epoch = [], 0
+        self.history, self._epoch, self._first = [], 0, None
         epochs = (self.params or {}).get("epochs")
         if epochs is not None and self.start >= epochs:
             raise ValueError(
@@ -123,9 +124,23 @@ class Reweighting(keras.callbacks.Callback):
             self._slow = []
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._first is None:
+            self._first = epoch
+            self._warn_without_update()
         self._epoch = epoch
         if self.is_update(epoch):
             self.update(epoch)
+
+    def _warn_without_update(self):
+        """Warns where `initial_epoch` leaves no update to this fit, and there was none before it either."""
+        epochs = (self.params or {}).get("epochs") or self._first
+        due = any(map(self.is_update, range(self._first, epochs)))
+        if not due and any(item.regularizer.awaits_update for item in attachments(self.model)):
+            warnings.warn(
+                f"No update of the penalty weights falls into the epochs {self._first} to {epochs - 1} of this fit, and none "
+                f"came before: all groups are penalised alike. Pass start={self._first}, or a smaller every.",
+                stacklevel=2,
+            )
 
     def update(self, epoch):
         """Renews all penalty weights from the kernels as they are now."""
