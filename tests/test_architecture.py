@@ -15,7 +15,7 @@ L = keras.layers
 PACKAGE = pathlib.Path(tfr.__file__).parent
 # From the ground up. A room imports only rooms of the floors below its own; those on one floor know nothing of each other.
 FLOORS = (
-    ("errors", "lazy", "records", "registration", "_version"),
+    ("errors", "lazy", "records", "registration", "strict_json", "_version"),
     ("checks", "extras", "registry", "files"),
     ("budget", "graph", "structures", "tflite"),
     ("kernels", "learning_rate", "packing", "data"),

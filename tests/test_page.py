@@ -12,6 +12,7 @@ import pytest
 import tf_reweight as tfr
 from tf_reweight.reports import charts, page, pictures
 from tf_reweight.reports.curves import EDGES, Curves, NormSummaries, read_curves
+from tf_reweight.strict_json import to_json
 
 L = keras.layers
 
@@ -301,3 +302,22 @@ def test_bad_summaries(monkeypatch, tmp_path):
     for summaries in (NormSummaries, Curves):
         with pytest.raises(ValueError, match="needs TensorBoard"):
             summaries(log_dir=tmp_path)
+
+
+def test_figures_that_are_not_finite_are_null_in_files_and_nan_where_they_are_read(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    curves = Curves(path=tmp_path / "curves.jsonl")
+    model.fit(np.full((8, 6), np.nan, "float32"), np.zeros((8, 2)), verbose=0, callbacks=[curves])
+    text = (tmp_path / "curves.jsonl").read_text()
+    assert '"loss": null' in text and "NaN" not in text
+    assert np.isnan(curves.history[0]["loss"]) and curves.history[0]["num_weights"] == 12
+    with (tmp_path / "curves.jsonl").open("a") as file:  # as it was written before
+        file.write('{"stage": "fit", "epoch": 2, "loss": NaN}\n')
+    assert [np.isnan(record["loss"]) for record in read_curves(tmp_path / "curves.jsonl")] == [True, True]
+
+
+def test_json_of_any_figures_is_read_by_strict_readers():
+    given = {"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": -float("inf"), "d": None, "e": "NaN"}, "f": np.float32("nan")}
+    text = to_json(given, indent=1, default=lambda value: value.item())
+    assert json.loads(text) == {"a": [None, [None, 1.5]], "b": {"c": None, "d": None, "e": "NaN"}, "f": None}

@@ -1,11 +1,11 @@
 """What commands of `tf-reweight` have in common: how figures are shown, one file as an argument, sizes of open inputs."""
 
-import json
 import os
 import pathlib
 
 from absl import flags
 
+from tf_reweight.strict_json import to_json
 
 # What this package raises to explain itself. Anything else is a fault, here or in a library.
 _EXPLAINED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -34,7 +34,7 @@ def told(error):
 
 def show(values, figures, tables):
     if values.json:
-        print(json.dumps(figures, indent=1, default=str))
+        print(to_json(figures, indent=1, default=str))
         return
     from tf_reweight.reports.progress import terminal
 

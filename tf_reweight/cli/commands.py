@@ -14,6 +14,7 @@ from tf_reweight.cli import explaining, looking, phone, sweeping
 from tf_reweight.cli.arguments import by_input, check_needed, define_shape, one, shapes_of, show
 from tf_reweight.cli.model_argument import define_import, loaded, one_model
 from tf_reweight.cli.running import command_of, define_run, define_verify_arm, overrides_of
+from tf_reweight.strict_json import to_json
 
 
 def _define_compress(values):
@@ -63,7 +64,7 @@ def _compress(values, positional):
         progress = terminal(stderr=values.json)
         figures = workflow.compress_by_names(**how, out=values.out, console=progress, command=command_of("compress", values))
     if values.json:
-        print(json.dumps(figures, indent=1, default=str))
+        print(to_json(figures, indent=1, default=str))
     return 0
 
 
@@ -105,7 +106,7 @@ def _groups(values, positional):
 
     coupled = coupling.groups(one_model(values, positional))
     if values.json:
-        print(json.dumps(coupled.to_dict(), indent=1))
+        print(to_json(coupled.to_dict(), indent=1))
     else:
         print(coupled)
     return 0
@@ -128,7 +129,7 @@ def _shrink(values, positional):
     model = loaded(values, positional[0])
     small, report = shrinking.shrink(model, values.multiple_of, find_groups=values.find_groups, return_report=True)
     _save_whole(small, target)
-    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    print(to_json(report.to_dict(), indent=1) if values.json else report)
     return 0
 
 
@@ -190,7 +191,7 @@ def _fix_for_arm(values, positional):
     _check_target(target)
     made, report = make_arm_eligible(loaded(values, source))
     _save_whole(made, target)
-    print(json.dumps(report.to_dict(), indent=1) if values.json else report)
+    print(to_json(report.to_dict(), indent=1) if values.json else report)
     return 0
 
 
@@ -237,7 +238,7 @@ def _bundle(values, positional):
     normalization = by_input("normalization", values.normalization, _numbers, "MEAN,STD", "0,255")
     shapes = shapes_of(values.shape)
     description = bundle(*positional, labels, values.preprocessing, values.extra, normalization, values.header, shapes)
-    print(json.dumps(description, indent=1))
+    print(to_json(description, indent=1))
     return 0
 
 
@@ -304,7 +305,7 @@ def _init(values, positional):
     folder = one(positional or ["."], "FOLDER")
     written = starting.write(folder)
     if values.json:
-        print(json.dumps([str(path) for path in written], indent=1))
+        print(to_json([str(path) for path in written], indent=1))
         return 0
     print(f"{len(written)} files written to {folder / 'configs'}. Next:")
     there = f"cd {shlex.quote(str(folder))} && " if folder != pathlib.Path(".") else ""

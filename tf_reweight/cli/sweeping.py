@@ -1,10 +1,9 @@
 """`tf-reweight sweep`: the front of a metric against what models cost."""
 
-import json
-
 from absl import flags
 
 from tf_reweight.cli.running import command_of, define_run, overrides_of
+from tf_reweight.strict_json import to_json
 
 _BUDGETS = ("macs=0.75", "macs=0.5", "macs=0.25")
 
@@ -34,5 +33,5 @@ def sweep(values, positional):
         console=terminal(stderr=values.json), command=command_of("sweep", values),
     )  # fmt: skip
     if values.json:
-        print(json.dumps(front.to_dict(), indent=1))
+        print(to_json(front.to_dict(), indent=1))
     return 0

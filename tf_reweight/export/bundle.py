@@ -1,7 +1,6 @@
 """What an app developer needs with a `.tflite`: its inputs and outputs in words, labels, a C header, one zip."""
 
 import io
-import json
 import os
 import pathlib
 import re
@@ -11,6 +10,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flag, check_text, listed
 from tf_reweight.files import as_path, write_whole
 from tf_reweight.packing import equivalence
+from tf_reweight.strict_json import to_json
 from tf_reweight.tflite import flatbuffer, metadata, sizes
 from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.inspection import summarize
@@ -64,7 +64,7 @@ def bundle(path, out, labels=None, preprocessing=None, extra=(), normalization=N
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.tflite", content, zipfile.ZIP_STORED)
-        archive.writestr("model.json", json.dumps(description, indent=1) + "\n")
+        archive.writestr("model.json", to_json(description, indent=1) + "\n")
         if header if header is not None else len(content) <= _LARGEST_HEADER:
             archive.writestr("model.h", c_header(content, pathlib.Path(path).stem))
         if description["labels"] is not None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 
 import keras
@@ -14,6 +15,7 @@ from tf_reweight.files import append_line
 from tf_reweight.graph.steps import figure_of
 from tf_reweight.penalties.attachment import attachments, unique_names
 from tf_reweight.pruning.prune import sparsity
+from tf_reweight.strict_json import to_json
 
 # Decades of the norms, four bins each; what is smaller than the first edge, zeros included, is counted in the first bin.
 EDGES = tuple(float(edge) for edge in np.linspace(-8.0, 2.0, 41))
@@ -25,7 +27,7 @@ class Curves(keras.callbacks.Callback):
     Args:
         stage: a word that tells this training from others in the same file.
         path: a file of JSON lines that records are added to, so that an interrupted training goes on with what it had; None
-            keeps them in memory.
+            keeps them in memory. Figures that are not finite are null in it, and NaN where `read_curves` reads it.
         log_dir: also write them there, for TensorBoard; None does not.
         model: whose weights are counted, where `fit` has it inside another model; None for the one that is fitted.
 
@@ -69,7 +71,7 @@ class Curves(keras.callbacks.Callback):
         record |= {"num_nonzero": num_weights - sum(zeros for zeros, _ in counts), **_penalty_figures(model)}
         self._kept.append(record)
         if self.path is not None:
-            append_line(self.path, json.dumps(record))
+            append_line(self.path, to_json(record))
         if self._writer is not None:
             _write_scalars(self._writer, record)
 
@@ -87,9 +89,9 @@ def read_curves(path):
     path, records = pathlib.Path(path), {}
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            record = json.loads(line)
+            record = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
             records[str(record["stage"]), int(record["epoch"])] = record
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # written half when the machine went down; its epoch was trained again
     return list(records.values())
 

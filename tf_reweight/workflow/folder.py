@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from tf_reweight import errors, files
 from tf_reweight.checks import is_integer, is_number
+from tf_reweight.strict_json import to_json
 from tf_reweight.workflow import differences
 from tf_reweight.workflow.lock import LOCK
 
@@ -182,12 +183,13 @@ class Folder:
         return None if good else "is not what was written there"
 
     def _write_stages(self):
-        self.write_json(_STATE, self._stages)
+        # As Python reads it: a run that goes on has the same figures, also those that are not finite.
+        self.write_text(_STATE, json.dumps(self._stages, indent=1, default=_plain) + "\n")
         self._written = set(self._stages)
 
     def write_json(self, name, value):
-        """Writes a JSON file, whole or not at all."""
-        self.write_text(name, json.dumps(value, indent=1, default=_plain) + "\n")
+        """Writes a JSON file, whole or not at all; numbers that are not finite are null in it."""
+        self.write_text(name, to_json(value, indent=1, default=_plain) + "\n")
 
     def write_text(self, name, text):
         """Writes a text file, whole or not at all."""
