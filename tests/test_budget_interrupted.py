@@ -140,7 +140,9 @@ def test_a_batch_that_is_not_finite_is_left_out():
     y[7] = np.nan
     solver = BudgetProximal(until=0.9, every=2)
     model.fit(x, y, batch_size=4, epochs=4, verbose=0, shuffle=False, callbacks=[solver])
-    for item in attachments(model):
+    carried = attachments(model)
+    assert carried
+    for item in carried:
         assert np.isfinite(item.regularizer.saliency).all() and 0 < float(item.regularizer.batches) < 64
 
 

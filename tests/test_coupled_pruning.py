@@ -33,8 +33,9 @@ def sets_of(model):
 def test_group_norms_against_a_plain_loop():
     from tf_reweight.coupling.scores import counted_slices, group_norms
 
-    model = nets.randomize(nets.dense_block())
-    for item in coupling.groups(model).sets:
+    sets = coupling.groups(nets.randomize(nets.dense_block())).sets
+    assert sets and all(counted_slices(item) for item in sets)
+    for item in sets:
         for criterion in ("kernel", "gamma", "kernel+gamma+next", "kernel_l1"):
             totals = np.zeros(item.num_groups)
             measure = np.abs if criterion == "kernel_l1" else np.square
@@ -1000,7 +1001,9 @@ def test_a_set_is_measured_by_what_reads_it_or_else_by_what_makes_it():
 @pytest.mark.parametrize("build", [nets.plain, nets.dense_block, nets.lstm, nets.attention])
 def test_slopes_are_sums_of_weight_times_gradient(build):
     rng = np.random.default_rng(0)
-    for item in coupling.groups(nets.randomize(build())).sets:
+    sets = coupling.groups(nets.randomize(build())).sets
+    assert sets and all(item.slices for item in sets)
+    for item in sets:
         for part in item.slices:
             values = ops.convert_to_numpy(part.variable.value)
             gradient = rng.normal(size=values.shape).astype("float32")

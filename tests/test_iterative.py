@@ -84,6 +84,7 @@ def test_the_learning_rate_begins_anew_with_each_round(epochs, begins):
     model, seen = net(), Seen()
     regularize(model, "unstructured", budget="weights=0.5")
     fit(model, [IterativePruning(rounds=3, learning_rate=0.04), seen], epochs)
+    assert len(begins) == 3 and len(seen.rates) == epochs * 2
     for begin, end in zip(begins, [*begins[1:], epochs]):
         progress = np.arange((end - begin) * 2) / ((end - begin) * 2)
         assert np.allclose(seen.rates[begin * 2 : end * 2], 0.02 * (1 + np.cos(np.pi * progress)), atol=1e-7)
@@ -95,7 +96,7 @@ def test_one_round_is_pruning_at_once_and_retraining():
     fit(ours, [IterativePruning(rounds=1)])
     tfr.prune(other, "unstructured", budget="weights=0.3")
     fit(other, [CosineDecay(1e-2)])
-    for one, two in zip(kernels(ours), kernels(other)):
+    for one, two in zip(kernels(ours), kernels(other), strict=True):
         assert np.array_equal(one == 0, two == 0) and np.allclose(one, two, rtol=1e-4)
 
 

@@ -47,7 +47,9 @@ def test_a_log_has_a_line_for_each_epoch_and_a_terminal_one_for_all():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_lines_fit_however_many_metrics_there_are(terminal):
     many = {f"val_metric_of_output_{i}": 0.1 for i in range(9)} | {"distillation_loss": 1.0, "val_loss": 0.1}
-    for line in spoken(terminal, True, **many).replace("\r", "\n").splitlines():
+    lines = spoken(terminal, True, **many).replace("\r", "\n").splitlines()
+    assert any(line.strip() for line in lines)
+    for line in lines:
         assert len(line) <= 80 and (not line.strip() or line.rstrip().endswith("s left"))
 
 

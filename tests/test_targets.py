@@ -26,7 +26,9 @@ def test_every_kernel_is_found_in_standard_shape(kind):
 
 @kinds
 def test_layout_round_trip(kind):
-    for target in find(KERNEL_KINDS[kind][0]())[0]:
+    found = find(KERNEL_KINDS[kind][0]())[0]
+    assert found
+    for target in found:
         kernel = random_kernel(target.layout.shape)
         back = target.layout.from_standard(target.layout.to_standard(kernel))
         np.testing.assert_array_equal(ops.convert_to_numpy(back), kernel)
@@ -206,6 +208,7 @@ def test_every_structure_on_every_kernel(kind):
     names = [*(structure for structure, _ in STRUCTURES.values()), structures.get("head")]
     model = KERNEL_KINDS[kind][0]()
     kernels = find(model)[0]
+    assert kernels and any(fits(structure, target) for structure in names for target in kernels)
     for structure in names:
         # By predicate: the only layer of these models makes their output, which filter pruning leaves alone by default.
         try:
