@@ -313,11 +313,13 @@ def test_a_later_epoch_that_holds_other_batches_is_refused_where_they_come(kind,
 
 def test_batches_of_several_sizes_are_refused_before_training_where_no_file_can_be_made_of_them(tmp_path):
     """Those of a model of open sizes can be trained on: at the export after all stages they were refused."""
-    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(9), keras.layers.Dense(2)])
+    layers = [keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(9), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((None, None, 1)), *layers])
     model.compile("adam", "mse")
-    with pytest.raises(ValueError, match="All examples of `train` must be alike"):
-        how = {"structure": "unstructured", "out": tmp_path / "run", "console": QUIET}
-        tfr.compress(model, lambda: iter([(X, Y), (X[:, :7], Y)]), (X, Y), **how)
+    for validation in ((X, Y), None):  # held out, all are put together
+        with pytest.raises(ValueError, match=r"All examples of `train` must be alike. Received: shapes=.*\(7, 8, 1\).*padding"):
+            how = {"structure": "unstructured", "out": tmp_path / "run", "console": QUIET}
+            tfr.compress(model, lambda: iter([(X, Y), (X[:, :7], Y)]), validation, **how)
     assert not (tmp_path / "run").exists()
 
 

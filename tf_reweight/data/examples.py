@@ -1,5 +1,6 @@
 """The one door through which examples come in: whatever `fit` or TFLite's converter takes becomes one array per input."""
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -440,12 +441,26 @@ def _collected(batches, argument, most, ends):
     if not kept:
         fix = "A generator can be read once only: pass a function that makes it, or arrays."
         raise ValueError(errors.message(f"`{argument}` must hold at least one example.", fix, examples=0))
-    try:
+    with alike(argument, kept):
         columns = [np.stack(column) for column in zip(*kept, strict=True)]
-    except ValueError as error:
-        fix = "Bring them to one size, and give all or none of the batches labels."
-        raise ValueError(errors.message(f"All examples of `{argument}` must be alike.", fix, says=str(error))) from error
     return columns[:num_inputs], None if structure is None else keras.tree.pack_sequence_as(structure, columns[num_inputs:])
+
+
+@contextlib.contextmanager
+def alike(argument, examples):
+    """Tells what cannot be put together because sizes differ as an error about `argument`, with the sizes.
+
+    Args:
+        argument: its name.
+        examples: list of structures of arrays, without the batch axis.
+    """
+    try:
+        yield
+    except ValueError as error:
+        shapes = sorted({tuple(np.shape(array) for array in keras.tree.flatten(example)) for example in examples})
+        fix = "Bring them to one size, as by padding all to the longest, and give all or none of the batches labels."
+        shapes = [shape[0] if len(shape) == 1 else shape for shape in shapes[:5]]
+        raise ValueError(errors.message(f"All examples of `{argument}` must be alike.", fix, shapes=shapes)) from error
 
 
 def _leaves(labels):

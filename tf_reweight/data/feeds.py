@@ -11,7 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
-from tf_reweight.data.examples import check_takes_nothing, in_structure
+from tf_reweight.data.examples import alike, check_takes_nothing, in_structure
 from tf_reweight.data.fitting import check_finite, check_fits
 from tf_reweight.data.raised import Watched
 from tf_reweight.graph.access import is_layer
@@ -195,7 +195,8 @@ class Source(Feed):
             num_bytes += sum(array.nbytes for array in keras.tree.flatten(batch) if array is not None)
             if num_bytes > _MOST_BYTES:
                 return None
-        joined = keras.tree.map_structure(lambda *parts: None if parts[0] is None else np.concatenate(parts), *batches)
+        with alike(self._argument, [keras.tree.map_structure(lambda array: array[0], batch[0]) for batch in batches]):
+            joined = keras.tree.map_structure(lambda *parts: None if parts[0] is None else np.concatenate(parts), *batches)
         return Arrays(*joined, self.batch_size, self.seed)
 
     def _counted(self):
