@@ -55,6 +55,21 @@ def subclassed(**rescaling):
     return model
 
 
+def efficient_net():
+    """The preprocessing, the stem and a first block of Keras' net, whose functions have no public names; so below."""
+    make = keras.applications.EfficientNetV2B0
+    blocks = make.__globals__["DEFAULT_BLOCKS_ARGS"]["efficientnetv2-b0"][:1]
+    name = "efficientnetv2-b0"  # by which it is known how its pixels are prepared
+    net = make.__globals__["EfficientNetV2"]
+    return net(1.0, 1.0, 32, blocks_args=blocks, weights=None, input_shape=(32, 32, 3), include_top=False, name=name)
+
+
+def mobile_net():
+    net = keras.applications.MobileNetV3Small.__globals__["MobileNetV3"]
+    options = {"weights": None, "input_shape": (32, 32, 3), "include_top": False}
+    return net(lambda x, *given: x, 64, **options)
+
+
 RAW, UNIT = "raw", (0.0, 1.0)
 MODELS = {
     "no rescaling": (lambda: sequential(), UNIT),
@@ -79,12 +94,8 @@ MODELS = {
     "whole numbers": (lambda: functional(lambda x: keras.ops.cast(x, "float32"), "uint8"), RAW),
     "subclassed": (lambda: subclassed(scale=1 / 127.5, offset=-1.0), RAW),
     "subclassed, [0, 1]": (lambda: subclassed(scale=2.0, offset=-1.0), UNIT),
-    "EfficientNetV2": (
-        lambda: keras.applications.EfficientNetV2B0(weights=None, input_shape=(32, 32, 3), include_top=False), RAW,
-    ),
-    "MobileNetV3": (
-        lambda: keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3), include_top=False), RAW,
-    ),
+    "EfficientNetV2": (efficient_net, RAW),
+    "MobileNetV3": (mobile_net, RAW),
     "MobileNetV2": (
         lambda: keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), include_top=False, alpha=0.35), UNIT,
     ),
