@@ -14,11 +14,13 @@ from tf_reweight import export
 from tf_reweight.cli import main
 from tf_reweight.data import code
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow.run import Run
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).parent.parent
-EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
+EXPORT = {"precisions": ["float32"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
 SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
+INT8 = {**SMALL, "export": {**EXPORT, "precisions": ["int8"]}}
 ONE_EACH = {"train": 1, "regularize": 1, "retrain": 1}
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
 
@@ -39,14 +41,41 @@ def as_dataset(x, y):
     return [tf.data.Dataset.from_tensor_slices(pair).batch(16) for pair in as_arrays(x, y)]
 
 
-@pytest.mark.parametrize("form", [as_arrays, as_dataset])
+def seen_of(given, *data):
+    """What a run knows of a task before any training: figures of the model, metrics, and what a constant answer would get."""
+    run = Run({"train": {"epochs": 1}}, given, (*data, None), (), QUIET, None)
+    facts = {name: fact for name, fact in run.data.facts().items() if name != "name"}
+    return run._measured(), run.metrics, run._guess(), facts
+
+
 @pytest.mark.parametrize("make", tasks.KINDS, ids=lambda make: make.__name__)
+def test_datasets_are_measured_as_arrays_are(make):
+    """Of every kind of task, whatever the forms are that the runs below train on."""
+    keras.utils.set_random_seed(0)
+    model, x, y = make()
+    (figures, *arrays), (others, *datasets) = (seen_of(model, *form(x, y)) for form in (as_arrays, as_dataset))
+    assert arrays == datasets and arrays[1] and arrays[2]["num_train"] == 48
+    assert figures.pop("validation") == pytest.approx(others.pop("validation"), rel=1e-6)
+    assert figures.pop("test") == pytest.approx(others.pop("test"), rel=1e-6)
+    assert figures == pytest.approx(others, rel=1e-6)
+
+
+# Whole runs: each kind in one form, and what is simplest and what has most parts in both.
+FORMS = {"integer_labels": (as_arrays, as_dataset), "two_outputs": (as_arrays, as_dataset)}
+FORMS |= {"one_hot": (as_dataset,), "multi_label": (as_arrays,), "one_sigmoid": (as_dataset,), "regression": (as_arrays,)}
+FORMS |= {"segmentation": (as_dataset,)}
+
+
+@pytest.mark.parametrize(
+    "make, form", [(make, form) for make in tasks.KINDS for form in FORMS[make.__name__]], ids=lambda given: given.__name__
+)
 def test_every_kind_ends_in_an_executed_file_and_a_true_report(make, form, tmp_path):
     keras.utils.set_random_seed(0)
     model, x, y = make()
     before = [np.array(weight) for weight in model.get_weights()]
-    epochs = {**ONE_EACH, "train": int(form is as_arrays)}
-    result = compress(model, *form(x, y), out=tmp_path / "run", epochs=epochs)
+    # A first training as well where the task is the simplest: the model of a user is trained mostly.
+    epochs = {**ONE_EACH, "train": int(make is tasks.integer_labels and form is as_arrays)}
+    result = compress(model, *form(x, y), out=tmp_path / "run", epochs=epochs, config=INT8)
     held_x, held_y = as_arrays(x, y)[1]
     # The model as given stays as it is, and what came of it is smaller.
     small, told = result.model, result["stages"][-1]["validation"]
@@ -115,6 +144,21 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
+def test_sources_of_batches_give_every_fit_as_many(source):
+    """As arrays would, whatever they come from: what a run hands to the `fit` of a stage, three times."""
+    model, x, y = tasks.regression()
+    train, validation = as_arrays(x, y)
+    make, settings = SOURCES[source]
+    config = {"train": {"epochs": 1, "batch_size": 16, **settings}}
+    run, seen = Run(config, model, (make(train), validation, None), (), QUIET, None), Counter()
+    for _ in range(3):
+        batches, options, in_order = run.data.training()
+        model.fit(batches, **options, shuffle=False, verbose=0, callbacks=[*in_order, seen])
+    assert seen.batches == [3, 3, 3] and run.data.facts()["num_train"] == 48
+
+
+# One that begins anew by itself, and one that goes on where it was.
+@pytest.mark.parametrize("source", ["function", "generator"])
 def test_sources_of_batches_train_every_stage(source, tmp_path):
     """Every stage sees as many batches as arrays would give it, whatever they come from."""
     model, x, y = tasks.regression()
@@ -217,7 +261,7 @@ def test_a_class_that_measures_by_itself_is_asked(tmp_path):
     model.compile("adam")
     # Shrinking would build it anew, which a class with an __init__ of its own does not allow.
     epochs = {"train": 0, "retrain": 1}
-    result = compress(model, *as_arrays(x, y), out=tmp_path / "run", epochs=epochs, structure="filter")
+    result = compress(model, *as_arrays(x, y), out=tmp_path / "run", epochs=epochs, structure="filter", config=INT8)
     outputs = result.model.predict(x[48:], verbose=0)
     measured = result["stages"][-1]["validation"]["own_error"]
     assert measured == pytest.approx(float(np.mean((outputs - y[48:]) ** 2)), rel=1e-4)
