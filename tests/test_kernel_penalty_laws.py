@@ -105,6 +105,9 @@ KINDS = {
 }
 COUPLED = ("coupled", "relative", "coupled budget")
 ADDING_NOTHING = ("budget", "coupled budget")
+# One kind of a configuration, one of all channels, and one that the model had: these train in every stage, and in compiled
+# steps. Of the others only the training with the penalty differs, and nothing is left to differ once `prune` has taken it off.
+WHOLE = ("reweighted", "coupled", "own")
 
 
 @pytest.fixture
@@ -207,8 +210,8 @@ def test_shrink_leaves_it_behind(kind, data):
 def plainly_quantized():
     """The model without any penalty, quantized: the shapes of its weights and its outputs."""
     keras.utils.set_random_seed(1)
-    plain = tfr.quantize(net())
-    return [w.shape for w in plain.weights], np.asarray(plain(np.random.default_rng(0).normal(size=(16, 8, 8, 2)), training=False))
+    plain, x = tfr.quantize(net()), np.random.default_rng(0).normal(size=(16, 8, 8, 2)).astype("float32")
+    return [w.shape for w in plain.weights], np.asarray(plain(x, training=False))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -236,7 +239,7 @@ def test_detach_and_strip_leave_it_behind(kind, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_curves_and_summaries_record_it(kind, data):
-    model = compiled(penalised(kind), run_eagerly=False)
+    model = compiled(penalised(kind), run_eagerly=kind not in WHOLE)
     curves, summaries = Curves(), NormSummaries()
     model.fit(*data, epochs=2, verbose=0, callbacks=[curves, summaries])
     carried = attachments(model)
@@ -266,11 +269,6 @@ SECTIONS = {
 
 
 SAVED = [kind for kind in KINDS if kind != "silent"]  # which stands on a kernel only while steps are taken
-
-
-# One kind of a configuration, one of all channels, and one that the model had: these train in all three stages. Of the others
-# only the training with the penalty differs, and nothing is left to differ once `prune` has taken it off.
-WHOLE = ("reweighted", "coupled", "own")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SAVED if kind != "coupled budget"])  # which Reweighting refuses by name
