@@ -144,6 +144,9 @@ def _report(model, specs, arrays, y, precisions):
         fix = "Pass one label per example."
         received = {"x": arrays[0].shape, "y": np.shape(y)}
         raise ValueError(errors.message("`y` must have a label for each input.", fix, **received))
+    outputs = getattr(model, "outputs", None) or ()
+    if y is not None and len(outputs) == 1 and None not in outputs[0].shape[1:-1]:
+        check_classes(y, (len(arrays[0]), *outputs[0].shape[1:-1]))  # before the seconds of a conversion, where it is known
     content = convert(model, "float32", specs)
     inputs = dict(zip(samples.identifiers([spec.name for spec in specs]), arrays))
     expected = Runner(content)(inputs)
