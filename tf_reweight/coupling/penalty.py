@@ -135,10 +135,16 @@ class Coupled(Renewed):
         alive = norms > amounts
         factors = ops.where(alive, 1.0 - amounts / ops.where(alive, norms, 1.0), 0.0)
         for part in counted_slices(self.item, self.criterion):
-            spread = ops.cast(part.spread(factors), part.variable.dtype)
-            # Not a product alone: that makes negative zeros, which are nonzero bytes in a file.
-            zero = ops.zeros((), dtype=part.variable.dtype)
-            part.variable.assign(ops.where(ops.equal(spread, 0), zero, part.variable * spread))
+            part.variable.assign(part.variable * ops.cast(part.spread(factors), part.variable.dtype))
+
+    def without_negative_zeros(self):
+        """Makes what `soft_threshold` made zero +0.0, in a pass of its own that no training step needs.
+
+        A product with zero may be a negative zero, which is a nonzero byte in a file.
+        """
+        for variable in self.thresholded:
+            zero = ops.zeros((), dtype=variable.dtype)
+            variable.assign(ops.where(ops.equal(variable.value, 0), zero, variable.value))
 
     @property
     def thresholded(self):

@@ -133,6 +133,8 @@ class CoupledProximal(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._apply is not None:
             self._apply.flush()  # of an epoch that was stopped inside
+            for item in self._items:
+                item.regularizer.without_negative_zeros()
 
     def on_train_end(self, logs=None):
         if self._apply is not None:  # a callback that trains the model by itself has ended this solver
