@@ -363,7 +363,8 @@ def test_ranges_are_learned_by_name(kind):
 def test_examples_sorted_by_class_give_the_range_of_all_of_them():
     """Batches of one class each would have a mean range far narrower than the data."""
     x = np.repeat(np.array([0.0, 0.0, 0.0, 10.0], "float32"), 32)[:, None]
-    model = quantization.quantize(keras.Sequential([keras.Input((1,)), L.Dense(4, activation="relu"), L.Dense(2)]))
+    layers = [L.Dense(4, activation="relu", kernel_initializer="ones"), L.Dense(2)]
+    model = quantization.quantize(keras.Sequential([keras.Input((1,)), *layers]))
     quantization.calibrate(model, x, batch_size=32)
     first = next(layer for layer in quantization.ranges.rounders(model))
     assert float(first.maximum[0]) > 9.9

@@ -167,6 +167,7 @@ def lasting(units=8):
     return keras.Model(x, keras.layers.Dense(2)(hidden))
 
 
+@pytest.mark.filterwarnings("ignore:The ranges of the quantized model may not hold")  # of the ones below
 @pytest.mark.parametrize("given", [None, np.ones((4, 5, 3), "float32")], ids=["made up", "given"])
 def test_a_state_that_lasts_is_nothing_random(given):
     model = lasting()

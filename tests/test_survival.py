@@ -174,7 +174,7 @@ def test_a_line_that_was_left_half_written_costs_that_line_only(tmp_path):
 def test_one_process_at_a_time_is_let_into_a_folder(tmp_path):
     folder = tmp_path / "run"
     with lock.Lock(folder):
-        with pytest.raises(ValueError, match=f"No other process.*process='{os.getpid()}'"):
+        with pytest.raises(ValueError, match=f"No other thread of this process.*process='{os.getpid()}'"):
             with lock.Lock(folder):
                 pass
         assert names(folder) == [".lock"]

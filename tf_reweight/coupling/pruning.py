@@ -185,8 +185,8 @@ def prune_groups(
     if given and any(flags.any() for flags in gone) and is_beyond(floors, scores, scope, sparsity, macs, budget):
         count = sum(int(flags.sum()) for flags in gone)
         unmet.warn_of_earlier("prune_groups", given, f"{count} of the {coupled.num_groups} removable groups")
-    untouched = all((keep | flags).all() for keep, flags in zip(keeps, gone))
-    unfreed = None if given or not untouched else _unfreed(model, floors, scores)
+    # Groups that are wholly zero already are what a solver freed, or an earlier cut.
+    unfreed = None if given or not all(keep.all() for keep in keeps) else _unfreed(model, coupled, scores)
     dense = copied(model) if reconstruct else None
     report = zero_groups(model, coupled, keeps, rescued)
     detach(model)
@@ -225,12 +225,11 @@ def _default_criterion(model, budget, examples):
     return TAYLOR if labelled and model.compiled and can_listen() else LAMP
 
 
-def _unfreed(model, floors, scores):
+def _unfreed(model, coupled, scores):
     """A sentence about penalties that freed nothing; None where they have a budget, which says so itself."""
-    penalties = penalties_of(floors.coupled.sets, coupled_penalties(model))
-    left = [score[~flags] for score, flags in zip(scores, floors.gone)]
-    pressed = [(score, penalty) for score, penalty in zip(left, penalties) if penalty is not None and penalty.budget is None]
-    if not sum(len(score) for score, _ in pressed):
+    penalties = penalties_of(coupled.sets, coupled_penalties(model))
+    pressed = [(score, penalty) for score, penalty in zip(scores, penalties) if penalty is not None and penalty.budget is None]
+    if not pressed:
         return None
     norms = np.concatenate([score for score, _ in pressed])
     negligible = np.concatenate([np.full(len(score), penalty.negligible) for score, penalty in pressed])

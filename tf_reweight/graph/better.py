@@ -37,8 +37,8 @@ def mode_of_metric(metric):
     Keras' own know it, and losses used as metrics are better low. Else the name counts that the metric has itself: with several
     outputs Keras puts that of the output before it, which says nothing of the metric.
     """
-    direction = getattr(metric, "_direction", None)
-    if direction is None and isinstance(getattr(metric, "_fn", None), keras.losses.Loss):
+    direction = vars(metric).get("_direction")
+    if direction is None and isinstance(vars(metric).get("_fn"), keras.losses.Loss):
         direction = "down"
     return {"up": "max", "down": "min"}.get(direction) or mode_of(metric.name)
 

@@ -5,6 +5,7 @@ import abc
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.access import is_layer
 
 
 class KernelWrapper(abc.ABC, keras.layers.Wrapper):
@@ -18,7 +19,7 @@ class KernelWrapper(abc.ABC, keras.layers.Wrapper):
     """
 
     def __init__(self, layer, **kwargs):
-        if not isinstance(layer, keras.layers.Layer):
+        if not is_layer(layer):
             expected = f"`{type(self).__name__}` wraps a Keras layer with a kernel."
             fix = "For example keras.layers.Dense(8) or keras.layers.Conv2D(8, 3)."
             raise TypeError(errors.message(expected, fix, layer=layer))

@@ -186,15 +186,17 @@ def prune(
     follow_closely(model)
     batch_statistics.refresh(model, examples)
     amounts = {"sparsity": sparsity, "threshold": threshold, "budget": budget, "scope": scope}
-    return dataclasses.replace(report, notes=unmet.said(_unmet(report, before, chosen, strength, **amounts)))
+    held = not all(mask.all() for mask in masks.values())
+    return dataclasses.replace(report, notes=unmet.said(_unmet(report, before, chosen, held, strength, **amounts)))
 
 
-def _unmet(report, groups, chosen, strength, sparsity, threshold, budget, scope):
+def _unmet(report, groups, chosen, held, strength, sparsity, threshold, budget, scope):
     """Sentences where nothing went, or less than asked for; None for each that is not so.
 
     Args:
         report: what was done.
         groups: the `Groups` of each of `chosen` before.
+        held: whether zeros were held before, by a solver or an earlier cut: then no penalty or threshold has to find any.
         strength: the largest coefficient of the penalties.
     """
     if budget is not None or all(structure.decides for _, structure, _ in chosen):
@@ -213,9 +215,9 @@ def _unmet(report, groups, chosen, strength, sparsity, threshold, budget, scope)
     total = sum(int(size.sum()) for size in sizes)
     if sparsity:
         yield unmet.below_one_group(sparsity, min(size.min() / (total if scope == "model" else size.sum()) for size in sizes))
-    elif nothing and threshold is not None:
+    elif nothing and not held and threshold is not None:
         yield unmet.above_threshold(norms, threshold)
-    elif nothing and sparsity is None:
+    elif nothing and not held and sparsity is None:
         limits = np.concatenate([np.full((item.members > 0).sum(), limit) for item, (*_, limit) in zip(groups, chosen)])
         yield unmet.not_freed(norms, limits, strength, lambda norm: f"prune(model, threshold={norm:.3g})")
 
