@@ -51,13 +51,13 @@ def calibrate(model, inputs, batch_size=32):
     if fixed_batch(model):
         batch_size = fixed_batch(model)
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)  # the first again, where the last are too few
-    seen: list = []
+    # Of each batch some: examples may be sorted.
+    seen, each = [], -(-varying.MOST * batch_size // len(order))
     with _learning_anew(layers), fixed_draws(model):
         for start in range(0, len(order), batch_size):
             batch = [array[order[start : start + batch_size]] for array in arrays]
             outputs = model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
-            if len(seen) * batch_size < varying.MOST:
-                seen.append([np.atleast_1d(ops.convert_to_numpy(output)) for output in keras.tree.flatten(outputs)])
+            seen.append([np.atleast_1d(ops.convert_to_numpy(output))[:each] for output in keras.tree.flatten(outputs)])
     said = varying.of_examples("the data", arrays)
     said = said or varying.of_outputs("the data", [np.concatenate(parts) for parts in zip(*seen)])
     if said is not None:
