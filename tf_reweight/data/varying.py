@@ -6,6 +6,8 @@ import numpy as np
 _STEPS = 256
 # So many examples are enough to see whether outputs vary.
 MOST = 64
+# So many values of each tell it: a whole picture for each example would fill the memory.
+_VALUES = 4096
 _HELP = "Pass a hundred real ones, as the model gets them in use."
 
 
@@ -18,6 +20,12 @@ def some(arrays):
     """At most `MOST` of the examples, from all over them."""
     places = np.unique(np.linspace(0, len(arrays[0]) - 1, MOST).round().astype(int))
     return [array[places] for array in arrays]
+
+
+def few(output, most):
+    """At most so many examples of an output `(num, ...)`, as `(num, values)` with at most `_VALUES` from all over each."""
+    flat = np.reshape(output, (len(output), -1))[:most]
+    return flat[:, :: max(1, flat.shape[1] // _VALUES)]
 
 
 def of_examples(name, arrays):

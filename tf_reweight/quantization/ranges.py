@@ -57,7 +57,8 @@ def calibrate(model, inputs, batch_size=32):
         for start in range(0, len(order), batch_size):
             batch = [array[order[start : start + batch_size]] for array in arrays]
             outputs = model(keras.tree.pack_sequence_as(input_structure(model), batch), training=False)
-            seen.append([np.atleast_1d(ops.convert_to_numpy(output))[:each] for output in keras.tree.flatten(outputs)])
+            given = [np.atleast_1d(ops.convert_to_numpy(output)) for output in keras.tree.flatten(outputs)]
+            seen.append([varying.few(array, each) for array in given])
     said = varying.of_examples("the data", arrays)
     said = said or varying.of_outputs("the data", [np.concatenate(parts) for parts in zip(*seen)])
     if said is not None:
