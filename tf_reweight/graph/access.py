@@ -13,8 +13,8 @@ def all_layers(model):
     return list(model._flatten_layers(include_self=False))
 
 
-def layers_inside(layer):
-    """The layers that a layer holds itself, not those inside them."""
+def sublayers(layer):
+    """The layers that a layer or model holds itself, not those inside them, in the order in which they were attached."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 

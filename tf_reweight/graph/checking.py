@@ -1,9 +1,9 @@
-"""Whether something is a built Keras 3 model, and what is inside."""
+"""Whether something is a built Keras 3 model."""
 
 import keras
 
 from tf_reweight import errors
-from tf_reweight.graph.access import is_layer
+from tf_reweight.graph.access import is_layer, sublayers
 
 
 def check_model(model):
@@ -45,8 +45,3 @@ def check_layer(model):
                 model=type(model).__module__ + "." + type(model).__name__,
             )
         )
-
-
-def sublayers(layer):
-    """Direct sublayers of any layer, models included, in the order they were attached."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))

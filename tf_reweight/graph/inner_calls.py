@@ -6,7 +6,7 @@ import typing
 
 import keras
 
-from tf_reweight.graph.access import is_layer, layers_inside, tensors_in
+from tf_reweight.graph.access import is_layer, sublayers, tensors_in
 from tf_reweight.graph.keras_classes import is_keras_own
 
 
@@ -29,7 +29,7 @@ class InnerCall:
 
 def is_own(operation):
     """Whether an operation is a layer of the user's own class that has layers inside."""
-    return is_layer(operation) and not is_keras_own(type(operation)) and bool(layers_inside(operation))
+    return is_layer(operation) and not is_keras_own(type(operation)) and bool(sublayers(operation))
 
 
 def inner_calls(node):
@@ -58,11 +58,11 @@ def inner_calls(node):
 
 def _callees(layer):
     """The layers inside a layer that are of Keras' own and no models, each once, those inside own layers and models too."""
-    found, waiting = {}, list(layers_inside(layer))
+    found, waiting = {}, list(sublayers(layer))
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, keras.Model) or is_own(inner):
-            waiting += layers_inside(inner)
+            waiting += sublayers(inner)
         else:
             found[id(inner)] = inner
     return list(found.values())

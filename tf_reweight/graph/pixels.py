@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-from tf_reweight.graph.access import takes_training
-from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.access import sublayers, takes_training
 from tf_reweight.graph.walking import is_graph, walk_on
 
 _L = keras.layers

@@ -5,8 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from tf_reweight.graph.access import attention_constraint, set_attention_constraint
-from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.access import attention_constraint, set_attention_constraint, sublayers
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import innermost

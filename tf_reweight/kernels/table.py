@@ -7,8 +7,10 @@ import numpy as np
 from keras import ops
 
 from tf_reweight import errors
-from tf_reweight.graph.access import calls_of, functional_of, has_lora, operation_of, quantization_of, unshared_variables
-from tf_reweight.graph.checking import check_model, sublayers
+from tf_reweight.graph.access import (
+    calls_of, functional_of, has_lora, operation_of, quantization_of, sublayers, unshared_variables,
+)  # fmt: skip
+from tf_reweight.graph.checking import check_model
 from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.grouping import Groups
 from tf_reweight.kernels.layout import Layout

@@ -2,7 +2,7 @@
 
 import typing
 
-from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.access import sublayers
 from tf_reweight.kernels import selectors
 from tf_reweight.kernels.table import find
 from tf_reweight.quantization.grid import check_bits

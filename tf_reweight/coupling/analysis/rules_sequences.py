@@ -5,7 +5,7 @@ import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.coupling.analysis.rules_kernels import is_elementwise, untouchable
-from tf_reweight.graph.checking import sublayers
+from tf_reweight.graph.access import sublayers
 
 # With these a unit whose weights are all zero stays at zero from step to step.
 _ZERO_AT_ZERO = ("tanh", "relu", "linear", "silu", "gelu", "softsign", "elu", "selu", "relu6", "leaky_relu")
