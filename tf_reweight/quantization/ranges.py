@@ -151,7 +151,7 @@ class FreezeRanges(keras.callbacks.Callback):
     """Holds the ranges still from one epoch on, so that the last epochs train for exactly the grid that is exported.
 
     Args:
-        epoch: the first epoch, counted from 0, in which ranges no longer move.
+        epoch: the first epoch, counted from 0, in which ranges no longer move; a warning says where the fit ends before it.
 
     Example:
         >>> qat.fit(x, y, epochs=5, callbacks=[FreezeRanges(epoch=4)])
@@ -161,6 +161,16 @@ class FreezeRanges(keras.callbacks.Callback):
         super().__init__()
         check_integer("epoch", epoch, 0, fix="It is counted from 0.")
         self.epoch = epoch
+
+    def on_train_begin(self, logs=None):
+        rounders(self.model)  # or it is said before any training
+        epochs = self.params.get("epochs")
+        if epochs is not None and self.epoch >= epochs:
+            warnings.warn(
+                f"FreezeRanges({self.epoch}) freezes nothing in a fit that ends with epoch {epochs - 1}, counted from 0. Give "
+                f"the number of one of its epochs, such as {epochs - 1}, or leave the callback out.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         # Decided from the epoch alone, so that a resumed run goes on as it would have.
