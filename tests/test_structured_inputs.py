@@ -60,18 +60,20 @@ def trained(takes, gives="one"):
 @pytest.mark.parametrize("takes", TAKES)
 def test_each_function_hands_on_the_structure(takes, tmp_path):
     """A tuple had been handed to every `call`, and the labels were blamed for its error."""
-    model, x, y = trained(takes)
-    assert export.export_tflite(model, tmp_path / "a.tflite", verify_data=x).verification.relative_error < 1e-5
+    model, x, y = trained(takes, "dict")
+    # A model that is loaded has its structure from its file.
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    if keras.tree.is_nested(x):  # a model of one array may take others as well
+        for one in (model, loaded):
+            keras.tree.assert_same_structure(input_structure(one), keras.tree.lists_to_tuples(x))
+    assert export.export_tflite(loaded, tmp_path / "a.tflite", verify_data=x).verification.relative_error < 1e-5
+    # Examples with labels are told from inputs.
+    record = export.export_tflite(model, tmp_path / "b.tflite", "int8", representative_data=(x, y))
+    assert record.verification.num_examples == 64
+    assert export.check_file(tmp_path / "b.tflite", agrees_with=model, data=(x, y)).passed
     assert tfr.refresh_statistics(model, x, y).num_examples == 48
     assert tfr.prune(model, "unstructured", sparsity=0.2, scope="layer", criterion="taylor", data=(x, y)).sparsity > 0.1
-
-
-@pytest.mark.parametrize("takes", TAKES)
-def test_examples_with_labels_are_told_from_inputs(takes, tmp_path):
-    model, x, y = trained(takes, "dict")
-    record = export.export_tflite(model, tmp_path / "a.tflite", "int8", representative_data=(x, y))
-    assert record.verification.num_examples == 64
-    assert export.check_file(tmp_path / "a.tflite", agrees_with=model, data=(x, y)).passed
 
 
 def test_names_in_the_file_are_the_keys(tmp_path):
@@ -82,17 +84,6 @@ def test_names_in_the_file_are_the_keys(tmp_path):
     outputs = dict(zip(runner.outputs, runner(x)))
     for name, expected in model(x).items():
         np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("takes", TAKES)
-def test_a_loaded_model_has_its_structure(takes, tmp_path):
-    model, x, _ = trained(takes)
-    model.save(tmp_path / "a.keras")
-    loaded = keras.models.load_model(tmp_path / "a.keras")
-    if keras.tree.is_nested(x):  # a model of one array may take others as well
-        for one in (model, loaded):
-            keras.tree.assert_same_structure(input_structure(one), keras.tree.lists_to_tuples(x))
-    export.export_tflite(loaded, tmp_path / "a.tflite", verify_data=x)
 
 
 def test_a_list_is_a_tuple(tmp_path):
