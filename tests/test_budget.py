@@ -240,8 +240,7 @@ def test_bad_calls_are_refused_and_the_model_stays(call):
     assert all(np.array_equal(a, ops.convert_to_numpy(b)) for a, b in zip(before, model.weights))
 
 
-@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer, scale", [("adam", 1e-2), ("sgd", 1.0), ("adam", 1e2)])
 def test_the_budget_is_met_by_the_deadline_whatever_the_loss(scale, optimizer):
     model, (x, y) = net(32), task(scale)
     model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 1e-3 / max(1.0, scale)}}), "mse")
@@ -876,9 +875,9 @@ def test_the_marginal_weight_would_be_gone_within_the_horizon(horizon, monkeypat
     monkeypatch.setattr("tf_reweight.deadline.solver.pace", noted)
     steps = -(-len(x) // 8)
     solver = BudgetProximal(until=0.5, criterion="magnitude", every=1, horizon=horizon)
-    model.fit(x, y, batch_size=8, epochs=40, verbose=0, callbacks=[solver])
+    model.fit(x, y, batch_size=8, epochs=8, verbose=0, callbacks=[solver])
     deadline = solver.met_at
-    assert deadline == 20 * steps
+    assert deadline == 4 * steps
     assert seen == [min(deadline - now, max(1, round(horizon * deadline))) for now in range(deadline)]
     prune(model)
     assert nonzeros(model) == int((1 - 0.6) * nonzeros(net()))
