@@ -85,7 +85,7 @@ def _time():
 
 
 def _recurrent():
-    x = keras.Input((5, 4))
+    x = keras.Input((2, 4))
     return keras.Model(x, L.Dense(3)(L.GRU(4)(L.LSTM(5, return_sequences=True)(x))))
 
 
