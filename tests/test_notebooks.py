@@ -39,9 +39,37 @@ def test_notebook_can_be_read_and_is_kept_with_what_it_prints(path):
         assert words in printed(notebook), f"the kept outputs of {path.stem} lack {words!r}: run it and save it"
 
 
-# A net of Keras' own takes as long as all others together. What it calls is what `test_tasks` and `quickstart` call.
-LONG = ("mobilenetv3",)
-RUN = [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in NOTEBOOKS]
+# What makes the training of a notebook short, by what stands there. One runs as it is, and tells whether a kernel runs them.
+SHORTER = {
+    "own_images": {"range(120)": "range(30)", "epochs=30": "epochs=3", '"latency_runs": 10': '"latency_runs": 2'},
+    "transformer_heads": {"fit(model, 6,": "fit(model, 1,", "fit(model, 8,": "fit(model, 2,"},
+    "from_tfmot": {"epochs=15": "epochs=2", "batch_size, epochs = 64, 8": "batch_size, epochs = 64, 2"},
+    "reading_the_report": {
+        '"epochs": 8': '"epochs": 2', '"every": 6': '"every": 2', '"epochs": 4': '"epochs": 1',
+        '"latency_runs": 20': '"latency_runs": 2',
+    },
+}  # fmt: skip
+# Accuracies that only the whole training reaches.
+OF_WHOLE_RUNS = "assert summary"
+
+
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in SHORTER], ids=lambda path: path.stem)
+def test_notebook_runs_and_prints_with_a_short_training(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    source = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!", OF_WHOLE_RUNS)))
+    for whole, short in SHORTER[path.stem].items():
+        assert source.count(whole) == 1, whole
+        source = source.replace(whole, short)
+    exec(compile(source, path.name, "exec"), {"__name__": "__main__"})
+    text = capsys.readouterr().out
+    for words in PRINTED[path.stem]:
+        assert words in text, f"{path.stem} does not print {words!r}"
+
+
+# Of MobileNetV3, a net of Keras' own, what is called is what `test_tasks` and `quickstart` call. Others run above.
+RUN = [pytest.param(path, marks=() if path.stem == "quickstart" else pytest.mark.slow) for path in NOTEBOOKS]
 
 
 # The kernel's own event loop, and sockets that jupyter closes late.
