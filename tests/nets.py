@@ -150,21 +150,21 @@ def grouped_query():
     return keras.Model(x, L.Dense(3)(L.GlobalMaxPooling1D()(h)))
 
 
-def lstm():
+def lstm(steps=3):
     """Three steps, here and in `gru`: each is written out, and converters take as long again for each."""
     return keras.Sequential([
-        keras.Input((3, 4)), L.TimeDistributed(L.Dense(6, activation="relu"), name="each"),
+        keras.Input((steps, 4)), L.TimeDistributed(L.Dense(6, activation="relu"), name="each"),
         L.LSTM(8, return_sequences=True, unroll=True, name="first"),
         L.Bidirectional(L.LSTM(5, unroll=True), name="both"), L.Dense(3),
     ])  # fmt: skip
 
 
-def gru():
-    x = keras.Input((3,), dtype="int32")
+def gru(steps=3):
+    x = keras.Input((steps,), dtype="int32")
     h = L.Embedding(11, 8, mask_zero=True, name="embedding")(x)
     h, state = L.GRU(6, return_sequences=True, return_state=True, unroll=True, name="encoder")(h)
     h = L.GRU(6, unroll=True, name="decoder")(h, initial_state=state)
-    h = L.RepeatVector(3)(h)
+    h = L.RepeatVector(steps)(h)
     return keras.Model(x, L.Dense(4)(L.SimpleRNN(5, unroll=True, name="simple")(h)))
 
 

@@ -43,23 +43,15 @@ def normalization():
     return L.BatchNormalization(momentum=0.8)
 
 
-def conv_bn():
-    """A chain of conv, BatchNormalization and relu, depthwise included."""
-    x = keras.Input((8, 8, 1))
-    h = L.ReLU()(normalization()(L.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(x)))
-    h = L.ReLU(6)(normalization()(L.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(h)))
-    h = L.ReLU()(normalization()(L.Conv2D(24, 1, name="pointwise")(L.MaxPooling2D()(h))))
-    return keras.Model(x, L.Dense(10, name="logits")(L.Dropout(0.1)(L.Flatten()(h))))
-
-
 def residual():
-    """Residual blocks with `+` and a concatenation."""
+    """Kernels with and without a bias before BatchNormalization, depthwise included, a residual sum, a concatenation."""
     x = keras.Input((8, 8, 1))
     h = L.ReLU()(normalization()(L.Conv2D(16, 3, padding="same")(x)))
-    r = normalization()(L.Conv2D(16, 3, padding="same")(h))
-    h = L.ReLU()(h + r)
+    r = L.ReLU(6)(normalization()(L.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(h)))
+    h = L.ReLU()(h + normalization()(L.Conv2D(16, 1, name="pointwise")(r)))
     h = L.Concatenate()([L.Conv2D(8, 1, activation="relu")(h), L.MaxPooling2D(3, 1, padding="same")(h)])
-    return keras.Model(x, L.Dense(10)(L.GlobalAveragePooling2D()(L.Conv2D(24, 3, strides=2, activation="relu")(h))))
+    h = L.Dropout(0.1)(L.Flatten()(L.Conv2D(24, 3, strides=2, activation="relu")(h)))
+    return keras.Model(x, L.Dense(10, name="logits")(h))
 
 
 def inception():
@@ -84,11 +76,11 @@ def convnext():
     return keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(h)))
 
 
-@pytest.fixture(scope="module", params=[conv_bn, residual], ids=lambda build: build.__name__)
-def trained(request, digits):
+@pytest.fixture(scope="module")
+def trained(digits):
     """`(float model, its pruned and quantized one after training)`; nobody may change them."""
     keras.utils.set_random_seed(0)
-    model = compiled(request.param(), 4e-3)
+    model = compiled(residual(), 4e-3)
     model.fit(*digits.train, epochs=6, batch_size=64, verbose=0)
     prune(model, sparsity=0.5, structure="unstructured")
     qat = compiled(quantization.quantize(model), 5e-4)
@@ -175,7 +167,15 @@ def test_simplified_models_compute_the_same(build):
         assert not any(isinstance(layer, L.BatchNormalization) for layer in simple.layers)
 
 
-@pytest.mark.parametrize("build", [*ROUNDED, inception], ids=lambda build: build.__name__)
+# Chains are trained below, multipliers of depthwise kernels are in `test_quantization_table`, and outputs of several kinds in
+# `test_outputs_keep_their_names`: these nets only repeat them.
+REPEATED = (nets.plain, nets.multiplier, nets.two_headed)
+
+
+@pytest.mark.parametrize(
+    "build", [pytest.param(build, marks=pytest.mark.slow if build in REPEATED else ()) for build in (*ROUNDED, inception)],
+    ids=lambda build: build.__name__,
+)  # fmt: skip
 def test_every_net_becomes_integers_and_comes_back(build, tmp_path):
     """An int8 file of what Keras computes; saving, loading and stripping are exact; the model itself is unchanged."""
     model = nets.randomize(build())
@@ -273,30 +273,34 @@ def test_a_layer_that_the_model_calls_again_is_not_folded_into():
 
 
 LAST = {
-    "concatenate": lambda h, g: L.Concatenate(name="out")([h, g]), "sum": lambda h, g: L.Add(name="out")([h, g]),
-    "sum of three": lambda h, g: L.Add(name="out")([h, g, h]), "resized": lambda h, g: L.UpSampling2D(name="out")(g),
-    "softmax": lambda h, g: L.Softmax(name="out")(g), "silu": lambda h, g: L.Activation("silu", name="out")(g),
-    "convolution": lambda h, g: L.Conv2D(3, 1, name="out", activation="silu")(g),
-    "pooled": lambda h, g: L.GlobalAveragePooling2D(name="out")(g), "flat": lambda h, g: L.Flatten(name="out")(g),
+    "concatenate": lambda h, g, name: L.Concatenate(name=name)([h, g]), "sum": lambda h, g, name: L.Add(name=name)([h, g]),
+    "sum of three": lambda h, g, name: L.Add(name=name)([h, g, h]), "resized": lambda h, g, name: L.UpSampling2D(name=name)(g),
+    "softmax": lambda h, g, name: L.Softmax(name=name)(g), "silu": lambda h, g, name: L.Activation("silu", name=name)(g),
+    "convolution": lambda h, g, name: L.Conv2D(3, 1, name=name, activation="silu")(g),
+    "pooled": lambda h, g, name: L.GlobalAveragePooling2D(name=name)(g), "flat": lambda h, g, name: L.Flatten(name=name)(g),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("last", LAST)
-def test_outputs_keep_their_names(last, tmp_path):
+def test_outputs_keep_their_names(tmp_path):
     """Losses are given by them, and an app asks for them, whatever operation makes an output."""
     image = keras.Input((4, 4, 3))
-    h = L.Conv2D(4, 3, padding="same", activation="relu")(image)
-    out = LAST[last](h, L.Conv2D(4, 3, padding="same")(h))
-    model = keras.Model(image, [out, L.Conv2D(1, 1, name="side")(h)])
-    model.compile("sgd", {"out": "mse", "side": "mse"})
+    made = {}
+    for last, make in LAST.items():
+        h = L.Conv2D(4, 3, padding="same", activation="relu")(image)
+        made[last] = make(h, L.Conv2D(4, 3, padding="same")(h), last.replace(" ", "_"))
+    made["side"] = L.Conv2D(1, 1, name="side")(h)
+    model, names = keras.Model(image, list(made.values())), [last.replace(" ", "_") for last in made]
+    model.compile("sgd", dict.fromkeys(names, "mse"))
     qat = quantization.quantize(model)
-    names = [operation.name for operation in qat.operations]
-    assert len(set(names)) == len(names)
-    qat.fit(np.ones((4, 4, 4, 3)), {"out": np.ones((4, *out.shape[1:])), "side": np.ones((4, 4, 4, 1))}, verbose=0)
+    operations = [operation.name for operation in qat.operations]
+    assert len(set(operations)) == len(operations)
+    wanted = {name: np.ones((4, *out.shape[1:])) for name, out in zip(names, made.values())}
+    qat.fit(np.ones((4, 4, 4, 3)), wanted, verbose=0)
     again = loaded(qat, tmp_path)
     for other in (qat, again, quantization.strip_quantization(again)):
-        assert other.output_names == ["out", "side"]
-    np.testing.assert_allclose(outputs(again, np.ones((1, 4, 4, 3)))[0], outputs(qat, np.ones((1, 4, 4, 3)))[0], atol=1e-6)
+        assert other.output_names == names
+    for one, two in zip(*(outputs(each, np.ones((1, 4, 4, 3))) for each in (again, qat)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 def test_zeros_stay_through_everything(trained, digits, tmp_path):
@@ -443,7 +447,8 @@ def test_sixteen_bit_activations_reach_a_file(tmp_path):
 @pytest.mark.parametrize("build", [nets.attention, nets.lstm, nets.gru], ids=lambda build: build.__name__)
 def test_attention_and_recurrent_layers_are_written_out(build, tmp_path):
     """`simplify` compares outputs; what cannot be written out stays float, named with the reason, and runs."""
-    model = nets.randomize(build())
+    # Two steps: each is written out, and all that is done here takes as long again for each.
+    model = nets.randomize(build() if build is nets.attention else build(2))
     rng = np.random.default_rng(0)
     tensor = model.inputs[0]
     x = rng.normal(size=(16, *tensor.shape[1:])) if "float" in tensor.dtype else rng.integers(1, 10, (16, *tensor.shape[1:]))
@@ -543,19 +548,24 @@ def test_bad_input_is_refused_in_three_parts(tmp_path):
 # Clusters ------------------------------------------------------------------------------------------------------------
 
 
+def few(digits):
+    """Ten batches, where weights only have to move."""
+    return [part[:320] for part in digits.train]
+
+
 def test_clusters_are_kept_with_their_zeros(digits, tmp_path):
     model = compiled(models.build("small_cnn", digits.input_shape, digits.num_classes))
-    model.fit(*digits.train, epochs=1, verbose=0)
+    model.fit(*few(digits), epochs=1, verbose=0)
     prune(model, sparsity=0.6, structure="unstructured")
     before = zeros(model)
     report = quantization.cluster(model, 8)
     assert all(2 <= kernel.num_values <= 8 for kernel in report.kernels) and "values" in str(report)
     values = [np.unique(v) for v in model.trainable_variables if len(v.shape) > 1]
-    model.fit(*digits.train, epochs=1, verbose=0)
+    model.fit(*few(digits), epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert quantization.keep_clusters(again) == len(before)
-    again.fit(*digits.train, epochs=1, verbose=0)
+    again.fit(*few(digits), epochs=1, verbose=0)
     for old, first, variable in zip(values, before, [v for v in again.trainable_variables if len(v.shape) > 1]):
         now = np.unique(np.asarray(variable))
         assert len(now) <= 8 and not np.array_equal(now, old)
@@ -634,7 +644,7 @@ def test_averages_of_clustered_weights_go_to_the_shared_values(digits):
     quantization.cluster(model, 8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9), loss)
-    model.fit(*digits.train, epochs=1, verbose=0, callbacks=[KeepZeros()])
+    model.fit(*few(digits), epochs=1, verbose=0, callbacks=[KeepZeros()])
     kernels = [variable for variable in model.trainable_variables if len(variable.shape) > 1]
     assert kernels and all(len(np.unique(kernel)) <= 8 for kernel in kernels)
 
@@ -650,11 +660,11 @@ def test_clusters_per_channel_are_closer_to_the_weights(digits, tmp_path):
         errors[per_channel] = sum(kernel.error for kernel in report.kernels)
         assert all(kernel.num_values <= 4 for kernel in report.kernels)
     assert errors[True] < errors[False]
-    model.fit(*digits.train, epochs=1, verbose=0)
+    model.fit(*few(digits), epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert quantization.keep_clusters(again, 4, per_channel=True)
-    again.fit(*digits.train, epochs=1, verbose=0)
+    again.fit(*few(digits), epochs=1, verbose=0)
     for first, variable in zip(before, [v for v in again.trainable_variables if len(v.shape) > 1]):
         kernel = np.asarray(variable)
         np.testing.assert_array_equal(first, kernel == 0)
@@ -672,14 +682,21 @@ def test_weights_move_from_one_shared_value_to_another():
 
 
 def test_a_graph_deeper_than_pythons_recursion():
-    """Keras builds models by recursion, and rounding makes graphs deeper: EfficientNetV2L is such a one."""
+    """Keras builds models by recursion, and rounding makes graphs deeper: EfficientNetV2L is such a one.
+
+    A lower limit makes a shorter graph as deep; what pytest and Keras need themselves stays below it.
+    """
+    before, limit = sys.getrecursionlimit(), 400
     x = inputs = keras.Input((2,))
-    for _ in range(340):
+    for _ in range(140):
         x = L.ReLU()(L.Dense(2)(x))
     model = keras.Model(inputs, x)
-    limit = sys.getrecursionlimit()
-    quantized, report = quantization.quantize(model, return_report=True)
-    assert len(report.kernels) == 340 and len(quantized._nodes_by_depth) > limit
-    stripped = quantization.strip_quantization(quantized)
-    assert sys.getrecursionlimit() == limit
+    sys.setrecursionlimit(limit)
+    try:
+        quantized, report = quantization.quantize(model, return_report=True)
+        assert len(report.kernels) == 140 and len(quantized._nodes_by_depth) > limit
+        stripped = quantization.strip_quantization(quantized)
+        assert sys.getrecursionlimit() == limit
+    finally:
+        sys.setrecursionlimit(before)
     np.testing.assert_allclose(stripped(np.ones((1, 2))), model(np.ones((1, 2))), atol=1e-6)
