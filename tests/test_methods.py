@@ -195,6 +195,8 @@ def test_one_name_has_one_default(name):
     assert len({key for key, _ in shared}) == len(shared) and (shared or name == "one_shot")
 
 
+# What a method finds and records is above for each; a whole run of one is in `test_extending` and in `test_workflow`.
+@pytest.mark.slow
 def test_a_baseline_from_yaml_makes_the_same_report(tmp_path):
     """Nothing but the method differs: the same stages, files and figures, and kernels with the same fields."""
     tiny = {
