@@ -100,7 +100,7 @@ def test_a_users_function_is_named_where_it_stays_float():
     assert any(name.endswith("_activation") for name in kept)
 
 
-@pytest.mark.parametrize("build", OBJECTS[:4], ids=IDS[:4])
+@pytest.mark.parametrize("build", [OBJECTS[0], OBJECTS[1]], ids=IDS[:2])  # the others are these with another slope or limit
 def test_files_compute_layer_objects_in_integers(build, tmp_path):
     keras.utils.set_random_seed(0)
     model = net(build)
