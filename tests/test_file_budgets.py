@@ -241,7 +241,7 @@ def test_a_file_that_is_over_in_truth_is_cut_again(monkeypatch):
     assert left == sorted(left, reverse=True) and len(set(left)) == len(left)
 
 
-@pytest.mark.parametrize("part", [0.9, 0.93])
+@pytest.mark.parametrize("part", [0.9, pytest.param(0.93, marks=pytest.mark.slow)])
 def test_a_second_cut_leaves_less_and_the_report_counts_what_is_left(part):
     """Zipped files of a net whose curve bulges: the first cut had been over by a few bytes, and the next ones cut nothing."""
     keras.utils.set_random_seed(0)
