@@ -157,8 +157,8 @@ def test_files_that_are_mostly_floats_say_so(scale, tmp_path):
     assert not said or f"{4 * kernel:,} of its {record.num_bytes:,} bytes" in said[0] and "wide" in said[0]
 
 
-# The same rule decides here: fewer are enough, each with another way of joining.
-@pytest.mark.parametrize("make", [last_axis, joined_alike_before, output_and_input, lesser, read_by_a_kernel])
+# The same rule decides here: fewer are enough, each with another way of joining; `last_axis` trains below.
+@pytest.mark.parametrize("make", [output_and_input, read_by_a_kernel])
 def test_quantized(make, tmp_path):
     model = built(make)
     qat = tfr.quantize(model)
