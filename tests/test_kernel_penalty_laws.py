@@ -110,6 +110,12 @@ ADDING_NOTHING = ("budget", "coupled budget")
 WHOLE = ("reweighted", "coupled", "own")
 
 
+# Kinds that differ from another one here by a formula alone, which no copy of a model sees: `reweighted` and `coupled` go the
+# same ways.
+ALIKE = ("squared", "lasso", "relative")
+COPIED = [pytest.param(kind, marks=pytest.mark.slow if kind in ALIKE else ()) for kind in KINDS]
+
+
 @pytest.fixture
 def data():
     rng = np.random.default_rng(0)
@@ -195,7 +201,7 @@ def test_prune_takes_it_off_and_keeps_the_users_own(kind, data):
     assert {name: count for name, (count, _) in tfr.sparsity(model).items()} == zeros
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COPIED)
 def test_shrink_leaves_it_behind(kind, data):
     model = net()
     tfr.prune_groups(model, 0.5)
@@ -214,7 +220,7 @@ def plainly_quantized():
     return [w.shape for w in plain.weights], np.asarray(plain(x, training=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COPIED)
 def test_quantize_leaves_it_behind(kind, data, plainly_quantized):
     keras.utils.set_random_seed(1)
     model = penalised(kind)
@@ -226,7 +232,7 @@ def test_quantize_leaves_it_behind(kind, data, plainly_quantized):
     compiled(quantized).fit(*data, verbose=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COPIED)
 def test_detach_and_strip_leave_it_behind(kind, data):
     model = penalised(kind)
     plain = tfr.strip(model)
@@ -271,8 +277,6 @@ SECTIONS = {
 SAVED = [kind for kind in KINDS if kind != "silent"]  # which stands on a kernel only while steps are taken
 
 
-# Kinds that differ from another one here by a formula alone: `reweighted`, `combined` and `coupled` go the same ways.
-ALIKE = ("squared", "lasso", "relative")
 STAGED = [kind for kind in SAVED if kind != "coupled budget"]  # which Reweighting refuses by name
 
 
