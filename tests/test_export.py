@@ -304,8 +304,10 @@ def test_sequences_of_open_length_take_that_of_the_data(tmp_path):
     assert export.export_tflite(model, tmp_path / "a.tflite", verify_data=inputs(4, (7, 3))).verification.relative_error < 1e-4
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "policy, precision",
+    [("mixed_float16", "float32"), ("float16", "float32"), ("mixed_bfloat16", "float32"), ("mixed_float16", "int8")],
+)
 def test_half_precision_models_are_exported_as_their_float32_copy(policy, precision, tmp_path):
     keras.config.set_dtype_policy(policy)
     try:
