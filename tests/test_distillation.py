@@ -15,9 +15,14 @@ L = keras.layers
 TRAINER = Distilled(0.3, 3.0)
 
 
+# The simplest and what has most parts, in compiled steps: two steps are made sooner than compiled.
+COMPILED = (tasks.integer_labels, tasks.two_outputs)
+
+
 def taught(make, **options):
     """A model with a teacher of other weights beside it, compiled as it was; its inputs and labels."""
     model, x, y = make()
+    model.run_eagerly = make not in COMPILED
     known, teacher = task.of_model(model), keras.models.clone_model(model)
     trainee = TRAINER.taught(model, teacher, followed(known, model, model.predict(x, verbose=0)))
     known.compile(trainee, 0.01)
@@ -103,6 +108,8 @@ def test_outputs_without_a_loss_are_not_followed_and_own_losses_by_squares():
     np.testing.assert_allclose(second.distance(np.ones((3, 2)), np.full((3, 2), 3.0), 5.0), [4.0] * 3)
 
 
+# Two outputs are taught above, and a whole run that teaches is in `test_workflow`.
+@pytest.mark.slow
 def test_a_run_of_two_outputs_follows_its_dense_model(tmp_path):
     model, x, y = tasks.two_outputs()
     config = {

@@ -136,7 +136,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, tmp_pat
         assert counted == [(s, n) for s, num in (("dense", 3), ("regularized", 4), ("retrained", 2)) for n in range(1, num + 1)]
 
 
-@pytest.mark.parametrize("solver, precisions", [("gradient", ("float32", "int8")), ("proximal", ("float32",))])
+# The proximal solver of single kernels has a run below, that of coupled ones is in `test_coupled_pruning`.
+@pytest.mark.parametrize(
+    "solver, precisions",
+    [("gradient", ("float32", "int8")), pytest.param("proximal", ("float32",), marks=pytest.mark.slow)],
+)
 def test_coupled_channels_are_freed_pruned_shrunk_and_shipped(tmp_path, solver, precisions):
     """The small model's files are smaller in bytes, parameters and MACs, and their figures are the report's."""
     config = {
@@ -223,6 +227,8 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
     assert stages["quantized"]["num_nonzero"] <= stages["pruned"]["num_nonzero"] == stages["retrained"]["num_nonzero"]
     assert stages["quantized"]["num_macs"] == stages["dense"]["num_macs"]
     assert all(kernel["num_values"] <= 16 for kernel in figures["clustered"]["kernels"])
+    taught = {record["stage"] for record in figures["curves"] if "distillation_loss" in str(record)}
+    assert "retrained" in taught and not taught & {"dense", "regularized"}
     model = keras.saving.load_model(tmp_path / "run" / "quantized.keras")
     assert all(len(np.unique(w.numpy())) <= 16 for w in model.weights if w.name == "kernel")
     files = {file["name"]: file for file in figures["files"]}
