@@ -244,8 +244,7 @@ def test_a_run_goes_on_only_with_the_same_model_and_examples(tmp_path):
         opened()
 
 
-@pytest.mark.parametrize("out", ["a", None])
-def test_a_notebook_cell_that_was_stopped_goes_on_when_it_runs_again(out, tmp_path, monkeypatch):
+def test_a_notebook_cell_that_was_stopped_goes_on_when_it_runs_again(tmp_path, monkeypatch):
     """Keras counts up the names of the model and its layers; the run is the same, and so is its folder, named or not."""
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).normal(size=(2400, 4)).astype("float32")
@@ -266,19 +265,19 @@ def test_a_notebook_cell_that_was_stopped_goes_on_when_it_runs_again(out, tmp_pa
         if epoch == 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        cell(out, callbacks=cut)
-    again, whole = cell(out), cell("whole")
-    assert len(list(tmp_path.rglob("given.json"))) == 2
-    assert all(map(np.array_equal, again.model.get_weights(), whole.model.get_weights()))
-    if out is None:
-        # Another model that Keras has named is another run, as before.
+    whole = cell("whole")
+    for runs, out in enumerate(("a", None), 2):
         with pytest.raises(KeyboardInterrupt):
-            cell(out, width=24, callbacks=cut)
-        assert len(list(tmp_path.rglob("given.json"))) == 3
-    else:
-        with pytest.raises(ValueError, match="What differs: .*the layers of the model"):
-            cell(out, width=24)
+            cell(out, callbacks=cut)
+        again = cell(out)
+        assert len(list(tmp_path.rglob("given.json"))) == runs
+        assert all(map(np.array_equal, again.model.get_weights(), whole.model.get_weights()))
+    with pytest.raises(ValueError, match="What differs: .*the layers of the model"):
+        cell("a", width=24)
+    # Where no folder is named, another model that Keras has named is another run, as before.
+    with pytest.raises(KeyboardInterrupt):
+        cell(None, width=24, callbacks=cut)
+    assert len(list(tmp_path.rglob("given.json"))) == 4
 
 
 @pytest.mark.parametrize("out", ["mine", None])
@@ -366,6 +365,9 @@ def _stopping(model):
 
 CASES = {"gradual": _gradual, "budget": _budget, "sparsity": _sparsity, "proximal": _proximal, "clustered": _clustered}
 CASES |= {"stopping": _stopping, "iterative": _iterative, "iterative channels": _iterative_channels}
+# In a compiled step: one that holds zeros, one that ranks by gradients and one of the layers together. Others are as quick as
+# two dozen steps are.
+COMPILED = ("gradual", "budget", "proximal")
 
 
 class _Cut(Exception):
@@ -391,7 +393,7 @@ def trained(case, path=None, cut=None, console=QUIET):
     layers += [L.Dense(6, activation="relu", name="b"), L.Dense(1, name="c")]
     model = keras.Sequential([keras.Input((4,)), *layers])
     callbacks = CASES[case](model)
-    model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False, run_eagerly=case not in COMPILED)
     last = [] if path is None else [Checkpoint(path, "stage", callbacks, console)]
     last += [] if cut is None else [_CutAfter(cut)]
     try:
@@ -435,11 +437,13 @@ class Noise(L.Layer):
         return inputs + draws[self.kind](keras.ops.shape(inputs))
 
 
-@pytest.mark.parametrize("execution", [1, 3])
 @pytest.mark.parametrize(
-    ("kind", "said"),
-    [("keras", None), ("global", None), ("operation", "RandomStandardNormal"), ("in a function", "RandomUniform")],
-)
+    ("kind", "said", "execution"),
+    [
+        ("keras", None, 1), ("keras", None, 3), ("global", None, 1), ("operation", "RandomStandardNormal", 1),
+        ("operation", "RandomStandardNormal", 3), ("in a function", "RandomUniform", 1),
+    ],
+)  # fmt: skip
 def test_draws_of_a_users_layer_go_on_or_are_said(kind, said, execution, tmp_path):
     """The operations of TensorFlow hold their state in the compiled step of a process: the run ended elsewhere in silence."""
     import tensorflow as tf
@@ -518,6 +522,8 @@ def test_a_full_disk_is_exit_code_2(capfd):
     assert capfd.readouterr().err == "error: The file must be writable. Received: path='a'. Make room.\n"
 
 
+# Ends at other places are above: half-written files, the first milliseconds, between any two epochs, in a cell of a notebook.
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None or os.uname().sysname != "Linux", reason="needs Linux and a C compiler")
 def test_a_run_killed_inside_its_file_operations_ends_bit_identical(tmp_path):
     """A few of those that benchmarks/kills.py goes through one by one: each half through a write, a rename, a removal."""
