@@ -1,5 +1,6 @@
 """What every test shares: a quiet TensorFlow, fixed seeds, and long trainings only on request."""
 
+import functools
 import gc
 import os
 
@@ -51,6 +52,21 @@ def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Models that say nothing else are compiled to take their steps operation by operation, copies of them as well.
+
+    For code that is not the test's own and trains for a few steps: a compiled one takes longer to make than these to take.
+    """
+    own = keras.Model.compile
+
+    @functools.wraps(own)
+    def compile_eagerly(model, *given, **options):
+        return own(model, *given, **{"run_eagerly": True, **options})
+
+    monkeypatch.setattr(keras.Model, "compile", compile_eagerly)
 
 
 @pytest.fixture(autouse=True, scope="module")
