@@ -16,41 +16,48 @@ IMAGES = RNG.normal(size=(32, 6, 6, 4)).astype("float32")
 
 
 def attention():
-    inputs = keras.Input((6, 8))
-    return keras.Model(inputs, L.MultiHeadAttention(2, 4, name="attention")(inputs, inputs))
+    x = keras.Input((6, 8))
+    return keras.Model(x, [L.MultiHeadAttention(2, 4)(x, x), L.GroupQueryAttention(4, 4, 2)(x, x)])
 
 
-def grouped_attention():
-    inputs = keras.Input((6, 8))
-    return keras.Model(inputs, L.GroupQueryAttention(4, 4, 2, name="attention")(inputs, inputs))
+def dense():
+    return keras.Sequential([keras.Input((6, 8)), L.Dense(8)])
 
 
-def nested():
+def side_by_side():
+    """Kernels of one matrix: written as one, inside a model, inside a wrapper, in half precision."""
+    x = keras.Input((6, 8))
     inner = keras.Sequential([keras.Input((6, 8)), L.Dense(8, name="inside")], name="inner")
-    return keras.Sequential([keras.Input((6, 8)), inner, L.TimeDistributed(L.Dense(4))])
+    einsum, half = L.EinsumDense("abc,cd->abd", (None, 8)), L.Dense(8, dtype="mixed_bfloat16")
+    return keras.Model(x, [einsum(x), L.TimeDistributed(L.Dense(4))(inner(x)), half(x)])
 
 
+def recurrent():
+    x = keras.Input((6, 8))
+    return keras.Model(x, [L.RNN(L.LSTMCell(4))(x), L.Bidirectional(L.GRU(4))(x)])
+
+
+def convolutions():
+    x = keras.Input((6, 6, 4))
+    return keras.Model(x, [L.DepthwiseConv2D(3)(x), L.SeparableConv2D(5, 3)(x)])
+
+
+# A kernel of each kind, several in one model: a compiled step takes longer to make than all that is done with it.
 NETS = {
-    "dense": (lambda: keras.Sequential([keras.Input((6, 8)), L.Dense(8)]), SEQUENCES),
-    "einsum": (lambda: keras.Sequential([keras.Input((6, 8)), L.EinsumDense("abc,cd->abd", (None, 8))]), SEQUENCES),
-    "lstm": (lambda: keras.Sequential([keras.Input((6, 8)), L.LSTM(4)]), SEQUENCES),
-    "cell": (lambda: keras.Sequential([keras.Input((6, 8)), L.RNN(L.GRUCell(4))]), SEQUENCES),
-    "both ways": (lambda: keras.Sequential([keras.Input((6, 8)), L.Bidirectional(L.GRU(4))]), SEQUENCES),
+    "dense": (dense, SEQUENCES),
+    "side by side": (side_by_side, SEQUENCES),
+    "recurrent": (recurrent, SEQUENCES),
     "attention": (attention, SEQUENCES),
-    "grouped attention": (grouped_attention, SEQUENCES),
-    "nested": (nested, SEQUENCES),
-    "depthwise": (lambda: keras.Sequential([keras.Input((6, 6, 4)), L.DepthwiseConv2D(3), L.Flatten()]), IMAGES),
-    "separable": (lambda: keras.Sequential([keras.Input((6, 6, 4)), L.SeparableConv2D(5, 3), L.Flatten()]), IMAGES),
-    "half precision": (lambda: keras.Sequential([keras.Input((6, 8)), L.Dense(8, dtype="mixed_bfloat16")]), SEQUENCES),
+    "convolutions": (convolutions, IMAGES),
 }
 
 
 def pruned(build, x):
     keras.utils.set_random_seed(0)
     model = build()
-    tfr.prune(model, "unstructured", sparsity=0.6)
+    tfr.prune(model, "unstructured", sparsity=0.6, scope="layer")
     model.compile("adam", "mse")
-    return model, RNG.normal(size=ops.shape(model(x))).astype("float32")
+    return model, keras.tree.map_structure(lambda y: RNG.normal(size=ops.shape(y)).astype("float32"), model(x))
 
 
 def zero_sets(model):
@@ -58,32 +65,32 @@ def zero_sets(model):
 
 
 def check_same_zeros(before, model):
-    assert sum(zeros.sum() for zeros in before) > 0
-    for old, new in zip(before, zero_sets(model), strict=True):
-        np.testing.assert_array_equal(old, new)
+    for old, new, target in zip(before, zero_sets(model), find(model)[0], strict=True):
+        assert old.any(), target.name
+        np.testing.assert_array_equal(old, new, target.name)
 
 
-@pytest.mark.parametrize("eagerly", [False, True], ids=["traced", "eager"])
 @pytest.mark.parametrize("net", NETS)
-def test_zeros_stay_through_a_file_and_plain_training(net, eagerly, tmp_path):
+def test_zeros_stay_through_a_file_and_plain_training(net, tmp_path):
     build, x = NETS[net]
     model, y = pruned(build, x)
     before = zero_sets(model)
     model.fit(x, y, verbose=0)
     model.save(tmp_path / "pruned.keras")
-    loaded = keras.saving.load_model(tmp_path / "pruned.keras")
-    loaded.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", run_eagerly=eagerly)
-    start = loaded.get_weights()
-    loaded.fit(x, y, verbose=0)
-    check_same_zeros(before, loaded)
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(start, loaded.get_weights()))
+    for eagerly in (False, True):
+        loaded = keras.saving.load_model(tmp_path / "pruned.keras")
+        loaded.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", run_eagerly=eagerly)
+        start = loaded.get_weights()
+        loaded.fit(x, y, verbose=0)
+        check_same_zeros(before, loaded)
+        assert any(np.abs(a - b).max() > 0 for a, b in zip(start, loaded.get_weights()))
     loaded.save(tmp_path / "again.keras")
     again = keras.saving.load_model(tmp_path / "again.keras")
     again.fit(x, y, verbose=0)
     check_same_zeros(before, again)
 
 
-@pytest.mark.parametrize("net", ["dense", "both ways", "attention", "nested"])
+@pytest.mark.parametrize("net", ["side by side", "recurrent", "attention"])
 def test_a_copy_that_is_given_the_weights_holds_their_zeros(net):
     build, x = NETS[net]
     model, y = pruned(build, x)
@@ -124,7 +131,7 @@ def test_a_weights_file_brings_its_masks_into_a_model_pruned_otherwise(tmp_path)
 def test_zeros_stay_in_averages_of_the_weights(arguments, swaps):
     build, x = NETS["dense"]
     model, y = pruned(build, x)
-    model.compile(keras.optimizers.Adam(0.01, use_ema=True, **arguments), "mse")
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True, **arguments), "mse", run_eagerly=bool(arguments))
     before = zero_sets(model)
     callbacks = [keras.callbacks.SwapEMAWeights()] if swaps else []
     model.fit(x, y, epochs=2, batch_size=8, verbose=0, validation_data=(x, y), callbacks=callbacks)
