@@ -522,8 +522,6 @@ def test_a_full_disk_is_exit_code_2(capfd):
     assert capfd.readouterr().err == "error: The file must be writable. Received: path='a'. Make room.\n"
 
 
-# Ends at other places are above: half-written files, the first milliseconds, between any two epochs, in a cell of a notebook.
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None or os.uname().sysname != "Linux", reason="needs Linux and a C compiler")
 def test_a_run_killed_inside_its_file_operations_ends_bit_identical(tmp_path):
     """A few of those that benchmarks/kills.py goes through one by one: each half through a write, a rename, a removal."""
