@@ -222,3 +222,16 @@ def test_what_is_no_whole_file_is_refused_and_leaves_nothing(whole, verb, tmp_pa
     path.unlink()
     assert main.console(arguments(verb, path, folder)) == 2
     assert "must exist" in capsys.readouterr().err
+
+
+def test_a_plain_file_is_compared_with_its_model_whatever_it_calls_the_ends(tmp_path):
+    """It calls the outputs of a list by their positions, and lists inputs by the alphabet."""
+    keras.utils.set_random_seed(0)
+    first, second = keras.Input((3,), name="z"), keras.Input((3,), name="a")
+    joined = keras.layers.Concatenate()([first, keras.layers.ReLU()(second)])
+    model = keras.Model([first, second], [keras.layers.Dense(2, name=name)(joined) for name in ("y", "b")])
+    (tmp_path / "a.tflite").write_bytes(converter_of(model, tmp_path / "saved").convert())
+    data = list(np.random.default_rng(0).normal(size=(2, 16, 3)).astype("float32"))
+    assert list(export.Runner(tmp_path / "a.tflite").outputs) == ["output_0", "output_1"]
+    assert export.check_file(tmp_path / "a.tflite", agrees_with=model, data=data).passed
+    assert export.explain(model, tmp_path / "a.tflite", data).error < 1e-5

@@ -8,6 +8,8 @@ import pytest
 
 from tf_reweight import export
 from tf_reweight.cli import main
+from tf_reweight.export import conversion, samples
+from tf_reweight.tflite import ends
 
 L = keras.layers
 
@@ -260,3 +262,123 @@ def test_a_file_that_was_cut_off_is_named(made, tmp_path, capsys):
     (tmp_path / "cut.tflite").write_bytes((made / "int8.tflite").read_bytes()[:900])
     assert check(tmp_path, "cut.tflite") == 2
     assert str(tmp_path / "cut.tflite") in "".join(capsys.readouterr().err.split("\n"))
+
+
+def two_by_two(names, units=(2, 2), widths=(3, 3), as_dict=False, turned=False):
+    """A net with two inputs and two outputs of these names; its weights are the same each time."""
+    inputs = [keras.Input((width,), name=name) for width, name in zip(widths, names)]
+    hidden = [L.Dense(4, name=f"h{number}")(x) for number, x in enumerate(inputs)]
+    hidden = L.Concatenate(name="joined")([hidden[0], L.ReLU(name="cut")(hidden[1])])
+    outputs = [L.Dense(num, name=name)(hidden) for num, name in zip(units, names[2:])]
+    outputs = outputs[::-1] if turned else outputs
+    model = keras.Model(inputs, {layer: x for layer, x in zip(names[2:], outputs)} if as_dict else outputs)
+    rng = np.random.default_rng(0)
+    for layer in (model.get_layer(name) for name in ("h0", "h1", *names[2:])):
+        layer.set_weights([rng.normal(size=weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def file_of(model, folder):
+    (folder / "a.tflite").write_bytes(conversion.convert(model, "float32", samples.input_specs(model)))
+    return folder / "a.tflite"
+
+
+FIRST = ("keras_tensor", "keras_tensor_1", "dense", "dense_1")
+NINTH = ("keras_tensor_9", "keras_tensor_10", "dense_9", "dense_10")
+UNLIKE = {"units": (2, 3), "widths": (3, 4)}
+
+
+@pytest.mark.parametrize(
+    "names, others, kind",
+    [
+        (NINTH, FIRST, {}),
+        (FIRST, NINTH, {}),
+        (NINTH, FIRST, {"as_dict": True}),
+        (NINTH, FIRST, {"turned": True}),
+        (("z", "a", "y", "b"), ("z", "a", "y", "b"), {}),
+        (("z", "a", "y", "b"), ("left", "right", "kind", "size"), UNLIKE),
+        (("z", "a", "y", "b"), FIRST, UNLIKE),
+    ],
+)
+def test_what_is_called_otherwise_is_compared_with_its_twin(names, others, kind, tmp_path):
+    """By the alphabet, `dense_10` before `dense_9`, a file of the same weights had failed."""
+    model, other = two_by_two(names, **kind), two_by_two(others, **kind)
+    rng = np.random.default_rng(1)
+    data = [rng.normal(size=(16, x.shape[-1])).astype("float32") for x in other.inputs]
+    outputs = [keras.tree.flatten(net(data)) for net in (model, other)]  # of a dict by the alphabet
+    assert {np.asarray(array).tobytes() for array in outputs[0]} == {np.asarray(array).tobytes() for array in outputs[1]}
+    path = file_of(model, tmp_path)
+    found = export.check_file(path, agrees_with=other, data=data)
+    assert found.passed and "relative error" in found.requirements[-1].found
+    assert export.explain(other, path, data).error < 1e-5
+    moved = keras.models.clone_model(other)
+    moved.set_weights([weight + 0.5 for weight in other.get_weights()])
+    assert not export.check_file(path, agrees_with=moved, data=data).passed
+
+
+def test_what_nothing_tells_apart_is_refused(tmp_path):
+    path = file_of(two_by_two(("z", "a", "y", "b")), tmp_path)
+    data = [np.ones((4, 3), "float32")] * 2
+    for names, what in ((FIRST, "inputs"), (("z", "a", "dense", "dense_1"), "outputs")):
+        says = f"have the model's {what}: names, .* Received: file=.*, model=.*name its {what} as the file does"
+        with pytest.raises(ValueError, match=says):
+            export.check_file(path, agrees_with=two_by_two(names), data=data)
+        with pytest.raises(ValueError, match=says):
+            export.explain(two_by_two(names), path, data)
+
+
+def detail(*shape, dtype=np.float32, scale=0.0):
+    return {"shape": np.array(shape), "shape_signature": np.array(shape), "dtype": dtype, "quantization": (scale, 0)}
+
+
+def ends_of(*names, size=2):
+    return {name: (1, size) for name in names}
+
+
+TEN_AND_MORE = [f"output_{number}" for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    "file, model, order",
+    [
+        (ends_of(*sorted(TEN_AND_MORE)), ends_of(*"lkjihgfedcba"), TEN_AND_MORE),
+        (ends_of("Identity_1", "Identity"), ends_of("z", "a"), ["Identity", "Identity_1"]),
+        (ends_of("args_0", "args_0_1"), ends_of("z", "a"), ["args_0", "args_0_1"]),
+        (ends_of(*(f"serving_default_{end}:0" for end in "az")), ends_of(*"za"), [f"serving_default_{end}:0" for end in "za"]),
+        (ends_of("dense_10", "dense_8", "dense_9"), ends_of("dense_2", "dense", "dense_1"), ["dense_10", "dense_8", "dense_9"]),
+        (ends_of("dense_1", "dense_2"), ends_of("dense", "dense_1"), ["dense_1", "dense_2"]),
+        (ends_of("dense_3", "head_2"), ends_of("head", "dense_1"), ["head_2", "dense_3"]),
+        ({"a": (1, 2), "z": (1, 3), "y": (1, 4)}, {"p": (8, 4), "q": (8, 2), "r": (8, 3)}, ["y", "a", "z"]),
+        ({"a": (1, -1), "z": (1, 3)}, {"p": (8, 3), "q": (8, 5)}, ["z", "a"]),
+        (
+            {"x": (1, 3), **ends_of("dense_10", "dense_9")}, {**ends_of("dense_1", "dense"), "p": (1, 3)},
+            ["dense_10", "dense_9", "x"],
+        ),
+        ({"dense_9": (1, 2), "dense_10": (1, 3)}, {"dense": (1, 3), "dense_1": (1, 2)}, ["dense_10", "dense_9"]),
+        (ends_of("a", "z"), ends_of("p", "q"), None),
+        (ends_of("dense_9", "dense_10"), ends_of("p", "q"), None),
+        (ends_of("output_1", "output_2"), ends_of("p", "q"), None),
+        (ends_of("StatefulPartitionedCall:0", "StatefulPartitionedCall:1"), ends_of("p", "q"), None),
+        ({"a": (1, 2), "z": (1, 3)}, {"p": (1, 4), "q": (1, 2)}, None),
+        (ends_of("a", "b"), ends_of("p"), None),
+    ],
+)  # fmt: skip
+def test_inputs_and_outputs_of_a_file_are_told_or_refused(file, model, order):
+    details = {name: detail(*shape) for name, shape in file.items()}
+    wanted = [ends.End(name, shape, "float32") for name, shape in model.items()]
+    if order is not None:
+        assert ends.matched(wanted, details, "outputs") == order
+        return
+    with pytest.raises(ValueError, match="must have the model's outputs.*Received: file=.*Pass the model"):
+        ends.matched(wanted, details, "outputs")
+
+
+def test_types_tell_ends_apart():
+    details = {"a": detail(1, 2, dtype=np.int8, scale=0.1), "b": detail(1, 2, dtype=np.int32)}
+    wanted = [ends.End("p", (1, 2), "int64"), ends.End("q", (1, 2), "float32")]
+    assert ends.matched(wanted, details, "inputs") == ["b", "a"]
+
+
+def test_a_file_lists_counted_names_by_their_numbers(tmp_path):
+    runner = export.Runner(file_of(two_by_two(NINTH), tmp_path))
+    assert (*runner.inputs, *runner.outputs) == NINTH

@@ -7,14 +7,15 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.data import labelled
+from tf_reweight.data.examples import input_specs
 from tf_reweight.data.splits import numbered
+from tf_reweight.export import samples
 from tf_reweight.export.classes import CLASSES, NUMBERS, agreement, kinds_of_model, names_of_outputs
 from tf_reweight.export.conversion import output_names
 from tf_reweight.export.figures import Figures, figures_of
-from tf_reweight.export.samples import identifiers, input_specs
 from tf_reweight.export.verification import HALF_ROUNDING, TOLERANCES, keras_outputs
 from tf_reweight.graph.recasting import is_half
-from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite import ends, flatbuffer
 from tf_reweight.tflite.comparing import differences
 
 # Largest share of other choices. A model that is often wrong is as often in doubt, and an int8 file decides then otherwise.
@@ -47,9 +48,9 @@ def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
     """
     given = labelled.given(model, data)
     expected = keras_outputs(model, given.arrays)
-    inputs = identifiers([spec.name for spec in input_specs(model, given.arrays)])
-    inputs = dict(zip(_matched(inputs, runner.inputs, "inputs"), given.arrays))
-    outputs = runner(inputs, _matched(output_names(model, len(expected)), runner.outputs, "outputs"))
+    inputs = dict(zip(ends.matched(samples.ends(input_specs(model, given.arrays)), runner.inputs, "inputs"), given.arrays))
+    wanted = [ends.End(name, array.shape, array.dtype) for name, array in zip(output_names(model, len(expected)), expected)]
+    outputs = runner(inputs, ends.matched(wanted, runner.outputs, "outputs"))
     names = names_of_outputs(model, len(expected))
     kinds = kinds_of_model(model, expected, given.labels)
     labels = [None] * len(expected) if given.labels is None else labelled.in_order(given.labels, names, "data")
@@ -124,14 +125,6 @@ def _tolerance(content):
     types = {flatbuffer.dtype_name(tensor) for graph in flatbuffer.read(content).subgraphs for tensor in graph.tensors}
     found = [TOLERANCES[precision] for kind, precision in _COARSEST if kind in types]
     return found[0] if found else _FLOAT
-
-
-def _matched(names, ends, what):
-    """The file's own names for those of a model: the same, or by position where names are others, as after loading a model."""
-    if len(names) != len(ends):
-        fix = "Pass the model that the file was made of."
-        raise ValueError(errors.message(f"File and model must have as many {what}.", fix, file=list(ends), model=names))
-    return names if set(names) == set(ends) else list(ends)
 
 
 def _check_labels(labels, outputs, ignored):

@@ -7,13 +7,12 @@ import typing
 import keras
 import numpy as np
 
-from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data.examples import take_labelled
 from tf_reweight.data.labelled import of_one_output, parted
 from tf_reweight.data.splits import class_numbers, numbered
 from tf_reweight.export import samples
-from tf_reweight.export.conversion import convert
+from tf_reweight.export.conversion import convert, output_names
 from tf_reweight.export.explanation import Explanation, loses_nothing
 from tf_reweight.export.operation_errors import TwoGraphs
 from tf_reweight.export.recurrent import check_recurrent
@@ -21,12 +20,12 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.quantization.strip import strip_quantization
+from tf_reweight.tflite import ends
 from tf_reweight.tflite.comparing import compare, floats
 from tf_reweight.tflite.execution import Runner, read_file
 
 # How many of the worst operations are tried in float, and on how many examples.
 _TRIED, _TRIED_ON = 6, 8
-_ANOTHER = "Pass the model that was exported (shrunk, where the file's was), with inputs named as there."
 
 
 def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_examples: int = 32) -> Explanation:
@@ -66,7 +65,7 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
     labels = found if y is None else y
     specs = samples.input_specs(model, arrays)
     arrays = samples.checked(arrays, specs, "data")
-    files = _Files(model, specs, content, path)
+    files = _Files(model, specs, content)
     graphs = TwoGraphs(*files.contents, str(path), files.inputs, files.outputs)
     outputs = files(arrays)
     num_tried = max(1, min(_TRIED_ON, num_examples // 2))
@@ -108,24 +107,22 @@ class _Files:
         outputs: the same for outputs.
     """
 
-    def __init__(self, model, specs, content, path):
+    def __init__(self, model, specs, content):
         self._names = samples.identifiers([spec.name for spec in specs])
         own = Runner(content, delegate=False)
-        self._twins = _twins(list(own.inputs), self._names, path)
+        self._twins = dict(zip(ends.matched(samples.ends(specs), own.inputs, "inputs"), self._names))
         self.contents = convert(model, "float32", specs), content
         reference = Runner(self.contents[0], delegate=False)
-        self._runners, self._output_names = (reference, own), list(reference.outputs)
-        own_names = self._output_names if set(own.outputs) == set(reference.outputs) else list(own.outputs)
-        if len(own_names) != len(self._output_names):
-            expected = f"The file must have the model's outputs, {self._output_names}."
-            raise ValueError(errors.message(expected, _ANOTHER, file=str(path), outputs=own_names))
-        self._own_output_names = own_names
+        self._runners, self._output_names = (reference, own), output_names(model, len(reference.outputs))
+        details = [reference.outputs[name] for name in self._output_names]
+        outputs = [ends.End(name, tuple(item["shape"]), item["dtype"]) for name, item in zip(self._output_names, details)]
+        self._own_output_names = ends.matched(outputs, own.outputs, "outputs")
         self.inputs = {own.inputs[name]["index"]: reference.inputs[twin]["index"] for name, twin in self._twins.items()}
-        pairs = zip(own_names, self._output_names)
+        pairs = zip(self._own_output_names, self._output_names)
         self.outputs = {own.outputs[name]["index"]: reference.outputs[twin]["index"] for name, twin in pairs}
 
     def __call__(self, arrays):
-        """Outputs `(num, ...)` of both, in the order of the first one's."""
+        """Outputs `(num, ...)` of both, in the order of the model's."""
         reference, own = self._named(arrays)
         return self._runners[0](reference, self._output_names), self._runners[1](own, self._own_output_names)
 
@@ -140,15 +137,6 @@ class _Files:
     def _named(self, arrays):
         reference = dict(zip(self._names, arrays))
         return reference, {name: reference[twin] for name, twin in self._twins.items()}
-
-
-def _twins(own, names, path):
-    """Dict from the file's names of inputs to the model's; where there is only one, it may be called otherwise."""
-    if set(own) == set(names):
-        return {name: name for name in own}
-    if len(own) == len(names) == 1:
-        return dict(zip(own, names))
-    raise ValueError(errors.message(f"The file must have the model's inputs, {names}.", _ANOTHER, file=str(path), inputs=own))
 
 
 def _accuracies(outputs, num_examples, labels):

@@ -4,8 +4,14 @@ import keyword
 import re
 
 from tf_reweight.data.examples import InputSpec, checked, input_specs, take
+from tf_reweight.tflite.ends import End
 
-__all__ = ["InputSpec", "checked", "identifiers", "input_specs", "take"]
+__all__ = ["InputSpec", "checked", "ends", "identifiers", "input_specs", "take"]
+
+
+def ends(specs):
+    """The inputs of a model, as `tflite.ends` takes them."""
+    return [End(name, spec.shape, spec.dtype) for name, spec in zip(identifiers([spec.name for spec in specs]), specs)]
 
 
 def identifiers(names):

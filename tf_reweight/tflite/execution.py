@@ -9,6 +9,7 @@ from tf_reweight.checks import check_classes, check_flags, check_holds, check_in
 from tf_reweight.files import as_path
 from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
+from tf_reweight.tflite.ends import in_order
 
 
 # No machine has more; LiteRT dies of numbers that its integers do not hold.
@@ -72,8 +73,9 @@ class Runner:
         """Outputs for many examples.
 
         Args:
-            arrays: list of arrays `(num, ...)` in the order of `inputs`, or a dict by name.
-            output_names: order of the outputs; default the file's own.
+            arrays: list of arrays `(num, ...)` in the order of `inputs`, or a dict by name. A file knows no order but that of
+                its names, which need not be the model's: pass a dict where there are several.
+            output_names: order of the outputs; default that of `outputs`, by their names as well.
 
         Returns:
             List of float32 arrays `(num, ...)`; integers stay integers.
@@ -163,7 +165,8 @@ def _details(interpreter):
     signatures = interpreter.get_signature_list()
     if len(signatures) == 1:
         runner = interpreter.get_signature_runner(next(iter(signatures)))
-        return dict(runner.get_input_details()), dict(runner.get_output_details())
+        ends = (runner.get_input_details(), runner.get_output_details())
+        return tuple({name: details[name] for name in in_order(details)} for details in ends)
     details = (interpreter.get_input_details(), interpreter.get_output_details())
     return tuple({item["name"]: item for item in group} for group in details)
 
