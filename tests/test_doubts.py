@@ -1,7 +1,11 @@
 """What is said of a run's files that compute what their models do, and yet may not be what is wanted."""
 
+from types import SimpleNamespace
+
+import pytest
 from rich.console import Console
 
+from tf_reweight.export import doubts
 from tf_reweight.reports import tables
 from tf_reweight.reports.metrics import is_slower
 from tf_reweight.workflow.doubts import with_doubts
@@ -47,6 +51,16 @@ def test_an_integer_file_that_loses_to_a_smaller_float_one_is_named():
 def test_the_checks_own_doubts_stay():
     _, own, fine = said(file("a", "int8", 200, 0.3, doubts=("seen",)), file("b", "int8", 200, 0.3))
     assert own == ["seen"] and fine == []
+
+
+@pytest.mark.parametrize("kernels", [[], [SimpleNamespace(used_by="CONV_2D")]])
+def test_a_time_that_was_measured_is_not_guessed_at(kernels):
+    """40 to 60 times slower than float32, a sentence had said beside a file that was measured twelve times slower."""
+    guesses = doubts._slow("int16", kernels)
+    (guess,) = guesses
+    assert doubts.is_of_time(guess) and ("convolutions" in guess) == bool(kernels) and doubts._slow("int8", kernels) == ()
+    _, slow, fast = said(file("a", "int16", 300, 12.0, doubts=guesses), file("b", "int16", 300, 0.5, doubts=(*guesses, "seen")))
+    assert slow == ["It is slower than dense_float32.tflite: 12.000 ms to 1.000 ms here."] and fast == ["seen"]
 
 
 def test_doubts_are_in_the_terminal(tmp_path):

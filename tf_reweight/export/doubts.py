@@ -7,9 +7,10 @@ from tf_reweight.export.verification import TOLERANCES, keras_outputs
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.quantization.ranges import is_quantized
+from tf_reweight.tflite import fallbacks
 from tf_reweight.tflite.comparing import compare
 
-SLOW = "LiteRT has reference kernels alone for int16: on convolutions it is 40 to 60 times slower than float32."
+_SLOW = "LiteRT has reference kernels alone for int16"
 # Bytes of a file of whose size nobody complains.
 _SMALL = 16_384
 # Kernels of fewer weights stay in floats where ranges are measured while the file runs.
@@ -29,7 +30,7 @@ def sentences(content, model, precision, specs, kernels, wider, representative, 
         representative, held_out: examples as lists of arrays; None where there were none, random numbers included.
     """
     return (
-        *((SLOW,) if precision == "int16" else ()),
+        *_slow(precision, kernels),
         *_alike(precision, representative, held_out),
         *_still(precision, model, representative),
         *(_all_wider(kernels, wider) if precision == "dynamic_int8" else ()),
@@ -37,6 +38,20 @@ def sentences(content, model, precision, specs, kernels, wider, representative, 
         *_cut_off(model, precision, held_out),
         *_larger(content, model, precision, specs),
     )
+
+
+def is_of_time(sentence):
+    """Whether a sentence guesses at the time that a file takes, which whoever measured it need not."""
+    return sentence.startswith(_SLOW)
+
+
+def _slow(precision, kernels):
+    """A sentence about the time of an `int16` file."""
+    if precision != "int16":
+        return ()
+    convolves = any("CONV" in kernel.used_by for kernel in kernels)
+    much = f", and convolutions are {fallbacks.SLOW_CONVOLUTIONS}" if convolves else ", slower than those for float32"
+    return (f"{_SLOW}{much}: `benchmark` tells it of this file here.",)
 
 
 def bits_of(dtype):

@@ -114,8 +114,8 @@ def export_tflite(
         precision: `"float32"`; `"float16"` (half the size); `"dynamic_int8"` (int8 kernels, float activations, no data needed);
             `"int8"` (all int8, the fastest on phones; needs `representative_data`, unless the model comes from
             `quantization.quantize`, which learned its ranges in training); `"int16"` (int8 kernels and int16 activations, for
-            models that int8 hurts; needs `representative_data`; on convolutions 40 to 60 times slower than float32:
-            LiteRT has reference kernels for it only). With
+            models that int8 hurts; needs `representative_data`; slow, since LiteRT has reference kernels for it only: on
+            convolutions 12 to 60 times slower than float32 where that was measured). With
             litert-quantizer installed also `"weight_int8"` and `"weight_int4"` (stored so, computed with in floats: the most
             accurate of their size) and `"dynamic_int4"` (int4 kernels, float activations).
         representative_data: examples that stand for real ones, to set the ranges: arrays `(num, ...)`, a list or a dict of them

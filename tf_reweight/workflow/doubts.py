@@ -1,5 +1,6 @@
 """What is worth a look in a run's files although every one of them computes what its model does."""
 
+from tf_reweight.export.doubts import is_of_time
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.reports.metrics import is_slower
 
@@ -12,9 +13,10 @@ def with_doubts(files):
             dense float32 file first.
 
     Returns:
-        List of new dicts whose `doubts` are lists of sentences.
+        List of new dicts whose `doubts` are lists of sentences; none guesses at a time that was measured.
     """
-    return [{**file, "doubts": [*file["doubts"], *_found(file, files)]} for file in files]
+    kept = [[doubt for doubt in file["doubts"] if not is_of_time(doubt)] for file in files]
+    return [{**file, "doubts": [*said, *_found(file, files)]} for file, said in zip(files, kept)]
 
 
 def _found(file, files):
