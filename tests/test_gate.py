@@ -9,6 +9,7 @@ import pytest
 from tf_reweight import export
 from tf_reweight.cli import main
 from tf_reweight.export import conversion, samples
+from tf_reweight.export.figures import Figure
 from tf_reweight.tflite import ends
 
 L = keras.layers
@@ -382,3 +383,75 @@ def test_types_tell_ends_apart():
 def test_a_file_lists_counted_names_by_their_numbers(tmp_path):
     runner = export.Runner(file_of(two_by_two(NINTH), tmp_path))
     assert (*runner.inputs, *runner.outputs) == NINTH
+
+
+def offset_net(slope, offset=20.0):
+    """Numbers around an offset, as of a temperature or a price."""
+    model = keras.Sequential([keras.Input((6,)), L.Dense(1, name="price")])
+    model.set_weights([np.full((6, 1), slope), np.full(1, offset)])
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.fixture(scope="module")
+def around_twenty(tmp_path_factory):
+    """A model of numbers around 20, its file, one that answers 20 to everything, and labelled examples."""
+    folder, x = tmp_path_factory.mktemp("offset"), np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    model, paths = offset_net(0.2), {}
+    for name, slope in (("good", 0.2), ("constant", 1e-7)):
+        (folder / name).mkdir()
+        paths[name] = file_of(offset_net(slope), folder / name)
+    return model, paths, (x, np.asarray(model(x)) + 0.01)
+
+
+@pytest.mark.parametrize("loss", ["mse", own])
+@pytest.mark.parametrize("options", [{}, {"max_drop": 0.05}, {"tolerance": np.inf}])
+def test_a_loss_judges_where_no_metric_does(around_twenty, loss, options):
+    """A file that answers the same to every example had passed: labels said nothing, and its relative error was 2 %."""
+    model, paths, data = around_twenty
+    model.compile("sgd", loss)
+    good = export.check_file(paths["good"], agrees_with=model, data=data, **options)
+    options |= {} if "tolerance" in options else {"tolerance": 0.25}
+    constant = export.check_file(paths["constant"], agrees_with=model, data=data, **options)
+    assert good.passed and good.doubts == () and not constant.passed
+    judged = constant.requirements[-1]
+    assert constant.requirements[-2].passed and not judged.passed, "it is the loss that tells"
+    assert "of what it gains over constant outputs (max_drop)" in judged.wanted and "of constant outputs 0." in judged.found
+
+
+def test_metrics_come_before_the_loss(around_twenty):
+    model, paths, data = around_twenty
+    model.compile("sgd", "mse", metrics=["mae"])
+    (judged,) = export.check_file(paths["good"], agrees_with=model, data=data).requirements[2:]
+    assert "mae" in judged.wanted and "loss" not in judged.wanted
+
+
+@pytest.mark.parametrize(
+    "before, after, constant, max_drop, passes",
+    [
+        (1e-4, 2e-3, 0.25, None, True),  # twenty times as much, and yet nothing of what was learned
+        (1e-4, 6e-3, 0.25, None, False),
+        (0.20, 0.215, 0.25, None, True),  # 0.1 of the loss
+        (0.20, 0.225, 0.25, None, False),
+        (0.20, 0.19, 0.25, 0.0, True),
+        (0.20, 0.20, 0.25, 0.0, True),
+        (0.20, 0.21, 0.25, 0.0, False),
+        (0.20, 0.25, 0.20, None, False),  # the model is no better than constant outputs
+        (0.20, 0.25, np.nan, None, False),
+        (0.20, np.nan, 0.25, None, False),
+        (1e-4, 2e-3, None, None, False),  # a metric
+    ],
+)
+def test_a_loss_may_rise_by_a_part_of_what_it_gains(before, after, constant, max_drop, passes):
+    figure = Figure("loss", 0, "min", False, before, after, constant)
+    assert figure.passes(max_drop) == passes
+    assert ("constant outputs" in figure.wanted(max_drop)) == ("constant outputs" in str(figure)) == (constant is not None)
+
+
+def test_outputs_that_hardly_vary_are_doubted_where_there_are_no_labels(around_twenty, caplog):
+    model, paths, (x, _) = around_twenty
+    found = export.check_file(paths["constant"], agrees_with=model, data=x, tolerance=0.25)
+    (doubt,) = found.doubts
+    assert found.passed and "price answers almost the same to every example" in doubt and doubt in caplog.text
+    assert "worth a look" in str(found) and found.to_dict()["doubts"] == (doubt,)
+    assert export.check_file(paths["good"], agrees_with=model, data=x).doubts == ()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tf_reweight import export
+from tf_reweight.data import varying
 from tf_reweight.export import converter, doubts, tflite, verification
 from tf_reweight.export.classes import CLASSES, DECISIONS, NUMBERS, are_distributions, kinds, kinds_of_model
 from tf_reweight.tflite import apart
@@ -282,3 +283,39 @@ def test_probabilities_of_one_output_choose_unless_its_loss_measures_numbers(los
     model.compile("sgd", loss)
     record = export.export_tflite(model, tmp_path / "a.tflite", verify_data=X)
     assert record.verification.top1_agreement == (1.0 if agrees else None)
+
+
+def test_an_error_that_an_offset_hides_is_doubted(tmp_path):
+    """Eight bits of numbers around 1000 have steps of four."""
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    for offset, doubted in ((0.0, False), (1000.0, True)):
+        model = keras.Sequential([keras.Input((3,)), L.Dense(1, name="price")])
+        model.set_weights([np.full((3, 1), 0.5), np.full(1, offset)])
+        doubts = export.export_tflite(model, tmp_path / "a.tflite", "int8", x).verification.doubts
+        assert any("output price" in said and "off by" in said for said in doubts) == doubted, doubts
+
+
+CONSTANT = np.ones((8, 1), "float32")
+VARIES = np.linspace(-1, 1, 8, dtype="float32")[:, None]
+
+
+@pytest.mark.parametrize(
+    "expected, given, by_channel, words",
+    [
+        (100 + VARIES, 100 + VARIES, True, None),
+        (100 + VARIES, 100.3 + VARIES, True, None),
+        (100 + VARIES, 101 + VARIES, True, "is off by 1"),
+        (100 + VARIES, 100 * CONSTANT, True, "answers almost the same to every example"),
+        (VARIES, 0 * VARIES, True, None),  # its relative error says it
+        (100 * CONSTANT, 101 * CONSTANT, True, None),  # nothing varies
+        (np.hstack([100 * VARIES, 100 + VARIES]), 100 * np.hstack([VARIES, CONSTANT]), True, "channel 1 of the last axis"),
+        (np.hstack([100 * VARIES, 100 + VARIES]), 100 * np.hstack([VARIES, CONSTANT]), False, None),
+        (100 + VARIES, np.full((8, 1), np.nan, "float32"), True, None),
+        (100 + VARIES, 100 + VARIES[:4], True, None),
+        ((100 + VARIES)[:1], (100 * CONSTANT)[:1], True, None),
+        (np.arange(8), np.zeros(8), True, None),
+    ],
+)
+def test_what_varies_behind_an_offset_is_measured_by_itself(expected, given, by_channel, words):
+    said = varying.behind_offsets(["a"], [expected], [given], [by_channel])
+    assert said == () if words is None else words in said[0]

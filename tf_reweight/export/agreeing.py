@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.data import labelled
+from tf_reweight.data import labelled, varying
 from tf_reweight.data.examples import input_specs
 from tf_reweight.data.splits import numbered
 from tf_reweight.export import samples
@@ -37,7 +37,9 @@ class Requirement:
 
 
 def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
-    """A list of `Requirement`: that the file's outputs are the model's, and where labels measure it, that it is as good.
+    """What is asked of a file and what is doubtful about it.
+
+    Asked is that the file's outputs are the model's, and where labels measure it, that it is as good.
 
     Args:
         runner: a `Runner` of the file.
@@ -45,6 +47,9 @@ def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
         model: the Keras model.
         data: examples, or `(examples, labels)`.
         max_drop, tolerance, mode: as of `check_file`.
+
+    Returns:
+        `(requirements, doubts)`: a list of `Requirement`, and a tuple of sentences.
     """
     given = labelled.given(model, data)
     expected = keras_outputs(model, given.arrays)
@@ -62,19 +67,22 @@ def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
     only = tolerance == math.inf
     figures = Figures()
     if alike:
-        figures = figures_of(model, given.labels, labels, names, kinds, expected, outputs, mode, with_losses=only)
+        figures = figures_of(model, given.labels, labels, names, kinds, expected, outputs, mode)
         if only:
             figures.check_every_output(names)
     on = f", on {len(given.arrays[0])} examples"
     others = _Limits(content, model, max_drop, tolerance, bool(figures.judged))
+    by_channel = [kind == NUMBERS for kind in kinds]
+    doubts = () if only else varying.behind_offsets([end.name for end in wanted], expected, outputs, by_channel)
     if not figures.judged:
-        return [_agrees(others, names, kinds, expected, outputs, on + figures.note)]
-    return [_agrees(others, names, kinds, expected, outputs, on), _is_as_good(figures, max_drop, on + figures.note)]
+        return [_agrees(others, names, kinds, expected, outputs, on + figures.note)], doubts
+    good = _is_as_good(figures, max_drop, on + figures.note)
+    return [_agrees(others, names, kinds, expected, outputs, on), good], doubts
 
 
 def _is_as_good(figures, max_drop, on):
     wanted = "; ".join(figure.wanted(max_drop) for figure in figures.judged)
-    passed = all(figure.loss <= figure.limit(max_drop) for figure in figures.judged)
+    passed = all(figure.passes(max_drop) for figure in figures.judged)
     return Requirement("as good as its model", f"{wanted} (max_drop)", f"{'; '.join(map(str, figures.judged))}{on}", passed)
 
 

@@ -13,7 +13,8 @@ from tf_reweight.graph.losses import losses_of
 from tf_reweight.graph.walking import output_structure
 
 # Largest loss where none is named: of a share of examples, and of other metrics as a part of the model's, since a small error
-# rises by more than a share does through the rounding of integers alone.
+# rises by more than a share does through the rounding of integers alone. A loss near zero rises by many times what it is: of
+# what it gains over constant outputs, which is one whole as a share is, it may lose as much as a share.
 _DROP, _RISE = 0.02, 0.1
 
 
@@ -27,6 +28,7 @@ class Figure:
         mode: `"max"` or `"min"`, which way is better; None where nobody said it.
         proportion: whether it is a share of examples.
         before, after: of the model and of the file.
+        constant: of a loss, what it is for the mean of the model's outputs in place of each; None of metrics.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Figure:
     proportion: bool
     before: float
     after: float
+    constant: float | None = None
 
     @property
     def loss(self):
@@ -46,14 +49,26 @@ class Figure:
         """The largest loss that is accepted."""
         return max_drop if max_drop is not None else _DROP if self.proportion else _RISE
 
+    def passes(self, max_drop):
+        """Whether the file loses no more than is accepted."""
+        if self.loss <= self.limit(max_drop):
+            return True
+        return self.constant is not None and self.after - self.before <= self._share(max_drop) * (self.constant - self.before)
+
     def wanted(self, max_drop):
         """That limit in words."""
         limit = self.limit(max_drop)
-        return f"{self.name} at most {f'{limit:.3g}' if self.proportion else f'{limit:.3g} of it'} worse"
+        said = f"{self.name} at most {f'{limit:.3g}' if self.proportion else f'{limit:.3g} of it'} worse"
+        share = self._share(max_drop)
+        return said if self.constant is None else f"{said}, or {share:.3g} of what it gains over constant outputs"
+
+    def _share(self, max_drop):
+        return _DROP if max_drop is None else max_drop
 
     def __str__(self):
         shown = "{:.2%}" if self.proportion else "{:.4g}"
-        return f"{self.name} {shown.format(self.after)}, of the model {shown.format(self.before)}"
+        said = f"{self.name} {shown.format(self.after)}, of the model {shown.format(self.before)}"
+        return said if self.constant is None else f"{said}, of constant outputs {shown.format(self.constant)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +110,8 @@ class Figures:
         raise ValueError(errors.message(expected, fix, outputs=missing, metrics=passed_over))
 
 
-def figures_of(model, given, labels, names, kinds, expected, outputs, mode, with_losses):
-    """The `Figures` of a file: the compiled metrics, and of an output without one that has a direction its accuracy.
+def figures_of(model, given, labels, names, kinds, expected, outputs, mode):
+    """The `Figures` of a file: the compiled metrics, of an output without one that has a direction its accuracy, or its loss.
 
     Args:
         model: the Keras model.
@@ -105,7 +120,6 @@ def figures_of(model, given, labels, names, kinds, expected, outputs, mode, with
         names, kinds: of the outputs.
         expected, outputs: arrays, of the model and of the file.
         mode: which way a metric is better of which nothing else says it, `"max"`, `"min"` or None.
-        with_losses: whether an output that has neither is measured by its loss.
     """
     if given is None:
         return Figures()
@@ -122,7 +136,8 @@ def figures_of(model, given, labels, names, kinds, expected, outputs, mode, with
         if own is not None and np.size(label) == own.size:
             right = [float(np.mean(chosen(kind, side, sides[0]) == np.reshape(label, own.shape))) for side in sides]
             judged.append(Figure(f"{name}accuracy", position, "max", True, *right))
-        elif with_losses and losses[position] is not None:
+        elif losses[position] is not None:
+            sides = (*sides, np.broadcast_to(sides[0].mean(axis=0, keepdims=True, dtype=sides[0].dtype), sides[0].shape))
             values = [_measured(compiled.loss_of_output, given, losses[position], came, side) for side in sides]
             judged.append(Figure(f"{name}loss", position, "min", False, *values))
     return Figures(judged, [figure for figure in found if figure.mode is None])

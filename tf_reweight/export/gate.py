@@ -9,6 +9,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_integer, check_name, check_number
 from tf_reweight.export import agreeing
 from tf_reweight.export.agreeing import Requirement
+from tf_reweight.export.verification import say_doubts
 from tf_reweight.graph.checking import check_model
 from tf_reweight.records import Report
 from tf_reweight.tflite import apart, compiled, flatbuffer
@@ -27,10 +28,12 @@ class FileCheck(Report):
     Attributes:
         file: its path.
         requirements: one `Requirement` for each thing that was asked; that it runs is always asked.
+        doubts: what is worth a look although the outputs agree, in sentences; a tuple, mostly empty.
     """
 
     file: str
     requirements: tuple[Requirement, ...]
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed(self):
@@ -48,6 +51,8 @@ class FileCheck(Report):
             table.add_column(heading)
         for item in self.requirements:
             table.add_row("ok" if item.passed else "FALLS SHORT", item.name, item.wanted, item.found)
+        for doubt in self.doubts:
+            table.add_row("worth a look", "", "", doubt)
         return [table]
 
 
@@ -67,15 +72,16 @@ def check_file(
         data: examples of any kind that `data.examples.take` knows, or `(examples, labels)`; of a model with two inputs
             `(first, second)` are the inputs, and `([first, second], labels)` both.
         max_drop: largest loss against the model in each metric that it is compiled with and labels measure, or else in the
-            accuracy of outputs that choose: of a share of examples as it is, of other metrics as a part of the model's. At
-            least 0; None is 0.02, and 0.1 for other metrics. Where nothing is measured so, it is the largest share of examples
-            for which the file chooses otherwise, and where `tolerance` is None the relative error of numbers.
+            accuracy of outputs that choose, or else in the loss: of a share of examples as it is, of other metrics as a part of
+            the model's, and of a loss also as a part of what the model gains over constant outputs, the mean of its own. At
+            least 0; None is 0.02, and 0.1 for parts of the model's metric. Where nothing is measured so, it is the largest
+            share of examples for which the file chooses otherwise, and where `tolerance` is None the relative error of numbers.
         num_threads: of the interpreter that is timed.
         shapes: of inputs whose sizes the file leaves open: one whole shape, or a dict by input name.
         tolerance: largest relative error of each output against the model's. None is the bound of `export_tflite` for what is
             in the file, 0.25 with integers of 8 bits. Besides, the file may choose otherwise for 10 % of the examples, or for
             `max_drop` where that is more. With infinity metrics alone count, as against the model before it was pruned: each
-            output must have one then, and an output that has no other is measured by its loss.
+            output must have one then, a loss at least.
         mode: `"max"` or `"min"`, which way metrics are better whose names and classes do not say it. Where it is None they are
             not judged, and named in what was found.
 
@@ -95,7 +101,7 @@ def check_file(
     flatbuffer.parse(content, path)  # which names the file
     # In a process of its own, which may die, before anything else loads the file here.
     found = apart.delegation(content, shapes, path)
-    asked = [_runs(content, shapes)]
+    asked, doubts = [_runs(content, shapes)], ()
     if max_bytes is not None:
         asked.append(Requirement("size", f"at most {max_bytes:,} bytes", f"{len(content):,} bytes", len(content) <= max_bytes))
     if fully_accelerated:
@@ -103,8 +109,12 @@ def check_file(
     if max_ms is not None:
         asked.append(_is_fast(path, max_ms, num_threads, shapes))
     if agrees_with is not None:
-        asked += agreeing.requirements(Runner(content, shapes=shapes), content, agrees_with, data, max_drop, tolerance, mode)
-    return FileCheck(os.fspath(path), tuple(asked))
+        runner = Runner(content, shapes=shapes)
+        found, doubts = agreeing.requirements(runner, content, agrees_with, data, max_drop, tolerance, mode)
+        asked += found
+    checked = FileCheck(os.fspath(path), tuple(asked), doubts)
+    say_doubts(checked)
+    return checked
 
 
 def _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance, mode):

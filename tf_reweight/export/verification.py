@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_number, is_sequence
+from tf_reweight.data import varying
 from tf_reweight.export import masks
 from tf_reweight.export.classes import CLASSES, agreement, kinds_of_model
 from tf_reweight.export.conversion import call, output_names
@@ -117,6 +118,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
     worst = max(everything, key=lambda item: item.relative_error)
     arm_error = max((item.relative_error for result in results[len(here) :] for item in result), default=None)
     same = _agreement(expected, [runs[0], *compiled_run, *emulated], classes)
+    behind = varying.behind_offsets(names, expected, runs[0], [not chooses for chooses in classes])
     made = Verification(
         num_examples=len(arrays[0]),
         max_abs_error=max(item.max_abs_error for item in everything),
@@ -127,7 +129,7 @@ def verify(content, model, specs, arrays, precision, tolerance=None, emulator=No
         arm_error=arm_error,
         given_error=given_error,
         worst=names[worst.output] + ("" if worst.channel is None else f", channel {worst.channel} of the last axis"),
-        doubts=_doubts(same, len(arrays[0])),
+        doubts=(*_doubts(same, len(arrays[0])), *behind),
         compiled_difference=max((_largest(runs[0], run) for run in compiled_run), default=None),
         not_compiled=not_compiled,
     )
