@@ -5,6 +5,7 @@ By hand, in an environment with JAX or torch: `KERAS_BACKEND=jax python tests/ba
 
 import contextlib
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -136,6 +137,14 @@ def zeros_and_clusters_of_a_file_stay(path="clusters.keras"):
     assert zeros(model) == before > 0.2
 
 
+def levels_and_zeros_by_rank():
+    model = net()
+    quantization.regularize_levels(model)
+    assert set(quantization.snap(model)) == {"a/kernel", "b/kernel", "c/kernel"}
+    tfr.prune_groups(model, sparsity=0.5)
+    assert same_outputs(model, tfr.shrink(model))
+
+
 def plan_of_a_run():
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, L.Dense(10)(L.Flatten()(L.Conv2D(4, 3, name="conv")(inputs))))
@@ -147,10 +156,12 @@ def plan_of_a_run():
 LAWS = (
     penalty_beside_l2_then_zeros_stay, coupled_then_smaller, proximal, coupled_proximal_to_a_budget, budgets,
     baselines_of_the_penalty, wrapper, integers, saved_and_loaded,
-    zeros_and_clusters_of_a_file_stay, plan_of_a_run,
+    zeros_and_clusters_of_a_file_stay, levels_and_zeros_by_rank, plan_of_a_run,
 )  # fmt: skip
 
 if __name__ == "__main__":
+    # As in all tests. Torch warns once in a process of weights that are read as numbers while they can have gradients.
+    warnings.simplefilter("error", UserWarning)
     # Some laws write files, which belong in no checkout.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for law in LAWS:

@@ -79,7 +79,7 @@ def _norms(structure, standard):
     Weights are brought near 1 by powers of two, which rounds nothing: the norms are those of `structure.group_norms`, to the
     last bit where that can compute them.
     """
-    largest = float(ops.max(ops.abs(standard)))
+    largest = float(ops.convert_to_numpy(ops.max(ops.abs(standard))))
     if not largest > 0 or not np.isfinite(largest):
         return _as_float64(structure.group_norms(standard))
     scale = float(2.0 ** max(np.frexp(largest)[1] - 1, -126))

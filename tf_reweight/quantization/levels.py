@@ -129,7 +129,7 @@ def snap(model, *, include_frozen=False):
         if item.target.name in frozen:
             continue
         variable, penalty = item.target.variable, item.regularizer
-        moved[item.target.name] = float(ops.mean(penalty.norms(variable.value)))
+        moved[item.target.name] = float(ops.convert_to_numpy(ops.mean(penalty.norms(variable.value))))
         variable.assign(round_kernel(variable.value, penalty.bits, penalty.num_channel_axes))
     attachment.detach(model)
     return moved
