@@ -31,6 +31,9 @@ OWN = {"name": "own", "mode": None, "proportion": False}
         (ERROR, 0.4, 0.5, 100, "25.0% higher (worse)"),
         (ERROR, 0.0, 0.5, 100, "0 to 0.5 (worse)"),
         (OWN, 2.0, 1.0, 100, "50.0% lower"),
+        (ERROR, 0.123456, 0.123457, 100, "no measurable difference"),
+        (ERROR, 0.5, 0.511, 100, "2.2% higher (worse)"),
+        (OWN, -2.0, -2.03, 100, "no measurable difference"),
         (ERROR, None, 0.5, 100, "not measured"),
     ],
 )
@@ -108,6 +111,16 @@ def test_what_is_wrong_is_told_the_worst_first():
     refused["refused"] = [{"name": "a.tflite", "kind": "DoesNotFit", "reason": too_small}]
     (alarm,) = (alarm for alarm in alarms.alarms_of(refused) if "a.tflite" in alarm["seen"])
     assert alarm["seen"] == "a.tflite was not written: `max_bytes` must be at least 1,936." and "mixed_bytes" in alarm["look"]
+
+
+def test_a_difference_of_less_than_a_fiftieth_is_none_anywhere_in_a_report():
+    """`0.0% higher (worse)` had been said, and an alarm of two numbers that look the same."""
+    little = regression_run(after=0.500001, one_shot={"validation": {"mae": 0.499999}, "num_macs": 50})
+    little["summary"] = tables.summary(little)
+    assert (little["alarms"], little["summary"]["measurable"]) == ([], False)
+    assert "no measurable difference" in page.render(little) and "(worse)" not in page.render(little)
+    hardly = "The dense model is hardly better than one constant answer: mae 0.5 to 0.505."
+    assert seen({**little, "guess": {"mae": 0.505}}) == [("red", hardly)]
 
 
 def test_a_file_that_loses_against_another_of_the_run_is_named():

@@ -10,8 +10,6 @@ RED, AMBER = "red", "amber"
 _AGREES, _DISAGREES = 0.95, 0.8
 # Parts of what was asked for that may be missing: rounding to whole channels.
 _SLACK = 0.02
-# Of a figure that is no proportion, less is no difference.
-_LITTLE = 0.01
 # Kinds of errors for which a file is not there.
 _WRONG = "VerificationError"
 _LOOKS = {
@@ -58,8 +56,9 @@ def _guessing(figures):
         if not better or not is_measurable(metric, constant, value, num):
             look = "Train longer, and check labels, the range of the inputs and the learning rate."
             texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, constant)}"
-            judged, on = ("not measurably better", f" on {num} examples") if better else ("no better", "")
-            yield Alarm(RED, f"{name} is {judged} than one constant answer{on}: {texts}.", look)
+            unsure = f"not measurably better than one constant answer on {num} examples"
+            hardly = unsure if metric["proportion"] else "hardly better than one constant answer"
+            yield Alarm(RED, f"{name} is {hardly if better else 'no better than one constant answer'}: {texts}.", look)
             return
 
 
@@ -83,7 +82,7 @@ def _behind(figures):
     # Beside a metric, a loss tells how sure answers are: training again makes it larger where they get better.
     for metric in (head, *(other for other in others if other["name"].rpartition("_")[2] != "loss")):
         before, after = value_of(cut, "validation", metric), value_of(figures["stages"][-1], "validation", metric)
-        if is_worse(metric, before, after, num) and (metric["proportion"] or abs(after - before) > _LITTLE * abs(before)):
+        if is_worse(metric, before, after, num):
             texts = f"{metric['name']} {text_of(metric, after)} to {text_of(metric, before)} on validation examples"
             seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
             look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."

@@ -7,8 +7,6 @@ from tf_reweight.reports.metrics import head_of, is_worse, value_of
 # The wishes, and what of a file is small where it is granted.
 _WISHES = {"size": lambda file: file["num_bytes"], "speed": lambda file: file["latency_ms"]}
 WISHES = (*_WISHES, "accuracy")
-# The part of a metric that is no proportion, of which no number of examples says what is chance, that counts as none.
-_SMALL = 0.02
 # A drop as it was asked for is kept by a difference that rounding makes larger.
 ROUNDING = 1e-9
 # What files have, by the names of a budget: their figures, and how much more than asked for may be chance. Bytes are counted,
@@ -142,7 +140,6 @@ def best_of(values, metric):
 
 def loses(metric, best, value, max_drop, num):
     """Whether a file loses more against the best than it may; arguments as of `best_file`."""
-    if max_drop is None and metric["proportion"]:
+    if max_drop is None:
         return is_worse(metric, best, value, num)
-    scale = 1.0 if metric["proportion"] else max(abs(best), 1e-12)
-    return abs(best - value) / scale > (_SMALL if max_drop is None else max_drop)
+    return abs(best - value) > max_drop * (1.0 if metric["proportion"] else abs(best))

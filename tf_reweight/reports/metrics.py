@@ -4,6 +4,8 @@ import math
 
 # Half width of a 95 % interval in standard errors.
 _ERRORS = 1.96
+# The part of a figure that is no proportion, of which no number of examples says what is chance, that counts as none.
+LITTLE = 0.02
 # Milliseconds are shown with three digits.
 _SHOWN_MS = 1e-3
 
@@ -59,8 +61,12 @@ def interval(metric, value, num):
 
 
 def is_measurable(metric, before, after, num):
-    """Whether a change is more than the spread of a proportion measured on so many examples; other figures always are."""
-    if before is None or after is None or not metric["proportion"] or not num:
+    """Whether a change is more than the spread of a proportion measured on so many examples; of other figures, than 2 %."""
+    if before is None or after is None:
+        return before != after
+    if not metric["proportion"]:
+        return abs(after - before) > LITTLE * abs(before)
+    if not num:
         return before != after
     middle = (before + after) / 2
     return abs(after - before) > _ERRORS * math.sqrt(max(2 * middle * (1.0 - middle), 1.0 / num) / num)
