@@ -12,6 +12,7 @@ import pytest
 import tf_reweight as tfr
 from tests import tasks
 from tf_reweight.cli import main
+from tf_reweight.graph.counting import count_macs
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.progress import QUIET
@@ -320,6 +321,9 @@ def report(**changes):
 def test_a_run_behind_pruning_at_once_is_an_alarm():
     behind = alarms_of(report(one_shot={"validation": {"accuracy": 0.8}, "num_macs": 50}))
     assert [alarm["level"] for alarm in behind] == ["red"] and "70.00% to 80.00%" in behind[0]["seen"]
+    counted = {"at_most": {"bytes": 9, "zipped_bytes": 9, "macs": 50}, "reconstructed": True, "num_examples": 256}
+    (told,) = alarms_of(report(one_shot={"validation": {"accuracy": 0.8}, **counted}))
+    assert "no more bytes of weights and multiply-accumulates than the run has, not trained but fitted by" in told["seen"]
     for value in (0.69, 0.71):  # better, or no measurable difference
         assert not alarms_of(report(one_shot={"validation": {"accuracy": value}, "num_macs": 50}))
 
@@ -392,6 +396,47 @@ def test_the_record_says_what_pruning_at_once_gives(found):
     # Whole channels go: not one fits that the run has left.
     assert 0.8 * last["num_macs"] <= figures["num_macs"] <= last["num_macs"] < dense["num_macs"]
     assert np.isfinite(figures["validation"]["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A dense model, and one of few parameters but most of the computing: the first layer computes most."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(8, 3, padding="same", activation="relu"), keras.layers.Flatten(), keras.layers.Dense(64)]
+    model = keras.Sequential([keras.Input((6, 6, 4)), *layers, keras.layers.ReLU(), keras.layers.Dense(8)])
+    small = keras.models.clone_model(model)
+    kernel = small.layers[2].kernel
+    kernel.assign(kernel * np.where(np.arange(64) < 6, 1.0, 0.0))
+    last = small.layers[4].kernel
+    last.assign(last * np.where(np.arange(64) < 6, 1.0, 0.0)[:, None])
+    return model, tfr.shrink(small)
+
+
+@pytest.mark.parametrize(
+    "prune, counted",
+    [
+        ({"budget": {"macs": 0.5}}, ["macs"]), ({"macs": 0.5}, ["macs"]), ({"budget": {"parameters": 0.5}}, ["parameters"]),
+        ({"budget": {"sparsity": 0.5}}, ["weights"]), ({"budget": {"bytes": 0.5}}, ["bytes"]),
+        ({"budget": {"zipped_bytes": 0.5, "macs": 0.9}}, ["macs", "zipped_bytes"]),
+        ({"budget": {"latency_ms": 0.5}}, ["macs", "parameters"]), ({"sparsity": 0.5}, ["macs", "parameters"]),
+    ],
+)  # fmt: skip
+def test_a_cut_of_channels_at_once_has_no_more_of_what_the_budget_counts(narrow, prune, counted):
+    """It had as many multiply-accumulates, whatever the budget was: of bytes, it had up to half as many again as the run."""
+    dense, small = keras.models.clone_model(narrow[0]), narrow[1]
+    dense.set_weights(narrow[0].get_weights())
+    config = load({"regularize": {"coupled": {}}, "prune": prune, "shrink": {}})
+    stages = [{"name": step, "num_macs": 9 - place} for place, step in enumerate(config.steps)]
+    run = types.SimpleNamespace(config=config, folder=types.SimpleNamespace(load=lambda name: small))
+    has = one_shot._amounts(small, "int8")
+    assert (has["macs"], has["parameters"]) == (count_macs(small), small.count_params())
+    examples = np.random.default_rng(0).normal(size=(32, 6, 6, 4)).astype("float32")
+    cut = one_shot._cut_channels(dense, run, stages, examples)
+    left = one_shot._amounts(dense, "int8")
+    assert list(cut["at_most"]) == counted and all(left[name] <= amount for name, amount in cut["at_most"].items())
+    assert all(has[name] <= amount <= has[name] + 1 for name, amount in cut["at_most"].items())
+    # As much as whole channels allow.
+    assert max(left[name] / has[name] for name in counted) > 0.7
 
 
 @pytest.mark.filterwarnings("ignore:1 kernels of layers with trainable=False")

@@ -12,6 +12,11 @@ _AGREES, _DISAGREES = 0.95, 0.8
 _SLACK = 0.02
 # Kinds of errors for which a file is not there.
 _WRONG = "VerificationError"
+# What the run and the dense model pruned at once have equally little of, by the names of a budget.
+_EQUAL = {
+    "macs": "multiply-accumulates", "parameters": "parameters", "weights": "weights that are not zero",
+    "bytes": "bytes of weights", "zipped_bytes": "bytes of weights",
+}  # fmt: skip
 _LOOKS = {
     _WRONG: "Give more representative examples, choose a finer precision, or {rounding}.",
     "DoesNotFit": "Raise `export.mixed_bytes`, or prune and shrink the model further.",
@@ -74,7 +79,7 @@ def _worse(figures):
 
 
 def _behind(figures):
-    """Whether the run is worse than pruning the dense model at once, without training, at the same size; in any output."""
+    """Whether the run is worse than the dense model pruned at once to what the run has left; in any output."""
     cut, num = figures.get("one_shot"), figures["data"]["num_validation"]
     if cut is None:
         return
@@ -84,9 +89,18 @@ def _behind(figures):
         before, after = value_of(cut, "validation", metric), value_of(figures["stages"][-1], "validation", metric)
         if is_worse(metric, before, after, num):
             texts = f"{metric['name']} {text_of(metric, after)} to {text_of(metric, before)} on validation examples"
-            seen = f"The run is behind the dense model pruned at once, without any training, at the same size: {texts}."
+            seen = f"The run is behind the dense model {_cut(cut)}: {texts}."
             look = "Train longer or with a smaller learning rate, or use method: one_shot and retrain."
             yield Alarm(RED if metric is head else AMBER, seen, look)
+
+
+def _cut(cut):
+    """What was done at once to the dense model that a run is compared with, in words."""
+    equal = " and ".join(dict.fromkeys(_EQUAL[name] for name in cut.get("at_most") or ()))
+    to = f"to no more {equal} than the run has" if equal else "to what its structure leaves"
+    if cut.get("reconstructed"):
+        return f"pruned at once {to}, not trained but fitted by least squares on {cut['num_examples']} examples"
+    return f"pruned at once {to}, without any training"
 
 
 def _rounded(figures):

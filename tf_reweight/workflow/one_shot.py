@@ -1,9 +1,12 @@
-"""What pruning the dense model at once, without any training, gives at the size that a run reached: no run may be behind it."""
+"""What pruning the dense model at once, without training it, gives at what a run has left: no run may be behind it."""
 
+import math
 import warnings
 
 import keras
+import numpy as np
 
+from tf_reweight import budget as budgets
 from tf_reweight import coupling, structures
 from tf_reweight.batch_statistics import are_enough
 from tf_reweight.coupling.scores import group_norms
@@ -15,6 +18,12 @@ from tf_reweight.workflow import methods
 
 # Unlabelled training examples for statistics of BatchNormalization and least squares after the cut.
 _EXAMPLES = 256
+# What is equal where the budget does not count it from a model alone.
+_BOTH = ("macs", "parameters")
+# A file's bytes as a curve over those that are estimated of a model: the same.
+_AS_ESTIMATED = [[0.0, 1.0], [0.0, 1.0]]
+# Stages that leave every channel, in layers of their own.
+_ROUNDING = ("cluster", "quantize")
 
 
 def one_shot(run, stages):
@@ -25,10 +34,12 @@ def one_shot(run, stages):
         stages: the figures of its stages.
 
     Returns:
-        Dict with `validation` (every metric), `num_macs` or `num_nonzero` of what is left, and `criterion`; or None, also for
-        runs of several rules, which no single cut can follow, for those that prune at once themselves, where no cut of the
-        kernels that the run's rule selects leaves so few weights, and where the examples are too few to renew the statistics
-        of BatchNormalization.
+        Dict with `validation` (every metric), `num_macs` and `num_parameters`, or `num_nonzero`, of what is left, `at_most`
+        (by the names of a `Budget`, what of the run it has no more of; empty where the structure says what goes) and
+        `criterion`; where channels went also `reconstructed`, and `num_examples` of that. Or None, also for runs of several
+        rules, which no single cut can follow, for those that prune at once themselves, where no cut of the kernels that the
+        run's rule selects leaves so few weights, and where the examples are too few to renew the statistics of
+        BatchNormalization.
     """
     settings = run.config.regularize
     if not methods.get(settings.method).trains or settings.coupled is None and len(settings.rules) > 1:
@@ -45,13 +56,40 @@ def one_shot(run, stages):
 
 
 def _cut_channels(dense, run, stages, examples):
-    left, whole = stages[-1]["num_macs"], stages[0]["num_macs"]
-    if left >= whole:
+    """Channels go until no more is left than the run has, of all that its budget counts."""
+    if stages[-1]["num_macs"] >= stages[0]["num_macs"]:
         return None
-    coupling.prune_groups(dense, budget={"macs": left}, minimum=0, data=examples, reconstruct=True)
-    coupled = coupling.groups(dense)
-    num_macs = coupling.Cost(coupled).macs([group_norms(item) > 0 for item in coupled.sets])
-    return {"num_macs": num_macs, "criterion": LAMP, "reconstructed": True}
+    plain = [stage["name"] for stage, step in zip(stages, run.config.steps) if step not in _ROUNDING]
+    asked = run.config.prune.budget or {}
+    left = _amounts(run.folder.load(plain[-1]), asked.get("precision"))
+    at_most = {name: max(2, math.ceil(left[name])) for name in _counted(run.config.prune)}
+    # Bytes are compared as they are estimated of both, so that no file has to be written for it.
+    filed = {name: {"points": _AS_ESTIMATED} for name in at_most if name in budgets.OF_FILES}
+    beside = {"precision": asked.get("precision"), "calibration": filed} if filed else {}
+    limit = budgets.Budget(**at_most, **beside)
+    coupling.prune_groups(dense, budget=limit, minimum=0, data=examples, reconstruct=True)
+    left = _amounts(dense, asked.get("precision"))
+    counts = {f"num_{name}": round(left[name]) for name in _BOTH}
+    fitted = {"reconstructed": True, "num_examples": len(keras.tree.flatten(examples)[0])}
+    return {**counts, "at_most": at_most, "criterion": LAMP, **fitted}
+
+
+def _counted(settings):
+    """The names of what a run's budget counts; of both in `_BOTH` where it counts nothing that a model tells by itself."""
+    asked = {"macs"} if settings.macs is not None else {name for name, amount in (settings.budget or {}).items() if amount}
+    asked |= {"weights"} if "sparsity" in asked else set()
+    told = [name for name in ("macs", "parameters", "weights", "bytes", "zipped_bytes") if name in asked]
+    # Times come of operations, which are not timed again for this.
+    return told if told and "latency_ms" not in asked else list(dict.fromkeys((*told, *_BOTH)))
+
+
+def _amounts(model, precision):
+    """What a model has without the channels that are zero, by the names of a `Budget`; bytes are those of its weights."""
+    coupled = coupling.groups(model)
+    cost = coupling.Cost(coupled)
+    estimated = {name: cost.inner(name, budgets.Budget(bytes=1, precision=precision)) for name in ("bytes", "zipped_bytes")}
+    keep = np.concatenate([np.zeros(0, bool), *(group_norms(item) > 0 for item in coupled.sets)])
+    return {name: quantity.at(keep) for name, quantity in {**cost.quantities, **estimated}.items()}
 
 
 def _cut_zeros(dense, run, stages, examples):
@@ -64,7 +102,8 @@ def _cut_zeros(dense, run, stages, examples):
     if sparsity is not None and not 0.0 < sparsity < 1.0:
         return None
     prune(dense, structure, layers=rule.layers, data=examples, sparsity=sparsity, criterion=criterion)
-    return {"num_nonzero": _num_nonzero(dense), "criterion": criterion}
+    at_most = {} if sparsity is None else {"weights": left}
+    return {"num_nonzero": _num_nonzero(dense), "at_most": at_most, "criterion": criterion}
 
 
 def _sparsity(dense, rule, left):
