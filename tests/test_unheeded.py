@@ -11,8 +11,10 @@ from tests import tasks
 from tf_reweight import data, workflow
 from tf_reweight.cli import main
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow import differences
 from tf_reweight.workflow.config import Config, load
 from tf_reweight.workflow.run import Run
+from tf_reweight.workflow.sections import GIVEN
 
 X, Y = np.zeros((40, 8, 8, 1), "float32"), np.zeros((40, 2), "float32")
 CODE = """
@@ -85,6 +87,31 @@ def test_a_configuration_that_a_run_wrote_is_taken(options, model, monkeypatch, 
     (tmp_path / "config.yaml").write_text(run.config.to_yaml())
     for config in (tmp_path / "config.yaml", run.config.model_dump(mode="json"), load(tmp_path / "config.yaml")):
         assert isinstance(run_of(model, config, monkeypatch, **options), Run)
+
+
+def test_the_configuration_of_a_run_says_what_it_was_given(model, monkeypatch, tmp_path, capsys):
+    """It named digits and small_cnn, the defaults, which the run had not used: `--config` went on with them without a word."""
+    run, path = run_of(model, {}, monkeypatch), tmp_path / "config.yaml"
+    path.write_text(run.config.to_yaml())
+    written = load(path)
+    assert (written.data.name, written.model.name) == (GIVEN, GIVEN)
+    for flags in ([], ["--data", "digits"]):
+        assert main.console(["compress", "--config", str(path), *flags, "--dry_run"]) == 2
+        what = "model" if flags else "data"
+        assert f"given its {what} needs the {what} again. Received: {what}.name='(given)'" in capsys.readouterr().err
+    # Names stay where they load what the run uses.
+    named = Run(load({}), None, None, (), QUIET, None).config
+    assert (named.data.name, named.model.name) == ("digits", "small_cnn")
+
+
+def test_folders_of_older_configurations_go_on(model, monkeypatch):
+    asked = run_of(model, {}, monkeypatch).config
+    older = asked.model_copy(deep=True)
+    older.data.name, older.model.name = "digits", "small_cnn"
+    assert differences.of_configurations(older.to_yaml(), asked.to_yaml()) == {}
+    assert list(differences.of_configurations(asked.to_yaml(), older.to_yaml())) == ["data.name", "model.name"]
+    older.train.epochs += 1
+    assert list(differences.of_configurations(older.to_yaml(), asked.to_yaml())) == ["train.epochs"]
 
 
 def test_flags_of_the_command_line_override_a_configuration(monkeypatch, tmp_path):

@@ -285,7 +285,7 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     task = tasks.of_names(named.task) or tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
     tasks.say_outputs_without_loss(task, model)
-    return Run(values, model, data, (), console, command, runs=runs)
+    return Run(values, model, data, (), console, command, runs=runs, named=True)
 
 
 def _finished(run, out):

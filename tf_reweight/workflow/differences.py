@@ -5,6 +5,8 @@ import re
 
 import yaml
 
+from tf_reweight.workflow.sections import GIVEN
+
 # Keys that are named; of more only the number.
 _MOST = 8
 _MISSING = "(not said)"
@@ -21,7 +23,13 @@ def of_configurations(held, asked):
     """
     if held == asked:
         return {}
-    return _between(_mapping(yaml.safe_load, held, "config.yaml"), _mapping(yaml.safe_load, asked, "config.yaml"))
+    old, new = (_mapping(yaml.safe_load, text, "config.yaml") for text in (held, asked))
+    # What was given, `given.json` tells; folders of older versions have the names of defaults in its place.
+    names = [name for name, section in new.items() if isinstance(section, dict) and section.get("name") == GIVEN]
+    for section in (old.get(name) for name in names):
+        if isinstance(section, dict):
+            section["name"] = GIVEN
+    return {} if names and list(old) == list(new) and old == new else _between(old, new)
 
 
 def of_given(held, asked):

@@ -15,6 +15,7 @@ from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import given, labels, unheeded
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.scoring import Scorer, outputs_of
+from tf_reweight.workflow.sections import GIVEN
 
 
 def check_data_is_named(config, source, overrides, model):
@@ -34,9 +35,17 @@ def check_data_is_named(config, source, overrides, model):
     raise ValueError(errors.message("A model of your own needs `train`, or a configuration that names data.", fix, **received))
 
 
+def _check_is_named(what, section, fix):
+    """Raises for a configuration that a run wrote which was given what is to be loaded by its name."""
+    if section.name == GIVEN:
+        expected = f"The configuration of a run that was given its {what} needs the {what} again."
+        raise ValueError(errors.message(expected, fix, **{f"{what}.name": section.name}))
+
+
 def data_of(config):
     """What the configuration names: a `Dataset`, or train, validation and test as a function returns them."""
     named = config.data
+    _check_is_named("data", named, "Pass them as train=(x, y) with the model, or name them by --data (data.name).")
     if code.is_code(named.name):
         return code.splits(named.name)
     return datasets.load(
@@ -47,6 +56,7 @@ def data_of(config):
 def model_of(config, data):
     """The model that the configuration names."""
     named = config.model
+    _check_is_named("model", named, "Pass your model first, compress(model, train, config=...), or name it by --model.")
     parts = {}
     for path in named.custom:
         parts |= code.parts_of(code.imported(path))

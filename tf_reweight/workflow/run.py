@@ -42,6 +42,7 @@ from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.lock import Lock
 from tf_reweight.workflow.measures import environment, stage_figures
 from tf_reweight.workflow.one_shot import one_shot
+from tf_reweight.workflow.sections import GIVEN
 from tf_reweight.workflow.stages import merged, stages_of
 from tf_reweight.workflow.trainer import CURVES
 
@@ -60,13 +61,18 @@ class Run:
             `name of the stage -> callbacks` that makes them.
         runs: the folder in which a run that is given none has its own; None for `runs` in the working folder of now. Code of
             the user's, which runs later, may go to another one.
+        named: whether model and data are those that the configuration names, loaded already.
     """
 
-    def __init__(self, config, model, data, overrides, console, command, callbacks=(), runs=None):
+    def __init__(self, config, model, data, overrides, console, command, callbacks=(), runs=None, named=False):
         self._runs = runs or absolute(pathlib.Path("runs"))
         self.config = load(config, overrides)
         if data is None:
             loading.check_data_is_named(self.config, config, overrides, model)
+        # By the defaults that stand there it would be taken for the run of another model or data.
+        for section, held in (("model", model), ("data", data)) if not named else ():
+            if held is not None:
+                getattr(self.config, section).name = GIVEN
         check_console(console)
         self.console, self.command = console, command
         self.scope = strategies.scope_of(self.config, model)
@@ -279,10 +285,7 @@ class Run:
         return figures
 
     def _config_as_used(self):
-        """The configuration with the names of what was given in place of those that it would have been taken from.
-
-        `config.yaml` keeps it as it is: by that a run folder is known again.
-        """
+        """The configuration with the names of what was given, which load nothing: `config.yaml` says that it was given."""
         config = self.config.model_dump(mode="json")
         if self._is_own:
             config["model"]["name"] = fingerprints.name_of(self.given)

@@ -52,6 +52,10 @@ class Section(pydantic.BaseModel):
         return value
 
 
+# In place of the names of a model and data that a run was given, in its `config.yaml`: nothing loads them by it.
+GIVEN = "(given)"
+
+
 class Data(Section):
     """Where examples come from, see `data.load`, or `FILE.py:FUNCTION`, a function that returns train, validation and test.
 
@@ -59,6 +63,8 @@ class Data(Section):
 
     `value_range` is what images of whole numbers become: `raw` for values as they are stored (0 to 255), or `[low, high]`.
     With `auto` it is what the model was made for: `raw` where it rescales its input itself, else `[0, 1]`.
+
+    In the `config.yaml` of a run folder the `name` of data that were given is `(given)`: who uses that file gives them again.
     """
 
     name: str = "digits"
@@ -79,7 +85,8 @@ class Data(Section):
 class Model(Section):
     """A name from `models.names()`, the path of a built `.keras` file, or `FILE.py:FUNCTION`, which returns a built model.
 
-    `custom` are Python files with the model's own layers, losses and metrics.
+    `custom` are Python files with the model's own layers, losses and metrics. `(given)` is a model that a run was given, as in
+    `data`.
     """
 
     name: str = "small_cnn"
