@@ -16,6 +16,7 @@ from tf_reweight.graph.counting import count_macs
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.tflite.latency import Latencies
 from tf_reweight.workflow import fingerprints, fronts, judging, one_shot, search
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.folder import Folder
@@ -237,6 +238,38 @@ def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path):
         assert point["validation"] == own["validation"]["accuracy"] and point["num_bytes"] == own["num_bytes"]
     assert json.loads((tmp_path / "front" / "sweep.json").read_text()) == front.to_dict()
     assert "macs_0.4" in str(front) and page.count("<circle") == 9
+    times = json.loads((tmp_path / "front" / "times.json").read_text())["times"]
+    assert [point["latency_ms"] for point in front.points] == [row["median_ms"] for row in times["rows"]]
+    assert front.latency["measurement"] == times["measurement"] and "all files in turns" in page
+
+
+def test_times_of_a_sweep_are_of_one_measurement_which_is_kept(tmp_path, monkeypatch):
+    """Each run had measured its own files: stars and the knee were drawn from times that cannot be compared."""
+    measured = []
+
+    def benchmark(paths, num_runs):
+        measured.append([path.read_text() for path in paths])
+        names = ("median_ms", "low_ms", "high_ms", "speedup", "speedup_low", "speedup_high")
+        rows = [{"name": path.name, **dict.fromkeys(names, len(measured) + place)} for place, path in enumerate(paths)]
+        return Latencies(tuple(rows), num_runs, 1, 10, {"id": str(len(measured)), "date": "today"})
+
+    monkeypatch.setattr(fronts.export, "benchmark", benchmark)
+    run = types.SimpleNamespace(folder=Folder(tmp_path / "run", "a: b"), config=load(SMALL))
+    given = [{"name": name, "file": f"{name}.tflite"} for name in ("dense", "macs_0.5")]
+    for point in given:
+        (tmp_path / "run" / point["file"]).write_text(point["name"])
+    found, how = fronts._timed(given, run)
+    assert [point["latency_ms"] for point in found] == [1, 2] and how["measurement"]["id"] == "1"
+    assert fronts._timed(given, run) == (found, how) and len(measured) == 1
+    path = tmp_path / "run" / "times.json"
+    for damage in ("", "[]", "{}", path.read_text().replace("median_ms", "median"), path.read_text().replace('"id"', '"di"')):
+        path.write_text(damage)
+        again = fronts._timed(given, run)
+        assert fronts._timed(given, run) == again and again[1]["measurement"]["id"] == str(len(measured))
+    assert len(measured) == 6
+    (tmp_path / "run" / "macs_0.5.tflite").write_text("another")
+    fronts._timed(given, run)
+    assert measured[1:] == [["dense", "macs_0.5"]] * 5 + [["dense", "another"]]
 
 
 @pytest.mark.parametrize("position, keras_model, row", [(0, 0.9, 0.7), (-1, 0.8, 0.6)])

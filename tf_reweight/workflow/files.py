@@ -54,7 +54,7 @@ def export_files(run):
     _check_refused(run, files, refused)
     timed = export.benchmark([run.folder / file["name"] for file in files], run.config.export.latency_runs)
     how = {name: value for name, value in timed.to_dict().items() if name != "rows"}
-    files = [{**file, **_times(row)} for file, row in zip(files, timed.rows)]
+    files = [{**file, **times_of(row)} for file, row in zip(files, timed.rows)]
     files = with_doubts(files)
     for file in files:
         for doubt in file["doubts"]:
@@ -83,7 +83,7 @@ def _check_refused(run, files, refused):
     run.refused = [{"name": path.name, "kind": type(error).__name__, "reason": str(error)} for _, path, error in refused]
 
 
-def _times(row):
+def times_of(row):
     """A row of `benchmark`, as figures of a file."""
     names = {"median_ms": "latency_ms", "low_ms": "latency_low_ms", "high_ms": "latency_high_ms"}
     return {names.get(name, name): value for name, value in row.items() if name != "name"}

@@ -1,21 +1,26 @@
 """The front: what a model loses for what it saves, over several budgets from one dense model, with all files."""
 
 import dataclasses
+import json
 
 from tf_reweight import budget as budgets
-from tf_reweight import errors
-from tf_reweight.checks import listed
+from tf_reweight import errors, export
+from tf_reweight.checks import is_number, listed
 from tf_reweight.data.models import copied
+from tf_reweight.files import mark_of
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import text_of, value_of
 from tf_reweight.workflow import reach
 from tf_reweight.workflow.config import load
+from tf_reweight.workflow.files import times_of
 from tf_reweight.workflow.stages import stages_of
 
 # What a model may cost, by the names that points have for it.
 AXES = ("num_macs", "num_bytes", "latency_ms")
+# What was measured of the files together, in the folder of the sweep.
+_TIMES = "times.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,21 +30,28 @@ class Front(Report):
     Attributes:
         metric: the one that decides: `name`, `mode`, `proportion`.
         points: one dict per file that is shipped, the dense one first: `name`, `validation` and `test` of the metric, as the
-            file is executed, `num_macs`, `num_bytes`, `latency_ms`, `folder`, `file`; `best_by`: the costs for which no other
-            point is better in both; `knee_by`: those for which it is the point furthest from the line between the ends. Where
-            only the model's class can measure the metric, `validation` is that of the Keras model, and `test` is None.
+            file is executed, `num_macs`, `num_bytes`, `folder`, `file`, `latency_ms` (the median, with `latency_low_ms` and
+            `latency_high_ms`, the 10th and 90th percentile) and `speedup` against the dense file; `best_by`: the costs for
+            which no other point is better in both; `knee_by`: those for which it is the point furthest from the line between
+            its ends. Where only the model's class can measure the metric, `validation` is that of the Keras model, and `test`
+            is None.
+        latency: how times were taken, of all files in turns, as in the result of `benchmark`. Those in the reports of the
+            single runs are of other measurements, which cannot be compared.
     """
 
     metric: dict
     points: tuple[dict, ...]
+    latency: dict | None = None
 
     def to_dict(self):
-        return {"metric": self.metric, "points": list(self.points)}
+        return {"metric": self.metric, "points": list(self.points), "latency": self.latency}
 
     def to_tables(self):
         from rich.table import Table
 
         table = Table(title=f"{self.metric['name']} against what a model costs; * no other is better, K the knee")
+        if self.latency is not None:
+            table.caption = f"ms: median of {self.latency['num_runs']} runs here, all files in turns"
         for heading in ("budget", "validation", "test", "MACs", "bytes", "ms"):
             table.add_column(heading, justify="left" if heading == "budget" else "right")
         for point in self.points:
@@ -85,7 +97,8 @@ def _traced(run, configs):
         report = point.finish()
         points += [_point("dense", report, 0, point)] if not points else []
         points.append(_point(name, report, -1, point))
-    found = Front(run.metric, tuple(marked(points, run.metric["mode"])))
+    points, how = _timed(points, run)
+    found = Front(run.metric, tuple(marked(points, run.metric["mode"])), how)
     run.folder.write_json("sweep.json", found.to_dict())
     run.folder.write_text("sweep.html", pages.render(found.to_dict(), axes_of(points)))
     run.folder.tidy()
@@ -133,10 +146,36 @@ def _point(name, report, position, run):
         "test": value_of(file, "test", run.metric),
         "num_macs": stages[position]["num_macs"],
         "num_bytes": file["num_bytes"],
-        "latency_ms": file["latency_ms"],
         "folder": run.folder.path.name,
         "file": f"{run.folder.path.name}/{file['name']}",
     }
+
+
+def _timed(points, run):
+    """`(points, latency)`: the points with times of their files, all measured in turns, and how they were measured.
+
+    Times of different measurements cannot be compared, as those that each run took of its own files. A sweep that goes on with
+    the same files finds them measured.
+    """
+    paths, num_runs = [run.folder / point["file"] for point in points], run.config.export.latency_runs
+    asked = {"files": [[point["file"], mark_of(path)] for point, path in zip(points, paths)], "num_runs": num_runs}
+    times = _known_times(run.folder / _TIMES, asked)
+    if times is None:
+        times = export.benchmark(paths, num_runs).to_dict()
+        run.folder.write_json(_TIMES, {"asked": asked, "times": times})
+    how = {name: value for name, value in times.items() if name != "rows"}
+    return [{**point, **times_of(row)} for point, row in zip(points, times["rows"])], how
+
+
+def _known_times(path, asked):
+    """What was measured before of the same files; None where it was of others, or its record is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        times = found["times"]
+        good = found["asked"] == asked and len(times["rows"]) == len(asked["files"]) and times["measurement"]["id"]
+        return times if good and all(is_number(times_of(row)["latency_ms"]) for row in times["rows"]) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def marked(points, mode):
