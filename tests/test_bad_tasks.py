@@ -13,8 +13,9 @@ from tf_reweight import workflow
 from tf_reweight.cli import main
 from tf_reweight.data import feeds, raised
 from tf_reweight.reports.progress import QUIET
-from tf_reweight.workflow import class_weights
+from tf_reweight.workflow import class_weights, scoring
 from tf_reweight.workflow.finite import Finite
+from tf_reweight.workflow.task import Task
 
 X, Y = np.zeros((8, 8, 8, 1), "float32"), np.zeros((8, 2), "float32")
 KINDS = {make.__name__: make()[0] for make in tasks.KINDS}
@@ -339,3 +340,93 @@ def test_what_reading_batches_raises_in_a_stage_comes_out_as_it_is(train, valida
     how = {"structure": "unstructured", "epochs": {"train": 99}, "out": tmp_path / "run", "console": QUIET}
     with pytest.raises(OSError, match="^disk gone$"):
         tfr.compress(small(), train(), validation(), **how)
+
+
+MSE2 = {"b": "mse", "a": "mae"}
+# What Keras takes, by the outputs of the model: in a dict, in a list, or one alone.
+LEGAL = {
+    "dict": [
+        {"loss": "mse"}, {"loss": {"a": "mse"}}, {"loss": {"a": "mse", "b": None}}, {"loss": MSE2, "loss_weights": [1.0, 2.0]},
+        {"loss": MSE2, "loss_weights": {"a": 1.0, "b": 2.0}}, {"loss": "mse", "loss_weights": [2.0]}, {"loss": ["mse", "mae"]},
+        {"loss": MSE2, "metrics": {"a": ["mae"]}, "weighted_metrics": {"b": "mae"}}, {"loss": MSE2, "metrics": ["mae", None]},
+        {"loss": MSE2, "metrics": [["mae", "mse"], ["mae"]]}, {"loss": MSE2, "metrics": []}, {"loss": MSE2, "metrics": {}},
+    ],
+    "list": [
+        {"loss": "mse"}, {"loss": MSE2}, {"loss": {"a": "mse", "b": None}}, {"loss": ["mse", None]}, {"loss": ("mse", "mae")},
+        {"loss": MSE2, "loss_weights": {"a": 1.0, "b": 2.0}}, {"loss": ["mse", None], "loss_weights": [2.0, 0.0]},
+        {"loss": MSE2, "metrics": {"a": ["mae"]}}, {"loss": "mse", "metrics": [["mae"], []], "weighted_metrics": ["mae", None]},
+    ],
+    "one": [
+        {"loss": "mse"}, {"loss": ["mse"]}, {"loss": ["mse", "mae"]}, {"loss": {"a": "mse"}},
+        {"loss": "mse", "loss_weights": [2.0]}, {"loss": "mse", "loss_weights": {"a": 2.0}},
+        {"loss": "mse", "loss_weights": 2.0},
+        {"loss": "mse", "metrics": [["mae", "mse"]]}, {"loss": "mse", "metrics": {"a": ["mae"]}},
+        {"loss": "mse", "metrics": ["mae", "mse"]}, {"loss": ["mse", "mae"], "loss_weights": [1.0, 2.0]},
+    ],
+}  # fmt: skip
+ILLEGAL = {
+    "dict": [
+        ({"loss": {"c": "mse"}}, "known output of the model in `loss`.*output='c'.*Valid: a, b"),
+        ({"loss": ["mse"]}, "A list of losses must have one for each output, 2"),
+        ({"loss": MSE2, "loss_weights": {"a": 1.0, "bb": 2.0}}, "in `loss_weights`.*Did you mean 'b'"),
+        ({"loss": MSE2, "loss_weights": {"a": 1.0}}, "Each loss must have a weight where any has.*Add 'b' to loss_weights"),
+        ({"loss": {"a": "mse"}, "loss_weights": {"a": 1.0, "b": 2.0}}, "must be of an output that has a loss.*Leave 'b' out"),
+        ({"loss": MSE2, "loss_weights": [1.0]}, "as many weights as there are losses, 2"),
+        ({"loss": "mse", "loss_weights": {"a": 2.0}}, "a single loss has one weight.*Name a loss for each output"),
+        ({"loss": MSE2, "metrics": {"aa": ["mae"]}}, "in `metrics`.*Did you mean 'a'"),
+        ({"loss": MSE2, "metrics": ["mae"]}, "A list of `metrics` must have those of each output, 2"),
+        ({"loss": MSE2, "weighted_metrics": {"aa": ["mae"]}}, "in `weighted_metrics`.*Did you mean 'a'"),
+    ],
+    "list": [
+        ({"loss": {"a": "mse"}}, "must be there for each output.*Add 'b', or None"),
+        ({"loss": ["mse"]}, "A list of losses must have one for each output, 2"),
+        ({"loss": ["mse", "mae"], "loss_weights": {"a": 1.0, "b": 2.0}}, "Weights by names must go with losses by names"),
+        ({"loss": "mse", "weighted_metrics": ["mae"] * 3}, "A list of `weighted_metrics` must have those of each output, 2"),
+    ],
+    "one": [
+        ({"loss": {"aa": "mse"}}, "in `loss`.*Did you mean 'a'"),
+        ({"loss": []}, "A list of losses must have one for each output, 1"),
+        ({"loss": "mse", "loss_weights": [1.0, 2.0]}, "as many weights as there are losses, 1"),
+        ({"loss": "mse", "loss_weights": {"c": 1.0}}, "in `loss_weights`.*output='c'"),
+        ({"loss": "mse", "metrics": {"c": ["mae"]}}, "in `metrics`.*output='c'"),
+        ({"loss": "mse", "metrics": [["mae"], ["mse"]]}, "A list of `metrics` must have those of each output, 1"),
+        ({"loss": ["mse", lambda y, p: {}[y.shape]]}, "ended with KeyError.*Received: loss="),
+    ],
+}
+
+
+def scored(kind, how):
+    """A `Scorer` that has measured a batch, of a model of two outputs in a dict or a list, or of one, and what to fit with."""
+    x = keras.Input((4,))
+    b, a = keras.layers.Dense(2, name="b")(x), keras.layers.Dense(2, name="a")(x)
+    model = keras.Model(x, {"dict": {"a": a, "b": b}, "list": [b, a], "one": a}[kind])
+    values, label = np.ones((4, 4), "float32"), np.ones((4, 2), "float32")
+    y = {"dict": {"a": label, "b": label}, "list": [label, label], "one": label}[kind]
+    made = scoring.Scorer(Task(**how), model, values)
+    made.begin((values, y, None))
+    return model, values, y
+
+
+@pytest.mark.parametrize("kind", LEGAL)
+def test_losses_weights_and_metrics_that_keras_takes_are_taken(kind):
+    for how in LEGAL[kind]:
+        model, x, y = scored(kind, how)
+        model.compile("sgd", **how, run_eagerly=True)
+        assert np.isfinite(model.test_on_batch(x, y, return_dict=True)["loss"]), how
+
+
+@pytest.mark.parametrize("kind", ILLEGAL)
+def test_losses_weights_and_metrics_of_outputs_that_there_are_not_are_refused(kind):
+    """They trained without them, or ended in Keras' own words; with one weight too many TensorFlow's."""
+    for how, words in ILLEGAL[kind]:
+        with pytest.raises(ValueError, match="(?s)" + words) as raised:
+            scored(kind, how)
+        assert str(raised.value).count("Received: ") == 1, how
+
+
+@pytest.mark.parametrize(
+    "kind, loss, weights", [("dict", {"a": "mse", "b": None}, {"a": 1, "b": 5}), ("list", ["mse", None], [1, 5])]
+)
+def test_a_weight_without_a_loss_is_said(kind, loss, weights):
+    with pytest.warns(UserWarning, match="`loss_weights` weighs '[ab]', of which there is no loss: the weight does nothing"):
+        scored(kind, {"loss": loss, "loss_weights": weights})

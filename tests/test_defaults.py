@@ -356,7 +356,7 @@ def test_outputs_without_a_loss_are_named(net):
     for loss in (["mse", None], {"told": "mse", "untold": None}):
         model.compile("sgd", loss)
         with pytest.warns(UserWarning, match="No loss is about the outputs untold: "):
-            task.say_outputs_without_loss(task.of_model(model), model)
+            task.say_outputs_without_loss(task.of_model(model), model.output_names)
     for loss in ("mse", ["mse", "mae"], {"told": "mse", "untold": "mae"}):
         model.compile("sgd", loss)
-        task.say_outputs_without_loss(task.of_model(model), model)
+        task.say_outputs_without_loss(task.of_model(model), model.output_names)

@@ -248,7 +248,6 @@ def _run_of_model(model, data, structure, budget, epochs, config, callbacks, mon
     task = tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, mode)
     unheeded.check_epochs(said, values, epochs)
-    tasks.say_outputs_without_loss(task, model)
     if isinstance(train, Dataset) or train is None:
         if any(part is not None for part in others):
             fix = "Pass arrays or data sets for all splits, or a data.Dataset alone."
@@ -284,7 +283,6 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     check_model(model)
     task = tasks.of_names(named.task) or tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
-    tasks.say_outputs_without_loss(task, model)
     return Run(values, model, data, (), console, command, runs=runs, named=True)
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import is_sequence
 from tf_reweight.data.labelled import in_order
 from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, loss_name, losses_of
 
@@ -31,15 +32,18 @@ def check_labels(task, scorer, feed, argument):
         fix = "Pass (x, y), or give the model's class a train_step that needs none."
         raise ValueError(errors.message(f"`{argument}` must hold labels: the loss compares with them.", fix, labels=None))
     labels = in_order(y, scorer.names, argument)
-    losses = losses_of(task.loss, scorer.names)
+    # Several losses of a single output add up.
+    single = len(scorer.names) == 1 and is_sequence(task.loss)
+    losses = [task.loss] if single else losses_of(task.loss, scorer.names)
     for name, loss, label, output in zip(scorer.names, losses, labels, keras.tree.flatten(scorer.outputs)):
         if loss is not None and label is None:
             expected = f"`{argument}` must hold labels for each output that has a loss."
             raise ValueError(errors.message(expected, f"Add {name!r}.", labels=sorted(y)))
         if loss is not None:
             _check_numbers(label, f"output {name!r}", argument)
-            label = _without(np.asarray(label), getattr(loss, "ignore_class", None))
-            _check(loss_name(loss), label, output, f"output {name!r}", argument)
+            for each in keras.tree.flatten(loss):
+                cleaned = _without(np.asarray(label), getattr(each, "ignore_class", None))
+                _check(loss_name(each), cleaned, output, f"output {name!r}", argument)
 
 
 def _check_numbers(label, output, argument):

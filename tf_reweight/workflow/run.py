@@ -34,6 +34,7 @@ from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import (
     class_weights, fingerprints, guessing, loading, methods, reach, scoring, search, strategies, trainers, user_callbacks,
 )  # fmt: skip
+from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
@@ -94,6 +95,7 @@ class Run:
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
+        tasks.say_outputs_without_loss(self.task, self.scorer.names)
         class_weights.check(self.config.train.class_weight, self.task, self.data.train, self.scorer.outputs)
         self.metrics = scoring.in_order(self.scorer.metrics, self.config.task.monitor, self.config.task.mode)
         # A model that is built by its name begins with random weights: with no epochs it is regularized from there on.

@@ -1,5 +1,6 @@
 """Every metric of every output, alike for Keras models and for files: of their outputs, by the user's own objects."""
 
+import contextlib
 import dataclasses
 import warnings
 
@@ -13,6 +14,7 @@ from tf_reweight.data.examples import arrays_of, in_structure
 from tf_reweight.export.classes import kinds
 from tf_reweight.graph import better, compiled, steps
 from tf_reweight.graph.losses import losses_of, metrics_of
+from tf_reweight.workflow import outputs as by_output
 
 _LOSS = "loss"
 
@@ -55,6 +57,8 @@ class Scorer:
         self.outputs = outputs_of(model, x)
         self.names = names_of(model, self.outputs)
         self.by_class = compiled.measures_by_itself(model) or task.by_class is not None
+        if not self.by_class:
+            by_output.check(task, model, self.outputs, self.names)
         self._probe, self.metrics, self.kinds = None, (), []
 
     def begin(self, batch):
@@ -65,9 +69,24 @@ class Scorer:
         self.kinds = self._kinds_of(batch[1])
         if batch[1] is not None and self._task.by_class is None and self._task.loss is not None:
             self._probe = _identities(self.outputs, self.names)
-            self._task.compile(self._probe, self._task.learning_rate)
-        if self._probe is not None or self.by_class:
-            self.metrics = self._known((self.outputs, *batch[1:]) if not self.by_class else batch)
+            with self._explained():
+                self._task.compile(self._probe, self._task.learning_rate)
+                self.metrics = () if self.by_class else self._known((self.outputs, *batch[1:]))
+        if self.by_class:
+            self.metrics = self._known(batch)
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Within it what Keras, or a loss or metric of the user's, says of the task is said in the form of our own errors."""
+        try:
+            yield
+        except Exception as error:  # each backend has types of its own for what does not fit
+            names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+            given = {name: vars(self._task)[name] for name in names if vars(self._task)[name] is not None}
+            expected = "Loss and metrics must be able to measure the outputs of a batch by its labels; that ended with"
+            fix = "Compile the model with losses and metrics that fit its outputs and labels, in the structure of the outputs."
+            said = f"{type(error).__name__}: {errors.said_by(error)}"
+            raise ValueError(errors.message(f"{expected} {said}.", fix, **given, outputs=self.names)) from error
 
     def _kinds_of(self, y):
         task, names, arrays = self._task, self.names, [np.asarray(output) for output in keras.tree.flatten(self.outputs)]

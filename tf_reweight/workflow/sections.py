@@ -100,7 +100,7 @@ class Task(Section):
     loss. `mode` says which way is better, `max` or `min`, where its name does not.
     """
 
-    loss: str | list[str | None] | dict[str, str] | None = None
+    loss: str | list[str | None] | dict[str, str | None] | None = None
     loss_weights: list[float] | dict[str, float] | None = None
     metrics: list[typing.Any] | dict[str, typing.Any] | None = None
     weighted_metrics: list[typing.Any] | dict[str, typing.Any] | None = None

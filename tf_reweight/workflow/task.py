@@ -105,9 +105,9 @@ def of_model(model):
     return Task(**arguments, **how)
 
 
-def say_outputs_without_loss(task, model):
-    """Warns of outputs that no loss is about: all that only they need counts as of no use, and changes at will."""
-    losses, names = None if task is None else task.loss, list(getattr(model, "output_names", None) or ())
+def say_outputs_without_loss(task, names):
+    """Warns of outputs, by their names, that no loss is about: what only they need counts as of no use, and changes at will."""
+    losses = task.loss
     if isinstance(losses, dict):
         without = [name for name in names if losses.get(name) is None] if set(losses) <= set(names) else []
     else:
@@ -141,9 +141,10 @@ def of_names(settings):
     optimizer = None if settings.optimizer is None else _known("optimizer", keras.optimizers.get, settings.optimizer)
     for loss in keras.tree.flatten(settings.loss):
         _known("loss", keras.losses.get, loss)
-    for metric in keras.tree.flatten([settings.metrics, settings.weighted_metrics]):
-        if metric not in (None, "accuracy", "acc", "crossentropy", "ce"):
-            _known("metrics", keras.metrics.get, metric)
+    for argument in ("metrics", "weighted_metrics"):
+        for metric in keras.tree.flatten(vars(settings)[argument]):
+            if metric not in (None, "accuracy", "acc", "crossentropy", "ce"):
+                _known(argument, keras.metrics.get, metric)
     return Task(
         loss=settings.loss, loss_weights=settings.loss_weights, metrics=settings.metrics,
         weighted_metrics=settings.weighted_metrics, optimizer=optimizer,
