@@ -66,6 +66,8 @@ def test_numbers_of_numpy_are_numbers_and_its_bools_and_times_are_none(kind):
     assert type(plain[0]) is (int if whole else float) and plain == [2, (0 if whole else 0.5,), "text"]
     for value in (np.True_, np.timedelta64(2), np.datetime64(2, "s"), np.array([2])):
         assert not checks.is_number(value)
+        with pytest.raises(ValueError, match="`strength` must be a finite number >= 0"):
+            checks.check_number("strength", value)
 
 
 def serialized():

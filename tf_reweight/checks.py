@@ -42,7 +42,7 @@ def check_number(name, value, minimum=0.0, exclusive=False, fix="Typical: 1e-6 t
         finite: whether infinity is too high.
     """
     given, value = value, plain(value)  # in NumPy's smaller types the largest float32 is infinite
-    good = is_number(value) and (value > minimum if exclusive else value >= minimum)
+    good = is_number(given) and (value > minimum if exclusive else value >= minimum)
     # An int may be finite and yet larger than any float: then nothing can be computed with it.
     if not good or (value > LARGEST and (finite or is_integer(value))):
         kind, relation = "finite number" if finite else "number", ">" if exclusive else ">="
