@@ -339,7 +339,30 @@ def test_a_schedule_that_begins_too_late_is_said_so():
     assert gradual.history == [] and all((kernel != 0).all() for kernel in kernels_of(model).values())
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_two_of_admm_in_one_fit_are_refused(same, data):
+    """U grew by the same distance twice, and the penalty with it."""
+    model, admm = small_net(jit_compile=False), ADMM("unstructured", 0.5, layers="conv")
+    with pytest.raises(ValueError, match="`callbacks` must hold one ADMM"):
+        other = admm if same else ADMM("unstructured", 0.5, layers="conv")
+        model.fit(*data, epochs=3, callbacks=[admm, other], verbose=0)
+    for _ in range(2):  # one alone goes on, after a fit that was interrupted too
+        model.fit(*data, epochs=2, callbacks=[admm], verbose=0)
+        assert [update["epoch"] for update in admm.history] == [0, 1]
+
+
 # Clipping and lasso --------------------------------------------------------------------------------------------------
+
+
+def test_baselines_refuse_a_model_of_which_nothing_trains(data):
+    """Clipping had done nothing without a word."""
+    for callback in (Clipping(0.2), ADMM("unstructured", 0.5), GradualMagnitude(ConstantSparsity(0.5, 0))):
+        model = small_net(jit_compile=False)
+        model.trainable = False
+        callback.set_model(model)
+        callback.set_params({"epochs": 3, "steps": 2})
+        with pytest.raises(ValueError, match="At least one selected kernel must be trainable"):
+            callback.on_train_begin()
 
 
 @pytest.mark.parametrize("structure", ["unstructured", "filter"])

@@ -5,6 +5,7 @@ import warnings
 import keras
 from keras import ops
 
+from tf_reweight.baselines import projection
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -74,6 +75,7 @@ class Clipping(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         selected, _ = select(self.model, self.structure, self.layers)
+        projection.trainable(selected)
         self._variables = [item.target.variable for item in selected]
         one_fit.begin(self.model, self, self._give_back)
         for item in selected:
