@@ -430,6 +430,22 @@ def test_a_read_only_folder_is_refused_before_any_work(tmp_path, monkeypatch):
         pack.pack_tflite(source, tmp_path / "b.tflite")
 
 
+def test_shapes_and_flags_that_would_not_be_looked_at_are_refused(tmp_path, monkeypatch):
+    """Files of which nothing is packed took any shape, and those that are packed told it as a fault of the file."""
+    monkeypatch.setattr(pack, "Emulator", lambda: None)
+    for number, content in enumerate((converted("conv 3x3", "int8"), zeroed(converted("conv 3x3", "int8")))):
+        source, target = tmp_path / f"{number}.tflite", tmp_path / "out.tflite"
+        source.write_bytes(content)
+        for shapes, words in (({"nope": (1, 2)}, "known input of `shapes`.*'nope'"), (3, "must fit"), ("abc", "must fit")):
+            with pytest.raises(ValueError, match=words) as raised:
+                pack.pack_tflite(source, target, shapes=shapes)
+            assert str(raised.value).count("Received: ") == 1 and "another maker" not in str(raised.value)
+        for how in ({"verify_arm": True}, {"shapes": (1, 2)}):
+            with pytest.raises(ValueError, match="is for running both files, which verify=False leaves out.*verify=False, "):
+                pack.pack_tflite(source, target, verify=False, **how)
+        assert not target.exists()
+
+
 def test_in_place(tmp_path):
     path = tmp_path / "a.tflite"
     path.write_bytes(zeroed(converted("conv 3x3", "int8")))

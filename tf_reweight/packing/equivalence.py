@@ -8,6 +8,7 @@ from tf_reweight import errors
 from tf_reweight.tflite import litert
 from tf_reweight.tflite.comparing import VerificationError, compare
 from tf_reweight.tflite.execution import Runner
+from tf_reweight.tflite.shapes import Unfit
 
 # Powers of two, so that images in [0, 1] as well as in [0, 255] are met.
 _SCALES = (1.0, 1.0, 4.0, 64.0)
@@ -15,6 +16,16 @@ _ARM = " on an emulated ARM machine"
 _SUMMATION = 1e-4
 # Between machines: kernels round int8 in ways of their own, while files that ARM computes wrongly are off by a fifth or more.
 _MACHINES = 5e-2
+
+
+def check_shapes(content, shapes):
+    """Raises ValueError where a file does not take these shapes of inputs; a file that does not run is for `check_same`."""
+    try:
+        Runner(content, delegate=False, shapes=shapes)
+    except Unfit:
+        raise
+    except (ValueError, RuntimeError):
+        pass
 
 
 def check_same(before, after, reordered=False, emulator=None, shapes=None):
@@ -114,6 +125,8 @@ def _ran(what, num_bytes, machine, run):
     """What `run` returns; a `VerificationError` where LiteRT refuses the file."""
     try:
         return run()
+    except Unfit:
+        raise  # no fault of the file
     except (ValueError, RuntimeError, TypeError) as error:
         says = " ".join(str(error).split())[:300]
         expected = f"The {what} file must run in LiteRT{machine}, with and without its default delegate; it says: {says}"

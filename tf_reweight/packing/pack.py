@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 from rich.table import Table
 
+from tf_reweight import errors
 from tf_reweight.checks import check_flags
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.packing import arm, equivalence, rewriting
@@ -173,7 +174,7 @@ def pack_tflite(
 
     Raises:
         FileNotFoundError: when there is no such file or folder, or `verify_arm` finds no emulator.
-        ValueError: as `pack`.
+        ValueError: as `pack`; for shapes that the file does not take, and for `verify_arm` or `shapes` with `verify=False`.
         VerificationError: when one of the files does not run, or their outputs differ. Nothing is written then.
         OSError: when it cannot be written.
 
@@ -181,10 +182,16 @@ def pack_tflite(
         >>> pack_tflite("model.tflite", "packed.tflite").num_bytes_after
     """
     check_flags(verify=verify, verify_arm=verify_arm, zipped=zipped)
+    for name, given in {"verify_arm": verify_arm or None, "shapes": shapes}.items():
+        if given is not None and not verify:
+            expected = f"`{name}` is for running both files, which verify=False leaves out."
+            raise ValueError(errors.message(expected, "Leave one of them out.", verify=verify, **{name: given}))
     out_path = checked_path(out_path)
     emulator = Emulator() if verify_arm else None
     given = read_file(in_path)
     result, report = _packed(flatbuffer.parse(given, in_path), given, zipped)
+    if shapes is not None:
+        equivalence.check_shapes(given, shapes)
     if verify and result.content != given:
         equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator, shapes=shapes)
     write_whole(out_path, result.content)
