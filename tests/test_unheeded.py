@@ -147,3 +147,63 @@ def test_a_configuration_first_takes_a_model_and_data_in_the_place_of_its_own(mo
     assert len(tfr.compress(config, net, DIGITS, console=QUIET).data.train.x) == 100
     with pytest.raises(ValueError, match="`train.steps` is for sources of batches"):
         tfr.compress({**config, "train": {"steps": 3}}, net, DIGITS, console=QUIET)
+
+
+@pytest.fixture
+def code_of_data(tmp_path, monkeypatch):
+    """A folder with data as code, with validation examples and without, and a model for them."""
+    monkeypatch.chdir(tmp_path)
+    tasks.regression()[0].save("mine.keras")
+    (tmp_path / "mine.py").write_text(CODE + "\n\ndef alone():\n    return [load()[0]]\n")
+    return {"data": {"name": "mine.py:load"}, "model": {"name": "mine.keras"}, "regularize": {"coupled": {}}}
+
+
+def test_keys_of_data_by_name_are_refused_for_data_from_a_function(code_of_data):
+    """Only `shift` had been: the others were passed over."""
+    for key, value in {"image_size": 3, "data_dir": "d", "validation": 0.5, "limit": 10, "value_range": "raw"}.items():
+        inside = {**code_of_data, "data": {"name": "mine.py:load", key: value}}
+        for config, overrides in ((inside, ()), (code_of_data, [f"data.{key}={value}"])):
+            with pytest.raises(ValueError, match=f"`data.{key}` is for .*Received: {key}={value!r}. Leave data.{key} out"):
+                workflow.plan(config, overrides=overrides)
+    with pytest.raises(ValueError, match="`data.data_dir` is where tensorflow-datasets keeps.*Leave data.data_dir out"):
+        workflow.plan({"data": {"data_dir": "d"}})
+    alone = {**code_of_data, "data": {"name": "mine.py:alone", "validation": 0.5}}
+    assert workflow.plan(alone)["config"]["data"]["validation"] == 0.5
+    assert workflow.plan(workflow.config.load(code_of_data).model_dump(mode="json"))
+
+
+def test_keys_that_have_no_effect_beside_another_are_refused(code_of_data):
+    small = {"budget": "macs=0.5"}
+    for more, words in (
+        ({"regularize": {"coupled": {}, "rules": [{"structure": "block"}]}}, "one counts.*Received: rules=.*Leave the"),
+        ({"regularize": {"coupled": {}, "method": "one_shot", "rounds": 7}, "prune": small}, "'one_shot' prunes without any"),
+        ({"regularize": {"coupled": {}, "method": {"name": "one_shot"}, "learning_rate": 1}, "prune": small}, "larize.learn"),
+        ({"distill": {"weight": 0.5}, "retrain": {"epochs": 0}}, "`distill` needs epochs of `retrain`, or `quantize`"),
+        ({"stages": ["retrain", "train"]}, r"`train` comes first.*Received: stages=\['retrain', 'train'\]. Put them in order"),
+    ):
+        with pytest.raises(ValueError, match=words) as raised:
+            workflow.plan({**code_of_data, **more})
+        assert str(raised.value).count("Received: ") == 1
+    # A file holds for several methods.
+    config = {**code_of_data, "regularize": {"coupled": {}, "rounds": 2, "every": 3}, "prune": small}
+    assert workflow.plan(config, overrides=["regularize.method=one_shot"])["epochs"]["regularize"] == 0
+    assert workflow.plan({**code_of_data, "distill": {}, "retrain": {"epochs": 0}, "quantize": {}})
+    with pytest.raises(ValueError, match="prunes without any training"):
+        workflow.plan(config, overrides=["regularize.method=one_shot", "regularize.every=2"])
+
+
+def test_flags_that_are_given_twice_and_empty_paths_are_refused(code_of_data, tmp_path, capsys):
+    """The last of two values won, and the empty path was the working folder."""
+    compress = ["compress", "--model", "mine.keras", "--data", "mine.py:load", "--dry_run"]
+    for flags, words in (
+        ([*compress, "--budget", "macs=0.5", "--budget", "macs=0.2"], "--budget must be given once. Received: budget=['macs"),
+        ([*compress, "--model", "b.keras"], "--model must be given once. Received: model=['mine.keras', 'b.keras']. Leave one"),
+        ([*compress, "--epochs", "3", "--epochs", "4"], "--epochs must be given once. Received: epochs=['3', '4']"),
+        ([*compress, "--out", ""], "`out` must be a path. Received: out=''"),
+        ([*compress, "--out", "mine.py"], "The run folder must be a folder, and mine.py is a file"),
+        (["init", ""], "No argument may be empty. Received: arguments=['']"),
+        (["benchmark", "a.tflite", "--runs", "1", "--runs", "2"], "--runs must be given once"),
+    ):
+        assert main.console(flags) == 2
+        assert words in (said := capsys.readouterr().err), (flags, said)
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.keras", "mine.py", "__pycache__"}

@@ -213,6 +213,8 @@ def absolute(path):
 
 
 def _path(name, value):
+    if value == "":  # to Python the working folder
+        raise ValueError(errors.message(f"`{name}` must be a path.", "Pass one; '.' is the working folder.", **{name: value}))
     try:
         return pathlib.Path(value).expanduser()
     except TypeError:

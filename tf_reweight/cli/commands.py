@@ -44,6 +44,8 @@ def _compress(values, positional):
         fix = "For example --data my_data.py:load, digits, an .npz file or a folder of images."
         raise ValueError(errors.message("--model needs --data, or a --config that names data.", fix, model=values.model))
     overrides = overrides_of(values)
+    if values.dry_run and values.out is not None:
+        workflow.check_out(values.out)
     if not asked:
         if values.epochs is not None:
             expected = "--epochs are shared out over the stages of a run with --model, --structure or --budget."

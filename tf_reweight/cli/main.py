@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -130,16 +131,35 @@ def _status(argv):
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     define(values)
+    for name in values:
+        values[name].allow_overwrite = values[name].boolean  # of two values the last would win
     try:
         positional = values(argv)[1:]
     except flags.Error as error:
-        print(f"{error}\n\n{_usage_of(argv[0])}", file=sys.stderr)
+        print(f"{_told_of_flags(error)}\n\n{_usage_of(argv[0])}", file=sys.stderr)
+        return 2
+    if "" in positional:
+        from tf_reweight import errors
+
+        expected, fix = "No argument may be empty.", "Pass a path; '.' is the working folder."
+        print("error: " + errors.message(expected, fix, arguments=positional), file=sys.stderr)
         return 2
     if values.help:
         print(f"{_usage_of(argv[0])}\n{_flags_of(values)}")
         print(notes(argv[0]), end="")
         return 0
     return _guarded(run, values, positional)
+
+
+def _told_of_flags(error):
+    """What absl says of wrong flags; in the form of our own errors, where one that has one value is given twice."""
+    twice = re.fullmatch("flag --([^=]*)=(.*): already defined as (.*)", str(error), re.DOTALL)
+    if twice is None:
+        return error
+    from tf_reweight import errors
+
+    name, second, first = twice.groups()
+    return "error: " + errors.message(f"--{name} must be given once.", "Leave one of them out.", **{name: [first, second]})
 
 
 def _usage_of(command):

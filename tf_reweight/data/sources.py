@@ -17,6 +17,17 @@ DIGITS_WHITE = 16.0
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
+def has_own_place(name):
+    """Whether a name is of data that tensorflow-datasets has nothing to do with: the embedded set, a file, a path."""
+    path = as_path("name", name)
+    return name == "digits" or path.suffix == ".npz" or _is_explicit(name, path) and path.is_dir()
+
+
+def _is_explicit(name, path):
+    """Whether a name can only be a path, and no name of tensorflow-datasets."""
+    return isinstance(name, pathlib.Path) or str(name).startswith((".", "~")) or path.is_absolute()
+
+
 def reader(name, data_dir, image_size):
     """The function that reads `name`; refuses, before anything is read, what no source can be."""
     if not isinstance(name, (str, pathlib.Path)) or not str(name):
@@ -34,8 +45,7 @@ def reader(name, data_dir, image_size):
     if path.suffix == ".npz":
         return lambda: (read_npz(path), None)
     # A name of tensorflow-datasets wins over a folder that happens to be called so; "./mnist" is always the folder.
-    explicit = isinstance(name, pathlib.Path) or str(name).startswith((".", "~")) or path.is_absolute()
-    if not explicit:
+    if not _is_explicit(name, path):
         known = _tfds_names(data_dir)
         if name.split("/")[0].split(":")[0] in known:
             return lambda: _read_tfds(name, data_dir, image_size)
@@ -45,7 +55,7 @@ def reader(name, data_dir, image_size):
         is_code = path.suffix == ".py"
         fix = f"Name the function that loads the data: {name}:load." if is_code else "Save arrays with numpy.savez."
         raise ValueError(errors.message("Expected an .npz file or a folder of images.", fix, name=name))
-    if explicit or len(path.parts) > 1:
+    if _is_explicit(name, path) or len(path.parts) > 1:
         raise FileNotFoundError(errors.message("Expected an existing .npz file or folder.", "Check the path.", name=name))
     near = difflib.get_close_matches(name, ["digits", *known], n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""

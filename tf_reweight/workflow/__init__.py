@@ -23,6 +23,7 @@ from tf_reweight.workflow import defaults, loading, methods, search, strategies,
 from tf_reweight.workflow import fronts as sweeps
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.config import Config
+from tf_reweight.workflow.folder import check_folder
 from tf_reweight.workflow.fronts import Front
 from tf_reweight.workflow.measures import accuracy, environment
 from tf_reweight.workflow.result import Result
@@ -202,12 +203,18 @@ def sweep_by_names(
 
 def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
     out = _placed(out)
+    unheeded.check_training(config, overrides)
     return _finished(Run(config, model, data, overrides, console or terminal(), command), out)
 
 
 def _placed(out):
     """The run folder as it is named when a call begins, before code of the user's can change the working folder."""
     return None if out is None else folder_path("out", out)
+
+
+def check_out(out):
+    """Raises ValueError where no run folder can be: at a file, or inside of one; for plans, which need none."""
+    check_folder(_placed(out))
 
 
 def _compress_model(
@@ -243,6 +250,7 @@ compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr
 def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
     check_model(model)
     given, said = (read({} if config is None else config, overrides) for read in (configs.read, configs.said))
+    unheeded.check_training({} if config is None else config, overrides)
     train, *others = data
     unheeded.check(said, train, data[1])
     task = tasks.of_model(model)
@@ -274,11 +282,13 @@ def plan_by_names(structure=defaults.CHANNELS, budget=None, epochs=None, config=
 
 def _run_by_names(structure, budget, epochs, config, overrides, monitor, console, command):
     runs = absolute(pathlib.Path("runs"))  # before the code that loads data and model
-    given = configs.read({} if config is None else config, overrides)
+    source = {} if config is None else config
+    given = configs.read(source, overrides)
+    unheeded.check_training(source, overrides)
     # How much goes, and how, may be for the defaults to say.
     named = configs.load({name: section for name, section in given.items() if name not in ("regularize", "prune")})
     loading.check_data_is_named(named, given, (), None)
-    data = loading.data_of(named)
+    data = loading.data_of(named, source, overrides)
     model = loading.model_of(named, data)
     check_model(model)
     task = tasks.of_names(named.task) or tasks.of_model(model)
@@ -310,6 +320,7 @@ def plan(
     Returns:
         Dict with `config`, `kernels` (name, structure, strength, groups, weights), `left_out`, `epochs` per stage.
     """
+    unheeded.check_training(config, overrides)
     return _planned(Run(config, model, data, overrides, QUIET, None))
 
 

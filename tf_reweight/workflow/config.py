@@ -95,7 +95,8 @@ class Config(Section):
             idle = [name for name in OPTIONAL if getattr(self, name) is not None and name not in self.stages]
             problem = f"the section `{idle[0]}` is not among the stages" if idle else None
         if problem is not None:
-            raise ValueError(f"stages must be in an order that works: {problem}")
+            expected = f"stages must be in an order that works: {problem}."
+            raise ValueError(errors.message(expected, "Put them in order, or leave `stages` out.", stages=list(self.steps)))
         for name, section in OPTIONAL.items():
             if name in self.stages and getattr(self, name) is None:
                 setattr(self, name, section())
@@ -119,6 +120,22 @@ class Config(Section):
         """Dict from each step that trains to its epochs, of all the times that it comes."""
         still = ("prune", "shrink", *own_stages.OWN)
         return {step: self.epochs_of(step) * self.steps.count(step) for step in self.steps if step not in still}
+
+    @pydantic.model_validator(mode="after")
+    def _distillation_has_a_stage(self):
+        if self.distill is not None and not self.epochs.get("retrain") and self.quantize is None:
+            raise ValueError("`distill` needs epochs of `retrain`, or `quantize`: no other stage follows the dense model")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _rules_or_channels(self):
+        default = Regularize.model_fields["rules"].get_default(call_default_factory=True)
+        said = [rule.model_dump() for rule in self.regularize.rules]
+        if self.regularize.coupled is not None and said != [rule.model_dump() for rule in default]:
+            expected = "`regularize.rules` are for single kernels, and `coupled` for channels that go together: one counts."
+            fix = "Leave the rules out (in an override: regularize.rules=[{}]), or set regularize.coupled to null."
+            raise ValueError(errors.message(expected, fix, rules=said))
+        return self
 
     @pydantic.model_validator(mode="after")
     def _amounts_fit_the_penalty(self):

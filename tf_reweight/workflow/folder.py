@@ -43,6 +43,14 @@ _CHECKS = {
 }
 
 
+def check_folder(path):
+    """Raises ValueError where a file stands at a path, or at a folder that it is in."""
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None:
+        fix = "Choose a folder with --out (out=), which need not exist."
+        raise ValueError(errors.message(f"The run folder must be a folder, and {file.name} is a file.", fix, out=str(path)))
+
+
 class Folder:
     """One run on disk; opening it again continues the run.
 
@@ -85,10 +93,7 @@ class Folder:
     def check(path, resolved, given=None):
         """Raises where a folder holds anything but this very run, or the beginnings that a killed process has left of it."""
         path, given = pathlib.Path(path), _text_of(given)
-        file = next((place for place in (path, *path.parents) if place.is_file()), None)
-        if file is not None:
-            fix = "Choose a folder with --out (out=), which need not exist."
-            raise ValueError(errors.message(f"The run folder must be a folder, and {file.name} is a file.", fix, out=str(path)))
+        check_folder(path)
         entries = set(_read(os.listdir, path)) if path.is_dir() else set()
         _check_files(path, entries)
         entries = {name for name in entries if name != LOCK and not fnmatch.fnmatch(name, files.PARTIAL)}

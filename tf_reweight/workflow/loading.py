@@ -42,12 +42,20 @@ def _check_is_named(what, section, fix):
         raise ValueError(errors.message(expected, fix, **{f"{what}.name": section.name}))
 
 
-def data_of(config):
-    """What the configuration names: a `Dataset`, or train, validation and test as a function returns them."""
+def data_of(config, source, overrides):
+    """What the configuration names: a `Dataset`, or train, validation and test as a function returns them.
+
+    Args:
+        config, source, overrides: as for `check_data_is_named`.
+    """
     named = config.data
     _check_is_named("data", named, "Pass them as train=(x, y) with the model, or name them by --data (data.name).")
+    said = unheeded.said_of_data(source, overrides, named.name)
+    unheeded.check_named(said, named.name)
     if code.is_code(named.name):
-        return code.splits(named.name)
+        splits = code.splits(named.name)
+        unheeded.check_named(said, named.name, splits)
+        return splits
     return datasets.load(
         named.name, named.data_dir, named.validation, config.seed, named.limit, named.image_size, value_range.RAW
     )  # fmt: skip

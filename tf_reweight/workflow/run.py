@@ -79,14 +79,14 @@ class Run:
         self.scope = strategies.scope_of(self.config, model)
         self._callbacks = user_callbacks.maker(callbacks)
         with self.scope():
-            self._begin(model, data)
+            self._begin(model, data, config, overrides)
         self.folder = self.reached = self.stage = self._figures = None
         self.files, self.shipped, self.latency, self.refused, self.searched = [], None, None, [], None
 
-    def _begin(self, model, data):
+    def _begin(self, model, data, source, overrides):
         keras.utils.set_random_seed(self.config.seed)
         data_is_named = data is None
-        data = loading.data_of(self.config) if data_is_named else data
+        data = loading.data_of(self.config, source, overrides) if data_is_named else data
         self._is_trained = model is not None or self.config.model.name not in models.names()
         self.given = loading.model_of(self.config, data) if model is None else model
         check_model(self.given)

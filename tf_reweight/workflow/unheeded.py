@@ -1,15 +1,20 @@
 """Keys of a configuration that nothing would look at, since an argument of the call stands in their place."""
 
 from tf_reweight import errors
-from tf_reweight.data import Dataset
+from tf_reweight.data import Dataset, code, sources
 from tf_reweight.records import plain
 from tf_reweight.workflow import config as configs
+from tf_reweight.workflow import methods
 from tf_reweight.workflow.sections import Data
 
 _EXPECTED = "`data.{}` is for data sets by name, and `train` is given."
 # Keys of `data` that a data set by its name is read by, and how their work is done for one that is given.
 _READ_BY = {"limit": "pass as many examples as shall count", "image_size": "resize the images beforehand"}
 _IN_A_RANGE = {"value_range": "pass values as the model takes them"}
+_IN_NO_PLACE = {"data_dir": "load the data before the call"}
+_IN_CODE = {"data_dir": "let the function know its folder"}
+# Keys of `regularize` that are about its training.
+_TRAINING = ("rounds", "every", "learning_rate")
 _EPOCHS = ("every", "epochs")
 
 
@@ -32,7 +37,7 @@ def check(said, train, validation):
     if train is None:
         return
     is_split = isinstance(train, Dataset)
-    ways = _READ_BY if is_split else _READ_BY | _IN_A_RANGE
+    ways = _READ_BY | _IN_NO_PLACE if is_split else _READ_BY | _IN_A_RANGE | _IN_NO_PLACE
     for key in _section(said, "data"):
         if key == "name":
             _refuse(_EXPECTED.format(key), "Leave one of them out.", said, "data", key)
@@ -41,6 +46,69 @@ def check(said, train, validation):
     if (validation is not None or is_split) and not _is_default("validation", said):
         expected = "`data.validation` is for runs without validation examples of their own: it says how many are held out."
         _refuse(expected, "Leave one of them out.", said, "data", "validation")
+
+
+def said_of_data(source, overrides, name):
+    """What is said of data with its name: by the overrides, and by a configuration that says this name itself.
+
+    A file holds for several runs, of which an override may name other data.
+
+    Args:
+        source, overrides: as `config.load` takes them.
+        name: of the data, in the end.
+    """
+    said = configs.said(source)
+    section = {} if _says_everything(said) else _section(said, "data")
+    section = section if section.get("name", Data.model_fields["name"].default) == name else {}
+    return {"data": {**section, **_section(configs.read({}, overrides), "data")}}
+
+
+def check_named(said, name, splits=None):
+    """Raises where data by name, or those of a function in a file, do not look at what is said of them.
+
+    Args:
+        said: what `said_of_data` gives.
+        name: of the data.
+        splits: None; or `(train, validation, test)` that a function gave.
+
+    Raises:
+        ValueError: for the first such key.
+    """
+    if splits is None and not code.is_code(name):
+        if not _is_default("data_dir", said) and sources.has_own_place(name):
+            expected = "`data.data_dir` is where tensorflow-datasets keeps its data, which these are not."
+            _refuse(expected, "Leave data.data_dir out.", said, "data", "data_dir")
+        return
+    for key, way in (_READ_BY | _IN_A_RANGE | _IN_CODE).items():
+        if splits is None and not _is_default(key, said):
+            expected = f"`data.{key}` is for data sets by name: a function gives its examples as they are."
+            _refuse(expected, f"Leave data.{key} out, and {way}.", said, "data", key)
+    if splits is not None and splits[1] is not None and not _is_default("validation", said):
+        expected = "`data.validation` is for runs without validation examples of their own, which the function gives."
+        _refuse(expected, "Leave data.validation out, or let the function give none.", said, "data", "validation")
+
+
+def check_training(source, overrides):
+    """Raises for keys of a training in `regularize` beside a method without one, said in the same place.
+
+    A file holds for several methods, of which an override may name another.
+
+    Args:
+        source, overrides: as `config.load` takes them.
+
+    Raises:
+        ValueError: for such keys.
+    """
+    for said in (configs.said(source), configs.read({}, overrides)):
+        section = _section(said, "regularize")
+        method = section.get("method")
+        name = method.get("name") if isinstance(method, dict) else method
+        if _says_everything(said) or name not in methods.names() or methods.get(name).trains:
+            continue
+        unread = {f"regularize.{key}": section[key] for key in _TRAINING if section.get(key) is not None}
+        if unread:
+            expected = f"The method {name!r} prunes without any training before it."
+            raise ValueError(errors.message(expected, f"Leave out {', '.join(unread)}, or choose another method.", **unread))
 
 
 def check_epochs(said, made, epochs):
