@@ -1,5 +1,7 @@
 """coupling: which channels go together, what is frozen and why, and pruning them as one."""
 
+import pickle
+
 import keras
 import nets
 import numpy as np
@@ -1102,3 +1104,10 @@ def test_slopes_of_few_channels_are_cut_as_well(units):
     h = L.PReLU(name="slopes")(L.Dense(units, name="made")(x))
     small = follow(keras.Model(x, L.Dense(2, name="top")(L.Flatten()(h))), units)
     assert small.get_layer("slopes").alpha.shape == (4, units - units // 2)
+
+
+def test_groups_go_through_pickle():
+    """A flattened map of features left a lambda in them."""
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Dense(2)]
+    groups = coupling.groups(keras.Sequential([keras.Input((6, 6, 1)), *layers]))
+    assert pickle.loads(pickle.dumps(groups)).to_dict() == groups.to_dict()

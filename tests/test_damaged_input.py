@@ -223,3 +223,40 @@ def test_no_error_of_a_command_is_a_traceback(error, monkeypatch, capsys):
     assert said.startswith("error: ") and "Received: " in said and "Traceback" not in said
     with pytest.raises(type(error)):
         main.console(["inspect", "a", "--debug"])
+
+
+def with_parts(path, change):
+    """The bytes of a `.keras` archive whose parts, a dict of bytes by name, a function has changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+def test_damage_of_a_model_file_is_told_from_custom_layers(tmp_path):
+    """All were told to register their custom layers."""
+    weights, path, other = "model.weights.h5", tmp_path / "a.keras", tmp_path / "other.keras"
+    for file, units in ((path, 3), (other, 5)):
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)]).save(file)
+    with zipfile.ZipFile(other) as archive:
+        exchanged = archive.read(weights)
+    whole = with_parts(path, lambda parts: None)
+    flipped = bytearray(whole)
+    flipped[whole.index(b"\x89HDF") + 2000] ^= 255
+    for content, words in (
+        (bytes(flipped), "whole, and its part model.weights.h5 is not as it was written"),
+        (with_parts(path, lambda parts: parts.pop("config.json")), "whole, and it has no config.json"),
+        (with_parts(path, lambda parts: parts.pop(weights)), "whole, and it has no model.weights.h5"),
+        (with_parts(path, lambda parts: parts.update({weights: parts[weights][:3000]})), "model.weights.h5 cannot be read"),
+        (with_parts(path, lambda parts: parts.update({weights: exchanged})), "Its weights are those of another model"),
+    ):
+        (tmp_path / "bad.keras").write_bytes(content)
+        with pytest.raises(ValueError, match=words) as raised:
+            data.models.load(str(tmp_path / "bad.keras"))
+        assert str(raised.value).count("Received: ") == 1 and "must be registered" not in str(raised.value)
+    (tmp_path / "good.keras").write_bytes(whole)
+    assert data.models.load(str(tmp_path / "good.keras")).count_params() == 15

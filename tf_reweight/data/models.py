@@ -1,10 +1,12 @@
 """Small classifiers to start from, and the user's own `.keras` file."""
 
+import io
 import pathlib
 import tempfile
 import warnings
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 
@@ -96,6 +98,10 @@ def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
     return model
 
 
+# The part of a `.keras` archive that holds the weights.
+_WEIGHTS = "model.weights.h5"
+
+
 def _read(path, custom_objects):
     try:
         with warnings.catch_warnings():
@@ -104,12 +110,36 @@ def _read(path, custom_objects):
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             return keras.saving.load_model(path, custom_objects=custom_objects)
     except Exception as error:  # Keras raises whatever its parts raise: zip, JSON, shape and type errors alike.
+        damage = _damage_of(path)
+        if damage is not None:
+            fix = "It was damaged or put together by other means: save or copy it anew."
+            raise ValueError(errors.message(f"The model file must be whole, and {damage}.", fix, model=str(path))) from error
         fix = (
             "Custom layers must be registered with keras.saving.register_keras_serializable, and imported first; commands "
             "import them by --import FILE.py."
         )
+        if "objects could not be loaded" in str(error):
+            fix = "Its weights are those of another model, or a custom layer builds others than were saved: save it anew."
         expected = f"The model file must load with keras.saving.load_model; it says: {errors.said_by(error)[:300]}."
         raise ValueError(errors.message(expected, fix, model=str(path))) from error
+
+
+def _damage_of(path):
+    """What is damaged or missing in a `.keras` archive, in words; None where all parts are whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad, names = archive.testzip(), archive.namelist()
+            if bad is not None:
+                return f"its part {bad} is not as it was written"
+            missing = [part for part in ("config.json", _WEIGHTS) if part not in names]
+            if missing:
+                return f"it has no {missing[0]}"
+            with archive.open(_WEIGHTS) as weights, h5py.File(io.BytesIO(weights.read()), "r"):
+                return None
+    except zipfile.BadZipFile:
+        return "it is no archive"
+    except OSError:
+        return f"its part {_WEIGHTS} cannot be read"
 
 
 def copied(model):

@@ -168,7 +168,7 @@ class Trace:
 
     def count(self, operation, field, labels):
         """A config field that counts channels."""
-        self.rewrite(operation, field, labels, lambda alive: int(alive.sum()))
+        self.rewrite(operation, field, labels, _number_of)
 
     def opaque(self, reason):
         """Freezes all that comes in, and returns outputs of which nothing is known; a layer with kernels is noted."""
@@ -249,3 +249,7 @@ class Trace:
 
 def _signals(structure):
     return [item for item in keras.tree.flatten(structure) if isinstance(item, Signal)]
+
+
+def _number_of(alive):
+    return int(alive.sum())
