@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight import quantization, tfmot
 from tf_reweight.baselines import Clipping
 from tf_reweight.callbacks import BudgetProximal, IterativePruning, MultiGradient, Proximal
 from tf_reweight.coupling import CoupledProximal
@@ -91,3 +92,66 @@ def test_averages_follow_weights_that_become_zero_and_that_begin_anew():
     kernel.assign(np.where(mask, ops.convert_to_numpy(kernel), 0.5))
     restart_averages(model.optimizer, model.trainable_variables)
     np.testing.assert_array_equal(ops.convert_to_numpy(average), np.where(mask, before, 0.5))
+
+
+# How many values share, and what is zero, at the end of a fit in which clusters are held; with steps that change both or neither.
+CLUSTERED = {
+    "one row": {}, "per channel": {"per_channel": True}, "compiled before": {"before": True},
+}  # fmt: skip
+AVERAGED = {
+    "average": {}, "overwritten": {"ema_overwrite_frequency": 3}, "gathered": {"gradient_accumulation_steps": 3},
+    "swapped for tests": {"swap": False}, "swapped at epochs": {"swap": True},
+}  # fmt: skip
+
+
+def check_clusters(model, before, per_channel):
+    for layer, old in zip(model.layers, before, strict=True):
+        kernel = ops.convert_to_numpy(layer.kernel)
+        np.testing.assert_array_equal(kernel == 0, old == 0)
+        rows = zip(kernel.T, old.T) if per_channel else [(kernel, old)]
+        assert all(len(np.unique(new)) <= len(np.unique(row)) for new, row in rows)
+        assert not np.array_equal(kernel, old)
+
+
+@pytest.mark.parametrize(
+    "clustered, averaged", [*(("one row", name) for name in AVERAGED), ("per channel", "average"), ("compiled before", "average")]
+)
+def test_clusters_and_zeros_are_there_after_fit(clustered, averaged):
+    arguments, options = dict(AVERAGED[averaged]), dict(CLUSTERED[clustered])
+    swap, begun = arguments.pop("swap", None), options.pop("before", False)
+    model = net(ema_momentum=0.9, **arguments)
+    if begun:
+        model.fit(X, Y, verbose=0)
+    tfr.prune(model, "unstructured", sparsity=0.5)
+    quantization.cluster(model, 4, **options)
+    before = [ops.convert_to_numpy(layer.kernel) for layer in model.layers]
+    swaps = [] if swap is None else [keras.callbacks.SwapEMAWeights(swap_on_epoch=swap)]
+    data = (X, Y) if swap is False else None
+    for _ in range(2):
+        model.fit(X, Y, batch_size=8, epochs=2, verbose=0, validation_data=data, callbacks=swaps)
+        check_clusters(model, before, options.get("per_channel", False))
+
+
+def test_averages_of_clusters_are_the_means_of_the_averages_of_their_weights():
+    model = net(ema_momentum=0.5)
+    quantization.cluster(model, 3)
+    layer = model.layers[0]
+    model.fit(X, Y, batch_size=64, epochs=1, verbose=0)
+    average = average_of(model.optimizer, layer.kernel)
+    np.testing.assert_allclose(ops.convert_to_numpy(average), layer.kernel.constraint.numpy(), atol=1e-6)  # the first step's
+    held = layer.kernel.constraint.numpy()
+    model.fit(X, Y, batch_size=64, epochs=1, verbose=0)
+    now = layer.kernel.constraint.numpy()
+    # Half the way of each value, where no weight went to another one.
+    np.testing.assert_allclose(ops.convert_to_numpy(average), (held + now) / 2, atol=1e-5)
+
+
+def test_what_a_schedule_removed_stays_removed_in_the_averages():
+    keras.utils.set_random_seed(0)
+    plain = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(3)])
+    model = tfmot.sparsity.keras.prune_low_magnitude(plain, tfmot.sparsity.keras.ConstantSparsity(0.5, 4))
+    model.compile(keras.optimizers.SGD(1e-2, use_ema=True), "mse")
+    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[tfmot.sparsity.keras.UpdatePruningStep()])
+    for layer in tfmot.pruning.wrappers(model):
+        (kernel,), (mask,) = layer.masked_variables(), layer.masks
+        np.testing.assert_array_equal(ops.convert_to_numpy(kernel) == 0, ops.convert_to_numpy(mask) == 0)

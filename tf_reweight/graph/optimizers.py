@@ -27,6 +27,12 @@ def average_of(optimizer, variable):
     return None
 
 
+def applied_average(variable):
+    """The moving average of a variable that the optimizer keeps whose step is being computed around this call, or None."""
+    optimizer = applying_optimizer()
+    return None if optimizer is None else average_of(optimizer, variable)
+
+
 def zero_averages(optimizer, variables):
     """Sets the averages that an optimizer with `use_ema` keeps of weights to zero where the weights are zero.
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from tf_reweight.graph.additions import Addition
 from tf_reweight.graph.distribution import as_numpy, beside
-from tf_reweight.graph.optimizers import applying_optimizer, average_of
+from tf_reweight.graph.optimizers import applied_average
 from tf_reweight.graph.saveable import Saveable
 from tf_reweight.graph.steps import before_step
 from tf_reweight.kernels.compiled_step import value_before_step
@@ -33,7 +33,7 @@ class Mask(keras.constraints.Constraint):
         self.inner = inner
 
     def __call__(self, weight):
-        average = _average_of(weight)
+        average = applied_average(weight)
         if average is not None:
             average.assign(self._masked(average.value))
         return self._masked(weight if self.inner is None else self.inner(weight))
@@ -64,7 +64,7 @@ class Inserted(keras.constraints.Constraint, abc.ABC):
 
     def __call__(self, weight):
         applied = self.applied(weight if self.inner is None else self.inner(weight))
-        average = _average_of(weight)
+        average = applied_average(weight)
         if average is not None:
             # Else Keras puts averages that are not zero in the place of what this constraint made zero, when training ends.
             average.assign(ops.where(ops.equal(applied, 0), ops.zeros((), dtype=average.dtype), average.value))
@@ -151,12 +151,6 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
     @classmethod
     def remainder(cls, config):
         return config["inner"]
-
-
-def _average_of(weight):
-    """The moving average that the optimizer which applies a constraint now keeps of the weight, or None."""
-    optimizer = applying_optimizer()
-    return None if optimizer is None else average_of(optimizer, weight)
 
 
 def _key(variable):

@@ -110,6 +110,10 @@ class Masked(HoldsState, KernelWrapper):
         """The masked kernels: mapping of the stored variable's id to its masked value."""
         return {id(target.variable): _masked(target.variable, mask) for target, mask in zip(self._targets(), self.masks)}
 
+    def masked_variables(self):
+        """The stored kernels, in the order of the masks."""
+        return [target.variable for target in self._targets()]
+
     def _targets(self):
         """The wrapped layer's kernels that can have the structure."""
         found, _ = walk(self)

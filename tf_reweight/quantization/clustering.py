@@ -10,6 +10,7 @@ from tf_reweight import extras
 from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
+from tf_reweight.graph.optimizers import applied_average
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
 from tf_reweight.kernels.selection import frozen_among, select
@@ -60,6 +61,7 @@ class Shared(keras.constraints.Constraint):
         self.shared = untracked(ops.convert_to_numpy(self._take(values, self._clusters(hidden))), "shared")
 
     def __call__(self, weight):
+        average = applied_average(weight)
         if self.inner is not None:
             weight = self.inner(weight)
         moved = self._rows(ops.cast(weight, "float32"))
@@ -72,6 +74,9 @@ class Shared(keras.constraints.Constraint):
             self.hidden.assign(hidden)
             self.values.assign(values)
             self.shared.assign(shared)
+        if average is not None:
+            of_values = self._means(self._rows(ops.cast(average.value, "float32")), clusters)
+            average.assign(ops.cast(self._from_rows(self._take(of_values, clusters)), average.dtype))
         return ops.cast(self._from_rows(shared), weight.dtype)
 
     def numpy(self):

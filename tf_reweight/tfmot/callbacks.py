@@ -4,7 +4,7 @@ import keras
 
 from tf_reweight import errors
 from tf_reweight.files import as_path
-from tf_reweight.graph.optimizers import steps_of
+from tf_reweight.graph.optimizers import steps_of, zero_averages
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.reports import curves
 from tf_reweight.tfmot.pruning import wrappers
@@ -31,7 +31,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
         step = steps_of(self.model.optimizer)
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
-        if any([layer.advance(step) for layer in self._layers]):
+        advanced = [layer for layer in self._layers if layer.advance(step)]
+        if advanced:
+            # What a later fit begins with would else be averages of before, and what was removed the smallest no more.
+            zero_averages(self.model.optimizer, [kernel for layer in advanced for kernel in layer.masked_variables()])
             renew_step(self.model)
 
 
