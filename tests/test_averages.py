@@ -94,7 +94,7 @@ def test_averages_follow_weights_that_become_zero_and_that_begin_anew():
     np.testing.assert_array_equal(ops.convert_to_numpy(average), np.where(mask, before, 0.5))
 
 
-# How many values share, and what is zero, at the end of a fit in which clusters are held; with steps that change both or neither.
+# What is clustered, and how the weights are averaged.
 CLUSTERED = {
     "one row": {}, "per channel": {"per_channel": True}, "compiled before": {"before": True},
 }  # fmt: skip
@@ -114,7 +114,8 @@ def check_clusters(model, before, per_channel):
 
 
 @pytest.mark.parametrize(
-    "clustered, averaged", [*(("one row", name) for name in AVERAGED), ("per channel", "average"), ("compiled before", "average")]
+    "clustered, averaged",
+    [*(("one row", name) for name in AVERAGED), ("per channel", "average"), ("compiled before", "average")],
 )
 def test_clusters_and_zeros_are_there_after_fit(clustered, averaged):
     arguments, options = dict(AVERAGED[averaged]), dict(CLUSTERED[clustered])
@@ -138,7 +139,7 @@ def test_averages_of_clusters_are_the_means_of_the_averages_of_their_weights():
     layer = model.layers[0]
     model.fit(X, Y, batch_size=64, epochs=1, verbose=0)
     average = average_of(model.optimizer, layer.kernel)
-    np.testing.assert_allclose(ops.convert_to_numpy(average), layer.kernel.constraint.numpy(), atol=1e-6)  # the first step's
+    np.testing.assert_allclose(ops.convert_to_numpy(average), layer.kernel.constraint.numpy(), atol=1e-6)
     held = layer.kernel.constraint.numpy()
     model.fit(X, Y, batch_size=64, epochs=1, verbose=0)
     now = layer.kernel.constraint.numpy()

@@ -201,3 +201,142 @@ def test_a_head_called_on_several_sizes_is_shrunk_quantized_and_exported(tmp_pat
     tfr.quantization.calibrate(quantized, batch)
     record = tfr.export_tflite(quantized, tmp_path / "pyramid.tflite", "int8", verify_data=batch)
     assert record.verification.relative_error < 0.05
+
+
+def at_each_step_and_once(layer, shape=(6,), *, first=False, behind=lambda h: h, at_once=None):
+    """A layer inside `TimeDistributed` and outside; the second is called first where `first` says so."""
+    steps, once = keras.Input((5, *shape)), keras.Input(shape)
+    call = layer if at_once is None else at_once
+    h = behind(call(once)) if first else None
+    parts = [L.Flatten()(L.TimeDistributed(layer, name="each")(steps)), L.Flatten()(behind(call(once)) if h is None else h)]
+    return keras.Model([steps, once], L.Dense(2, name="head")(L.Concatenate()(parts)))
+
+
+def at_steps_of_two():
+    layer, steps = L.Dense(8, activation="tanh", name="e"), keras.Input((5, 6))
+    parts = [L.TimeDistributed(layer, name="a")(steps), L.TimeDistributed(layer, name="b")(ops.sin(steps))]
+    return keras.Model(steps, L.Dense(2)(L.GlobalAveragePooling1D()(L.Concatenate()(parts))))
+
+
+def in_a_nested_model():
+    layer = L.Dense(8, activation="relu", name="e")
+    nested = keras.Sequential([keras.Input((6,)), layer, L.Dense(4)])
+    return at_each_step_and_once(layer, at_once=nested)
+
+
+def nested_at_steps():
+    return at_each_step_and_once(keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(4)]))
+
+
+def reads_another():
+    x = keras.Input((6,))
+    layer = L.Dense(8, name="enc")
+    return keras.Model(x, L.Dense(2, name="head")(Transposed(layer, name="tied")(L.ReLU()(layer(L.Dense(7, name="pre")(x))))))
+
+
+def one_direction_alone():
+    steps, both = keras.Input((5, 6)), L.Bidirectional(L.LSTM(4, return_sequences=True), name="both")
+    return keras.Model(steps, L.Dense(2)(L.Concatenate()([both(steps), both.forward_layer(steps)])))
+
+
+def normalized_outside():
+    x, layer = keras.Input((6,)), L.Dense(8, name="e")
+    return keras.Model(x, L.Dense(2)(L.Concatenate()([L.SpectralNormalization(layer)(x), layer(x)])))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Transposed(L.Layer):
+    """Computes with the kernel of another layer, as the decoder of a tied autoencoder does."""
+
+    def __init__(self, other, **kwargs):
+        super().__init__(**kwargs)
+        self.other = other if isinstance(other, L.Layer) else keras.saving.deserialize_keras_object(other)
+
+    def build(self, shape):
+        self.bias = self.add_weight(shape=(self.other.kernel.shape[0],), name="bias")
+
+    def call(self, inputs):
+        return ops.matmul(inputs, ops.transpose(self.other.kernel)) + self.bias
+
+    def get_config(self):
+        return {**super().get_config(), "other": keras.saving.serialize_keras_object(self.other)}
+
+
+# What is shared, and the functions that keep it one; the others refuse it. `strip` copies the last three apart.
+SHARED = {
+    "a Dense": (lambda: at_each_step_and_once(L.Dense(8, activation="relu")), ("shrink", "quantize", "strip")),
+    "a Dense, once first": (lambda: at_each_step_and_once(L.Dense(8, "tanh"), first=True), ("shrink", "quantize", "strip")),
+    "a Dense, normalized once": (
+        lambda: at_each_step_and_once(L.Dense(8), behind=L.BatchNormalization()), ("shrink", "quantize", "strip"),
+    ),
+    "a Dense in two": (at_steps_of_two, ("shrink", "quantize", "strip")),
+    "a Dense of a nested model": (in_a_nested_model, ("shrink", "quantize", "strip")),
+    "a convolution": (lambda: at_each_step_and_once(L.Conv1D(8, 3), (7, 6)), ("shrink", "strip")),
+    "a nested model": (nested_at_steps, ("shrink", "strip")),
+    "the kernel of another": (reads_another, ()),
+    "one direction": (one_direction_alone, ()),
+    "a layer in another wrapper": (normalized_outside, ()),
+}  # fmt: skip
+MAKES = {
+    "shrink": tfr.shrink, "quantize": lambda model: tfr.strip_quantization(tfr.quantize(model)), "strip": tfr.strip,
+}  # fmt: skip
+
+
+def test_an_activation_object_of_two_layers_is_one_or_refused():
+    x, activation = keras.Input((6,)), L.PReLU()
+    h = L.Dense(8, activation=activation, name="b")(L.Dense(8, activation=activation, name="a")(x))
+    model = keras.Model(x, L.Dense(2)(h))
+    assert tfr.strip_quantization(tfr.quantize(model)).count_params() == model.count_params()
+    with pytest.raises(ValueError, match="Each weight must belong to one layer.*Received: weights="):
+        tfr.shrink(model)
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("shared", SHARED)
+def test_layers_that_share_weights_share_them_in_copies_or_are_refused(shared, make):
+    build, kept = SHARED[shared]
+    model = build()
+    model.compile("sgd", "mse")
+    if make in kept:
+        copy = MAKES[make](model)
+        assert copy.count_params() == model.count_params() and len(copy.trainable_weights) == len(model.trainable_weights)
+    elif kept or make != "strip":
+        with pytest.raises(ValueError, match=f"Each weight must belong to one layer.*`{make}`.*Received: weights=.*Give each"):
+            MAKES[make](model)
+
+
+def test_a_shared_layer_loses_its_channels_once():
+    model = at_each_step_and_once(L.Dense(8, activation="relu", name="e"))
+    tfr.prune_groups(model, sparsity=0.5)
+    small = tfr.shrink(model)
+    (kernel,) = [variable for variable in small.trainable_weights if variable.path.endswith("e/kernel")]
+    assert kernel.shape == (6, 4) and small.get_layer("e").kernel is small.get_layer("each").layer.kernel is kernel
+
+
+def test_channels_of_a_kernel_that_an_unknown_layer_reads_stay():
+    model = reads_another()
+    found = {item.name: item.reasons for item in tfr.groups(model).frozen}
+    assert "enc/kernel is also used by tied" in found["enc"] and "enc/kernel is also used by tied" in found["pre"]
+    with pytest.raises(ValueError, match="enc/kernel is also used by tied"):
+        tfr.prune_groups(model, sparsity=0.5)
+
+
+class Incomplete(L.Layer):
+    """Has no get_config that makes it again."""
+
+    def __init__(self, table, **kwargs):
+        super().__init__(**kwargs)
+        self.table = table
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+@pytest.mark.parametrize("make", [*MAKES.values(), tfr.quantization.simplify], ids=[*MAKES, "simplify"])
+def test_a_layer_without_a_config_is_named(make):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(4), Incomplete(np.ones(3), name="own"), L.Dense(2)])
+    with pytest.raises(TypeError, match="The layer own must be made again from its own config.*Received: layer='Incomplete'"):
+        make(model)

@@ -1,10 +1,12 @@
 """Copies of operations, for models that are built anew."""
 
+import contextlib
 import types
 
 import keras
 from keras import ops
 
+from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.access import is_layer, operation_of
 from tf_reweight.graph.additions import Addition, addition_class, own_weights
@@ -21,12 +23,14 @@ class Copied:
     Args:
         operation: the layer or operation.
         name: of the copy; default its own.
+        made: a copy that has the weights already; default a fresh one.
         changes: entries of the config that differ.
     """
 
-    def __init__(self, operation, name=None, **changes):
-        self.operation, self.filled = operation, False
-        self.copy = fresh(operation, {"name": name or operation.name, **changes})
+    def __init__(self, operation, name=None, made=None, **changes):
+        self.operation, self.filled = operation, made is not None
+        with made_again(operation, operation.name):
+            self.copy = fresh(operation, {"name": name or operation.name, **changes}) if made is None else made
 
     def __call__(self, *args, **kwargs):
         outputs = self.copy(*args, **kwargs)
@@ -64,6 +68,28 @@ def fresh(operation, changes):
         for name in same & _functions(old).keys() & vars(new).keys():
             setattr(new, name, vars(old)[name])
     return copy
+
+
+@contextlib.contextmanager
+def made_again(operation, path):
+    """Within it, what the config of a user's own layer raises is told with the path of the layer and what to do.
+
+    Raises:
+        TypeError: where the layer cannot be made again.
+    """
+    try:
+        yield
+    except Exception as error:  # Code of the user's own may raise anything.
+        if is_keras_own(type(operation)):
+            raise
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise TypeError(
+            errors.message(
+                f"The layer {path} must be made again from its own config, which failed: {said}.",
+                "Give its class a get_config with all arguments of __init__.",
+                layer=type(operation).__name__,
+            )
+        ) from error
 
 
 def _functions(layer):

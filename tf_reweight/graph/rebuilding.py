@@ -7,6 +7,7 @@ from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.distribution import beside_all
+from tf_reweight.graph.ties import around, inside
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
 
 
@@ -46,12 +47,13 @@ class Replacements:
 
     Args:
         choose: function `(path, operation) -> callable`, asked once for each operation; None for a copy with the same weights.
-            Nested models for which it gives None are rebuilt in turn. Default: all are copied.
+            Nested models for which it gives None are rebuilt in turn. Default: all are copied, and a layer that is inside
+            `TimeDistributed` and outside is copied once.
         new_input: see `rebuild`; of nested models as well.
     """
 
     def __init__(self, choose=lambda path, operation: None, new_input=input_like):
-        self.choose, self.new_input, self._made = choose, new_input, {}
+        self.choose, self.new_input, self._made, self._inside = choose, new_input, {}, {}
 
     def __call__(self, path, node, args, kwargs):
         operation = node.operation
@@ -60,9 +62,18 @@ class Replacements:
         return self._made[id(operation)](*args, **kwargs)
 
     def _copied(self, path, operation):
+        if id(operation) in self._inside:
+            return self._inside[id(operation)]
         if is_graph(operation):
             return rebuild(operation, self, new_input=self.new_input, path=f"{path}/")
-        return Copied(operation)
+        inner = inside(operation)
+        if inner is None:
+            return Copied(operation)
+        called = self._made.get(id(inner))
+        known = self._inside.get(id(inner), called if is_graph(called) else getattr(called, "copy", None))
+        made = Copied(operation, made=None if known is None else around(operation, known))
+        self._inside[id(inner)] = made.copy.layer
+        return made
 
 
 class Inlined:

@@ -27,7 +27,7 @@ from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 from tf_reweight.quantization.plan import Plan, is_float
 from tf_reweight.quantization.ranges import calibrate, is_quantized
 from tf_reweight.quantization.report import QuantizationReport, QuantizedLayer
-from tf_reweight.quantization.simplification import simplify
+from tf_reweight.quantization.simplification import check_shared, simplify
 
 
 @typing.overload
@@ -83,8 +83,9 @@ def quantize(
 
     Raises:
         TypeError: for a subclassed model, which has no graph.
-        ValueError: for a model that is not built, is already quantized, has LoRA weights or `Masked` wrappers; for a value out
-            of range; or when no kernel is left to quantize.
+        ValueError: for a model that is not built, is already quantized, has LoRA weights, `Masked` wrappers or layers with a
+            weight in common (a Dense inside `TimeDistributed` and outside stays one); for a value out of range; or when no
+            kernel is left to quantize.
 
     Example:
         >>> qat = quantize(model)
@@ -95,6 +96,7 @@ def quantize(
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
+    check_shared(model, "quantize")
     check_finite(model)
     examples = batch_statistics.given(model, data)
     held = any(mask_of(target.variable) is not None for target in find(model)[0])

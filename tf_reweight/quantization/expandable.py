@@ -25,6 +25,11 @@ def why_not(operation):
     return next(filter(None, called), None) or _OF_LAYER[kind](operation)
 
 
+def is_written_once(wrapper, layer):
+    """Whether a `TimeDistributed` and a layer inside it that is called elsewhere as well become one layer."""
+    return type(layer) is L.Dense and why_not(wrapper) is None
+
+
 def _of_call(call, kind):
     """Why a call has something else than tensors of real numbers and known length, in the arguments that are written out."""
     arguments = named_arguments(call)

@@ -20,9 +20,11 @@ from tf_reweight.graph.keras_classes import is_named
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import Inlined, rebuild
 from tf_reweight.graph.recasting import is_double, is_stored_half, recast
+from tf_reweight.graph.ties import check_untied, shared_inside
 from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
+from tf_reweight.quantization.expandable import is_written_once
 from tf_reweight.quantization.expansion import expand
 from tf_reweight.quantization.plan import is_float
 
@@ -61,14 +63,32 @@ def simplify(model):
         `(functional keras.Model, dict)`: the dict tells of each layer that was rewritten, by path, what became of it.
 
     Raises:
-        ValueError: when the outputs differ by more than float noise.
+        ValueError: when the outputs differ by more than float noise, or layers have a weight in common (a Dense inside
+            `TimeDistributed` and outside stays one).
     """
     check_model(model)
+    check_shared(model, "simplify")
     given = recast(model, "float32") if is_double(model) or is_stored_half(model) else model
     work = _Simplifier(Names(model), given)
     made = rebuild(given, Inlined(work.visit), like=given)
     _check(model, made)
     return made, work.rewritten
+
+
+def check_shared(model, what):
+    """Raises where layers have a weight in common that they would not in the simplified model.
+
+    Args:
+        model: Sequential or functional.
+        what: the function that simplifies it, for the message.
+    """
+    check_untied(model, what, is_written_once, _activation_weights)
+
+
+def _activation_weights(operation):
+    """The weights of an activation object, which stays one where several layers have it, see `Activations`."""
+    activation = operation.activation if type(operation) in (*_FOLDS, L.Activation) else None
+    return activation.weights if is_layer(activation) else ()
 
 
 class _Simplifier:
@@ -77,7 +97,14 @@ class _Simplifier:
         self.made = {}
         self.rewritten = {}
         graphs = graphs_of(model)
-        uses = collections.Counter(id(node.operation) for graph in graphs for node in nodes_in_order(graph))
+        # Layers that are called at each step and elsewhere are one layer here as well.
+        shared = shared_inside(model)
+        nodes = [node for graph in graphs for node in nodes_in_order(graph)]
+        self.shared = {
+            id(node.operation): shared[id(node.operation)] for node in nodes
+            if id(node.operation) in shared and is_written_once(node.operation, shared[id(node.operation)])
+        }  # fmt: skip
+        uses = collections.Counter(id(self.shared.get(id(node.operation), node.operation)) for node in nodes)
         training = _in_training(graphs)
         for graph in graphs:
             if id(graph) not in training:
@@ -85,12 +112,14 @@ class _Simplifier:
 
     def visit(self, path, node, args, kwargs):
         """What stands for a call in the new model."""
-        operation = node.operation
+        operation = self.shared.get(id(node.operation), node.operation)
+        if operation is not node.operation:
+            args, kwargs = args[:1], {}  # a Dense layer takes no mask
         made = self.made.get(id(operation))
         if made is None or isinstance(made, _Fold):
             # Layers of nested models come to stand beside those outside, which may have the same names.
             name = self.names(path.replace("/", "_")) if "/" in path else path
-            made = self._expanded(path, name, operation) or self._rewrite(path, name, operation, args, kwargs, made)
+            made = self._expanded(path, name, node.operation) or self._rewrite(path, name, operation, args, kwargs, made)
             made = self.made[id(operation)] = _regularized(made, operation, name, self.names)
         return made(*args, **kwargs)
 

@@ -9,11 +9,11 @@ from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.call_arguments import inputs_of
-from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, without_penalties
+from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, made_again, without_penalties
 from tf_reweight.graph.distribution import as_numpy
-from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.state import carry_state
+from tf_reweight.graph.ties import around
 from tf_reweight.graph.walking import graph_of, is_graph, nodes_of
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
@@ -29,12 +29,13 @@ class Rebuilder:
         branches: the `CutPlan`.
         find_groups: whether block-diagonal kernels become grouped convolutions.
         include_frozen: whether kernels of layers with `trainable=False` lose zero rows as well.
+        shared: of `ties.shared_inside`: layers inside `TimeDistributed` of which other calls have the same copy.
 
     Attributes:
         compacted: mapping of a layer's path to what became smaller in its kernel.
     """
 
-    def __init__(self, trace, dead, folds, branches=NO_CUTS, find_groups=False, include_frozen=True):
+    def __init__(self, trace, dead, folds, branches=NO_CUTS, find_groups=False, include_frozen=True, shared=None):
         self.trace = trace
         self.dead = np.asarray(sorted(dead), "int64")
         self.folds = {}
@@ -42,6 +43,7 @@ class Rebuilder:
             self.folds[layer] = self.folds.get(layer, 0.0) + delta
         self.branches = branches
         self.find_groups, self.include_frozen = find_groups, include_frozen
+        self.shared = {} if shared is None else shared
         self.compacted = {}
         self._compact = {}
         self._calls = {}
@@ -83,7 +85,7 @@ class Rebuilder:
         if id(operation) in self._compact:
             args, kwargs = keras.tree.map_structure(self._padding(node), (args, kwargs))
         outputs = copy(*args, **kwargs)
-        if is_new and is_layer(operation) and copy is not operation:
+        if is_new and is_layer(operation) and copy is not operation and not is_graph(self.shared.get(id(operation))):
             self._fill(path, operation, copy)
         return outputs
 
@@ -113,27 +115,30 @@ class Rebuilder:
         """A fresh operation with the sizes of what stays; a Lambda or custom layer without weights is used as it is."""
         if is_kept_as_it_is(operation):
             return operation
+        if id(operation) in self.shared:
+            return around(operation, self._shared(path, self.shared[id(operation)]))
+        with made_again(operation, path):
+            return fresh(operation, self._smaller_config(path, operation))
+
+    def _smaller_config(self, path, operation):
+        """The config of a layer or operation with the sizes of what stays."""
         config = self._config(operation)
         kernel = getattr(operation, "kernel", None)
-        if isinstance(kernel, keras.Variable) and (kernel.trainable or self.include_frozen):
+        # The kernel of a layer that is also called at each step keeps its rows: nothing would pad the steps.
+        alone = all(layer is not operation for layer in self.shared.values())
+        if alone and isinstance(kernel, keras.Variable) and (kernel.trainable or self.include_frozen):
             smaller = compact(operation, self._cut(kernel), self._shapes[id(operation)], self.find_groups)
             if smaller is not None:
                 config |= smaller.config()
                 self._compact[id(operation)] = smaller
                 self.compacted[path] = smaller.words(operation)
-        if is_keras_own(type(operation)):
-            return fresh(operation, config)
-        try:
-            return fresh(operation, config)
-        except Exception as error:  # Code of the user's own may raise anything.
-            said = str(error).splitlines()[0][:200]
-            raise TypeError(
-                errors.message(
-                    f"The layer {path} must be made again from its own config, which failed: {said}",
-                    "Give its class a get_config with all arguments of __init__.",
-                    layer=type(operation).__name__,
-                )
-            ) from error
+        return config
+
+    def _shared(self, path, layer):
+        """The one copy of a layer inside a `TimeDistributed` and elsewhere."""
+        if id(layer) not in self.made:
+            self.made[id(layer)] = self.model(layer, path=f"{path}/") if is_graph(layer) else self._copy(path, layer)
+        return self.made[id(layer)]
 
     def _config(self, operation):
         config = without_penalties(operation.get_config())

@@ -18,6 +18,7 @@ from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import check_channels_are_open
 from tf_reweight.graph.randomness import fixed_draws
+from tf_reweight.graph.ties import check_untied, shared_inside
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.held import warn_of_revived
 from tf_reweight.records import Report
@@ -144,8 +145,8 @@ def shrink(
     Raises:
         ShrinkError: when the outputs differ by more than float noise; where float32 models differ, float64 decides.
         TypeError: for a subclassed model.
-        ValueError: for a model that is not built or is quantized, a value out of range, or convolutions with channels first
-            on a processor.
+        ValueError: for a model that is not built or is quantized, a value out of range, convolutions with channels first
+            on a processor, or layers that have a weight in common. A layer inside `TimeDistributed` and outside stays one.
 
     Example:
         >>> prune_groups(model, sparsity=0.5)
@@ -154,6 +155,7 @@ def shrink(
     check_flags(find_groups=find_groups, return_report=return_report, include_frozen=include_frozen)
     check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
+    check_untied(model, "shrink")
     check_channels_are_open(model)
     warn_of_revived(model)
     examples = batch_statistics.given(model, data)
@@ -178,7 +180,7 @@ def shrink(
         stayed = sorted({verdict.kept[root] for root in item.labels.tolist() if root in verdict.kept})
         done.append(ShrunkSet(item.name, kept, item.num_groups, tuple(notes + stayed)))
     folds = {key: delta for key, delta in verdict.folds.items() if key[1] in dead}
-    rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups, include_frozen)
+    rebuilder = Rebuilder(coupled.trace, dead, folds, branches, find_groups, include_frozen, shared_inside(model))
     small = rebuilder.model(model)
     result = verify.check(model, small, batch)
     compile_like(small, model)

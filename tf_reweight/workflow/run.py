@@ -18,11 +18,13 @@ from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.tensorflow_draws import seed_generator
+from tf_reweight.graph.ties import check_untied
 from tf_reweight.graph.walking import comes_back, graph_of
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
 from tf_reweight.penalties.attachment import attachments, lost_when_saved
 from tf_reweight.quantization.choosing import Choice
+from tf_reweight.quantization.simplification import check_shared
 from tf_reweight.reports import page
 from tf_reweight.reports.alarms import alarms_of
 from tf_reweight.reports.curves import epochs_of, lost_epochs, read_curves
@@ -322,6 +324,10 @@ def _check_stages(config, model):
     methods.get(config.regularize.method).check_model(config.regularize, model)
     if any(section is not None for section in (config.shrink, config.cluster, config.quantize)):
         graph_of(model)
+    if config.shrink is not None:
+        check_untied(model, "shrink")
+    if config.cluster is not None or config.quantize is not None:
+        check_shared(model, "quantize")
     if config.quantize is not None and isinstance(config.quantize.weight_bits, dict):
         Choice(model, simplify(model)[0]).check("weight_bits", list(config.quantize.weight_bits))
     if config.export.verify_arm:

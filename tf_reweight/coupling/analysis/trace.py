@@ -97,6 +97,8 @@ class Trace:
         self._training = None
         # Channels made and a reason for each layer with kernels that no rule follows.
         self.unfollowed = {}
+        # The paths of layers that no rule follows, by the ids of their weights: a layer may have weights of another.
+        self._read_by = {}
 
     # What rules use.
 
@@ -175,6 +177,7 @@ class Trace:
         self.step.mixes = True
         if is_layer(self.step.operation) and any(len(weight.shape) > 1 for weight in self.step.operation.weights):
             self.unfollowed[self.step.path] = (self.shapes[0][-1] or 1 if self.shapes[0] else 1, reason)
+        self._read_by |= {id(weight): self.step.path for weight in getattr(self.step.operation, "weights", ())}
         for signal in self.step.inputs:
             self.freeze(signal, reason)
         outputs = []
@@ -198,6 +201,9 @@ class Trace:
         self.outputs = walk(model, inputs, self._visit)
         for signal in self.outputs:
             self.freeze(signal, OUTPUT)
+        for entry in self.axes.values():
+            if id(entry.variable) in self._read_by:
+                self.freeze(entry.labels, f"{entry.name} is also used by {self._read_by[id(entry.variable)]}")
         return self
 
     def _visit(self, path, node, args, kwargs):
