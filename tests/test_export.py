@@ -231,6 +231,18 @@ def test_bad_paths_and_models(small, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("mode", ["int8", "float8"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "weight_int8"])
+def test_models_that_keras_has_quantized_are_refused_before_any_work(mode, precision, tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="d"), keras.layers.Dense(2)])
+    for layer in model.layers:
+        layer.quantize(mode)
+    words = f"quantized by Keras.*Received: layers=.*'d': '{mode}'.*from before `model.quantize`"
+    with pytest.raises(ValueError, match=words):
+        export.export_tflite(model, tmp_path / "m.tflite", precision, representative_data=np.ones((4, 6), "float32"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_models_too_large_for_a_file_are_refused_before_any_work(small, tmp_path, monkeypatch):
     from tf_reweight.export import tflite
     from tf_reweight.tflite import flatbuffer

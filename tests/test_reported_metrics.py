@@ -135,8 +135,20 @@ def test_a_file_that_loses_against_another_of_the_run_is_named():
     for quantized, help_is in ((None, "learn the rounding with `quantize`"), ({"layers": 3}, "train `quantize` longer")):
         (alarm,) = alarms.alarms_of({**figures, "quantized": quantized})
         assert help_is in alarm["look"]  # and never the stage that the run has had
+    for precision in ("float32", "float16"):
+        *others, last = figures["files"]
+        (alarm,) = alarms.alarms_of({**figures, "files": [*others, {**last, "precision": precision}]})
+        assert alarm["look"] == "It has the weights of its model: retrain longer."  # there is no rounding to learn
     figures["files"][-1]["validation"] = {"mae": 0.425}
     assert seen(figures) == []
+
+
+def test_a_shipped_file_in_floats_is_not_told_to_learn_its_rounding():
+    ways_of = {"int8": "Ask for less, retrain longer, or learn the rounding", "float32": "Ask for less, or retrain longer;"}
+    for precision, ways in ways_of.items():
+        figures = regression_run(after=0.9)
+        figures["files"][-1]["precision"] = precision
+        assert ways in [alarm for alarm in alarms.alarms_of(figures) if "went from" in alarm["seen"]][0]["look"]
 
 
 def test_better_than_guessing_and_not_measurably_so_is_said_as_such():

@@ -1,6 +1,7 @@
 """A training loop of the user's own that was traced before a model is pruned or regularized: told at once, and only then."""
 
 import gc
+import logging
 import warnings
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight.kernels.compiled_step import compiled
 
 L = keras.layers
 tf = pytest.importorskip("tensorflow")
@@ -16,6 +18,28 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("tf.function is TensorFlow's", allow_module_level=True)
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(16, 2)).astype("float32")
+
+
+def times(variable):
+    return lambda steps: variable.value * steps
+
+
+def test_a_graph_for_each_of_several_models_is_no_retracing():
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    try:
+        for factor in range(8):
+            variable = keras.Variable(float(factor))
+            double = compiled(times(variable))
+            for steps in (2.0, 3.0):
+                assert float(double(ops.convert_to_tensor(steps, "float32"))) == factor * steps
+            variable.assign(10.0)
+            assert float(double(ops.convert_to_tensor(2.0, "float32"))) == 20.0
+    finally:
+        tf.get_logger().removeHandler(handler)
+    assert heard == []
 
 
 def built():

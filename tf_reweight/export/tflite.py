@@ -21,6 +21,7 @@ from tf_reweight.export.scopes import check_scopes
 from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
+from tf_reweight.graph.access import all_layers, quantization_of
 from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
@@ -41,6 +42,8 @@ from tf_reweight.tflite.sizes import sizes_of
 _NOISE = 1.1
 # Activations with kernels for integers, which models are trained for and chips for integers alone want: in float on demand.
 _TRAINED = ("HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1")
+# Layers whose products Keras computes in int8 or float8 where it has quantized them; what it looks up is exported as it is.
+_MULTIPLYING = (keras.layers.Dense, keras.layers.EinsumDense)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,10 +304,21 @@ def _wider(summary, precision):
     return wider
 
 
+def _check_not_quantized_by_keras(model):
+    """Raises for kernels that Keras itself has quantized to products the converter does not know."""
+    found = {layer.name: quantization_of(layer) for layer in all_layers(model) if isinstance(layer, _MULTIPLYING)}
+    found = {name: mode for name, mode in found.items() if mode in ("int8", "float8")}
+    if found:
+        expected = "No layer may be quantized by Keras to products of int8 or float8, which files have no operation for."
+        fix = "Use the model from before `model.quantize`: `precision` makes integer files of it."
+        raise ValueError(errors.message(expected, fix, layers=dict(list(found.items())[:5])))
+
+
 def _check_arguments(model, precision, representative_data, tolerance, quantized_io):
     check_name("precision", precision, PRECISIONS)
     check_backend("`export_tflite`")
     check_model(model)
+    _check_not_quantized_by_keras(model)
     flatbuffer.check_size(count_parameters(model) * TABLE[precision].weight_bits // 8, model.name)
     if TABLE[precision].by_quantizer:
         check_installed()

@@ -42,4 +42,12 @@ def compiled(function):
         return function
     import tensorflow as tf
 
-    return tf.function(function)
+    traced = []
+
+    def call(*tensors):
+        # Not a `tf.function` to call: that warns of retracing where several models have one of the same code each.
+        if not traced:
+            traced.append(tf.function(function).get_concrete_function(*tensors))
+        return traced[0](*tensors)
+
+    return call

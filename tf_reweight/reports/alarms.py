@@ -10,6 +10,8 @@ RED, AMBER = "red", "amber"
 _AGREES, _DISAGREES = 0.95, 0.8
 # Parts of what was asked for that may be missing: rounding to whole channels.
 _SLACK = 0.02
+# Precisions that have no rounding that training could learn.
+_FLOATS = ("float32", "float16")
 # Kinds of errors for which a file is not there.
 _WRONG = "VerificationError"
 # What the run and the dense model pruned at once have equally little of, by the names of a budget.
@@ -73,7 +75,8 @@ def _worse(figures):
     if is_worse(metric, before, after, _num_test(figures)):
         change = abs(after - before)
         grave = change > 0.05 if metric["proportion"] else before and change > 0.25 * abs(before)
-        look = f"Ask for less, retrain longer, or {_rounding(figures)}; see at which stage it was lost."
+        *ways, last = dict.fromkeys(("Ask for less", "retrain longer", _rounding(figures, shipped_of(figures))))
+        look = f"{', '.join(ways)}, or {last}; see at which stage it was lost."
         seen = f"{metric['name']} went from {text_of(metric, before)} to {text_of(metric, after)}."
         yield Alarm(RED if grave else AMBER, seen, look)
 
@@ -113,15 +116,23 @@ def _rounded(figures):
     for name, value in values.items():
         if loses(metric, best, value, None, figures["data"]["num_validation"]):
             texts = f"{metric['name']} {text_of(metric, value)} to {text_of(metric, best)} on validation examples"
-            look = f"See what loses it: tf-reweight explain; or {_rounding(figures)}."
+            (file,) = (file for file in own if file["name"] == name)
+            cause = "It has the weights of its model:" if _is_float(file) else "See what loses it: tf-reweight explain; or"
+            look = f"{cause} {_rounding(figures, file)}."
             yield Alarm(AMBER, f"{name} loses against the most accurate of the run's files: {texts}.", look)
 
 
-def _rounding(figures):
-    """What makes up for rounding: the stage that a run has not had, or more of it."""
+def _rounding(figures, file):
+    """What makes up for rounding in a file: the stage that a run has not had, or more of it; of floats more training."""
+    if _is_float(file):
+        return "retrain longer"
     if figures.get("quantized"):
         return "train `quantize` longer, or with another learning rate"
     return "learn the rounding with `quantize`"
+
+
+def _is_float(file):
+    return file.get("precision") in _FLOATS
 
 
 def _disagreeing(figures):
@@ -130,7 +141,7 @@ def _disagreeing(figures):
             share = output["agreement"]
             if share is not None and share < _AGREES:
                 seen = f"{file['name']} agrees with its Keras model in {share:.1%} of {output['name']}."
-                look = f"Measure it on real data; give more representative data, or {_rounding(figures)}."
+                look = f"Measure it on real data; give more representative data, or {_rounding(figures, file)}."
                 yield Alarm(RED if share < _DISAGREES else AMBER, seen, look)
 
 
@@ -139,7 +150,7 @@ def _refused(figures):
         kind = file.get("kind", _WRONG)
         expected = file["reason"].partition(" Received: ")[0]
         what = "kept: it does not compute what its model does." if kind == _WRONG else f"written: {expected}"
-        look = _LOOKS.get(kind, "Choose another precision, or leave it out.").format(rounding=_rounding(figures))
+        look = _LOOKS.get(kind, "Choose another precision, or leave it out.").format(rounding=_rounding(figures, file))
         yield Alarm(RED, f"{file['name']} was not {what}", look)
 
 
@@ -195,7 +206,7 @@ def _dropped(figures, has, limit):
     lost, asked = (f"{100 * part:.2f} points" if metric["proportion"] else f"{part:.4g}" for part in (has, limit))
     behind = f"loses {lost} of {metric['name']} against the dense model on validation examples"
     seen = f"{shipped['name']} {behind}; {asked} may go."
-    look = f"Allow more, {_rounding(figures)}, or export a finer precision too: a file that holds it is shipped."
+    look = f"Allow more, {_rounding(figures, shipped)}, or export a finer precision too: a file that holds it is shipped."
     return Alarm(RED, seen, look)
 
 
