@@ -202,8 +202,10 @@ class Trace:
         for signal in self.outputs:
             self.freeze(signal, OUTPUT)
         for entry in self.axes.values():
-            if id(entry.variable) in self._read_by:
-                self.freeze(entry.labels, f"{entry.name} is also used by {self._read_by[id(entry.variable)]}")
+            reader = self._read_by.get(id(entry.variable))
+            # A rule that gives up half-way knows what it has noted of its own layer.
+            if reader is not None and not entry.name.startswith(f"{reader}/"):
+                self.freeze(entry.labels, f"{entry.name} is also used by {reader}")
         return self
 
     def _visit(self, path, node, args, kwargs):
