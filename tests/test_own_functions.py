@@ -1,5 +1,7 @@
 """Activations that are a user's own functions or layer objects, in every stage that copies a layer: they stay what they are."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -23,7 +25,28 @@ def silu(x):
     return ops.tanh(x) * x
 
 
+class Scaled:
+    """A callable object: it has neither a name nor a config."""
+
+    def __call__(self, x):
+        return 2 * ops.tanh(x)
+
+
+class OwnPenalty(keras.regularizers.Regularizer):
+    """One that is not registered, and is not made again from its config."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, x):
+        return self.value + 0 * ops.sum(x)
+
+    def get_config(self):
+        return {}
+
+
 FUNCTIONS = [own_swish, relu, silu]
+NAMELESS = [functools.partial(ops.leaky_relu, negative_slope=0.3), Scaled()]
 OBJECTS = [
     lambda: L.LeakyReLU(0.1), lambda: L.ReLU(6), lambda: L.ReLU(), lambda: L.ReLU(negative_slope=0.2), lambda: L.ELU(0.5),
     lambda: L.PReLU(alpha_initializer=keras.initializers.RandomUniform(0.1, 0.3)), lambda: L.Activation("silu"),
@@ -73,6 +96,47 @@ def assert_stays_in_every_copy(model):
 def test_a_users_function_stays_in_every_copy(function):
     keras.utils.set_random_seed(0)
     assert_stays_in_every_copy(net(lambda: function))
+
+
+@pytest.mark.parametrize("function", NAMELESS, ids=["partial", "object"])
+def test_a_callable_that_no_config_holds_stays_in_every_copy(function):
+    keras.utils.set_random_seed(0)
+    assert_stays_in_every_copy(net(lambda: function))
+    x = keras.Input((4, 3))
+    inside = L.TimeDistributed(L.Dense(3, activation=function))(L.LSTM(4, activation=function, return_sequences=True)(x))
+    model, given = keras.Model(x, L.Dense(2)(inside)), np.random.default_rng(0).normal(size=(8, 4, 3)).astype("float32")
+    for copied in STAGES.values():
+        np.testing.assert_allclose(copied(model)(given, training=False), model(given, training=False), atol=1e-3)
+
+
+PENALTIES = {
+    "nothing": lambda model: None,
+    "regularize": lambda model: tfr.regularize(model, "unstructured", 1e-3),
+    "twice": lambda model: (tfr.regularize(model, "filter", 1e-3), tfr.regularize(model, "unstructured", 1e-3)),
+    "regularize_coupled": lambda model: tfr.regularize_coupled(model, 1e-3),
+    "regularize_levels": lambda model: tfr.quantization.regularize_levels(model, 4),
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_a_users_regularizer_beside_a_penalty_is_the_very_object_in_every_copy(penalty):
+    own = OwnPenalty(5.0)
+    x = keras.Input((6, 6, 3))
+    h = L.Conv2D(4, 3, kernel_regularizer=own)(L.Conv2D(4, 3)(x))
+    model = keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(h)))
+    PENALTIES[penalty](model)
+    for copied in STAGES.values():
+        assert float(sum(copied(model).losses)) == 5.0
+
+
+def test_a_users_regularizer_inside_of_other_layers_is_the_very_object():
+    own = OwnPenalty(5.0)
+    x = keras.Input((4, 3))
+    inside = L.TimeDistributed(L.Dense(3, kernel_regularizer=own))(L.Bidirectional(L.GRU(2, return_sequences=True))(x))
+    model = keras.Model(x, L.Dense(2)(L.MultiHeadAttention(1, 2, kernel_regularizer=own)(inside, inside)))
+    tfr.regularize(model, "unstructured", 1e-3)
+    for stage in ("strip", "shrink"):
+        assert float(sum(STAGES[stage](model).losses)) == 25.0
 
 
 @pytest.mark.parametrize("build", OBJECTS, ids=IDS)

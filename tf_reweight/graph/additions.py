@@ -14,6 +14,20 @@ class Addition:
         """What a copy keeps of the serialized object with the inner `config`: None, or what was there before it."""
         return None
 
+    def remains(self):
+        """The same of the object itself, so that what was there before it is the very object: a user's own has no name."""
+        return None
+
+
+def is_addition(value):
+    """Whether an argument of a layer is an `Addition`."""
+    return isinstance(value, Addition)
+
+
+def remains_of(value):
+    """What a copy keeps of an argument of a layer, as an object: itself, unless it is an `Addition`."""
+    return value.remains() if is_addition(value) else value
+
 
 def additions_of(layer):
     """All additions inside a layer, those that other additions hold included."""

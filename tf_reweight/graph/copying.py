@@ -9,7 +9,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.graph.access import is_layer, operation_of
-from tf_reweight.graph.additions import Addition, addition_class, own_weights
+from tf_reweight.graph.additions import addition_class, is_addition, own_weights, remains_of
 from tf_reweight.graph.keras_classes import is_keras_own, is_named, is_ours
 from tf_reweight.graph.state import carry_state, parts_of
 
@@ -57,16 +57,18 @@ def fresh(operation, changes):
         return type(operation).from_config({**given, **{name: changes[name] for name in changes.keys() & given.keys()}})
     if is_kept_as_it_is(operation) and changes.keys() <= {"name"}:
         return operation
-    given = without_penalties(operation.get_config())
+    given = without_penalties(config_of(operation))
     config = {**given, **changes}
     same = {name for name, value in given.items() if config[name] == value}
     if is_keras_own(type(operation).from_config):
-        config |= _live(operation, same)
-    with keras.saving.custom_object_scope(_functions_inside(operation)):
+        config |= {name: value for name, value in _live(operation).items() if name in same}
+    with keras.saving.custom_object_scope(_own_inside(operation)):
         copy = type(operation).from_config(config)
+    changed = given.keys() - same
     for old, new in zip(parts_of(operation), parts_of(copy)):
-        for name in same & _functions(old).keys() & vars(new).keys():
-            setattr(new, name, vars(old)[name])
+        for name, value in _live(old).items() if type(old) is type(new) else ():
+            if name in vars(new).keys() - changed:
+                setattr(new, name, value)
     return copy
 
 
@@ -92,31 +94,56 @@ def made_again(operation, path):
         ) from error
 
 
-def _functions(layer):
-    """The plain functions among the arguments of a layer, by name."""
-    named = {name: vars(layer).get(name) for name in layer.get_config()}
-    return {name: value for name, value in named.items() if isinstance(value, types.FunctionType)}
+def config_of(layer):
+    """The config of a layer; callables that have none, such as a `functools.partial`, are `"linear"` in it.
 
-
-def _functions_inside(layer):
-    """The user's own functions in a layer and those inside it, by the names that their configs have."""
-    own = {}
-    for part in parts_of(layer)[1:]:
-        for function in _functions(part).values():
-            if not is_keras_own(function):
-                own |= {function.__name__: function, keras.saving.get_registered_name(function): function}
-    return own
+    Keras uses them as activations and cannot write them down: a copy takes the very object, see `fresh`.
+    """
+    parts = [(part, name, value) for part in parts_of(layer) for name, value in vars(part).items()]
+    parts = [item for item in parts if not item[1].startswith("_")]
+    nameless = [item for item in parts if _is_callable_object(item[2]) and not hasattr(item[2], "get_config")]
+    try:
+        for part, name, _ in nameless:
+            vars(part)[name] = keras.activations.linear
+        return layer.get_config()
+    finally:
+        for part, name, value in nameless:
+            vars(part)[name] = value
 
 
 _OBJECTS = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer, types.FunctionType)
 
 
-def _live(layer, names):
+def _live(layer):
     """The functions, regularizers and the like among the arguments of a layer; what is of this package goes by its config."""
-    found = {name: getattr(layer, name, None) for name in names}
-    # A user's own penalty is an addition too, wherever its class stands.
-    ours = {name for name, value in found.items() if isinstance(value, Addition) or is_ours(type(value))}
-    return {name: value for name, value in found.items() if isinstance(value, _OBJECTS) and name not in ours}
+    # Attention layers have theirs under private names.
+    found = {name: getattr(layer, name, getattr(layer, f"_{name}", None)) for name in config_of(layer)}
+    # What stays of an addition is an object too: the user's own may have no name.
+    found = {name: remains_of(value) for name, value in found.items() if is_addition(value) or not is_ours(type(value))}
+    return {name: value for name, value in found.items() if isinstance(value, _OBJECTS) or _is_callable_object(value)}
+
+
+def _is_callable_object(value):
+    """Whether something is called as a function and is none, as a `functools.partial`, and no layer."""
+    known = (type, types.FunctionType, types.BuiltinFunctionType, keras.Operation, keras.Variable)
+    return callable(value) and not isinstance(value, known)
+
+
+def _own_inside(layer):
+    """What gives the user's own functions and objects in the layers inside a layer, by the names that their configs have."""
+    own = {}
+    for part in parts_of(layer)[1:]:
+        for value in _live(part).values():
+            kind = value if isinstance(value, types.FunctionType) else type(value)
+            if not is_keras_own(kind):
+                given = value if kind is value else _giving(value)
+                own |= {kind.__name__: given, keras.saving.get_registered_name(kind): given}
+    return own
+
+
+def _giving(value):
+    """A class that makes of any config the object itself: a user's own may not be made again from its config."""
+    return type(type(value).__name__, (), {"from_config": staticmethod(lambda config: value)})
 
 
 def input_like(tensor, shape=None, dtype=None):

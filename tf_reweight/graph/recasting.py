@@ -3,7 +3,7 @@
 from tf_reweight import errors
 from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.additions import own_weights
-from tf_reweight.graph.copying import Copied, input_like, without_penalties
+from tf_reweight.graph.copying import Copied, config_of, input_like, without_penalties
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import is_graph
 
@@ -72,7 +72,7 @@ class _Recast(Copied):
     def __init__(self, operation, dtype, refusal):
         self.refusal = refusal
         try:
-            config = _renewed(without_penalties(operation.get_config()), dtype)
+            config = _renewed(without_penalties(config_of(operation)), dtype)
             super().__init__(operation, **config)
         except (NotImplementedError, TypeError, ValueError) as error:  # no config, or one that the constructor refuses
             raise refusal(operation) from error

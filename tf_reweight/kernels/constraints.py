@@ -152,6 +152,9 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
     def remainder(cls, config):
         return config["inner"]
 
+    def remains(self):
+        return self.inner
+
 
 def _key(variable):
     """What tells the weights of one layer apart, whatever the model is called."""

@@ -3,6 +3,7 @@
 import keras
 
 from tf_reweight import errors
+from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.attention import shared_regularizer
 from tf_reweight.graph.attributes import models_with, set_part
 from tf_reweight.graph.copying import without_penalties
@@ -81,6 +82,9 @@ class PerProjection(Holder):
     def remainder(cls, config):
         """The layer's own regularizer."""
         return without_penalties(config["rest"])
+
+    def remains(self):
+        return remains_of(self.rest)
 
 
 def kept(target):

@@ -5,6 +5,7 @@ from keras import ops
 
 from tf_reweight import errors, structures
 from tf_reweight.checks import is_sequence
+from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.copying import without_penalties
 from tf_reweight.penalties.base import Holder, as_loss, bind, parts_of, replaced
 from tf_reweight.penalties.renewed import RenewedOnKernel
@@ -112,5 +113,10 @@ class Combined(Holder):
         """The layer's own regularizers."""
         rest = [item for item in map(without_penalties, config["regularizers"]) if item is not None]
         if len(rest) > 1:
-            return keras.saving.serialize_keras_object(cls(rest))
+            # Never made: a regularizer of the user's own cannot be, from its config alone.
+            return {**keras.saving.serialize_keras_object(cls(["l2"])), "config": {"regularizers": rest}}
         return rest[0] if rest else None
+
+    def remains(self):
+        rest = [item for item in map(remains_of, self.regularizers) if item is not None]
+        return Combined(rest) if len(rest) > 1 else rest[0] if rest else None

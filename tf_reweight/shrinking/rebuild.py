@@ -9,7 +9,9 @@ from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.call_arguments import inputs_of
-from tf_reweight.graph.copying import assign_like, fresh, input_like, is_kept_as_it_is, made_again, without_penalties
+from tf_reweight.graph.copying import (
+    assign_like, config_of, fresh, input_like, is_kept_as_it_is, made_again, without_penalties,
+)  # fmt: skip
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.state import carry_state
@@ -141,7 +143,7 @@ class Rebuilder:
         return self.made[id(layer)]
 
     def _config(self, operation):
-        config = without_penalties(operation.get_config())
+        config = without_penalties(config_of(operation))
         for field, (labels, value) in self.trace.rewrites.get(id(operation), {}).items():
             config[field] = value(self.alive(labels))
         if id(operation) in self.folds:
