@@ -1,11 +1,14 @@
 """Attention and recurrent layers written out for integers, every optional argument set: the same function, or left alone."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from nets import randomize
 
+import tf_reweight as tfr
 from tf_reweight import quantization
 from tf_reweight.graph.naming import Names
 from tf_reweight.quantization import expandable, expansion
@@ -300,3 +303,92 @@ def test_the_question_alone_whether_a_layer_is_written_out():
             made = [expansion.expand(layer, layer.name, Names(model)) is not None for layer in known]
             assert any(made) == is_written, name
     assert expansion.expand(L.Dense(3), "a", Names(model)) is None
+
+
+class Cubes(keras.regularizers.Regularizer):
+    """A user's own, whose value is a sum over entries."""
+
+    def __call__(self, x):
+        return ops.sum(ops.abs(x) ** 3)
+
+    def get_config(self):
+        return {}
+
+
+SUMS = {"l1": keras.regularizers.L1(0.1), "l1_l2": keras.regularizers.L1L2(0.1, 0.2)}
+ACTED_ON = {
+    "LSTM": lambda **k: sequence(L.LSTM(3, **k)),
+    "GRU": lambda **k: with_state(L.GRU(5, **k), 1),
+    "SimpleRNN": lambda **k: sequence(L.SimpleRNN(3, **k)),
+    "Bidirectional": lambda **k: sequence(L.Bidirectional(L.LSTM(3, **k))),
+    "TimeDistributed": lambda **k: sequence(L.TimeDistributed(L.Dense(3, activation="relu", **k))),
+    "EinsumDense": lambda **k: sequence(L.EinsumDense("abc,cd->abd", (4, 5), bias_axes="d", activation="relu", **k)),
+    "MultiHeadAttention": lambda **k: attended(L.MultiHeadAttention(2, 4, **k)),
+    "SeparableConv1D": lambda **k: sequence(L.SeparableConv1D(3, 2, **k)),
+}
+SLOTS = {
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN", "Bidirectional"), ("kernel", "recurrent", "bias")),
+    "SeparableConv1D": ("depthwise", "pointwise", "bias"),
+}
+
+
+def acted_on(name, kind, thing):
+    """A model whose layer has the same regularizer, or constraint, on each of its weights, and other biases than zero."""
+    model = ACTED_ON[name](**{f"{slot}_{kind}": thing for slot in SLOTS.get(name, ("kernel", "bias"))})
+    model.set_weights([value + 0.1 for value in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("penalty", SUMS)
+@pytest.mark.parametrize("name", ACTED_ON)
+def test_penalties_on_weights_of_what_is_written_out_have_the_same_value(name, penalty):
+    model = acted_on(name, "regularizer", SUMS[penalty])
+    made, _ = quantization.simplify(model)
+    assert sum(map(float, model.losses)) > 0
+    np.testing.assert_allclose(sum(map(float, made.losses)), sum(map(float, model.losses)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ACTED_ON)
+def test_penalties_on_outputs_of_what_is_written_out_have_the_same_value(name):
+    model = ACTED_ON[name](activity_regularizer=keras.regularizers.L1L2(0.1, 0.2))
+    made, _ = quantization.simplify(model)
+    x = numbers(model)
+    model(x), made(x)
+    np.testing.assert_allclose(sum(map(float, made.losses)), sum(map(float, model.losses)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ACTED_ON)
+def test_constraints_of_what_is_written_out_act_as_they_did(name):
+    model = acted_on(name, "constraint", keras.constraints.NonNeg())
+    made, _ = quantization.simplify(model)
+    held = [sum(isinstance(w.constraint, keras.constraints.NonNeg) for w in one.weights) for one in (model, made)]
+    # A GRU's bias becomes two.
+    assert held[1] == held[0] + (name == "GRU") > 0
+
+
+def test_what_acts_by_columns_comes_along_where_these_lie_as_before():
+    """A user's own penalty too, where it is tried and holds; else one warning names what is left out."""
+    model = acted_on("LSTM", "constraint", keras.constraints.UnitNorm())
+    assert sum(isinstance(w.constraint, keras.constraints.UnitNorm) for w in quantization.simplify(model)[0].weights) == 3
+    made, told = attended_with(kernel_constraint=keras.constraints.MaxNorm(2.0))
+    assert len(told) == 1 and "leaves out kernel_constraint of multi_head_attention" in told[0]
+    # Keys and values: the query is scaled, and the columns of the output's kernel go over heads and size.
+    assert sum(isinstance(w.constraint, keras.constraints.MaxNorm) for w in made.weights) == 2
+    made, told = attended_with(kernel_regularizer=Cubes())
+    assert len(told) == 1 and "leaves out kernel_regularizer of multi_head_attention" in told[0]
+    assert sum(isinstance(w.regularizer, Cubes) for w in made.weights) == 3
+
+
+def attended_with(**options):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        made, _ = quantization.simplify(attended(L.MultiHeadAttention(2, 4, **options)))
+    return made, [str(item.message) for item in told if item.category is UserWarning]
+
+
+def test_penalties_of_the_package_stay_behind_and_a_users_own_beside_them_comes_along():
+    model = acted_on("LSTM", "regularizer", keras.regularizers.L2(0.1))
+    before = sum(map(float, model.losses))
+    tfr.regularize(model, "unstructured", 1e-3)
+    assert sum(map(float, model.losses)) > before
+    np.testing.assert_allclose(sum(map(float, quantization.simplify(model)[0].losses)), before, rtol=1e-5)

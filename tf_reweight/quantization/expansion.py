@@ -1,10 +1,14 @@
 """Attention, recurrent layers and their like, written out in layers that have integer arithmetic."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
 
 from tf_reweight.quantization import rules
+from tf_reweight.quantization.activations import Chain
+from tf_reweight.quantization.carrying import Weight, regularizer_like
 from tf_reweight.quantization.expandable import MERGES, RECURRENT, why_not
 
 L = keras.layers
@@ -12,6 +16,8 @@ L = keras.layers
 
 def expand(operation, name, names):
     """A function that computes what the layer does with layers of `rules`, or None where that cannot be.
+
+    Regularizers and constraints of its weights come along; a warning names those that cannot, see `carrying`.
 
     Args:
         operation: a layer of a functional model.
@@ -21,24 +27,63 @@ def expand(operation, name, names):
     kind = type(operation)
     if kind not in rules.REASONS or why_not(operation):
         return None
-    return _EXPANSIONS[kind](operation.layer if kind is L.TimeDistributed else operation, name, names)
+    lost = []
+    made = _EXPANSIONS[kind](operation, name, names, lost)
+    if lost:
+        warnings.warn(
+            f"The quantized model leaves out {', '.join(dict.fromkeys(lost))} of {operation.name}: in the layers in which that "
+            "is written out, not all of their weights lie as before, and it would act otherwise there.",
+            stacklevel=2,
+        )
+    return made
 
 
-def dense(name, kernel, bias, like):
-    """A Dense layer with these weights: `kernel` reshaped to `(in, out)`, `bias` to `(out,)` or None."""
-    kernel = np.asarray(ops.convert_to_numpy(kernel))
+def regularized(made, layer, name, names):
+    """What stands for a layer, with the penalty on the layer's outputs behind it."""
+    return made if layer.activity_regularizer is None else Chain([made, _penalised(layer, name, names)])
+
+
+def _penalised(layer, name, names):
+    """A layer that changes nothing and has the penalty on another layer's outputs."""
+    behind = L.Identity(name=names(f"{name}_activity"), dtype=layer.compute_dtype)
+    # Keras cannot save an Identity that was given objects as arguments.
+    behind.activity_regularizer = layer.activity_regularizer
+    return behind
+
+
+def dense(name, kernel, bias, like, lost):
+    """A Dense layer with these `Weight`s: `kernel` of shape `(in, out)`, `bias` of shape `(out,)` or None.
+
+    Args:
+        like: the layer whose types and flags it has.
+        lost: list that takes up the names of regularizers and constraints that could not come along.
+    """
     own = {"name": name, "dtype": like.dtype_policy, "trainable": like.trainable}
-    layer = L.Dense(kernel.shape[-1], use_bias=bias is not None, **own)
-    layer.build((None, kernel.shape[0]))
-    layer.set_weights([kernel] if bias is None else [kernel, np.asarray(ops.convert_to_numpy(bias)).reshape(-1)])
+    weights = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+    for slot, weight in weights.items():
+        own |= {f"{slot}_regularizer": weight.regularizer, f"{slot}_constraint": weight.constraint}
+        lost += weight.lost
+    layer = L.Dense(kernel.values.shape[-1], use_bias=bias is not None, **own)
+    layer.build((None, kernel.values.shape[0]))
+    layer.set_weights([weight.values for weight in weights.values()])
     return layer
+
+
+def _bias(layer, view=None, scale=1.0):
+    """The bias of a layer, or None."""
+    return None if layer.bias is None else Weight(layer, "bias", view, scale)
+
+
+def _of_time(layer, name, names, lost):
+    """A layer around a Dense one, whose penalty on its outputs Keras does not add up there."""
+    return _Projection(layer.layer, name, names, lost)
 
 
 class _Projection:
     """A Dense layer on the last axis, its activation behind."""
 
-    def __init__(self, layer, name, names):
-        self.dense = dense(name, layer.kernel, layer.bias, layer)
+    def __init__(self, layer, name, names, lost):
+        self.dense = dense(name, Weight(layer, "kernel"), _bias(layer), layer, lost)
         plain = rules.activation_name(layer) == "linear"
         self.activation = None if plain else L.Activation(layer.activation, name=names(f"{name}_activation"))
 
@@ -50,22 +95,16 @@ class _Projection:
 class _Attention:
     """softmax(q k / sqrt(d)) v; the root is part of the query's projection."""
 
-    def __init__(self, layer, name, names):
+    def __init__(self, layer, name, names, lost):
         config = layer.get_config()
         self.heads = config["num_heads"]
         parts = {"query": layer.query_dense, "key": layer.key_dense, "value": layer.value_dense}
-        scales = {"query": 1.0 / np.sqrt(config["key_dim"]), "key": 1.0, "value": 1.0}
+        scales = {"query": 1.0 / np.sqrt(config["key_dim"])}
         self.projections = {
-            part: dense(
-                names(f"{name}_{part}"),
-                _flat(inner.kernel, 1) * scales[part],
-                None if inner.bias is None else _flat(inner.bias, 0) * scales[part],
-                layer,
-            )
+            part: _projection(inner, names(f"{name}_{part}"), 1, scales.get(part, 1.0), layer, lost)
             for part, inner in parts.items()
         }
-        back = layer.output_dense
-        self.output = dense(names(f"{name}_output"), _flat(back.kernel, 2), back.bias, layer)
+        self.output = _projection(layer.output_dense, names(f"{name}_output"), 2, 1.0, layer, lost)
         self.softmax = L.Softmax(name=names(f"{name}_softmax"))
         self.dropout = L.Dropout(config["dropout"], name=names(f"{name}_dropout")) if config["dropout"] else None
 
@@ -87,14 +126,14 @@ class _Attention:
 class _Recurrent:
     """A recurrent layer, step by step; one Dense layer for all inputs, one for the state."""
 
-    def __init__(self, layer, name, names):
+    def __init__(self, layer, name, names, lost):
         cell, self.layer = layer.cell, layer
         self.step = {L.LSTM: self._lstm, L.GRU: self._gru, L.SimpleRNN: self._simple}[type(layer)]
-        biases = (cell.bias, None)
-        if type(layer) is L.GRU and cell.bias is not None:
-            biases = tuple(ops.convert_to_numpy(cell.bias))
-        self.inputs = dense(name, cell.kernel, biases[0], layer)
-        self.recurrent = dense(names(f"{name}_recurrent"), cell.recurrent_kernel, biases[1], layer)
+        biases = (_bias(cell), None)
+        if type(layer) is L.GRU:
+            biases = (_bias(cell, lambda both: both[0]), _bias(cell, lambda both: both[1]))
+        self.inputs = dense(name, Weight(cell, "kernel"), biases[0], layer, lost)
+        self.recurrent = dense(names(f"{name}_recurrent"), Weight(cell, "recurrent_kernel"), biases[1], layer, lost)
         self.activation = L.Activation(layer.activation, name=names(f"{name}_activation"))
         self.gate = L.Activation(getattr(layer, "recurrent_activation", layer.activation), name=names(f"{name}_gate"))
 
@@ -138,11 +177,9 @@ class _Recurrent:
 
 
 class _Bidirectional:
-    def __init__(self, layer, name, names):
-        backward = names(f"{name}_backward")
-        self.directions = (
-            _Recurrent(layer.forward_layer, name, names), _Recurrent(layer.backward_layer, backward, names)
-        )  # fmt: skip
+    def __init__(self, layer, name, names, lost):
+        ways = ((layer.forward_layer, name), (layer.backward_layer, names(f"{name}_backward")))
+        self.directions = [regularized(_Recurrent(one, way, names, lost), one, way, names) for one, way in ways]
         self.merge = MERGES[layer.merge_mode](name=names(f"{name}_merge"))
 
     def __call__(self, x, initial_state=None, *_, **__):
@@ -152,16 +189,25 @@ class _Bidirectional:
         return self.merge([direction(x, states, in_order=True) for direction, states in halves])
 
 
-def _flat(variable, num_in):
-    """A kernel `(in, out)` or bias `(out,)` of one whose inputs are the first `num_in` axes."""
-    values = np.asarray(ops.convert_to_numpy(variable))
-    return values.reshape(int(np.prod(values.shape[:num_in])), -1) if num_in else values.reshape(-1)
+def _projection(inner, name, num_in, scale, like, lost):
+    """A projection of an attention layer, whose inputs are the first `num_in` axes of its kernel, times a factor."""
+
+    def flat(values, num_in=num_in):
+        return scale * values.reshape(int(np.prod(values.shape[:num_in])), -1)
+
+    bias = _bias(inner, lambda values: scale * values.reshape(-1), scale)
+    made = dense(name, Weight(inner, "kernel", flat, scale), bias, like, lost)
+    penalty, shape = inner.activity_regularizer, (2, 3, *inner.kernel.shape[num_in:])
+    made.activity_regularizer = regularizer_like(penalty, shape, lambda x: scale * x.reshape(*x.shape[:2], -1), scale)
+    if penalty is not None and made.activity_regularizer is None:
+        lost.append("activity_regularizer")
+    return made
 
 
 _EXPANSIONS = {
     **dict.fromkeys(RECURRENT, _Recurrent),
     L.Bidirectional: _Bidirectional,
     L.MultiHeadAttention: _Attention,
-    L.TimeDistributed: _Projection,
+    L.TimeDistributed: _of_time,
     L.EinsumDense: _Projection,
 }

@@ -11,6 +11,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
+from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
@@ -25,7 +26,7 @@ from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
 from tf_reweight.quantization.expandable import is_written_once
-from tf_reweight.quantization.expansion import expand
+from tf_reweight.quantization.expansion import expand, regularized
 from tf_reweight.quantization.plan import is_float
 
 L = keras.layers
@@ -120,8 +121,12 @@ class _Simplifier:
             # Layers of nested models come to stand beside those outside, which may have the same names.
             name = self.names(path.replace("/", "_")) if "/" in path else path
             made = self._expanded(path, name, node.operation) or self._rewrite(path, name, operation, args, kwargs, made)
-            made = self.made[id(operation)] = _regularized(made, operation, name, self.names)
+            made = self.made[id(operation)] = self._regularized(made, operation, name)
         return made(*args, **kwargs)
+
+    def _regularized(self, made, operation, name):
+        """What stands for an operation with a layer's penalty on its outputs; a copy has its own."""
+        return regularized(made, operation, name, self.names) if is_layer(operation) and not isinstance(made, Copied) else made
 
     def _expanded(self, path, name, operation):
         made = expand(operation, name, self.names)
@@ -166,16 +171,6 @@ class _Simplifier:
         if is_layer(operation.activation) or rules.activation_name(operation) in EXPANSIONS:
             return Chain(self.activations.behind(name, operation.activation))
         return None
-
-
-def _regularized(made, operation, name, names):
-    """What stands for a layer, with the penalty on the layer's outputs behind it; a copy has its own."""
-    penalty = getattr(operation, "activity_regularizer", None)
-    if penalty is None or isinstance(made, Copied):
-        return made
-    behind = L.Identity(name=names(f"{name}_activity"), dtype=operation.compute_dtype)
-    behind.activity_regularizer = penalty  # Keras cannot save an Identity that was given objects as arguments
-    return Chain([made, behind])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,13 +274,20 @@ def _kernel_layers(layer, name, names):
     shared = {"trainable": layer.trainable, "dtype": layer.dtype_policy, "data_format": layer.data_format}
     depthwise = first(
         layer.kernel_size, layer.strides, layer.padding, layer.depth_multiplier, dilation_rate=layer.dilation_rate,
-        use_bias=False, name=names(f"{name}_depthwise"), **shared,
+        use_bias=False, name=names(f"{name}_depthwise"), **_acting(layer, depthwise="depthwise"), **shared,
     )  # fmt: skip
-    pointwise = second(layer.filters, 1, activation=activation, name=name, **shared)
+    acting = _acting(layer, pointwise="kernel", bias="bias")
+    pointwise = second(layer.filters, 1, activation=activation, name=name, **acting, **shared)
     made = _filled(depthwise, layer, layer.depthwise_kernel, None)
     hidden = layer.pointwise_kernel.shape[-2]
     pointwise.build((*(None,) * (layer.rank + 1), hidden))
     return [made, _given(pointwise, layer.pointwise_kernel, layer.bias)]
+
+
+def _acting(layer, **slots):
+    """The regularizers and constraints on weights of a layer, as arguments of another that has them under other names."""
+    kinds = ("regularizer", "constraint")
+    return {f"{new}_{kind}": remains_of(getattr(layer, f"{old}_{kind}")) for old, new in slots.items() for kind in kinds}
 
 
 def _keeps_activation(layer):
