@@ -108,6 +108,9 @@ CHANGES = {
     "prune_groups": lambda model: tfr.coupling.prune_groups(model, 0.5),
     "regularize": lambda model: tfr.regularize(model),
     "regularize_coupled": lambda model: tfr.coupling.regularize_coupled(model),
+    "regularize_levels": lambda model: tfr.quantization.regularize_levels(model),
+    "cluster": lambda model: tfr.quantization.cluster(model, 4),
+    "keep_clusters": lambda model: tfr.quantization.keep_clusters(model, small_kernels=True),
 }
 
 
@@ -207,7 +210,7 @@ def test_no_false_alarm(before):
     before(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for change in ("regularize", "prune"):
+        for change in ("regularize", "prune", "cluster"):
             CHANGES[change](model)
     kept.clear()
     gc.collect()

@@ -11,10 +11,10 @@ from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import applied_average
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import KeptZeros, Mask
 from tf_reweight.kernels.selection import frozen_among, select
 from tf_reweight.kernels.table import LeftOut, find
+from tf_reweight.kernels.traced import renew_steps
 from tf_reweight.records import Report
 
 _WHAT = "Clustering"
@@ -200,7 +200,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False, include_f
         error = float(np.sqrt(np.sum((moved - kernel) ** 2) / max(np.sum(kernel**2), 1e-30)))
         most = max(len(np.unique(row)) for row in _channels(moved, item.target.layout, per_channel))
         kernels.append(ClusteredKernel(item.target.name, most, kernel.size, error))
-    drop_compiled_steps(model)
+    _renew_steps(model, [item.target for item in selected if item.target.name not in names])
     return ClusterReport(tuple(kernels), tuple(left_out + frozen))
 
 
@@ -225,15 +225,15 @@ def keep_clusters(model, max_values=256, per_channel=False, small_kernels=False)
     """
     check_flags(per_channel=per_channel, small_kernels=small_kernels)
     check_integer("max_values", max_values, 1, fix="It counts values; a byte tells 256.")
-    count = 0
+    held = []
     for target in find(model)[0]:
         kernel = as_numpy(target.variable).astype("float32")
         channels = _channels(kernel, target.layout, per_channel)
         if all(len(np.unique(row)) <= (max_values if small_kernels else min(max_values, row.size // 2)) for row in channels):
             _hold(target, kernel, [np.unique(row[row != 0]) for row in channels])
-            count += 1
-    drop_compiled_steps(model)
-    return count
+            held.append(target)
+    _renew_steps(model, held)
+    return len(held)
 
 
 def centroids(weights, num, seed=0):
@@ -250,6 +250,10 @@ def centroids(weights, num, seed=0):
     found = np.unique(means(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_)
     # A centroid at zero would make zeros of weights that were not pruned.
     return found[found != 0].astype("float32")
+
+
+def _renew_steps(model, targets):
+    renew_steps(model, [target.variable for target in targets], "the weights will not stay at their few values")
 
 
 def _channels(kernel, layout, per_channel):
