@@ -319,16 +319,22 @@ SCHEDULES = {
 }
 
 
+def falling():
+    return 0.1
+
+
 @pytest.mark.parametrize("wrap", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(
+    "rate", [keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9), falling], ids=["schedule", "function"]
+)
 @pytest.mark.parametrize(
     "callback", [CosineDecay(0.1), Reweighting(every=1, learning_rate=0.1), IterativePruning("macs=0.9", rounds=1)],
     ids=lambda one: type(one).__name__,
 )
-def test_callbacks_that_set_the_rate_refuse_a_schedule_before_any_work(callback, wrap, data):
+def test_callbacks_that_set_the_rate_refuse_a_schedule_before_any_work(callback, rate, wrap, data):
     model = small_net()
     tfr.regularize(model, "unstructured", 1e-3)
-    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    model.compile(wrap(keras.optimizers.Adam(schedule)), "sparse_categorical_crossentropy")
+    model.compile(wrap(keras.optimizers.Adam(rate)), "sparse_categorical_crossentropy")
     before = model.get_weights()
     with pytest.raises(ValueError, match="learning rate.*Received: learning_rate=.*Compile with"):
         model.fit(*data, epochs=1, callbacks=[callback], verbose=0)

@@ -1,11 +1,15 @@
 """What a copy of a model takes over from the user's own: losses, metrics, class, names of outputs."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.compiled import rate_of
 from tf_reweight.graph.optimizers import innermost
 from tf_reweight.workflow.task import of_model
 
@@ -64,6 +68,18 @@ def test_optimizer_settings_and_schedules_come_along_without_state(make):
     assert (copy.optimizer.momentum, copy.optimizer.clipnorm) == (0.75, 2.0)
     assert float(copy.optimizer.learning_rate) == pytest.approx(0.1)
     copy.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+def test_a_function_as_learning_rate_comes_along(make, scaled):
+    """Keras takes any callable, and cannot write it down: a lambda, a `functools.partial`."""
+    model = conv_net()
+    optimizer = keras.optimizers.SGD(functools.partial(max, 0.1, 0.05), momentum=0.75)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, "mse", jit_compile=False)
+    assert rate_of(model.optimizer) == 0.1
+    copied = innermost(make(model).optimizer)
+    assert schedule_of(copied) is schedule_of(optimizer) and copied.momentum == 0.75
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -52,7 +52,7 @@ class CosineDecay(keras.callbacks.Callback):
         warmup: epochs of linear rise from zero, >= 0.
 
     Raises:
-        ValueError: for a value out of range; at the start of `fit`, for an optimizer that has a schedule of its own.
+        ValueError: for a value out of range; at the start of `fit`, for an optimizer whose rate is a schedule or a function.
     """
 
     def __init__(self, learning_rate, warmup=0):

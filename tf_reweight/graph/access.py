@@ -114,9 +114,30 @@ def forget_sublayer(layer, sublayer):
 
 
 def schedule_of(optimizer):
-    """The learning-rate schedule of an optimizer, also inside loss scaling; None for a plain rate, or without an optimizer."""
+    """The schedule, or plain function, that an optimizer's learning rate comes from, also inside loss scaling.
+
+    None for a plain rate, or without an optimizer.
+    """
     rate = getattr(innermost(optimizer), "_learning_rate", None)
-    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+    return rate if callable(rate) else None
+
+
+def rate_at(schedule, step):
+    """The learning rate that what `schedule_of` gives has at a step; a plain function is not told which."""
+    is_told = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+    return float(keras.ops.convert_to_numpy(schedule(step) if is_told else schedule()))
+
+
+def settings_of(optimizer):
+    """The config of an optimizer; a schedule or function as its rate is not in it, since not all can be written down."""
+    inner, schedule = innermost(optimizer), schedule_of(optimizer)
+    if schedule is None:
+        return optimizer.get_config()
+    vars(inner)["_learning_rate"] = 0.0
+    try:
+        return optimizer.get_config()
+    finally:
+        vars(inner)["_learning_rate"] = schedule
 
 
 def begin_at_epoch(model, epoch):

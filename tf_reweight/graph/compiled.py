@@ -6,7 +6,7 @@ import keras
 from keras.src.trainers.compile_utils import get_loss
 
 from tf_reweight.graph import steps
-from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.access import rate_at, schedule_of
 from tf_reweight.graph.better import mode_of_metric
 from tf_reweight.graph.keras_classes import is_keras_own
 from tf_reweight.graph.optimizers import steps_of
@@ -63,7 +63,7 @@ def rate_of(optimizer):
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     schedule = schedule_of(optimizer)
     if schedule is not None:
-        return max(float(schedule(step)) for step in _ASKED_AT)
+        return max(rate_at(schedule, step) for step in _ASKED_AT)
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 

@@ -4,7 +4,7 @@ import warnings
 
 import keras
 
-from tf_reweight.graph.access import schedule_of
+from tf_reweight.graph.access import schedule_of, settings_of
 from tf_reweight.graph.compiled import can_compile_again, compile_by_itself, compiled_with, compiles_by_itself
 from tf_reweight.graph.distribution import beside_all
 from tf_reweight.graph.keras_classes import is_keras_own
@@ -66,9 +66,9 @@ def fresh_optimizer(optimizer, learning_rate=None):
     """An optimizer of the same class and settings without state.
 
     Args:
-        learning_rate: its own instead of any schedule; None keeps what there is, schedules as the very objects.
+        learning_rate: its own instead of any schedule; None keeps what there is, schedules and functions as the very objects.
     """
-    config = optimizer.get_config()
+    config = settings_of(optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         inner = fresh_optimizer(optimizer.inner_optimizer, learning_rate)
         return type(optimizer)(inner, **{key: value for key, value in config.items() if key != "inner_optimizer"})

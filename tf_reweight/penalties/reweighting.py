@@ -81,7 +81,7 @@ class Reweighting(keras.callbacks.Callback):
                 errors.message(
                     "Learning-rate restarts need an optimizer with a plain learning rate.",
                     "Compile with learning_rate=a number, or drop `learning_rate` here.",
-                    learning_rate=self.learning_rate,
+                    learning_rate=schedule_of(self.model.optimizer),
                 )
             )
         attach(self.model)
