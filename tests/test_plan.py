@@ -125,8 +125,9 @@ SHARED = {
               ("j", 0, True)], [[[1, 2], 0, [1, 2], AT_OUTPUT]]),
     "joined and multiplied at an output": (
         lambda x: (lambda j: L.Multiply(name="m")([j, j]))(L.ReLU(name="r")(L.Concatenate(name="j")(two_branches(x)))), "a",
-        [("quantized_a", 1, True), ("quantized_b", 2, True), "join 0", "join 0", ("j", 0, True)],
-        [[[1, 2], 0, [1, 2], AT_OUTPUT]]),
+        [("quantized_a", 1, True), ("quantized_b", 2, True), "join 0", "join 0", ("j", 0, True), ("r", 3, True),
+         ("m_inner", 4, True)],
+        [[[1, 2], 0, [1, 2], AT_OUTPUT], [[0], 3, [], rules.NO_LIMIT], [[3], 4, [], rules.NO_LIMIT]]),
     "chosen from": (
         lambda x: flat_head(conv(name="c")(L.Maximum(name="j")(two_branches(x)))), "a",
         [("quantized_a", 1, True), ("quantized_b", 2, True), "join 0", "join 0", ("j", 0, True)], [[[1, 2], 0, [0], INSIDE]]),
@@ -165,7 +166,7 @@ def test_who_is_rounded_in_one_range(case):
     fixed, places, known, calls = found.pop(name)
     said = [f"join {call[2]}" if call[1] == "join" else call for call in calls]
     assert sorted(map(str, said)) == sorted(map(str, expected)) and fixed is None and known == joins
-    assert places == (1 if not joins else 1 + max(max(join[0]) for join in joins))
+    assert places == (1 if not joins else 1 + max(max(*join[0], join[1]) for join in joins))
     for _, places, joins, calls in found.values():
         assert places == 1 and joins == [] and len(calls) == 1
 
@@ -459,7 +460,7 @@ PLANNED = {
     "relu behind a pooling": "a head mean", "relu behind a pooling and dropout": "a head mean",
     "pooling read twice": "a b c head mean s", "average": "a head mean", "smooth upsampling": "a head mean",
     "joined at an output": "a a_activation+b+j", "joined inside": "a a_activation+b+j+x c head mean",
-    "joined and moved to an output": "a+b+j", "joined and multiplied at an output": "a+b+j m r",
+    "joined and moved to an output": "a+b+j", "joined and multiplied at an output": "a+b+j+m+r",
     "chosen from": "a+b+j c head mean", "the lesser": "a+b+j c head mean", "joined twice": "a+b+j+k c head mean",
     "joined with floats": "a b+j+n c head mean", "joined after what was planned to be rounded": "b+j+s",
 }

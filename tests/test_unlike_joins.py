@@ -109,9 +109,23 @@ def alike():
     return keras.Model(x, L.Concatenate()([boxes(h, 4, 4.0), scores(h)]))
 
 
+def relu_behind():
+    x, h = features()
+    return keras.Model(x, L.ReLU()(L.Concatenate()([boxes(h), scores(h)])))
+
+
+def computed_on():
+    """Activations, sums, slices and a normalization, that is a depthwise convolution, behind one another."""
+    x, h = features()
+    joined = L.Concatenate()([L.Conv2D(4, 1)(h) * 320.0, L.Conv2D(3, 1, activation="sigmoid")(h)])
+    joined = L.LeakyReLU()(L.BatchNormalization()(joined))
+    joined = L.Reshape((9, 7))(L.MaxPooling2D(1)(L.Add()([joined, joined])))
+    return keras.Model(x, L.ReLU()(joined[:, 1:]))
+
+
 UNLIKE = (
     last_axis, first_axis, three_branches, reshaped_after, joined_twice, joined_alike_before, output_and_input, stacked, lesser,
-    taken_apart, read_by_a_kernel,
+    taken_apart, read_by_a_kernel, relu_behind, computed_on,
 )  # fmt: skip
 
 
@@ -158,7 +172,7 @@ def test_files_that_are_mostly_floats_say_so(scale, tmp_path):
 
 
 # The same rule decides here: fewer are enough, each with another way of joining; `last_axis` trains below.
-@pytest.mark.parametrize("make", [output_and_input, read_by_a_kernel])
+@pytest.mark.parametrize("make", [output_and_input, read_by_a_kernel, relu_behind, computed_on])
 def test_quantized(make, tmp_path):
     model = built(make)
     qat = tfr.quantize(model)
@@ -224,15 +238,18 @@ def test_who_shares_a_range(maxima, floats, shared):
 
 
 def shared_by_loop(joins, places, minimum, maximum):
-    """What the joins decide, one after the other: float where ranges are unlike or a float join is read, else one range."""
+    """What the joins decide, one after the other: float where ranges are unlike or a float join is read, else one range.
+
+    One that compares nothing has a range of its own.
+    """
     widths, floats, group = np.maximum(-minimum, maximum), [], list(range(places))
     for number, (inputs, output, compared, limit) in enumerate(joins):
-        widest = max(widths[place] for place in [*inputs, output])
+        widest = max(widths[place] for place in ([*inputs, output] if compared else [output]))
         alive = [widths[place] for place in compared if widths[place] > 1e-6 * widest]
         unlike = widest > 0 and widest >= limit * min(alive, default=widest)
         floats.append(bool(unlike or any(floats[i] and joins[i][1] in inputs for i in range(number))))
-    for is_float, (inputs, output, _, _) in zip(floats, joins):
-        for place in inputs if not is_float else []:
+    for is_float, (inputs, output, compared, _) in zip(floats, joins):
+        for place in inputs if compared and not is_float else []:
             group = [group[output] if one == group[place] else one for one in group]
     return floats, np.equal.outer(group, group)
 
@@ -247,7 +264,8 @@ def test_who_shares_a_range_against_a_plain_loop():
         for output in map(int, outputs):
             inputs = sorted(map(int, rng.permutation(output)[: rng.integers(1, output + 1)]))
             limit = float(rng.choice([rules.LIMIT_AT_OUTPUT, rules.LIMIT_INSIDE]))
-            joins.append([inputs, output, inputs if rng.random() < 0.7 else [output], limit])
+            compared = [inputs, [output], []][rng.choice(3, p=[0.5, 0.2, 0.3])]
+            joins.append([inputs, output, compared, limit if compared else rules.NO_LIMIT])
         maximum = rng.choice([0, 1e-9, 3e-5, 1, 2, 7.9, 8, 29, 30, 64], places).astype("float32")
         minimum = -rng.choice([0, 0, 1, 16], places).astype("float32")
         links = Links(joins, places)

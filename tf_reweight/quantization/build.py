@@ -135,7 +135,7 @@ class _Quantizer:
         self.grids = {}
         self._made, self._names = {}, Names(model)
         self._rounded, self._rounders, self._kept = {}, {}, []
-        self.plan, self._wanted = Plan(graph_of(model), chosen), set()
+        self.plan, self._wanted = Plan(graph_of(model), chosen, activation_bits > 8), set()
         self.model = rebuild(model, self._visit, new_input=self._input, like=like)
 
     def _input(self, tensor):

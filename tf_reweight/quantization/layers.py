@@ -41,8 +41,9 @@ class QuantizedActivation(Emulation, HoldsState, keras.layers.Layer):
             that join reads.
         joins: why they are joined: `[inputs, output, compared, limit]` for each operation that wants its inputs and its output
             in one range, all by place. Where the widest is `limit` times as wide as one of those compared or more, the
-            operation stays float: its inputs keep ranges of their own, and its output is not rounded. Without any, all
-            places share one range.
+            operation stays float: its inputs keep ranges of their own, and its output is not rounded. One that compares
+            nothing shares no range with its inputs, and stays float where one of them is of a join that does. Without any
+            joins, all places share one range.
 
     Raises:
         ValueError: for a value out of range.

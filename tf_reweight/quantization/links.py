@@ -18,7 +18,8 @@ class Links:
 
     def __init__(self, joins, places):
         self._limits = np.array([limit for *_, limit in joins], "float32")
-        self._members = _rows([[*inputs, output] for inputs, output, _, _ in joins], places)
+        # What is not compared with its inputs shares no range with them.
+        self._members = _rows([[*inputs, output] if compared else [output] for inputs, output, compared, _ in joins], places)
         self._compared = _rows([compared for _, _, compared, _ in joins], places)
         self._outputs = _rows([[output] for _, output, _, _ in joins], places)
         # The cliques that the joins make of their places, as `(joins, places, places)`.

@@ -12,6 +12,9 @@ from tf_reweight.quantization import rules
 class Join:
     """An operation that wants its inputs and its output in one range, where that is no loss.
 
+    Also one that keeps channels apart behind such an operation, with a range of its own: nothing is `compared` then, and it
+    stays float where the one before does, since in one range again small channels would be lost after all.
+
     Attributes:
         inputs: sites of its inputs.
         output: site of its output.
@@ -63,6 +66,7 @@ class Plan:
     Args:
         graph: a functional model, from `graph.walking.graph_of`.
         chosen: function `layer -> bool`, of the kernel layers that the user wants rounded.
+        fine: whether activations have so many bits that one range does for all inputs of a join.
 
     Attributes:
         sites: mapping of a tensor's id to the `Site` at which it is rounded.
@@ -72,7 +76,7 @@ class Plan:
         joins: the `Join`s, in the order of the graph.
     """
 
-    def __init__(self, graph, chosen):
+    def __init__(self, graph, chosen, fine=False):
         self.sites, self.entries, self.rules, self.joins = {}, {}, {}, []
         nodes = nodes_in_order(graph)
         self._readers = _readers(graph, nodes)
@@ -93,6 +97,8 @@ class Plan:
             # Integers, as indices that are joined, are on no grid.
             if self.rules[id(node)][0] == rules.JOINED and is_float(node.outputs[0]):
                 self._share(node)
+            elif not fine and rules.keeps_channels(node.operation, self.rules[id(node)][0]):
+                self._follow(node)
 
     def feeds_kernel(self, tensor):
         """Whether a kernel reads the tensor, at once or behind operations that only move numbers."""
@@ -152,6 +158,18 @@ class Plan:
         limit = rules.LIMIT_AT_OUTPUT if self._reaches_output(node.outputs[0]) else rules.LIMIT_INSIDE
         compared = (output,) if rules.chooses(node.operation) else tuple(inputs)
         self.joins.append(Join(tuple(inputs), output, compared, limit))
+
+    def _follow(self, node):
+        """Lets an operation stay float where a join that it reads from does."""
+        output = self.sites.get(id(node.outputs[0]))
+        joined = {id(join.output) for join in self.joins}
+        sources = dict.fromkeys(self.source(tensor) for tensor in node.input_tensors)
+        read = [source for source in sources if id(source) in joined]
+        if output is None or not read:
+            return
+        for source in read:
+            source.join(output)
+        self.joins.append(Join(tuple(read), output, (), rules.NO_LIMIT))
 
     def source(self, tensor):
         """The site whose grid the tensor is on, if any; back through operations that only move numbers."""

@@ -21,6 +21,7 @@ MOVES = (SAME, ABSENT, AVERAGE)
 # output as it is should keep 5 bits. Inside a network, where float is slow and a kernel weighs the branches anyway, 3 do.
 # Wider ones stay float from the join to the next kernel.
 LIMIT_AT_OUTPUT, LIMIT_INSIDE = 8.0, 30.0
+NO_LIMIT = 1e30
 # A branch that is narrower than this part of the widest is rounding noise around zero.
 NOISE = 1e-6
 POOLS = (_L.MaxPooling1D, _L.MaxPooling2D)  # rounded again where several operations read them, see `Plan`
@@ -39,6 +40,7 @@ _CHANNEL_AXES = {
     _L.Conv1DTranspose: 0,
 }  # fmt: skip
 
+_DEPTHWISE = (_L.DepthwiseConv1D, _L.DepthwiseConv2D)
 # Kernel layers that compute a relu behind them at no cost, and merges that do. The transposed convolution of files has no
 # activation inside.
 _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose)
@@ -114,6 +116,11 @@ _FLOAT = {
 def has_verdict(layer_type):
     """Whether the table says something of a layer type: a rule, or why it stays float."""
     return any(layer_type in table for table in (_LAYERS, REASONS, _FLOAT))
+
+
+def keeps_channels(operation, rule):
+    """Whether an operation with a rule of the table computes each channel from that channel alone, in a range of its own."""
+    return rule in (RANGED, CLAMP) and not is_named(operation, "Matmul") or rule == KERNEL and isinstance(operation, _DEPTHWISE)
 
 
 def chooses(operation):
