@@ -1,5 +1,7 @@
 """Joins of tensors of unlike scale, as a detector's boxes beside its scores: float in integer files, each channel right."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -321,3 +323,32 @@ def test_marks_of_joins_that_stay_float_in_a_file():
         np.testing.assert_array_equal(np.asarray(layer(9.7 * image, join=0, **options)), np.float32(9.7) * image)
     assert layer.observed.numpy().tolist() == [1, 0, 0]
     assert tfr.quantization.QuantizedActivation(8).float_joins() == ()
+
+
+def one_kernel():
+    """Boxes and scores of one kernel, beside an output of like scale."""
+    x, h = features()
+    head = L.Conv2D(7, 1, name="head")
+    model = keras.Model(x, [head(h), L.Conv2D(3, 1, name="other")(h)])
+    kernel, bias = head.get_weights()
+    head.set_weights([kernel * np.r_[np.full(4, 300.0), np.full(3, 0.3)], bias])
+    return model
+
+
+def test_small_channels_of_one_kernel_are_said_to_be_lost(tmp_path):
+    """The file is compared with the quantized model, in which they are lost as well."""
+    qat = tfr.quantize(built(one_kernel))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        calibrate(qat, X)
+    said = [str(item.message) for item in told if item.category is UserWarning]
+    assert len(said) == 1 and "head, channel 4 of the last axis" in said[0] and "other" not in said[0]
+    assert "channel 0" not in said[0]
+    record = export.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=X)
+    assert said[0] in record.verification.doubts
+
+
+@pytest.mark.parametrize("make", [last_axis, alike, read_by_a_kernel])
+def test_channels_that_are_kept_are_not_said_to_be_lost(make):
+    for bits in (2, 8):
+        calibrate(tfr.quantize(built(make), weight_bits=bits), X)  # warnings are errors

@@ -6,6 +6,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.verification import TOLERANCES, keras_outputs
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
+from tf_reweight.quantization import small_channels
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.tflite import fallbacks
 from tf_reweight.tflite.comparing import compare
@@ -33,6 +34,7 @@ def sentences(content, model, precision, specs, kernels, wider, representative, 
         *_slow(precision, kernels),
         *_alike(precision, representative, held_out),
         *_still(precision, model, representative),
+        *_lost(model, held_out),
         *(_all_wider(kernels, wider) if precision == "dynamic_int8" else ()),
         *(_in_float(kernels, wider, content) if TABLE[precision].needs_data else ()),
         *_cut_off(model, precision, held_out),
@@ -76,6 +78,12 @@ def _alike(precision, representative, held_out):
         f"All examples in {' and '.join(alike)} are one and the same: what the file computes for others was neither measured "
         "nor compared. Pass a hundred real ones.",
     )
+
+
+def _lost(model, held_out):
+    """A sentence where small channels are lost in the quantized model itself, which the file is compared with."""
+    said = small_channels.of_outputs(model, held_out) if is_quantized(model) and held_out is not None else None
+    return () if said is None else (said,)
 
 
 def _still(precision, model, representative):

@@ -13,6 +13,9 @@ class Emulation(abc.ABC):
     `export` writes models without knowing how they were trained; it asks these layers.
     """
 
+    # Whether it computes as if nothing was rounded, for a comparison.
+    passing = False
+
     @abc.abstractmethod
     def as_stored(self):
         """What stands for the layer in the file: a function of its inputs, with the numbers that the file stores."""

@@ -17,6 +17,7 @@ from tf_reweight.graph.checking import check_layer
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.walking import fixed_batch, input_structure
+from tf_reweight.quantization import small_channels
 from tf_reweight.quantization.layers import QuantizedActivation, QuantizedKernel
 
 
@@ -33,7 +34,8 @@ def calibrate(model, inputs, batch_size=32):
             `tf.data.Dataset`, a generator or a PyDataset, with or without labels; 100 to 500 do.
         batch_size: examples that are looked at together, where the model takes any number of them.
 
-    A warning says where the examples, or the outputs for them, do not vary.
+    A warning says where the examples, or the outputs for them, do not vary, and which channels of an output are lost beside
+    larger ones.
 
     Raises:
         TypeError: for what holds no examples.
@@ -63,6 +65,9 @@ def calibrate(model, inputs, batch_size=32):
     said = said or varying.of_outputs("the data", [np.concatenate(parts) for parts in zip(*seen)])
     if said is not None:
         warnings.warn(f"The ranges of the quantized model may not hold. {said}", stacklevel=2)
+    lost = small_channels.of_outputs(model, arrays)
+    if lost is not None:
+        warnings.warn(lost, stacklevel=2)
 
 
 @contextlib.contextmanager
