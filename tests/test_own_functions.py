@@ -182,3 +182,14 @@ def test_channels_behind_layer_objects_can_be_pruned(build):
     small = tfr.shrink(model)
     assert small.count_params() < model.count_params()
     same(model, small)
+
+
+@pytest.mark.parametrize("function", [own_swish, NAMELESS[0], "softmax"], ids=["function", "partial", "softmax"])
+@pytest.mark.parametrize("build", [L.Conv2D, L.Activation], ids=["inside", "behind"])
+def test_channels_behind_a_users_function_stay_and_the_reason_is_true(function, build):
+    """Keras' softmax mixes channels; of a function of the user's own nobody knows."""
+    x = keras.Input((6, 6, 3))
+    h = L.Conv2D(4, 3, activation=function)(x) if build is L.Conv2D else L.Activation(function)(L.Conv2D(4, 3)(x))
+    model = keras.Model(x, L.Conv2D(2, 1)(L.Conv2D(4, 1)(h)))
+    reason = "mixes channels" if function == "softmax" else "is not known to act on each number alone"
+    assert any(reason in text for item in tfr.groups(model).frozen for text in item.reasons)

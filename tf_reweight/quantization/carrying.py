@@ -47,8 +47,8 @@ def regularizer_like(regularizer, shape, view, scale=1.0):
     if regularizer is None or view is None:
         return regularizer
     if type(regularizer) in _SUMS:
-        l1, l2 = getattr(regularizer, "l1", 0.0), getattr(regularizer, "l2", 0.0)
-        return regularizer if scale == 1.0 else keras.regularizers.L1L2(l1=float(l1) / scale, l2=float(l2) / scale**2)
+        known = {"l1": 0.0, "l2": 0.0, **regularizer.get_config()}
+        return regularizer if scale == 1.0 else keras.regularizers.L1L2(l1=known["l1"] / scale, l2=known["l2"] / scale**2)
     return regularizer if _holds(regularizer, shape, view, regularizer) else None
 
 

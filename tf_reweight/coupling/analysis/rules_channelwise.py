@@ -5,7 +5,7 @@ import numpy as np
 
 from tf_reweight.checks import listed
 from tf_reweight.coupling.analysis.labels import Signal
-from tf_reweight.coupling.analysis.rules_kernels import channel_axis, is_elementwise
+from tf_reweight.coupling.analysis.rules_kernels import channel_axis, is_elementwise, not_elementwise
 
 
 def passing(t, layer, x, *_, **__):
@@ -28,7 +28,7 @@ def noise(t, layer, x, *_, **__):
 def activation(t, layer, x, *_, **__):
     """An Activation layer: elementwise or not, as its function is."""
     if not is_elementwise(layer.activation):
-        return _mixed(t, x, f"{t.step.path}: its activation mixes channels")
+        return _mixed(t, x, f"{t.step.path}: {not_elementwise(layer.activation)}")
     return Signal(x.labels, t.shapes[0])
 
 

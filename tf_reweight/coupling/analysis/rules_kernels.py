@@ -23,6 +23,14 @@ def is_elementwise(activation):
     return any(activation is getattr(keras.activations, name, None) for name in _ELEMENTWISE)
 
 
+def not_elementwise(activation, what="channels"):
+    """Why an activation is not followed: it mixes channels, or nobody knows."""
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if any(activation is own for own in vars(keras.activations).values()):
+        return f"its activation {name} mixes {what}"
+    return f"its activation {name} is not known to act on each number alone, as keras.ops behind a layer are"
+
+
 def channel_axis(layer, rank):
     """Position of the channels among the axes without the batch."""
     return 0 if has_channels_first(layer) else rank - 1
@@ -156,5 +164,4 @@ def _made(t, layer, labels, field, bias, axis):
 def _check_activation(t, layer, labels):
     activation = getattr(layer, "activation", None)
     if not is_elementwise(activation):
-        name = getattr(activation, "__name__", type(activation).__name__)
-        t.freeze(labels, f"{t.step.path}: its activation {name} mixes channels")
+        t.freeze(labels, f"{t.step.path}: {not_elementwise(activation)}")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Signal
-from tf_reweight.coupling.analysis.rules_kernels import is_elementwise, untouchable
+from tf_reweight.coupling.analysis.rules_kernels import is_elementwise, not_elementwise, untouchable
 from tf_reweight.graph.access import sublayers
 
 # With these a unit whose weights are all zero stays at zero from step to step.
@@ -50,8 +50,9 @@ def _start_from(t, states, units):
 def _why_not(layer):
     if layer.stateful:
         return "it keeps its state between batches"
-    if not is_elementwise(layer.activation) or not is_elementwise(getattr(layer, "recurrent_activation", None)):
-        return "its activation mixes units"
+    for activation in (layer.activation, getattr(layer, "recurrent_activation", None)):
+        if not is_elementwise(activation):
+            return not_elementwise(activation, "units")
     return untouchable(layer)
 
 
