@@ -95,10 +95,12 @@ def made_again(operation, path):
 
 
 def config_of(layer):
-    """The config of a layer; callables that have none, such as a `functools.partial`, are `"linear"` in it.
+    """The config of a layer or operation; callables that have none, such as a `functools.partial`, are `"linear"` in it.
 
     Keras uses them as activations and cannot write them down: a copy takes the very object, see `fresh`.
     """
+    if not is_layer(layer):
+        return layer.get_config()
     parts = [(part, name, value) for part in parts_of(layer) for name, value in vars(part).items()]
     parts = [item for item in parts if not item[1].startswith("_")]
     nameless = [item for item in parts if _is_callable_object(item[2]) and not hasattr(item[2], "get_config")]
