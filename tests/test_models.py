@@ -76,7 +76,7 @@ def test_bad_files(tmp_path):
         ("none.keras", FileNotFoundError, "must exist"),
         ("mine.h5", ValueError, "end in .keras"),
         ("broken.keras", ValueError, "whole .keras archive"),
-        ("other.keras", ValueError, "must load"),
+        ("other.keras", ValueError, "must be whole, and it has no config.json"),
     ):
         with pytest.raises(kind, match=words):
             models.load(tmp_path / path)

@@ -120,6 +120,8 @@ def _live(layer):
     """The functions, regularizers and the like among the arguments of a layer; what is of this package goes by its config."""
     # Attention layers have theirs under private names.
     found = {name: getattr(layer, name, getattr(layer, f"_{name}", None)) for name in config_of(layer)}
+    # A method of the layer's own may have the name of an argument, as `TextVectorization.vocabulary_size`.
+    found = {name: value for name, value in found.items() if getattr(value, "__self__", None) is not layer}
     # What stays of an addition is an object too: the user's own may have no name.
     found = {name: remains_of(value) for name, value in found.items() if is_addition(value) or not is_ours(type(value))}
     return {name: value for name, value in found.items() if isinstance(value, _OBJECTS) or _is_callable_object(value)}
