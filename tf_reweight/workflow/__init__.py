@@ -203,7 +203,6 @@ def sweep_by_names(
 
 def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
     out = _placed(out)
-    unheeded.check_training(config, overrides)
     return _finished(Run(config, model, data, overrides, console or terminal(), command), out)
 
 
@@ -250,7 +249,6 @@ compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr
 def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
     check_model(model)
     given, said = (read({} if config is None else config, overrides) for read in (configs.read, configs.said))
-    unheeded.check_training({} if config is None else config, overrides)
     train, *others = data
     unheeded.check(said, train, data[1])
     task = tasks.of_model(model)
@@ -284,7 +282,6 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     runs = absolute(pathlib.Path("runs"))  # before the code that loads data and model
     source = {} if config is None else config
     given = configs.read(source, overrides)
-    unheeded.check_training(source, overrides)
     # How much goes, and how, may be for the defaults to say.
     named = configs.load({name: section for name, section in given.items() if name not in ("regularize", "prune")})
     loading.check_data_is_named(named, given, (), None)
@@ -320,7 +317,6 @@ def plan(
     Returns:
         Dict with `config`, `kernels` (name, structure, strength, groups, weights), `left_out`, `epochs` per stage.
     """
-    unheeded.check_training(config, overrides)
     return _planned(Run(config, model, data, overrides, QUIET, None))
 
 

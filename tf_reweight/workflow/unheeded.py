@@ -4,7 +4,6 @@ from tf_reweight import errors
 from tf_reweight.data import Dataset, code, sources
 from tf_reweight.records import plain
 from tf_reweight.workflow import config as configs
-from tf_reweight.workflow import methods
 from tf_reweight.workflow.sections import Data
 
 _EXPECTED = "`data.{}` is for data sets by name, and `train` is given."
@@ -13,8 +12,6 @@ _READ_BY = {"limit": "pass as many examples as shall count", "image_size": "resi
 _IN_A_RANGE = {"value_range": "pass values as the model takes them"}
 _IN_NO_PLACE = {"data_dir": "load the data before the call"}
 _IN_CODE = {"data_dir": "let the function know its folder"}
-# Keys of `regularize` that are about its training.
-_TRAINING = ("rounds", "every", "learning_rate")
 _EPOCHS = ("every", "epochs")
 
 
@@ -86,29 +83,6 @@ def check_named(said, name, splits=None):
     if splits is not None and splits[1] is not None and not _is_default("validation", said):
         expected = "`data.validation` is for runs without validation examples of their own, which the function gives."
         _refuse(expected, "Leave data.validation out, or let the function give none.", said, "data", "validation")
-
-
-def check_training(source, overrides):
-    """Raises for keys of a training in `regularize` beside a method without one, said in the same place.
-
-    A file holds for several methods, of which an override may name another.
-
-    Args:
-        source, overrides: as `config.load` takes them.
-
-    Raises:
-        ValueError: for such keys.
-    """
-    for said in (configs.said(source), configs.read({}, overrides)):
-        section = _section(said, "regularize")
-        method = section.get("method")
-        name = method.get("name") if isinstance(method, dict) else method
-        if _says_everything(said) or name not in methods.names() or methods.get(name).trains:
-            continue
-        unread = {f"regularize.{key}": section[key] for key in _TRAINING if section.get(key) is not None}
-        if unread:
-            expected = f"The method {name!r} prunes without any training before it."
-            raise ValueError(errors.message(expected, f"Leave out {', '.join(unread)}, or choose another method.", **unread))
 
 
 def check_epochs(said, made, epochs):
