@@ -349,6 +349,12 @@ TEN_AND_MORE = [f"output_{number}" for number in range(12)]
         (ends_of("dense_10", "dense_8", "dense_9"), ends_of("dense_2", "dense", "dense_1"), ["dense_10", "dense_8", "dense_9"]),
         (ends_of("dense_1", "dense_2"), ends_of("dense", "dense_1"), ["dense_1", "dense_2"]),
         (ends_of("dense_3", "head_2"), ends_of("head", "dense_1"), ["head_2", "dense_3"]),
+        # One layer called twice, and inputs without names, whose model was loaded.
+        (ends_of("dense_1", "dense_1_", "x_4"), ends_of("dense_4", "x", "dense_4_"), ["dense_1", "x_4", "dense_1_"]),
+        (
+            ends_of("keras_tensor_12", "keras_tensor_3"), ends_of("input_layer_1", "input_layer"),
+            ["keras_tensor_12", "keras_tensor_3"],
+        ),
         ({"a": (1, 2), "z": (1, 3), "y": (1, 4)}, {"p": (8, 4), "q": (8, 2), "r": (8, 3)}, ["y", "a", "z"]),
         ({"a": (1, -1), "z": (1, 3)}, {"p": (8, 3), "q": (8, 5)}, ["z", "a"]),
         (

@@ -12,6 +12,8 @@ import numpy as np
 
 from tf_reweight import errors
 
+# Stems of the names that Keras gives to inputs without one: of their tensors, and of their layers, which a loaded model has.
+_OF_INPUTS = ("keras_tensor", "input_layer")
 # Names that TensorFlow gives by position, where a model or function has none.
 _BY_POSITION = {"output", "Identity", "args", "args_0", "inputs"}
 _ANOTHER = "Pass the model that the file was made of (shrunk, where that was)"
@@ -83,9 +85,9 @@ def _plain(name):
 
 
 def _counted(name):
-    """`(stem, number)` of a counted name; the first has no number."""
-    found = re.fullmatch(r"(.+)_(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, -1)
+    """`(stem, number, again)` of a counted name; the first has no number, and one that was given before ends in `_`."""
+    stem, number, again = re.fullmatch(r"(.+?)(?:_(\d+))?(_*)", name).groups()
+    return _OF_INPUTS[-1] if stem in _OF_INPUTS else stem, -1 if number is None else int(number), again
 
 
 def _by_counters(names, own):
