@@ -139,6 +139,30 @@ def test_a_users_regularizer_inside_of_other_layers_is_the_very_object():
         assert float(sum(STAGES[stage](model).losses)) == 25.0
 
 
+class OwnSquares(keras.regularizers.Regularizer):
+    """One that is not registered, and has all it needs in its config."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * ops.sum(ops.square(x))
+
+    def get_config(self):
+        return {"factor": self.factor}
+
+
+def test_two_regularizers_of_a_users_class_inside_of_a_layer_stay_two():
+    """One name stands for both in the config of the layer around."""
+    kernel, bias = OwnSquares(0.1), OwnSquares(5.0)
+    own = {"kernel_regularizer": kernel, "bias_regularizer": bias, "bias_initializer": "ones"}
+    for layer in (L.TimeDistributed(L.Dense(3, **own)), L.RNN([L.LSTMCell(3, **own), L.GRUCell(3, kernel_regularizer=bias)])):
+        model = keras.Sequential([keras.Input((4, 3)), layer, L.Dense(2)])
+        wanted = float(sum(model.losses))
+        for copied in STAGES.values():
+            np.testing.assert_allclose(float(sum(copied(model).losses)), wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("build", OBJECTS, ids=IDS)
 def test_a_layer_as_activation_stays_in_every_copy_with_its_weights(build):
     keras.utils.set_random_seed(0)

@@ -135,19 +135,25 @@ def _is_callable_object(value):
 
 def _own_inside(layer):
     """What gives the user's own functions and objects in the layers inside a layer, by the names that their configs have."""
+    live = [value for part in parts_of(layer)[1:] for value in _live(part).values()]
+    functions = [value for value in live if isinstance(value, types.FunctionType) and not is_keras_own(value)]
+    objects: dict = {}
+    for value in live:
+        if not isinstance(value, types.FunctionType) and not is_keras_own(type(value)):
+            objects.setdefault(type(value), []).append(value)
     own = {}
-    for part in parts_of(layer)[1:]:
-        for value in _live(part).values():
-            kind = value if isinstance(value, types.FunctionType) else type(value)
-            if not is_keras_own(kind):
-                given = value if kind is value else _giving(value)
-                own |= {kind.__name__: given, keras.saving.get_registered_name(kind): given}
+    for kind, given in (*((value, value) for value in functions), *((kind, _giving(same)) for kind, same in objects.items())):
+        own |= {kind.__name__: given, keras.saving.get_registered_name(kind): given}
     return own
 
 
-def _giving(value):
-    """A class that makes of any config the object itself: a user's own may not be made again from its config."""
-    return type(type(value).__name__, (), {"from_config": staticmethod(lambda config: value)})
+def _giving(objects):
+    """A class that gives that of some objects of one class which has a config: a user's own may not be made again from it."""
+
+    def of_config(config):
+        return next((value for value in objects if value.get_config() == config), objects[-1])
+
+    return type(type(objects[0]).__name__, (), {"from_config": staticmethod(of_config)})
 
 
 def input_like(tensor, shape=None, dtype=None):
