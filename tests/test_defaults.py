@@ -348,6 +348,8 @@ def test_a_configuration_first_refuses_what_belongs_to_a_model_first(net, monkey
     for more in ({"budget": "macs=0.5"}, {"model": net, "epochs": 6}, {"budgets": []}):
         with pytest.raises(TypeError, match=f"with a configuration first takes .*Received: unknown=.*{[*more][-1]}"):
             asked_for(monkeypatch, config, **more)
+    with pytest.raises(TypeError, match="with a model first takes model, .*unknown=.'loss_weights'.. Losses, metrics"):
+        asked_for(monkeypatch, net, loss_weights=[1])
 
 
 def test_outputs_without_a_loss_are_named(net):

@@ -121,7 +121,7 @@ class ADMM(keras.callbacks.Callback):
         self.rho = _checked_rho(rho)
         check_integer("every", every, 1, fix=EPOCHS)
         self.sparsity, self.every, self.layers, self.scope, self.criterion = sparsity, every, layers, scope, criterion
-        self.history, self._first, self._epoch = [], None, None
+        self.history, self._first = [], None
 
     def attach(self, model):
         """Puts the penalty on a model, in place, with Z the projection of its kernels; `fit` does it where it is missing.
@@ -161,17 +161,13 @@ class ADMM(keras.callbacks.Callback):
         one_fit.end_earlier(self.model, self)
         self.attach(self.model)
         one_fit.begin(self.model, self, lambda: None)
-        self.history, self._first, self._epoch = [], None, None
+        self.history, self._first = [], None
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self._epoch:  # U would grow by the same distance again
-            expected = "`callbacks` must hold one ADMM, and holds the same twice."
-            raise ValueError(errors.message(expected, "Leave one of them out.", callbacks=["ADMM", "ADMM"]))
-        self._epoch = epoch
         if self._first is None:
             self._first = epoch
             self._warn_without_update()

@@ -136,14 +136,13 @@ def _is_callable_object(value):
 def _own_inside(layer):
     """What gives the user's own functions and objects in the layers inside a layer, by the names that their configs have."""
     live = [value for part in parts_of(layer)[1:] for value in _live(part).values()]
-    functions = [value for value in live if isinstance(value, types.FunctionType) and not is_keras_own(value)]
-    objects: dict = {}
-    for value in live:
-        if not isinstance(value, types.FunctionType) and not is_keras_own(type(value)):
-            objects.setdefault(type(value), []).append(value)
     own = {}
-    for kind, given in (*((value, value) for value in functions), *((kind, _giving(same)) for kind, same in objects.items())):
-        own |= {kind.__name__: given, keras.saving.get_registered_name(kind): given}
+    for value in live:
+        is_function = isinstance(value, types.FunctionType)
+        kind = value if is_function else type(value)
+        if not is_keras_own(kind):
+            given = value if is_function else _giving([other for other in live if type(other) is kind])
+            own |= {kind.__name__: given, keras.saving.get_registered_name(kind): given}
     return own
 
 

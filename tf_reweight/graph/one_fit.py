@@ -66,7 +66,8 @@ def end_earlier(model, callback):
     """Ends what callbacks of the same class left on a model.
 
     Raises:
-        ValueError: where another one is at work in the same `fit`, or one in the `fit` that this one runs inside.
+        ValueError: where one is at work in the same `fit` already, another or the same, or in the `fit` that this one runs
+            inside.
     """
     name, running = type(callback).__name__, _fits_running(model)
     for earlier, _, _, depth in list(vars(model).get(_AT_WORK, {}).values()):
@@ -76,7 +77,9 @@ def end_earlier(model, callback):
             fix = "Leave it out of the inner `fit`: what the outer one does to the model acts there too."
             expected = f"A `fit` inside another one of the same model must have no {name} where the outer one has."
             raise ValueError(errors.message(expected, fix, callbacks=[name]))
-        if earlier is not callback and earlier.params is callback.params:
+        # What an interrupted `fit` left was given back when this one began: the same callback is listed twice.
+        twice = depth == running > 0 if earlier is callback else earlier.params is callback.params
+        if twice:
             fix = "Leave one of them out."
             raise ValueError(errors.message(f"`callbacks` must hold one {name}.", fix, callbacks=[name, name]))
         end(model, earlier)

@@ -126,14 +126,18 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
         >>> result.best_file, result.model.count_params()
         >>> figures = compress("configs/quickstart.yaml", overrides=["train.epochs=3"])
     """
-    if not _begins_with_config(args, options):
-        return _compress_model(*args, **options)
-    unknown = [name for name in options if name not in inspect.signature(_compress_config).parameters]
-    if unknown:
-        expected = f"`compress` with a configuration first takes {', '.join(inspect.signature(_compress_config).parameters)}."
+    called: typing.Callable[..., Result]
+    if _begins_with_config(args, options):
+        called, first = _compress_config, "configuration"
         fix = "Say it in the configuration or in overrides=[...], or pass the model first: compress(model, ..., config=config)."
-        raise TypeError(errors.message(expected, fix, unknown=unknown))
-    return _compress_config(*args, **options)
+    else:
+        called, first = _compress_model, "model"
+        fix = "Losses, metrics and their weights are those of `model.compile`; all else is said in config={...}."
+    known = inspect.signature(called).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(errors.message(f"`compress` with a {first} first takes {', '.join(known)}.", fix, unknown=unknown))
+    return called(*args, **options)
 
 
 def _begins_with_config(args, options):
