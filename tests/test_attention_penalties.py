@@ -202,8 +202,10 @@ class Cut(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     "build, put",
-    [(lambda: flat(multi_head), "coupled"), (lambda: nested(grouped_query), "head"), (subclassed, "head")],
-    ids=["coupled", "nested", "subclassed"],
+    [
+        pytest.param(lambda: flat(multi_head), "coupled", id="coupled"), pytest.param(subclassed, "head", id="subclassed"),
+        pytest.param(lambda: nested(grouped_query), "head", id="nested", marks=pytest.mark.slow),
+    ],  # fmt: skip
 )
 @pytest.mark.filterwarnings("ignore:The penalties on attention:UserWarning")  # a backup is loaded into the very model
 def test_a_run_that_was_cut_off_goes_on_exactly(build, put, data, tmp_path):

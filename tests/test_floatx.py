@@ -18,7 +18,7 @@ x, y = rng.normal(size=(128, 6)).astype("float32"), rng.integers(0, 3, 128)
 def net():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.BatchNormalization(), L.Dense(8), L.Dense(3)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     return model
 def fitted(model, *given):
     model.fit(x, y, epochs=4, verbose=0, callbacks=list(given))
@@ -43,7 +43,7 @@ print("done", keras.config.floatx(), model.weights[0].dtype)
 """
 
 
-@pytest.mark.parametrize("floatx", ["float64", "float16"])
+@pytest.mark.parametrize("floatx", ["float64", pytest.param("float16", marks=pytest.mark.slow)])
 def test_penalties_follow_the_global_type(floatx):
     """Losses of two types were added up, and TensorFlow refused in the middle of `fit`."""
     done = subprocess.run([sys.executable, "-c", WORK, floatx], capture_output=True, text=True)

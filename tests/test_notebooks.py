@@ -49,12 +49,17 @@ SHORTER = {
         '"latency_runs": 20': '"latency_runs": 2',
     },
 }  # fmt: skip
+# What it shows of attention has tests of its own, which take less long.
+ON_REQUEST = ("transformer_heads",)
+SHORT = [
+    pytest.param(path, marks=pytest.mark.slow if path.stem in ON_REQUEST else ()) for path in NOTEBOOKS if path.stem in SHORTER
+]
 # Accuracies that only the whole training reaches.
 OF_WHOLE_RUNS = "assert summary"
 
 
 @pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in SHORTER], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
 def test_notebook_runs_and_prints_with_a_short_training(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

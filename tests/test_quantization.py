@@ -23,7 +23,7 @@ from tf_reweight.quantization import grid, rules
 
 L = keras.layers
 ROUNDED = [
-    nets.plain, nets.residual, nets.squeeze_excite, nets.dense_block, nets.unet, nets.multiplier, nets.operators,
+    nets.plain, nets.residual, nets.squeeze_excite, nets.unet, nets.multiplier, nets.operators,
     nets.nested_shared, nets.two_headed,
 ]  # fmt: skip
 

@@ -408,7 +408,10 @@ def same(one, two):
 
 
 @pytest.mark.filterwarnings("ignore:.*training steps come before the deadline", "ignore:The groups that are zero do not free")
-@pytest.mark.parametrize("case", CASES)
+# Those of single weights have the state of those of channels.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in ("sparsity", "iterative") else ()) for case in CASES]
+)
 def test_a_training_cut_after_any_epoch_ends_bit_identical(case, tmp_path):
     whole = trained(case)
     for cut in {"stopping": [0], "budget": [1, 2]}.get(case, [1]):  # before and after the budget is met

@@ -174,7 +174,7 @@ def test_files_that_are_mostly_floats_say_so(scale, tmp_path):
 
 
 # The same rule decides here: fewer are enough, each with another way of joining; `last_axis` trains below.
-@pytest.mark.parametrize("make", [output_and_input, read_by_a_kernel, relu_behind, computed_on])
+@pytest.mark.parametrize("make", [output_and_input, relu_behind, computed_on])
 def test_quantized(make, tmp_path):
     model = built(make)
     qat = tfr.quantize(model)

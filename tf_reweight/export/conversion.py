@@ -81,7 +81,8 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
-            return _named(scales.widened(_converted(folder, settings, representative, apart)))
+            with converter.Apart(folder) as process:
+                return _named(scales.widened(_converted(folder, settings, representative, apart, process)))
         except _Endless as error:
             raise ValueError(str(error)) from error
         except converter.ConverterDied as error:
@@ -90,11 +91,11 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
             raise ValueError(_explain(error, precision, model)) from error
 
 
-def _converted(folder, settings, representative, apart):
+def _converted(folder, settings, representative, apart, process):
     """The bytes of the file; with ranges from data in two steps, between which joins of unlike scale are told."""
     calibrate_only = settings["precision"] == "int8" and representative is not None
     settings = {**settings, "calibrate_only": calibrate_only}
-    content = (converter.convert_apart if apart else converter.convert)(folder, settings, representative)
+    content = process.convert(settings, representative) if apart else converter.convert(folder, settings, representative)
     if not calibrate_only:
         return joins.unmarked(content)
     calibrated, hidden = joins.hide(content, settings["quantized_io"])
@@ -102,8 +103,9 @@ def _converted(folder, settings, representative, apart):
     endless = scales.endless(calibrated)
     try:
         # The converter may die of ranges without an end.
-        quantize = converter.convert_apart if apart or endless else converter.quantize
-        return joins.restored(quantize(folder, settings, representative), hidden)
+        if apart or endless:
+            return joins.restored(process.quantize(settings, representative), hidden)
+        return joins.restored(converter.quantize(folder, settings, representative), hidden)
     except converter.ConverterDied as error:
         if not endless:
             raise

@@ -1,8 +1,9 @@
 """TensorFlow's converter on a saved model, here or in a process of its own.
 
-Needs nothing but TensorFlow and NumPy, so that Python runs this very file as a script: `python converter.py FOLDER` reads
-`settings.json`, `data.npz` and the folder `saved` there, and writes `model.tflite`, or `error.txt` with the converter's words.
-With `calibrated.tflite` in the folder it goes on from there.
+Needs nothing but TensorFlow and NumPy, so that Python runs this very file as a script: `python converter.py FOLDER` takes
+names of steps, `convert` or `quantize`, as lines on its standard input. For each it reads `settings.json`, `data.npz` and the
+folder `saved` or the file `calibrated.tflite` there, writes `model.tflite`, or `error.txt` with the converter's words, and says
+so by a line.
 """
 
 import json
@@ -16,6 +17,8 @@ import numpy as np
 
 
 CALIBRATED = "calibrated.tflite"
+# The line by which the process says that a step is over; TensorFlow may write others.
+_OVER = "This step is over."
 
 
 class ConverterDied(RuntimeError):
@@ -57,32 +60,74 @@ def quantize(folder, settings, representative=None):
     return steps.mlir_quantize(calibrated, input_data_type=ends, output_data_type=ends)
 
 
-def convert_apart(folder, settings, representative=None):
-    """`convert`, or `quantize` where there is a calibrated file, in a process of its own, which may die without taking the
-    user's along.
+class Apart:
+    """`convert` and `quantize` in a process of its own, which may die without taking the user's along.
 
-    Raises:
-        ConverterDied: when it was ended by a signal, as by the converter's own check.
-        RuntimeError: with the converter's words.
+    It is started for the first step and stays for the next one: to import TensorFlow takes longer than most steps. It ends
+    with the `with` block.
+
+    Args:
+        folder: path of the folder, as for `convert`.
     """
-    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "model.tflite").unlink(missing_ok=True)  # of the step before
-    if representative is not None:
-        np.savez(folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
-    command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if (folder / "error.txt").exists():
-        raise RuntimeError((folder / "error.txt").read_text(encoding="utf-8"))
-    if done.returncode or not (folder / "model.tflite").exists():
-        raise ConverterDied(_cause(done))
-    return (folder / "model.tflite").read_bytes()
 
+    def __init__(self, folder):
+        self._folder, self._process = folder, None
 
-def _cause(done):
-    if done.returncode < 0:
-        names = {item.value: item.name for item in signal.Signals}
-        return names.get(-done.returncode, f"signal {-done.returncode}")
-    return " ".join((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1].split())
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def convert(self, settings, representative=None):
+        """As `convert`.
+
+        Raises:
+            ConverterDied: when the process was ended by a signal, as by the converter's own check.
+            RuntimeError: with the converter's words.
+        """
+        return self._step("convert", settings, representative)
+
+    def quantize(self, settings, representative=None):
+        """As `quantize`; raises as `convert` does."""
+        return self._step("quantize", settings, representative)
+
+    def _step(self, name, settings, representative):
+        (self._folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        (self._folder / "model.tflite").unlink(missing_ok=True)  # of the step before
+        if representative is not None:
+            np.savez(self._folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
+        if self._process is None:
+            self._start()
+        try:
+            self._process.stdin.write(f"{name}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is dead, and says nothing more
+        lives = any(line.strip() == _OVER for line in self._process.stdout)
+        if (self._folder / "error.txt").exists():
+            raise RuntimeError((self._folder / "error.txt").read_text(encoding="utf-8"))
+        if not lives:
+            raise ConverterDied(self._cause())
+        return (self._folder / "model.tflite").read_bytes()
+
+    def _start(self):
+        command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(self._folder)]
+        # What it says goes to a file: a pipe that nobody reads would stop it once it is full.
+        with open(self._folder / "said.txt", "w", encoding="utf-8") as said:
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True, errors="replace")
+
+    def _cause(self):
+        """What the process died of: the name of a signal, or the last that it said."""
+        code = self._process.wait()
+        if code < 0:
+            names = {item.value: item.name for item in signal.Signals}
+            return names.get(-code, f"signal {-code}")
+        lines = (self._folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return " ".join((lines or [f"exit status {code}"])[-1].split())
 
 
 def _set_precision(converter, settings, representative):
@@ -111,14 +156,19 @@ def _set_precision(converter, settings, representative):
 
 
 def main(folder):
-    """Converts what lies in a folder."""
+    """Takes steps, by name, until there is none."""
+    for line in sys.stdin:
+        _take({"convert": convert, "quantize": quantize}[line.strip()], folder)
+        print(f"\n{_OVER}", flush=True)
+
+
+def _take(step, folder):
     settings, data = json.loads((folder / "settings.json").read_text(encoding="utf-8")), folder / "data.npz"
     representative = None
     if data.exists():
         with np.load(data) as stored:
             representative = [stored[name] for name in sorted(stored.files)]
     try:
-        step = quantize if (folder / CALIBRATED).exists() else convert
         content = step(folder, settings, representative)
     except Exception as error:  # whatever it is, the process that asked shall say it
         (folder / "error.txt").write_text(str(error) or repr(error), encoding="utf-8")
