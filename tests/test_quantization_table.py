@@ -125,7 +125,11 @@ def examples(model, num=16):
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-@pytest.mark.parametrize("name", TABLE)
+# Of kernels that others in the table share their rounding with.
+REPEATED = ("Conv2DTranspose", "images")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in TABLE])
 def test_layers_train_become_files_and_are_named_where_they_stay_float(name, tmp_path):
     keras.utils.set_random_seed(0)
     build, floats = TABLE[name]
