@@ -163,6 +163,93 @@ def test_two_regularizers_of_a_users_class_inside_of_a_layer_stay_two():
             np.testing.assert_allclose(float(sum(copied(model).losses)), wanted, rtol=1e-5)
 
 
+def times(factor):
+    """Functions of one name that do unlike things."""
+
+    def scaled(x):
+        return factor * ops.tanh(x)
+
+    return scaled
+
+
+def drawn(shape, dtype=None, value=0.1):
+    return value * keras.random.normal(shape, dtype=dtype, seed=3)
+
+
+class WithoutConfig(keras.regularizers.Regularizer):
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * ops.sum(ops.square(x))
+
+
+class Halved(keras.constraints.Constraint):
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return x / self.by
+
+
+@keras.saving.register_keras_serializable("tests")
+class Around(L.Layer):
+    """Has a config of its own, with a layer inside."""
+
+    def __init__(self, inner, fn=None, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner if isinstance(inner, L.Layer) else keras.saving.deserialize_keras_object(inner)
+        self.fn = keras.activations.get(fn)
+
+    def build(self, shape):
+        if not self.inner.built:
+            self.inner.build(shape)
+
+    def call(self, x):
+        return self.fn(self.inner(x))
+
+    def get_config(self):
+        own = {"inner": keras.saving.serialize_keras_object(self.inner), "fn": keras.activations.serialize(self.fn)}
+        return {**super().get_config(), **own}
+
+
+ACTING = {
+    "kernel_initializer": functools.partial(drawn, value=0.2), "bias_initializer": lambda *args, **own: drawn(*args, **own),
+    "kernel_regularizer": WithoutConfig(0.3), "bias_regularizer": lambda x: ops.sum(x**2),
+    "activity_regularizer": functools.partial(WithoutConfig.__call__, WithoutConfig(0.1)),
+    "kernel_constraint": Halved(1.1), "bias_constraint": lambda x: 0.9 * x,
+}  # fmt: skip
+# Keras itself refuses such initializers in attention.
+OF_ATTENTION = {name: value for name, value in ACTING.items() if "initializer" not in name}
+HOLDERS = {
+    "Dense": lambda x: L.Dense(3, activation=times(2.0), **ACTING)(x),
+    "EinsumDense": lambda x: L.EinsumDense("abc,cd->abd", (4, 3), lambda y: 2 * y, "d", **ACTING)(x),
+    "MultiHeadAttention": lambda x: L.MultiHeadAttention(1, 2, **OF_ATTENTION)(x, x),
+    "GroupQueryAttention": lambda x: L.GroupQueryAttention(2, 2, 1, **OF_ATTENTION)(x, x),
+    "TimeDistributed": lambda x: L.TimeDistributed(L.Dense(3, activation=lambda y: ops.tanh(2 * y), **ACTING))(x),
+    "cells": lambda x: L.RNN([L.GRUCell(3, times(2.0), times(0.5), **ACTING), L.SimpleRNNCell(2, times(-1.0))])(x),
+    "a model at steps": lambda x: L.TimeDistributed(
+        keras.Sequential([keras.Input((3,)), L.Dense(3, times(2.0), **ACTING), L.Dense(2, times(3.0))])
+    )(x),
+    "a user's layer": lambda x: Around(Around(L.Dense(3, times(2.0), **ACTING), times(3.0)), times(-1.0))(x),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The quantized model leaves out")
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_no_config_holds_and_functions_of_one_name_stay_in_every_copy(holder):
+    x = keras.Input((4, 3))
+    model = keras.Model(x, L.Dense(2)(HOLDERS[holder](x)))
+    given = np.random.default_rng(0).normal(size=(8, 4, 3)).astype("float32")
+    outputs, loss, kept = model(given), float(sum(model.losses)), sum(w.constraint is not None for w in model.weights)
+    for stage in ("strip", "shrink", "quantize"):
+        copy = STAGES[stage](model)
+        np.testing.assert_allclose(copy(given), outputs, atol=0.02 if stage == "quantize" else 1e-5)
+        if stage != "quantize" or holder != "MultiHeadAttention":  # its query is scaled there
+            assert float(sum(copy.losses)) == pytest.approx(loss, rel=1e-2)
+            assert sum(weight.constraint is not None for weight in copy.weights) == kept
+
+
 @pytest.mark.parametrize("build", OBJECTS, ids=IDS)
 def test_a_layer_as_activation_stays_in_every_copy_with_its_weights(build):
     keras.utils.set_random_seed(0)

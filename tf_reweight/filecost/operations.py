@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_reweight.filecost.files import content_of, times
 from tf_reweight.graph.access import has_channels_first
+from tf_reweight.graph.copying import config_of
 from tf_reweight.graph.counting import count_macs
 
 _L = keras.layers
@@ -53,7 +54,7 @@ def _key(node):
 
 def _config(layer):
     """What of a layer's config the time depends on."""
-    return {name: value for name, value in layer.get_config().items() if name != "name" and not name.endswith(_OF_NO_USE)}
+    return {name: value for name, value in config_of(layer).items() if name != "name" and not name.endswith(_OF_NO_USE)}
 
 
 def _timed(nodes, precision):

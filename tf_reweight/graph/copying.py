@@ -95,25 +95,55 @@ def made_again(operation, path):
 
 
 def config_of(layer):
-    """The config of a layer or operation; callables that have none, such as a `functools.partial`, are `"linear"` in it.
+    """The config of a layer or operation, from which `fresh` makes it again with the very functions and objects that it has.
 
-    Keras uses them as activations and cannot write them down: a copy takes the very object, see `fresh`.
+    Something stands in for each of these, those of the layers inside it included: a config holds no lambda, no
+    `functools.partial` and no object without a config, and it holds names, which closures and classes may have in common.
     """
     if not is_layer(layer):
         return layer.get_config()
-    parts = [(part, name, value) for part in parts_of(layer) for name, value in vars(part).items()]
-    parts = [item for item in parts if not item[1].startswith("_")]
-    nameless = [item for item in parts if _is_callable_object(item[2]) and not hasattr(item[2], "get_config")]
+    held = _held(layer)
     try:
-        for part, name, _ in nameless:
-            vars(part)[name] = keras.activations.linear
-        return layer.get_config()
+        for part, name, value in held:
+            vars(part)[name] = None if remains_of(value) is None else _StandIn(value)
+        return _without_stand_ins(layer.get_config())
     finally:
-        for part, name, value in nameless:
+        for part, name, value in held:
             vars(part)[name] = value
 
 
-_OBJECTS = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer, types.FunctionType)
+class _StandIn:
+    """Stands for a function or object while a config is written, and is in it by the identity of what it stands for."""
+
+    def __init__(self, value):
+        self.value, self.__name__ = value, getattr(value, "__name__", type(value).__name__)
+
+    def __call__(self, *args, **kwargs):
+        return self.value(*args, **kwargs)
+
+    def get_config(self):
+        return {"id": id(self.value)}
+
+
+def _without_stand_ins(config):
+    """A config with the objects themselves where a layer of the user's own does not write them down, as Keras' layers do."""
+    if isinstance(config, _StandIn):
+        return config.value
+    if isinstance(config, dict):
+        return {name: _without_stand_ins(value) for name, value in config.items()}
+    return type(config)(map(_without_stand_ins, config)) if type(config) in (list, tuple) else config
+
+
+def _held(layer):
+    """The functions and objects of a layer and of those inside it for which something stands in a config.
+
+    Returns:
+        A list of `(layer, attribute, value)`.
+    """
+    parts = [part for part in parts_of(layer) if not isinstance(part, keras.Model)]
+    attributes = [(part, name, value) for part in parts for name, value in vars(part).items() if not hasattr(type(part), name)]
+    # What a user's own `get_config` does with a function is not known: only what no config can hold is taken out of its way.
+    return [item for item in attributes if (_is_live if is_keras_own(type(item[0]).get_config) else _is_nameless)(item[2])]
 
 
 def _live(layer):
@@ -123,22 +153,36 @@ def _live(layer):
     # A method of the layer's own may have the name of an argument, as `TextVectorization.vocabulary_size`.
     found = {name: value for name, value in found.items() if getattr(value, "__self__", None) is not layer}
     # What stays of an addition is an object too: the user's own may have no name.
-    found = {name: remains_of(value) for name, value in found.items() if is_addition(value) or not is_ours(type(value))}
-    return {name: value for name, value in found.items() if isinstance(value, _OBJECTS) or _is_callable_object(value)}
+    return {name: remains_of(value) for name, value in found.items() if _is_live(value)}
 
 
-def _is_callable_object(value):
-    """Whether something is called as a function and is none, as a `functools.partial`, and no layer."""
-    known = (type, types.FunctionType, types.BuiltinFunctionType, keras.Operation, keras.Variable)
-    return callable(value) and not isinstance(value, known)
+# What is called and is no function or object of this kind.
+_OTHERS = (type, types.BuiltinFunctionType, keras.Operation, keras.Variable)
+
+
+def _is_live(value):
+    """Whether something is a function, regularizer, initializer or the like, of which a copy has the very object."""
+    return is_addition(value) or (callable(value) and not isinstance(value, _OTHERS) and not is_ours(type(value)))
+
+
+def _is_nameless(value):
+    """Whether no config can hold such a thing: a lambda, a closure, a `functools.partial`, an object without a config."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return "<" in value.__qualname__
+    return _is_live(value) and (not hasattr(kind, "get_config") or (is_keras_own(kind.get_config) and not is_keras_own(kind)))
 
 
 def _own_inside(layer):
-    """What gives the user's own functions and objects in the layers inside a layer, by the names that their configs have."""
+    """What gives the functions and objects of a layer and of those inside it, by the names that configs have.
+
+    Names are those of the user's own: Keras' Bidirectional writes the config of the layer inside it once more.
+    """
+    held = {id(value): value for _, _, value in _held(layer)}
     live = [value for part in parts_of(layer)[1:] for value in _live(part).values()]
-    own = {}
+    own = {_StandIn.__name__: _giver(_StandIn.__name__, lambda config: remains_of(held[config["id"]]))}
     for value in live:
-        is_function = isinstance(value, types.FunctionType)
+        is_function = type(value) is types.FunctionType
         kind = value if is_function else type(value)
         if not is_keras_own(kind):
             given = value if is_function else _giving([other for other in live if type(other) is kind])
@@ -150,9 +194,14 @@ def _giving(objects):
     """A class that gives that of some objects of one class which has a config: a user's own may not be made again from it."""
 
     def of_config(config):
-        return next((value for value in objects if value.get_config() == config), objects[-1])
+        return next((value for value in objects if not _is_nameless(value) and value.get_config() == config), objects[-1])
 
-    return type(type(objects[0]).__name__, (), {"from_config": staticmethod(of_config)})
+    return _giver(type(objects[0]).__name__, of_config)
+
+
+def _giver(name, of_config):
+    """A class of which Keras asks a function for what it makes from a config."""
+    return type(name, (), {"from_config": staticmethod(of_config)})
 
 
 def input_like(tensor, shape=None, dtype=None):

@@ -5,6 +5,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.graph.access import is_layer, nodes_in_order
 from tf_reweight.graph.additions import own_weights
+from tf_reweight.graph.copying import config_of
 from tf_reweight.graph.walking import graphs_of, is_graph
 
 
@@ -15,7 +16,7 @@ def inside(operation):
 
 def around(wrapper, layer):
     """A copy of a `TimeDistributed` around a layer that is there already, since other calls have it as well."""
-    config = {name: value for name, value in wrapper.get_config().items() if name != "layer"}
+    config = {name: value for name, value in config_of(wrapper).items() if name != "layer"}
     return type(wrapper)(layer, **config)
 
 

@@ -6,6 +6,7 @@ import keras
 
 from tf_reweight.graph.access import calls_of, masks_of
 from tf_reweight.graph.call_arguments import inputs_of, named_arguments
+from tf_reweight.graph.copying import config_of
 from tf_reweight.quantization import rules
 
 L = keras.layers
@@ -91,7 +92,7 @@ def _of_bidirectional(layer):
 
 
 def _of_attention(layer):
-    if layer.get_config()["attention_axes"] in (None, (1,), [1]):
+    if config_of(layer)["attention_axes"] in (None, (1,), [1]):
         return None
     return "attention over other axes than time is not written out in integers"
 

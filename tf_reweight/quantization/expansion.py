@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.copying import config_of
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import Chain
 from tf_reweight.quantization.carrying import Weight, regularizer_like
@@ -96,7 +97,7 @@ class _Attention:
     """softmax(q k / sqrt(d)) v; the root is part of the query's projection."""
 
     def __init__(self, layer, name, names, lost):
-        config = layer.get_config()
+        config = config_of(layer)
         self.heads = config["num_heads"]
         parts = {"query": layer.query_dense, "key": layer.key_dense, "value": layer.value_dense}
         scales = {"query": 1.0 / np.sqrt(config["key_dim"])}

@@ -5,6 +5,7 @@ import numpy as np
 
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.graph.access import has_channels_first, has_lora, quantization_of
+from tf_reweight.graph.copying import config_of
 from tf_reweight.graph.walking import is_graph
 
 # Activations that see one number at a time. Softmax, GLU and unknown functions mix channels.
@@ -117,7 +118,7 @@ def einsum_dense(t, layer, x):
         return t.opaque(f"{t.step.path}: the equation {layer.equation} is more than a matrix over the last axis")
     t.read(layer.kernel, 0, t.vector(x, -1), x, foldable=layer.bias is not None, layer=layer)
     units = t.out(layer.kernel, 1)
-    sizes = layer.get_config()["output_shape"]
+    sizes = config_of(layer)["output_shape"]
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     t.rewrite(layer, "output_shape", units, lambda alive: [*sizes[:-1], int(alive.sum())])
     return _made(t, layer, units, None, layer.bias, -1)

@@ -6,6 +6,7 @@ import numpy as np
 from tf_reweight.coupling.analysis.labels import Signal
 from tf_reweight.coupling.analysis.rules_kernels import is_elementwise, not_elementwise, untouchable
 from tf_reweight.graph.access import sublayers
+from tf_reweight.graph.copying import config_of
 
 # With these a unit whose weights are all zero stays at zero from step to step.
 _ZERO_AT_ZERO = ("tanh", "relu", "linear", "silu", "gelu", "softsign", "elu", "selu", "relu6", "leaky_relu")
@@ -74,7 +75,7 @@ def _units(t, layer, x):
 
 def multi_head_attention(t, layer, query, value, key=None, *_, **options):
     """Heads: slices of query, key and value made together, and read by the output projection."""
-    return _attention(t, layer, query, value, key, options, "num_heads", "num_heads", layer.get_config()["output_shape"])
+    return _attention(t, layer, query, value, key, options, "num_heads", "num_heads", config_of(layer)["output_shape"])
 
 
 def group_query_attention(t, layer, query, value, key=None, *_, **options):
@@ -90,7 +91,7 @@ def _attention(t, layer, query, value, key, options, query_field, value_field, o
     key = key if isinstance(key, Signal) else options.get("key")
     key = value if key is None else key
     masks = [s for s in t.step.inputs if not any(s is known for known in (query, value, key))]
-    if len(t.shapes) != 1 or layer.get_config().get("use_gate") or any(untouchable(child) for child in inner.values()):
+    if len(t.shapes) != 1 or config_of(layer).get("use_gate") or any(untouchable(child) for child in inner.values()):
         return t.opaque(f"{t.step.path}: gated, quantized, or it returns its scores")
     for mask in masks:
         t.freeze(mask, f"{t.step.path}: used as a mask")
