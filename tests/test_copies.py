@@ -278,7 +278,15 @@ class Transposed(L.Layer):
         return {**super().get_config(), "other": keras.saving.serialize_keras_object(self.other)}
 
 
-# What is shared, and the functions that keep it one; the others refuse it. `strip` copies the last three apart.
+def with_one_activation(build):
+    """`build` makes layers of a function without arguments that gives them the activation that they have in common."""
+    activation = L.PReLU(name="shared")
+    model = keras.Sequential([keras.Input((4, 6)), *build(lambda: activation), L.Flatten(), L.Dense(2)])
+    model(np.ones((1, 4, 6), "float32"))  # Keras makes the weights of an activation at the first examples
+    return model
+
+
+# What is shared, and the functions that keep it one; the others refuse it.
 SHARED = {
     "a Dense": (lambda: at_each_step_and_once(L.Dense(8, activation="relu")), ("shrink", "quantize", "strip")),
     "a Dense, once first": (lambda: at_each_step_and_once(L.Dense(8, "tanh"), first=True), ("shrink", "quantize", "strip")),
@@ -292,19 +300,22 @@ SHARED = {
     "the kernel of another": (reads_another, ()),
     "one direction": (one_direction_alone, ()),
     "a layer in another wrapper": (normalized_outside, ()),
+    "an activation": (
+        lambda: with_one_activation(lambda shared: [L.Dense(6, activation=shared()) for _ in range(2)]), ("quantize",)
+    ),
+    "an activation that is called": (lambda: with_one_activation(lambda shared: [L.Dense(6, shared()), shared()]), ()),
+    "an activation at steps": (
+        lambda: with_one_activation(lambda shared: [L.TimeDistributed(L.Dense(6, activation=shared())) for _ in range(2)]), ()
+    ),
+    "an activation inside of one layer": (
+        lambda: with_one_activation(
+            lambda shared: [L.RNN([L.SimpleRNNCell(3, activation=shared()) for _ in range(2)], return_sequences=True)]
+        ), (),
+    ),
 }  # fmt: skip
 MAKES = {
     "shrink": tfr.shrink, "quantize": lambda model: tfr.strip_quantization(tfr.quantize(model)), "strip": tfr.strip,
 }  # fmt: skip
-
-
-def test_an_activation_object_of_two_layers_is_one_or_refused():
-    x, activation = keras.Input((6,)), L.PReLU()
-    h = L.Dense(8, activation=activation, name="b")(L.Dense(8, activation=activation, name="a")(x))
-    model = keras.Model(x, L.Dense(2)(h))
-    assert tfr.strip_quantization(tfr.quantize(model)).count_params() == model.count_params()
-    with pytest.raises(ValueError, match="Each weight must belong to one layer.*Received: weights="):
-        tfr.shrink(model)
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -316,9 +327,15 @@ def test_layers_that_share_weights_share_them_in_copies_or_are_refused(shared, m
     if make in kept:
         copy = MAKES[make](model)
         assert copy.count_params() == model.count_params() and len(copy.trainable_weights) == len(model.trainable_weights)
-    elif kept or make != "strip":
+    else:
         with pytest.raises(ValueError, match=f"Each weight must belong to one layer.*`{make}`.*Received: weights=.*Give each"):
             MAKES[make](model)
+
+
+@pytest.mark.parametrize("make", [tfr.tfmot.sparsity.keras.prune_low_magnitude, tfr.tfmot.clustering.keras.cluster_weights])
+def test_copies_of_tfmots_functions_share_weights_too(make):
+    with pytest.raises(ValueError, match=f"Each weight must belong to one layer.*`{make.__name__}`.*Received: weights="):
+        make(reads_another(), *([4, "LINEAR"] if make.__name__ == "cluster_weights" else []))
 
 
 def test_a_shared_layer_loses_its_channels_once():

@@ -3,9 +3,11 @@
 import keras
 
 from tf_reweight import errors
-from tf_reweight.graph.access import is_layer, nodes_in_order
+from tf_reweight.graph.access import functional_of, is_layer, nodes_in_order, sublayers
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.copying import config_of
+from tf_reweight.graph.keras_classes import is_keras_own
+from tf_reweight.graph.state import parts_of
 from tf_reweight.graph.walking import graphs_of, is_graph
 
 
@@ -40,7 +42,8 @@ def check_untied(model, what, kept=lambda wrapper, layer: True, besides=lambda l
         what: the function that makes the copies, for the message.
         kept: function `(wrapper, layer) -> bool` of a `TimeDistributed` and the layer inside it, where that is called elsewhere
             too: whether its copies stay one.
-        besides: function from a layer to those of its weights that its copy has in common with others as well.
+        besides: function from a layer to those of its weights that its copy has in common with those of others for which it
+            gives them as well.
     """
     shared = shared_inside(model)
     owners: dict = {}
@@ -50,8 +53,12 @@ def check_untied(model, what, kept=lambda wrapper, layer: True, besides=lambda l
         # The layers of a nested model are called themselves.
         weights = own_weights(owner) if is_layer(owner) and not is_graph(owner) else ()
         common = {id(variable) for variable in besides(owner)}
-        for variable in (weight for weight in weights if id(weight) not in common):
-            owners.setdefault(id(variable), (variable, {}))[1][id(owner)] = operation.name
+        for variable in weights:
+            # One owner for all that have it in common.
+            key = None if id(variable) in common else id(owner)
+            owners.setdefault(id(variable), (variable, {}))[1].setdefault(key, operation.name)
+        for variable, holders in _held_twice(owner) if is_layer(owner) else ():
+            owners[id(variable)] = (variable, dict(enumerate(f"{operation.name}/{name}" for name in holders)))
     tied = {variable.path: list(names.values()) for variable, names in owners.values() if len(names) > 1}
     if tied:
         raise ValueError(
@@ -59,10 +66,30 @@ def check_untied(model, what, kept=lambda wrapper, layer: True, besides=lambda l
                 f"Each weight must belong to one layer of the graph, since `{what}` makes layers anew: copies would be trained "
                 "apart, with more weights than now.",
                 "Give each of these layers weights of its own, or call one and the same layer at each place. `prune`, "
-                "`prune_groups` and `export_tflite` take the model as it is.",
+                "`prune_groups`, `detach`, `release` and `export_tflite` take the model as it is.",
                 weights=dict(list(tied.items())[:5]),
             )
         )
+
+
+def _held_twice(layer):
+    """The weights of layers that a layer holds in several places, as the activation of two cells: its config makes two of them.
+
+    What a user's own layer makes of its config is not known.
+
+    Returns:
+        A list of `(variable, names of the layers that hold it)`.
+    """
+    parts = [] if is_graph(layer) or not is_keras_own(type(layer)) else parts_of(layer)
+    # The functional model behind a Sequential one has the same layers.
+    behind = {id(functional_of(part)) for part in parts if isinstance(part, keras.Sequential)}
+    holders: dict = {}
+    for part in (part for part in parts if is_keras_own(type(part)) and id(part) not in behind):
+        places = [value for name, value in vars(part).items() if name.endswith("activation") and is_layer(value)]
+        others = [child for child in sublayers(part) if all(child is not place for place in places)]
+        for child in places + others:
+            holders.setdefault(id(child), (child, []))[1].append(part.name)
+    return [(variable, names) for child, names in holders.values() if len(names) > 1 for variable in child.weights]
 
 
 def _called(model):

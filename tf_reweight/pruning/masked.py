@@ -16,6 +16,7 @@ from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.lora import MergedLora
 from tf_reweight.graph.parameters import HoldsState
 from tf_reweight.graph.rebuilding import Replacements, rebuild
+from tf_reweight.graph.ties import check_untied
 from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
 from tf_reweight.graph.wrapping import KernelWrapper
 from tf_reweight.kernels import allocation
@@ -151,7 +152,8 @@ def strip(model: keras.Model) -> keras.Model:
         A new `keras.Model`; the given one is unchanged.
 
     Raises:
-        TypeError, ValueError: for what is no built Sequential or functional model, or outputs that differ.
+        TypeError, ValueError: for what is no built Sequential or functional model, layers that have a weight in common (a layer
+            inside `TimeDistributed` and outside stays one), or outputs that differ.
     """
     check_model(model)
     if not is_graph(model):
@@ -162,6 +164,7 @@ def strip(model: keras.Model) -> keras.Model:
                 model=type(model).__name__,
             )
         )
+    check_untied(model, "strip")
     inner = {layer.layer.name for layer in all_layers(model) if isinstance(layer, Masked)}
     _check_mergeable(model)
 

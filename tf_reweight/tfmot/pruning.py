@@ -15,6 +15,7 @@ from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.copying import Copied, assign_like, carry_state
 from tf_reweight.graph.rebuilding import Replacements, rebuild
+from tf_reweight.graph.ties import check_untied
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.selection import select
 from tf_reweight.pruning.masked import Masked, strip
@@ -61,8 +62,8 @@ def prune_low_magnitude(
         A wrapped layer, a list of them, or a new model, not compiled.
 
     Raises:
-        TypeError, ValueError: for what is no Keras 3 layer or model, a subclassed model, a model without a kernel, or options
-            that do not go together.
+        TypeError, ValueError: for what is no Keras 3 layer or model, a subclassed model, a model without a kernel or of layers
+            that have a weight in common, or options that do not go together.
 
     Example:
         >>> pruned = prune_low_magnitude(model, PolynomialDecay(0.5, 0.8, begin_step=0, end_step=1000))
@@ -85,6 +86,7 @@ def prune_low_magnitude(
     _check_graph(to_prune, kwargs)
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
+    check_untied(to_prune, "prune_low_magnitude")
     chosen = _with_kernels(to_prune, structure, pruning_policy)
     made = rebuild(to_prune, Replacements(lambda path, layer: _Wrapped(layer, wrapped) if id(layer) in chosen else None))
     if not wrappers(made):

@@ -11,6 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_flags, check_name
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.rebuilding import Replacements, rebuild
+from tf_reweight.graph.ties import check_untied
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.pruning.masked import strip
 from tf_reweight.quantization.clustering import cluster
@@ -49,7 +50,7 @@ def cluster_weights(
 
     Raises:
         TypeError: for a layer or what is no model; single layers are chosen by `quantization.cluster(model, layers=...)`.
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or layers that have a weight in common.
 
     Example:
         >>> clustered = cluster_weights(model, number_of_clusters=16)
@@ -65,6 +66,7 @@ def cluster_weights(
         warnings.warn(f"Values start from k-means, not from {init}: training moves them in any case.", stacklevel=2)
     if not preserve_sparsity:
         warnings.warn("Zeros stay zeros, though preserve_sparsity is False: they are one of the values.", stacklevel=2)
+    check_untied(to_cluster, "cluster_weights")
     made = rebuild(to_cluster, Replacements())
     compile_like(made, to_cluster)
     # NumPy's whole numbers too.
