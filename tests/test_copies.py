@@ -332,6 +332,15 @@ def test_layers_that_share_weights_share_them_in_copies_or_are_refused(shared, m
             MAKES[make](model)
 
 
+def test_a_convolution_at_steps_and_once_can_be_quantized_as_calls_at_steps():
+    with pytest.raises(ValueError, match="`each` takes a single input too, as a sequence of one step"):
+        tfr.quantize(SHARED["a convolution"][0]())
+    each, steps, once = L.TimeDistributed(L.Conv1D(8, 3), name="each"), keras.Input((5, 7, 6)), keras.Input((7, 6))
+    parts = [L.Flatten()(each(steps)), L.Flatten()(each(L.Reshape((1, 7, 6))(once)))]
+    model = keras.Model([steps, once], L.Dense(2)(L.Concatenate()(parts)))
+    assert len(tfr.quantize(model).trainable_weights) == len(model.trainable_weights)
+
+
 @pytest.mark.parametrize("make", [tfr.tfmot.sparsity.keras.prune_low_magnitude, tfr.tfmot.clustering.keras.cluster_weights])
 def test_copies_of_tfmots_functions_share_weights_too(make):
     with pytest.raises(ValueError, match=f"Each weight must belong to one layer.*`{make.__name__}`.*Received: weights="):

@@ -60,13 +60,16 @@ def check_untied(model, what, kept=lambda wrapper, layer: True, besides=lambda l
         for variable, holders in _held_twice(owner) if is_layer(owner) else ():
             owners[id(variable)] = (variable, dict(enumerate(f"{operation.name}/{name}" for name in holders)))
     tied = {variable.path: list(names.values()) for variable, names in owners.values() if len(names) > 1}
+    apart = [layer for layer in _called(model) if id(layer) in shared and not kept(layer, shared[id(layer)])]
     if tied:
+        # The steps and the single call are then calls of one layer.
+        steps = "" if not apart else f"`{apart[0].name}` takes a single input too, as a sequence of one step. "
         raise ValueError(
             errors.message(
                 f"Each weight must belong to one layer of the graph, since `{what}` makes layers anew: copies would be trained "
                 "apart, with more weights than now.",
-                "Give each of these layers weights of its own, or call one and the same layer at each place. `prune`, "
-                "`prune_groups`, `detach`, `release` and `export_tflite` take the model as it is.",
+                "Give each of these layers weights of its own, or call one and the same layer at each place. "
+                f"{steps}`prune`, `prune_groups`, `detach`, `release` and `export_tflite` take the model as it is.",
                 weights=dict(list(tied.items())[:5]),
             )
         )
