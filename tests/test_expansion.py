@@ -315,6 +315,16 @@ class Cubes(keras.regularizers.Regularizer):
         return {}
 
 
+class Columns(keras.regularizers.Regularizer):
+    """A user's own that depends on how a kernel lies."""
+
+    def __call__(self, x):
+        return ops.sum(ops.sqrt(ops.sum(ops.square(x), axis=0) + 1e-6))
+
+    def get_config(self):
+        return {}
+
+
 SUMS = {"l1": keras.regularizers.L1(0.1), "l1_l2": keras.regularizers.L1L2(0.1, 0.2)}
 ACTED_ON = {
     "LSTM": lambda **k: sequence(L.LSTM(3, **k)),
@@ -374,9 +384,28 @@ def test_what_acts_by_columns_comes_along_where_these_lie_as_before():
     assert len(told) == 1 and "leaves out kernel_constraint of multi_head_attention" in told[0]
     # Keys and values: the query is scaled, and the columns of the output's kernel go over heads and size.
     assert sum(isinstance(w.constraint, keras.constraints.MaxNorm) for w in made.weights) == 2
-    made, told = attended_with(kernel_regularizer=Cubes())
+    made, told = attended_with(kernel_regularizer=Columns())
     assert len(told) == 1 and "leaves out kernel_regularizer of multi_head_attention" in told[0]
-    assert sum(isinstance(w.regularizer, Cubes) for w in made.weights) == 3
+    # The query's with the factor.
+    assert sum(w.regularizer is not None for w in made.weights) == 3
+
+
+def test_a_users_penalty_on_a_scaled_query_has_the_same_value_in_all_copies(tmp_path):
+    """Whatever it makes of single numbers, also where nobody registered it; a file holds it where one did."""
+    for own in (Cubes(), lambda x: ops.sum(ops.abs(x) + x**2)):
+        model = attended(L.MultiHeadAttention(2, 4, kernel_regularizer=own, bias_regularizer=own, activity_regularizer=own))
+        model.set_weights([value + 0.1 for value in model.get_weights()])
+        x, quantized = numbers(model), tfr.quantize(model, weight_bits=16)
+        copies = (quantized, tfr.strip_quantization(quantized))
+        for copy in (model, *copies):
+            copy(x)
+        for copy in copies:
+            np.testing.assert_allclose(sum(map(float, copy.losses)), sum(map(float, model.losses)), rtol=1e-3)
+    model = attended(L.MultiHeadAttention(2, 4, kernel_regularizer=Cubes()))
+    simple, _ = quantization.simplify(model)
+    simple.save(tmp_path / "simple.keras")
+    loaded = keras.saving.load_model(tmp_path / "simple.keras", custom_objects={"Cubes": Cubes})
+    np.testing.assert_allclose(sum(map(float, loaded.losses)), sum(map(float, model.losses)), rtol=1e-5)
 
 
 def attended_with(**options):

@@ -26,6 +26,7 @@ HOMES = {
     "PruneLowMagnitude": "tfmot.wrapper",
     "Reweighted": "penalties.reweighted",
     "ToLevels": "quantization.levels",
+    "Unscaled": "quantization.carrying",
 }
 
 

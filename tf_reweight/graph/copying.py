@@ -162,7 +162,10 @@ _OTHERS = (type, types.BuiltinFunctionType, keras.Operation, keras.Variable)
 
 def _is_live(value):
     """Whether something is a function, regularizer, initializer or the like, of which a copy has the very object."""
-    return is_addition(value) or (callable(value) and not isinstance(value, _OTHERS) and not is_ours(type(value)))
+    if is_addition(value) or not callable(value):
+        return is_addition(value)
+    # A regularizer of this package that is no addition has one of the user's in it.
+    return not isinstance(value, _OTHERS) and (not is_ours(type(value)) or isinstance(value, keras.regularizers.Regularizer))
 
 
 def _is_nameless(value):

@@ -42,6 +42,28 @@ class Weight:
         self.lost = [name for name, old, new in zip(names, before, after) if old is not None and new is None]
 
 
+@keras.saving.register_keras_serializable(package="tf_reweight")
+class Unscaled(keras.regularizers.Regularizer):
+    """What a regularizer gives for a weight of which another layer has a multiple: `regularizer(x / scale)`.
+
+    Args:
+        regularizer: the regularizer, or its config.
+        scale: the factor, not zero.
+
+    Example:
+        >>> Unscaled(keras.regularizers.L2(0.1), 0.5)
+    """
+
+    def __init__(self, regularizer, scale):
+        self.regularizer, self.scale = keras.regularizers.get(regularizer), scale
+
+    def __call__(self, x):
+        return self.regularizer(x / self.scale)
+
+    def get_config(self):
+        return {"regularizer": keras.regularizers.serialize(self.regularizer), "scale": self.scale}
+
+
 def regularizer_like(regularizer, shape, view, scale=1.0):
     """The regularizer that gives for `view(x)` what the given one does for `x` of this shape; None without one."""
     if regularizer is None or view is None:
@@ -49,7 +71,8 @@ def regularizer_like(regularizer, shape, view, scale=1.0):
     if type(regularizer) in _SUMS:
         known = {"l1": 0.0, "l2": 0.0, **regularizer.get_config()}
         return regularizer if scale == 1.0 else keras.regularizers.L1L2(l1=known["l1"] / scale, l2=known["l2"] / scale**2)
-    return regularizer if _holds(regularizer, shape, view, regularizer) else None
+    alike = (regularizer, Unscaled(regularizer, float(scale)))
+    return next((after for after in alike if _holds(regularizer, shape, view, after)), None)
 
 
 def _constraint_like(constraint, shape, view):
