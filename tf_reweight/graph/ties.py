@@ -86,12 +86,14 @@ def _held_twice(layer):
     parts = [] if is_graph(layer) or not is_keras_own(type(layer)) else parts_of(layer)
     # The functional model behind a Sequential one has the same layers.
     behind = {id(functional_of(part)) for part in parts if isinstance(part, keras.Sequential)}
-    holders: dict = {}
+    # Without penalties, of which all projections of attention have one.
+    holders: dict = {id(part): (part, []) for part in parts}
     for part in (part for part in parts if is_keras_own(type(part)) and id(part) not in behind):
         places = [value for name, value in vars(part).items() if name.endswith("activation") and is_layer(value)]
         others = [child for child in sublayers(part) if all(child is not place for place in places)]
         for child in places + others:
-            holders.setdefault(id(child), (child, []))[1].append(part.name)
+            if id(child) in holders:
+                holders[id(child)][1].append(part.name)
     return [(variable, names) for child, names in holders.values() if len(names) > 1 for variable in child.weights]
 
 
