@@ -213,6 +213,10 @@ class Around(L.Layer):
         return {**super().get_config(), **own}
 
 
+class Unregistered(L.Dense):
+    """A layer whose class Keras does not know by name."""
+
+
 ACTING = {
     "kernel_initializer": functools.partial(drawn, value=0.2), "bias_initializer": lambda *args, **own: drawn(*args, **own),
     "kernel_regularizer": WithoutConfig(0.3), "bias_regularizer": lambda x: ops.sum(x**2),
@@ -231,6 +235,7 @@ HOLDERS = {
     "a model at steps": lambda x: L.TimeDistributed(
         keras.Sequential([keras.Input((3,)), L.Dense(3, times(2.0), **ACTING), L.Dense(2, times(3.0))])
     )(x),
+    "a user's layer at steps": lambda x: L.TimeDistributed(Unregistered(3, activation=times(2.0), **ACTING))(x),
     "a user's layer": lambda x: Around(Around(L.Dense(3, times(2.0), **ACTING), times(3.0)), times(-1.0))(x),
 }  # fmt: skip
 

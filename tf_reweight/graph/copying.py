@@ -177,13 +177,15 @@ def _is_nameless(value):
 
 
 def _own_inside(layer):
-    """What gives the functions and objects of a layer and of those inside it, by the names that configs have.
+    """What gives the classes, functions and objects of a layer and of those inside it, by the names that configs have.
 
     Names are those of the user's own: Keras' Bidirectional writes the config of the layer inside it once more.
     """
     held = {id(value): value for _, _, value in _held(layer)}
     live = [value for part in parts_of(layer)[1:] for value in _live(part).values()]
-    own = {_StandIn.__name__: _giver(_StandIn.__name__, lambda config: remains_of(held[config["id"]]))}
+    # The classes of layers too, which nobody need have registered.
+    own = {keras.saving.get_registered_name(kind): kind for kind in map(type, parts_of(layer)) if not is_keras_own(kind)}
+    own[_StandIn.__name__] = _giver(_StandIn.__name__, lambda config: remains_of(held[config["id"]]))
     for value in live:
         is_function = type(value) is types.FunctionType
         kind = value if is_function else type(value)
