@@ -22,7 +22,7 @@ WITH_CODE = [path for path in DOCS if pages.blocks(path.read_text())]
 # The fits are too short for a deadline, and a page freezes a layer.
 @pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline", "ignore:The channels of .* left whole")
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
-def test_code_of_a_page_runs(path, tmp_path, monkeypatch):
+def test_code_of_a_page_runs(path, tmp_path, monkeypatch, eager_steps):
     monkeypatch.chdir(tmp_path)
     pages.run(path.read_text(), path.name, pages.names_of_a_user(tmp_path))
 

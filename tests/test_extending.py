@@ -122,7 +122,7 @@ RUN = {
 }
 
 
-def test_a_baseline_of_ones_own(tmp_path):
+def test_a_baseline_of_ones_own(tmp_path, eager_steps):
     regularize = {**RUN["regularize"], "method": {"name": "lot", "seed": 3}}
     figures = tfr.compress({**RUN, "regularize": regularize}, out=tmp_path / "run", console=QUIET)
     assert figures["stages"][-1]["num_nonzero"] == pytest.approx(0.5 * figures["num_weights"], abs=5)
@@ -131,7 +131,7 @@ def test_a_baseline_of_ones_own(tmp_path):
         tfr.workflow.config.load({**RUN, "regularize": regularize, "prune": {}})
 
 
-def test_a_stage_of_ones_own(tmp_path):
+def test_a_stage_of_ones_own(tmp_path, eager_steps):
     order = {"stages": ["train", "regularize", "prune", "retrain", "coarse"], "coarse": {"decimals": 2}}
     config = {**RUN, **order}
     assert set(tfr.workflow.plan(config)["epochs"]) == {"train", "regularize", "retrain"}
@@ -157,7 +157,7 @@ def test_a_stage_that_returns_something_else_is_named(returned, tmp_path):
         tfr.compress({**RUN, "stages": ["train", "halfway"]}, out=tmp_path / "run", console=QUIET)
 
 
-def test_a_trainer_of_ones_own(project, tmp_path, monkeypatch):
+def test_a_trainer_of_ones_own(project, tmp_path, monkeypatch, eager_steps):
     seen = []
     monkeypatch.setattr(project.adversary.Attacked, "train_step", _seen(project.adversary.Attacked.train_step, seen))
     config = {**RUN, "trainer": {"name": "adversarial", "radius": 0.05}, "retrain": {"epochs": 1}}

@@ -251,7 +251,7 @@ class Measures(keras.Model):
         return {"own_error": self.tracker.result()}
 
 
-def test_a_class_that_measures_by_itself_is_asked(tmp_path):
+def test_a_class_that_measures_by_itself_is_asked(tmp_path, eager_steps):
     """Its figures are those of its models; a file's outputs it cannot measure, and the report says so."""
     plain, x, y = tasks.regression()
     model = Measures(plain.inputs, plain.outputs)
