@@ -88,6 +88,8 @@ def test_overrides_reach_sections_lists_and_numbers_yaml_reads_as_text():
         ({"prune": {"threshold": 0.5}, "regularize": {"coupled": {}}}, "prune.threshold is for single kernels"),
         ({"regularize": {"coupled": {"relative": True}, "penalty": "lasso"}}, "`coupled.relative` needs a penalty"),
         ({"export": {"precisions": ["int7"]}}, "'int8'"),
+        ({"export": {"precisions": ["float32"], "tolerance": 1e-9}}, "must be at least 6e-08 for float32 files"),
+        ({"export": {"tolerance": 1e-5}}, "must be at least 0.0001 for int8 files: rounding alone"),
         ({"data": {"validation": 0}}, "greater than 0"),
         ({"name": "no/slashes"}, "pattern"),
         ({"regularize": {"rules": [{"price": "sise"}]}}, "Did you mean 'size'"),

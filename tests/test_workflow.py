@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 import zipfile
 
@@ -266,6 +267,11 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
     assert "pruned_mixed.tflite" not in {file["name"] for file in figures["files"]}
     assert [(item["name"], item["kind"]) for item in figures["refused"]] == [("pruned_mixed.tflite", "DoesNotFit")]
     assert any("pruned_mixed.tflite was not written: `max_bytes` must" in alarm["seen"] for alarm in figures["alarms"])
+    brief["retrain"] = {"epochs": 1}
+    with pytest.raises(export.DoesNotFit, match="`mixed_bytes` must be at least .*Received: mixed_bytes=100") as refused:
+        workflow.compress({**TINY, **brief}, out=tmp_path / "d", console=QUIET)
+    least = int(re.search("at least ([0-9,]+)", str(refused.value)).group(1).replace(",", ""))
+    assert not (tmp_path / "d").exists() and 100 < least < figures["files"][0]["num_bytes"] / 2
     with pytest.raises(ValueError, match="weight_bits"):
         workflow.compress({**TINY, "quantize": {"weight_bits": {"konv*": 4}}}, out=tmp_path / "b", console=QUIET)
     for wrong in ({"activation_bits": 4}, {"weight_bits": 12}, {"weight_bits": 4, "activation_bits": 16}, {"weight_bits": 1}):

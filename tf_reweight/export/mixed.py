@@ -12,6 +12,7 @@ from tf_reweight.data.labelled import of_one_output
 from tf_reweight.export import samples, verification
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
+from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.tables import check_tables
 from tf_reweight.export.tflite import ExportRecord, facts
@@ -250,6 +251,26 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     verification.say_doubts(checked)
     known = facts(path, content, summarize(content, path), checked, delegation(content))
     return MixedRecord(precision="mixed", float_ops=(), wider=(), plan=plan, **known)
+
+
+def check_reachable(model, max_bytes, examples):
+    """Raises where no file of a model can be so small, whatever its weights are, so that hours of training do not come first.
+
+    Args:
+        model: a built Keras model on the TensorFlow backend; it stays as it is.
+        max_bytes: largest size of the file.
+        examples: inputs as it takes them, which tell the sizes that it leaves open.
+
+    Raises:
+        DoesNotFit: when what is no kernel, with kernels of the fewest bits, is larger.
+    """
+    content = convert(single_precision(model), "float32", samples.input_specs(model, samples.take(model, examples, "examples")))
+    saved = 1 - min(TABLE[name].weight_bits for name in _DEFAULT) / 32
+    least = len(content) - int(sum(4 * saved * num_weights for _, _, num_weights in kernels(content)))
+    if max_bytes < least:
+        fix = "Allow more, or let channels be removed (shrink), so that kernels become smaller."
+        expected = f"`mixed_bytes` must be at least {least:,}: that is {model.name} with all of its kernels in the fewest bits."
+        raise DoesNotFit(errors.message(expected, fix, mixed_bytes=max_bytes))
 
 
 def _check_limits(max_bytes, keep):

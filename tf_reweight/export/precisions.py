@@ -36,6 +36,11 @@ class Precision:
         """Whether ranges of activations must be known, from data or from training."""
         return self.activation_bits < 32
 
+    @property
+    def least_error(self):
+        """A relative error that rounding of a model's floats to this stays above, by far: a sixteenth of half a step."""
+        return 2.0**-24 if self.weight_bits == 32 else 2.0 ** -((11 if self.weight_bits == 16 else self.weight_bits) + 5)
+
 
 TABLE = {
     "float32": Precision(32, 32, 1e-4),

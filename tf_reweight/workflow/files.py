@@ -1,7 +1,7 @@
 """The files of a run: dense and pruned, in every precision, executed, packed, and timed against each other."""
 
 from tf_reweight import export
-from tf_reweight.export import tflite
+from tf_reweight.export import mixed, tflite
 from tf_reweight.export.classes import CLASSES
 from tf_reweight.export.verification import keras_outputs
 from tf_reweight.reports.metrics import text_of
@@ -21,7 +21,11 @@ def check_convertible(run):
     if any(run.config.epochs.values()):
         run.data.inputs(run.model, "train", run.config.export.representative)
         run.data.inputs(run.model, "validation", run.config.export.verify)
-        tflite.check_convertible(run.model, run.data.inputs(run.model, "validation", 1))
+        examples, settings = run.data.inputs(run.model, "validation", 1), run.config
+        tflite.check_convertible(run.model, examples)
+        # Without `shrink` kernels stay as large as they are.
+        if settings.export.mixed_bytes is not None and "shrink" not in settings.steps:
+            mixed.check_reachable(run.model, settings.export.mixed_bytes, examples)
 
 
 def export_files(run):

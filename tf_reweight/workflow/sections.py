@@ -10,7 +10,7 @@ from tf_reweight.checks import LARGEST, is_sequence
 from tf_reweight.coupling.savings import PRICES as SET_PRICES
 from tf_reweight.coupling.scores import CRITERIA
 from tf_reweight.data import value_range as ranges
-from tf_reweight.export.precisions import PRECISIONS
+from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.penalties import prices
 from tf_reweight.reports.choosing import WISHES
 from tf_reweight.quantization.grid import check_bits
@@ -331,6 +331,17 @@ class Export(Section):
     accelerated: bool | None = None
     best_by: typing.Literal[WISHES] = "size"
     max_drop: float | None = pydantic.Field(None, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _files_can_hold_the_tolerance(self):
+        # The dense float32 file is written by every run, and each of these of models that were not quantized in training.
+        for name in ("float32", *self.precisions):
+            least = TABLE[name].least_error
+            if self.tolerance is not None and self.tolerance < least:
+                expected = f"`tolerance` must be at least {least:.1g} for {name} files: rounding alone changes outputs by more."
+                fix = f"Leave it out, which is {TABLE[name].tolerance:g} for {name}, or choose other precisions."
+                raise ValueError(errors.message(expected, fix, tolerance=self.tolerance, precisions=self.precisions))
+        return self
 
 
 def serialized(get, value):
