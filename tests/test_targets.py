@@ -147,6 +147,25 @@ def test_the_output_is_found_behind_activations():
     assert output_paths(model) == {"a", "b"}
 
 
+def test_layers_that_other_models_call_too_are_no_outputs():
+    """A model that was quantized calls layers of the one it came from, and all its kernels were said to make its outputs."""
+    inputs = keras.Input((8,))
+    middle = L.Dense(4, name="middle")(L.Dense(8, name="first")(inputs))
+    pooled = L.Activation("relu", name="shared")
+    first, other = keras.Model(inputs, L.Dense(2, name="old")(pooled(middle))), L.Dense(4, name="other")(inputs)
+    second = keras.Model(inputs, pooled(other))
+    assert output_paths(second) == {"other"} and output_paths(first) == {"old"}
+
+
+def test_a_layer_before_a_quantized_output_is_no_output():
+    model = two_layers()
+    model.get_layer("top").quantize("int8")
+    assert output_paths(model) == set()
+    selected, left_out = selection.select(model, "filter")
+    assert [item.target.path for item in selected] == ["conv"]
+    assert [(item.name, item.reason[:24]) for item in left_out] == [("top/kernel", "already quantized (int8)")]
+
+
 def two_layers():
     return keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(4, 3, name="conv"), L.Flatten(), L.Dense(3, name="top")])
 

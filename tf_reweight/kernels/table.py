@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph.access import (
-    calls_of, functional_of, has_lora, operation_of, quantization_of, sublayers, unshared_variables,
+    all_layers, functional_of, has_lora, is_layer, node_of, quantization_of, sublayers, unshared_variables,
 )  # fmt: skip
 from tf_reweight.graph.checking import check_model
 from tf_reweight.kernels.constraints import mask_of
@@ -237,12 +237,14 @@ def output_paths(model):
     with_kernel = {}
     for target in found:
         with_kernel.setdefault(target.path.split("/")[0], []).append(target)
-    paths, pending, seen = set(), [operation_of(t) for t in keras.tree.flatten(model.outputs)], set()
+    # Calls that lead to these outputs: a layer may be called in other models too, such as the one that was quantized.
+    paths, pending, seen = set(), [node_of(t) for t in keras.tree.flatten(model.outputs)], set()
     while pending:
-        operation = pending.pop()
-        if id(operation) in seen:
+        node = pending.pop()
+        operation = node.operation
+        if id(node) in seen:
             continue
-        seen.add(id(operation))
+        seen.add(id(node))
         if operation.name in with_kernel:
             inner = sublayers(operation) if isinstance(operation, keras.Model) else []
             paths |= (
@@ -250,10 +252,14 @@ def output_paths(model):
                 if inner
                 else _last_paths(with_kernel[operation.name])
             )
-            continue
-        for node in calls_of(operation):
-            pending += [operation_of(t) for t in keras.tree.flatten(node.input_tensors)]
+        elif not _has_kernels(operation):
+            pending += [node_of(t) for t in node.input_tensors]
     return paths
+
+
+def _has_kernels(operation):
+    """Whether a layer, or one inside it, has kernels of the table, also those that are left out, as quantized ones are."""
+    return is_layer(operation) and any(_rows_of(layer) for layer in (operation, *all_layers(operation)))
 
 
 def _last_paths(targets):
