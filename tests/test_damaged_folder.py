@@ -141,10 +141,20 @@ def test_a_damaged_record_of_stages_names_its_file(path, text):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "given.json"])
-def test_a_configuration_of_other_bytes_is_another_run(path, name):
-    (path / name).write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ValueError, match=f"What differs: {name}: .not readable. there.*Received: out=.*or delete this one"):
+@pytest.mark.parametrize("damage", [*DAMAGES, lambda content: content[:-1], lambda content: b"- a\n"])
+def test_what_says_which_run_it_is_and_was_damaged_is_no_other_run(path, name, damage):
+    (path / name).write_bytes(damage((path / name).read_bytes()))
+    words = rf"must be as it was written; reading it says: .*\. Received: file='.*{name}'\. Put a copy of the file back"
+    with pytest.raises(ValueError, match=words):
         Folder(path, CONFIG, GIVEN)
+
+
+def test_a_configuration_that_was_cut_between_two_lines_is_damaged_and_another_one_is_not(path):
+    longer = CONFIG + "seed: 0\n"
+    with pytest.raises(ValueError, match="it was cut off .*Received: file='.*config.yaml'"):
+        Folder(path, longer, GIVEN)
+    with pytest.raises(ValueError, match="What differs: name: a there, b now; seed"):
+        Folder(path, "name: b\nseed: 0\n", GIVEN)
 
 
 NAMES = ["config.yaml", "given.json", "state.json", "curves.jsonl", "report.json", "report.html", "app.zip", "dense.keras"]

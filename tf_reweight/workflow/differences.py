@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+from tf_reweight import errors
 from tf_reweight.workflow.sections import GIVEN
 
 # Keys that are named; of more only the number.
@@ -19,11 +20,11 @@ def of_configurations(held, asked):
     """Mapping of keys, as `section.key`, to `(value in the folder, value asked for)`, where they differ.
 
     Args:
-        held, asked: resolved configurations as YAML text.
+        held, asked: resolved configurations as YAML text, of which `check_whole` takes the first.
     """
     if held == asked:
         return {}
-    old, new = (_mapping(yaml.safe_load, text, "config.yaml") for text in (held, asked))
+    old, new = map(yaml.safe_load, (held, asked))
     # What was given, `given.json` tells; folders of older versions have the names of defaults in its place.
     names = [name for name, section in new.items() if isinstance(section, dict) and section.get("name") == GIVEN]
     for section in (old.get(name) for name in names):
@@ -36,7 +37,32 @@ def of_given(held, asked):
     """The same for what a run was given besides its configuration, JSON texts or None."""
     if held == asked:
         return {}
-    return _between(*(_mapping(json.loads, "{}" if text is None else text, "given.json") for text in (held, asked)))
+    return _between(*(json.loads("{}" if text is None else text) for text in (held, asked)))
+
+
+def check_whole(path, held, asked):
+    """Raises ValueError where what says which run a folder holds was damaged or cut off: that is no other run.
+
+    Args:
+        path: of the file, `config.yaml` or `given.json`.
+        held: the text in it, None without the file.
+        asked: the text of the run that was asked for, or None.
+    """
+    if held is None or held == asked:
+        return
+    try:
+        values = (json.loads if path.suffix == ".json" else yaml.safe_load)(held)
+        reason = None if isinstance(values, dict) else "it holds no mapping"
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+    if reason is None and not held.endswith("\n"):
+        reason = "it was cut off"
+    if reason is None and (asked or "").startswith(held):
+        reason = "it was cut off between two lines, or is of another version"
+    if reason is not None:
+        expected = f"What says which run a folder holds must be as it was written; reading it says: {reason}."
+        fix = "Put a copy of the file back, choose another folder with --out (out=), or delete this one."
+        raise ValueError(errors.message(expected, fix, file=str(path)))
 
 
 def told(changed):
@@ -66,13 +92,6 @@ def _flat(values, path=""):
     for key, value in values.items():
         found |= _flat(value, f"{path}{key}.") if isinstance(value, dict) and value else {f"{path}{key}": value}
     return found
-
-
-def _mapping(read, text, name):
-    try:
-        return dict(read(text))
-    except (ValueError, TypeError, yaml.YAMLError):
-        return {name: "(not readable)"}
 
 
 def _short(value):

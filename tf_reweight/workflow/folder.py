@@ -100,11 +100,13 @@ class Folder:
         if not entries:
             return
         known = _text(path / _GIVEN) if _GIVEN in entries else None
+        differences.check_whole(path / _GIVEN, known, given)
         if _CONFIG not in entries:
             if entries != {_GIVEN} or known != given:
                 raise ValueError(errors.message(_EXPECTED, _FIX, out=str(path)))
             return
         held = _text(path / _CONFIG)
+        differences.check_whole(path / _CONFIG, held, resolved)
         changed = differences.of_configurations(held, resolved) | differences.of_given(known, given)
         if changed:
             raise ValueError(errors.message(f"{_EXPECTED} What differs: {differences.told(changed)}.", _FIX, out=str(path)))
