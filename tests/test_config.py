@@ -153,3 +153,16 @@ def test_whole_numbers_that_yaml_reads_in_another_base_are_refused(text, taken):
     with pytest.raises(yaml.YAMLError, match=f"`train.epochs` has a value .*, {text}; YAML 1.1 takes it for {taken}: write a"):
         strict_yaml.load(f"train: {{epochs: {text}}}")
     assert strict_yaml.load("[0, 10, 0x10, '010', 1_000]") == [0, 10, 16, "010", 1000]
+
+
+@pytest.mark.parametrize("text, meant", [("{sparsity:0.5}", "sparsity: 0.5"), ("{a: 1, epochs:3}", "epochs: 3"), ("{c*:4}", "c*: 4")])
+def test_a_key_without_a_space_behind_its_colon_is_told_what_yaml_wants(text, meant, tmp_path):
+    """It was an unknown key 'sparsity:0.5'."""
+    (tmp_path / "a.yaml").write_text(f"prune: {text}\n")
+    for read in (lambda: config.load({}, [f"prune={text}"]), lambda: config.load(tmp_path / "a.yaml")):
+        with pytest.raises(ValueError) as raised:
+            read()
+        assert f"a space after the colon: `{meant}`" in str(raised.value) and str(raised.value).count("Received: ") == 1
+    with pytest.raises(ValueError, match="`train` in --set: .*Received: train='epochs:3'. YAML wants a space after the colon"):
+        config.load({}, ["train=epochs:3"])
+    assert config.load({}, ["quantize.weight_bits={'a:b':4}", "data.name=a.py:load"]).quantize.weight_bits == {"a:b": 4}

@@ -1,6 +1,7 @@
 """A whole configuration: which sections it has, how they go together, and how it is read."""
 
 import pathlib
+import re
 import typing
 
 import pydantic
@@ -16,6 +17,8 @@ from tf_reweight.workflow.sections import (
     serialized,
 )  # fmt: skip
 
+# What YAML reads as one text, and its writer meant as a key and a value.
+_UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
 
@@ -307,7 +310,10 @@ def _explain(error, origin):
             expected = f"`{key}` in {origin}: {_inside_sentence(text)}."
             # Checks of ours say themselves what was received.
             received = {path[-1] if path else "config": problem["input"]}
-            lines.append(expected if "Received: " in text else errors.message(expected, "Correct the value.", **received))
+            fix = "Correct the value."
+            if "valid dictionary" in text and _UNSPACED.fullmatch(str(problem["input"])):
+                fix = "YAML wants a space after the colon of a key, and a line for each, or {key: value, key: value}."
+            lines.append(expected if "Received: " in text else errors.message(expected, fix, **received))
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """YAML as PyYAML's safe loader reads it, but that a key may come once only, and that names for parts make nothing huge.
 
-PyYAML keeps the last of two keys in silence; a few lines of aliases of aliases become a value that no program ends to print.
+PyYAML keeps the last of two keys in silence, and reads `{a:1}` as a key without a value; a few lines of aliases of aliases become a value that no program ends to print.
 """
 
 import yaml
@@ -38,11 +38,21 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         # Before keys of other mappings are merged in (`<<`), which those of the mapping itself may replace.
-        for key, _ in node.value:
+        for key, value in node.value:
+            _check_colon(key, value)
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
                 raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} comes twice", key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
+
+
+def _check_colon(key, value):
+    """Raises for `{a:1}`, which YAML reads as a key `a:1` without a value."""
+    is_plain = all(isinstance(node, yaml.ScalarNode) and node.style is None for node in (key, value))
+    name, colon, rest = key.value.partition(":") if is_plain and not value.value else ("", "", "")
+    if name and colon and rest:
+        reason = f"YAML wants a space after the colon: `{name}: {rest[:_SHOWN]}`"
+        raise yaml.composer.ComposerError(None, None, reason, key.start_mark)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
@@ -52,9 +62,9 @@ def load(text):
     """What a text holds.
 
     Raises:
-        yaml.YAMLError: for text that is no YAML, a key that comes twice in a mapping, a value that cannot be read (the key is
-            named), one that is a part of itself, and one of more than 100,000 parts, each counted as often as it is named, or a
-            million characters.
+        yaml.YAMLError: for text that is no YAML, a key that comes twice in a mapping or has no space behind its colon, a value
+            that cannot be read (the key is named), one that is a part of itself, and one of more than 100,000 parts, each
+            counted as often as it is named, or a million characters.
 
     Example:
         >>> load("train: {epochs: 1}")
