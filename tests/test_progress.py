@@ -85,8 +85,12 @@ def test_a_backend_that_keras_has_not_is_said_with_those_that_it_has(monkeypatch
     assert main.console(["report", "a.keras"]) == 2
     assert "Received: KERAS_BACKEND='tensorflw'. Did you mean 'tensorflow'? Valid: jax" in capsys.readouterr().err
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    said = told(ModuleNotFoundError("No module named 'jax'"))
-    assert said.startswith("Keras' backend 'jax' must be installed; Python says: No module named 'jax'. Received: ")
+    said = told(ModuleNotFoundError("No module named 'jax'", name="jax"))
+    assert said.startswith("Keras' backend 'jax' needs the package jax, which is not installed. Received: KERAS_BACKEND='jax'.")
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    said = told(ModuleNotFoundError("No module named 'jax.numpy'", name="jax.numpy"))
+    assert said.startswith("Keras must have a backend that trains: 'numpy' does not, and Python says: No module named 'jax.num")
+    assert told(ModuleNotFoundError("No module named 'mine'", name="mine")) == "No module named 'mine'", "no backend needs it"
 
 
 def test_a_command_whose_output_was_closed_runs_and_prints_nothing(monkeypatch):

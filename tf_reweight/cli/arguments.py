@@ -10,6 +10,9 @@ from tf_reweight.strict_json import to_json
 # What this package raises to explain itself. Anything else is a fault, here or in a library.
 _EXPLAINED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
+# What Keras imports for each of its backends.
+_NEEDED_BY = {"jax": ("jax", "jaxlib"), "numpy": ("jax", "jaxlib"), "openvino": ("openvino",), "torch": ("torch",)}
+
 
 def told(error):
     """What an error says; what the system says of a file, and what nobody foresaw, in the form of our own errors."""
@@ -19,9 +22,13 @@ def told(error):
         fix = "Give it less at once: fewer examples, smaller batches or a smaller model."
         return errors.message("There must be memory enough.", fix, error=str(error) or "MemoryError")
     backend = os.environ.get("KERAS_BACKEND")
-    if isinstance(error, ModuleNotFoundError) and backend in ("jax", "numpy", "openvino", "torch"):
-        fix = "Install what it needs, or leave KERAS_BACKEND out for TensorFlow."
-        expected = f"Keras' backend {backend!r} must be installed; Python says: {error}."
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+    if missing in _NEEDED_BY.get(backend, ()):
+        expected = f"Keras' backend {backend!r} needs the package {missing}, which is not installed."
+        fix = "Install it, or leave KERAS_BACKEND out for TensorFlow."
+        if backend not in ("jax", "torch"):
+            expected = f"Keras must have a backend that trains: {backend!r} does not, and Python says: {error}."
+            fix = "Leave KERAS_BACKEND out for TensorFlow, or set it to jax or torch."
         return errors.message(expected, fix, KERAS_BACKEND=backend)
     if not isinstance(error, _EXPLAINED) or isinstance(error, RecursionError) or not str(error):
         fix = "Run the command again with --debug and report what it prints."
