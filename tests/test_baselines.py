@@ -351,6 +351,24 @@ def test_two_of_admm_in_one_fit_are_refused(same, data):
         assert [update["epoch"] for update in admm.history] == [0, 1]
 
 
+MAKERS = {
+    "Clipping": lambda layers: Clipping(0.2, layers=layers),
+    "GradualMagnitude": lambda layers: GradualMagnitude(ConstantSparsity(0.5, 0), layers=layers),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_two_of_a_baseline_on_one_kernel_are_refused_and_on_two_kernels_not(kind, data):
+    """Of two thresholds the larger one counted without a word, of two schedules the further one."""
+    model, make = small_net(jit_compile=False), MAKERS[kind]
+    first = make(None)
+    for other in (first, make("conv")):
+        with pytest.raises(ValueError, match=f"`callbacks` must hold one {kind}"):
+            model.fit(*data, epochs=1, callbacks=[first, other], verbose=0)
+    model.fit(*data, epochs=1, callbacks=[make("conv"), make("top")], verbose=0)
+    assert all((kernel == 0).any() for kernel in kernels_of(model).values())
+
+
 # Clipping and lasso --------------------------------------------------------------------------------------------------
 
 

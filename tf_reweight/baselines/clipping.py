@@ -53,7 +53,7 @@ class Clipping(keras.callbacks.Callback):
     The simplest of the baselines. A group grows back only by a step larger than the threshold, so with a threshold well above
     the learning rate (under Adam) it is one-shot pruning at the first batch, spread over the layers by one number. When `fit`
     ends the zeros are there and nothing holds them: `tf_reweight.keep_zeros(model)` does. After a `fit` that was interrupted,
-    the next one ends the clipping.
+    the next one ends the clipping. A kernel has one of them in a `fit`.
 
     Args:
         threshold: a group norm, > 0; with `"unstructured"` a magnitude.
@@ -76,7 +76,9 @@ class Clipping(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         selected, _ = select(self.model, self.structure, self.layers)
         projection.trainable(selected)
-        self._variables = [item.target.variable for item in selected]
+        variables = [item.target.variable for item in selected]
+        one_fit.end_earlier(self.model, self, lambda earlier: projection.in_common(variables, earlier._variables))
+        self._variables = variables
         one_fit.begin(self.model, self, self._give_back)
         for item in selected:
             clip = Clip(item.structure, item.target.layout, self.threshold)

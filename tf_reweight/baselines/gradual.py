@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tf_reweight.baselines import projection, schedules
+from tf_reweight.graph import one_fit
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.optimizers import steps_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
@@ -23,7 +24,7 @@ class GradualMagnitude(keras.callbacks.Callback):
     `prune` does, also through saving and loading; what is removed stays removed. Steps are counted by the optimizer, so a
     resumed run or a second `fit` goes on where the schedule was; after other training with the same optimizer a warning says
     that the schedule is under way or over already. The model is pruned when the schedule has ended: train on, or
-    `release` it; no `prune` is needed.
+    `release` it; no `prune` is needed. A kernel has one of them in a `fit`.
 
     Args:
         schedule: `ConstantSparsity`, `PolynomialDecay`, or the config of one.
@@ -54,17 +55,26 @@ class GradualMagnitude(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._warn_when_too_late()
         self.history = []
-        self._selected = projection.trainable(select(self.model, self.structure, self.layers)[0])
+        selected = projection.trainable(select(self.model, self.structure, self.layers)[0])
+        variables = [item.target.variable for item in selected]
+        one_fit.end_earlier(self.model, self, lambda earlier: projection.in_common(variables, earlier.variables))
+        one_fit.begin(self.model, self, lambda: None)
+        self._selected = selected
         self._applied, started = None, self.schedule.last_update(self._step() - 1)
         self._warn_when_begun_without_it()
         masks = []
-        for variable in [item.target.variable for item in self._selected]:
+        for variable in variables:
             if mask_of(variable) is None:
                 # A fit that was cut off and goes on, of weights alone: its masks were not saved, but its zeros were.
                 kept = np.ones(variable.shape, bool) if started is None else as_numpy(variable) != 0
                 masks.append((variable, kept))
         hold_all(self.model, masks)
         drop_compiled_steps(self.model)
+
+    @property
+    def variables(self):
+        """The kernels that it prunes."""
+        return [item.target.variable for item in self._selected]
 
     def on_train_batch_begin(self, batch, logs=None):
         # Not "is this step one of the schedule's": with several steps per execution most are never seen here.
@@ -78,12 +88,13 @@ class GradualMagnitude(keras.callbacks.Callback):
         due = self.schedule.last_update(self._step() - 1)
         if due is not None and due != self._applied:
             self.update(due)
+        one_fit.end(self.model, self)
 
     def update(self, step):
         """Chooses the masks that belong to a step of the schedule, from the weights as they are now."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
-        variables = [item.target.variable for item in self._selected]
+        variables = self.variables
         kernels = [as_numpy(variable) for variable in variables]
         chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope, self.criterion)
         kept = 0

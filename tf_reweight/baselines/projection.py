@@ -59,6 +59,11 @@ def trainable(selected):
     return chosen
 
 
+def in_common(variables, others):
+    """Whether two lists of variables have one in common."""
+    return not {id(variable) for variable in variables}.isdisjoint(id(variable) for variable in others)
+
+
 def _groups(item, kernel):
     standard = item.target.layout.to_standard(ops.convert_to_tensor(kernel, "float32"))
     return Groups.of(item.structure, standard)

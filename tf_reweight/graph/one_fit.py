@@ -62,8 +62,14 @@ def end_with_penalties(model):
             end(model, callback)
 
 
-def end_earlier(model, callback):
+def end_earlier(model, callback, clashes=lambda earlier: True):
     """Ends what callbacks of the same class left on a model.
+
+    Args:
+        model: the model in training.
+        callback: the callback that begins to work on it.
+        clashes: function of another callback of the class, whether both cannot work on the model at once. Those that can, as
+            on other layers, are left alone.
 
     Raises:
         ValueError: where one is at work in the same `fit` already, another or the same, or in the `fit` that this one runs
@@ -71,7 +77,7 @@ def end_earlier(model, callback):
     """
     name, running = type(callback).__name__, _fits_running(model)
     for earlier, _, _, depth in list(vars(model).get(_AT_WORK, {}).values()):
-        if not isinstance(earlier, type(callback)):
+        if not isinstance(earlier, type(callback)) or (earlier is not callback and not clashes(earlier)):
             continue
         if depth < running:
             fix = "Leave it out of the inner `fit`: what the outer one does to the model acts there too."

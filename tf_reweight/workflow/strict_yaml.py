@@ -1,6 +1,7 @@
 """YAML as PyYAML's safe loader reads it, but that a key may come once only, and that names for parts make nothing huge.
 
-PyYAML keeps the last of two keys in silence, and reads `{a:1}` as a key without a value; a few lines of aliases of aliases become a value that no program ends to print.
+PyYAML keeps the last of two keys in silence, and reads `{a:1}` as a key without a value; a few lines of aliases of aliases
+become a value that no program ends to print.
 """
 
 import yaml
