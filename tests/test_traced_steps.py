@@ -140,6 +140,36 @@ def test_each_change_warns(change):
         CHANGES[change](model)
 
 
+REMOVALS = {
+    "detach": (lambda model: tfr.regularize(model), tfr.detach, "the penalty goes on acting"),
+    "snap": (tfr.quantization.regularize_levels, tfr.quantization.snap, "the penalty goes on acting"),
+    "release": (CHANGES["prune"], tfr.release, "the zeros stay zero"),
+    "release of groups": (CHANGES["prune_groups"], tfr.release, "the zeros stay zero"),
+}
+
+
+@pytest.mark.parametrize("kind", REMOVALS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_takes_something_off_warns_too(kind):
+    put, take_off, words = REMOVALS[kind]
+    model = built()
+    put(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        take_off(model)  # nothing was traced yet
+    put(model)
+    step = steps(model, keras.optimizers.SGD(0.1))
+    step(X, Y)
+    with pytest.warns(UserWarning, match=f"tf.function .*traced before .*: {words} in it") as heard:
+        take_off(model)
+    assert len(heard) == 1
+    kept.append(step)  # nothing is taken off any more
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert kind == "snap" or take_off(model) == 0
+    kept.clear()
+
+
 def gone(model):
     step = steps(model, keras.optimizers.SGD(0.1))
     step(X, Y)

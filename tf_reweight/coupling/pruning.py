@@ -31,7 +31,7 @@ from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import check_reachable, choose, met
 from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.held import hold_all, zero_again
-from tf_reweight.penalties.attachment import attach, common_budget, detach
+from tf_reweight.penalties.attachment import attach, common_budget, take_off
 from tf_reweight.records import Report
 
 
@@ -189,7 +189,7 @@ def prune_groups(
     unfreed = None if given or not all(keep.all() for keep in keeps) else _unfreed(model, coupled, scores)
     dense = copied(model) if reconstruct else None
     report = zero_groups(model, coupled, keeps, rescued)
-    detach(model)
+    take_off(model)
     rebuilt = () if dense is None else reconstruction.reconstruct(model, dense, examples).layers
     follow_closely(model)
     batch_statistics.refresh(model, examples)

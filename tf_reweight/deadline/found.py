@@ -11,7 +11,7 @@ from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.gradients import can_listen
 from tf_reweight.graph.walking import is_graph
 from tf_reweight.kernels.budgeted import first_to_meet
-from tf_reweight.penalties.attachment import attach, attachments, check_trainable, detach
+from tf_reweight.penalties.attachment import attach, attachments, check_trainable, take_off
 
 
 def reachable_groups_of(model, *arguments, **options):
@@ -32,7 +32,7 @@ def reachable_groups_of(model, *arguments, **options):
         found.check_reachable(found.scores(found.norms()))
     except Exception:
         if bare:
-            detach(model)  # another budget can be tried then
+            take_off(model)  # another budget can be tried then
         raise
     return found, bare
 

@@ -16,7 +16,7 @@ from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
-from tf_reweight.penalties.attachment import detach
+from tf_reweight.penalties.attachment import take_off
 
 
 class IterativePruning(keras.callbacks.Callback):
@@ -95,7 +95,7 @@ class IterativePruning(keras.callbacks.Callback):
             self._check_epochs(self.params["epochs"] - epoch)
         except ValueError:
             if self._bare:
-                detach(self.model)  # the penalties that were put on for this `fit`
+                take_off(self.model)  # the penalties that were put on for this `fit`
             raise
         self._first = epoch
 

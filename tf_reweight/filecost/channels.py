@@ -16,7 +16,7 @@ from tf_reweight.filecost.operations import curves
 from tf_reweight.filecost.points import rising
 from tf_reweight.graph.counting import kernel_uses
 from tf_reweight.kernels.budgeted import Demand, met
-from tf_reweight.penalties.attachment import detach
+from tf_reweight.penalties.attachment import take_off
 from tf_reweight.pruning.prune import release
 from tf_reweight.shrinking import shrink
 
@@ -83,7 +83,7 @@ def of_channels(model, budget, pairs=None):
 def _plain(model):
     """A copy without penalties and masks."""
     dense = copied(model)
-    detach(dense)
+    take_off(dense)
     release(dense)
     return dense
 

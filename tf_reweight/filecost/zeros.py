@@ -15,7 +15,7 @@ from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.nonzeros import check_countable
 from tf_reweight.kernels.quantities import Linear
 from tf_reweight.kernels.table import find
-from tf_reweight.penalties.attachment import detach
+from tf_reweight.penalties.attachment import take_off
 
 # Parts of the weights that are left in the files that are made first.
 _LEFT = (1.0, 0.5, 0.25, 0.1, 0.03, 0.005)
@@ -119,7 +119,7 @@ def _is_within(sizes_of_file, limits):
 
 def _sizes_now(model, precision):
     copy = copied(model)
-    detach(copy)
+    take_off(copy)
     return sizes(content_of(copy, precision), packed=True)
 
 
@@ -134,7 +134,7 @@ class _Files:
 
     def __init__(self, model, precision, pairs):
         self._copy, self._precision = copied(model), precision
-        detach(self._copy)
+        take_off(self._copy)
         by_name = {target.name: target for target in find(self._copy)[0]}
         self._kernels = [(by_name[target.name], structure) for target, structure in pairs]
         self._dense = [as_numpy(target.variable) for target, _ in self._kernels]

@@ -18,16 +18,17 @@ _OF_OURS = {"pressed_towards_budget", "shrink_coupled_groups", "hold_coupled_gro
 _ONLY_READ = "_read_only_resource_inputs"
 
 
-def renew_steps(model, variables, what):
+def renew_steps(model, variables, what, stacklevel=5):
     """Drops every step that Keras has traced with these variables, and warns of a `tf.function` of the user's that trains them.
 
     What is computed inside such a function was fixed when it was traced: constraints and penalties that are put on later do
-    nothing in it, and nothing else would tell.
+    nothing in it, those that are taken off go on acting, and nothing else would tell.
 
     Args:
         model: the model that was changed.
-        variables: its weights that were given something.
+        variables: its weights that were given something, or from which something was taken.
         what: what a step traced before goes on without, for the warning: `"the zeros will not stay"`.
+        stacklevel: of the warning, so that it names the user's line.
     """
     drop_compiled_steps(model)
     if not variables:
@@ -40,7 +41,7 @@ def renew_steps(model, variables, what):
         warnings.warn(
             f"A tf.function that trains this model was traced before ({', '.join(names[:3])}): {what} in it. Make the function "
             "anew after this call, so that it is traced again.",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
 
 

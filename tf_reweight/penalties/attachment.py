@@ -318,17 +318,23 @@ def detach(model: keras.Model) -> int:
         The number of kernels that were freed.
     """
     check_layer(model)
-    count, changed = 0, False
+    freed = take_off(model)
+    renew_steps(model, freed, "the penalty goes on acting", stacklevel=3)
+    return len(freed)
+
+
+def take_off(model):
+    """`detach` for callers that change more and tell of it themselves; the kernels' variables that had a penalty."""
+    freed, changed = [], False
     one_fit.end_with_penalties(model)
     for target in _kernels(model):
-        left_behind = remove(target.variable, SoftThreshold)
+        changed |= remove(target.variable, SoftThreshold)
         if parts_of(target.regularizer):
             put(target, replaced(target.regularizer, removed))
-            count += 1
-        changed |= left_behind
-    if count or changed:
+            freed.append(target.variable)
+    if freed or changed:
         drop_compiled_steps(model)
-    return count
+    return freed
 
 
 def _is_bound(regularizer):

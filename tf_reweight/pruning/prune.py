@@ -18,7 +18,6 @@ from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.gradients import TAYLOR, check_gradients
 from tf_reweight.kernels import allocation, filed, unmet
 from tf_reweight.kernels.budgeted import choose, met
-from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.grouping import CRITERIA, LAMP, Groups
 from tf_reweight.kernels.held import free, hold_all, place, zero_again
 from tf_reweight.kernels.nonzeros import demands_on
@@ -27,7 +26,8 @@ from tf_reweight.kernels.reactions import felt_kernels
 from tf_reweight.kernels.selection import frozen_among, select
 from tf_reweight.kernels.selectors import Layers
 from tf_reweight.kernels.table import LeftOut, find
-from tf_reweight.penalties.attachment import attachments, check_choosable, common_budget, detach
+from tf_reweight.kernels.traced import renew_steps
+from tf_reweight.penalties.attachment import attachments, check_choosable, common_budget, take_off
 from tf_reweight.records import Report, plain
 from tf_reweight.structures import StructureLike
 from tf_reweight.structures import get as get_structure
@@ -182,7 +182,7 @@ def prune(
         warnings.warn(f"The file of the pruned model is over its budget and cannot be cut further: {error}", stacklevel=2)
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
-    detach(model)
+    take_off(model)
     follow_closely(model)
     batch_statistics.refresh(model, examples)
     amounts = {"sparsity": sparsity, "threshold": threshold, "budget": budget, "scope": scope}
@@ -243,12 +243,11 @@ def release(model: keras.Model) -> int:
     Zeros that are one of the values of a clustered kernel are no masks: `quantization.cluster` holds them with the others, and
     they stay. Release before clustering where they are to grow back.
     """
-    count = sum(free(target.variable) for target in find(model)[0])
-    for variable in model.weights:  # what `prune_groups` holds besides kernels
-        free(variable)
+    kernels = [target.variable for target in find(model)[0] if free(target.variable)]
+    others = [variable for variable in model.weights if free(variable)]  # what `prune_groups` holds besides kernels
     place(model)
-    drop_compiled_steps(model)
-    return count
+    renew_steps(model, [*kernels, *others], "the zeros stay zero", stacklevel=3)
+    return len(kernels)
 
 
 def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
