@@ -18,7 +18,7 @@ import tf_reweight as tfr
 from tf_reweight import data, export
 from tf_reweight.cli import main
 from tf_reweight.packing.pack import pack
-from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite import execution, flatbuffer, metadata
 from tf_reweight.workflow import config, strict_yaml
 
 # Milliseconds that no example may take, and bytes that no file may make of this process.
@@ -201,6 +201,44 @@ def test_every_file_is_read_or_explained(file):
         within_memory(lambda: flatbuffer.parse(content))
 
     fuzz()
+
+
+def damages(content):
+    """Files that are damaged where flatbuffers still read them, by what is damaged."""
+    name = content.index(b"serving_default")
+    yield "whole TFLite flatbuffer", content[:name] + bytes([content[name] ^ 0x80]) + content[name + 1 :]
+    model = flatbuffer.read(content)
+    sparse = next(tensor for tensor in model.subgraphs[0].tensors if tensor.sparsity is not None)
+    sparse.sparsity.dimMetadata[0].denseSize ^= 4
+    yield "sparse weights of the file must be whole", flatbuffer.write(model)
+    labelled = bytearray(metadata.annotate(content, [str(number) for number in range(64)]))
+    labelled[labelled.index(b"M001") - 1] ^= 0x40  # where the metadata begins
+    yield "metadata of the file must be whole", bytes(labelled)
+
+
+def test_damage_is_told_alike_by_all_who_read_a_file(tmp_path):
+    """`pack` took what `inspect` refused."""
+    layers = [keras.Input((64,)), keras.layers.Dense(64, kernel_initializer="identity")]
+    model, path = keras.Sequential(layers), tmp_path / "a.tflite"
+    export.export_tflite(model, path)
+    assert export.pack_tflite(path, path).num_packed
+    for words, content in damages(path.read_bytes()):
+        path.write_bytes(content)
+        readers = [lambda: export.inspect_tflite(path), lambda: export.pack_tflite(path, path)]
+        readers += [] if "metadata" in words else [lambda: execution.Runner(path), lambda: export.check_file(path)]
+        said = {within_memory(read) for read in readers}
+        assert len(said) == 1 and words in str(said), said
+        assert path.read_bytes() == content
+
+
+def test_a_file_that_litert_refuses_is_not_packed_where_nothing_shrinks(file, tmp_path):
+    model = flatbuffer.read(file)
+    model.operatorCodes[0].version = 99
+    path = tmp_path / "a.tflite"
+    path.write_bytes(flatbuffer.write(model))
+    said = within_memory(lambda: export.pack_tflite(path, tmp_path / "b.tflite"))
+    assert said == within_memory(lambda: execution.Runner(path)) is not None and not (tmp_path / "b.tflite").exists()
+    assert export.pack_tflite(path, tmp_path / "b.tflite", verify=False).num_packed == 0
 
 
 def test_a_model_without_a_single_input_is_told_so():

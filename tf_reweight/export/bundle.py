@@ -11,7 +11,7 @@ from tf_reweight.checks import check_flag, check_text, listed
 from tf_reweight.files import as_path, write_whole
 from tf_reweight.packing import equivalence
 from tf_reweight.strict_json import to_json
-from tf_reweight.tflite import flatbuffer, metadata, sizes
+from tf_reweight.tflite import constants, metadata, sizes
 from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.inspection import summarize
 
@@ -80,7 +80,7 @@ def describe(content, name, preprocessing=None, shapes=None):
 
     Sizes that the file leaves open are -1. Of a file with several signatures, inputs and outputs are those of the first graph.
     """
-    flatbuffer.parse(content, name)
+    constants.parse(content, name)
     runner, summary = Runner(content, shapes=shapes), summarize(content, name)
     said = summary.metadata or {"inputs": [], "outputs": []}
     labels = [item["labels"] for item in said["outputs"] if item["labels"]]

@@ -12,7 +12,7 @@ from tf_reweight.export.agreeing import Requirement
 from tf_reweight.export.verification import say_doubts
 from tf_reweight.graph.checking import check_model
 from tf_reweight.records import Report
-from tf_reweight.tflite import apart, compiled, flatbuffer
+from tf_reweight.tflite import apart, compiled, constants
 from tf_reweight.tflite.comparing import compare
 from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.latency import benchmark, runnable_example
@@ -98,7 +98,7 @@ def check_file(
     check_flags(fully_accelerated=fully_accelerated)
     _check_arguments(max_bytes, max_ms, agrees_with, data, max_drop, tolerance, mode)
     content = read_file(path)
-    flatbuffer.parse(content, path)  # which names the file
+    constants.parse(content, path)  # which names the file
     # In a process of its own, which may die, before anything else loads the file here.
     found = apart.delegation(content, shapes, path)
     asked, doubts = [_runs(content, shapes)], ()

@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from tf_reweight.records import Report
-from tf_reweight.tflite import flatbuffer
+from tf_reweight.tflite import constants, flatbuffer
 from tf_reweight.tflite.file_graph import Graph
 
 _CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
@@ -113,7 +113,7 @@ def arm_eligibility(content):
     Example:
         >>> arm_eligibility(pathlib.Path("model.tflite").read_bytes()).eligible
     """
-    return examine(Graph(flatbuffer.parse(content)))
+    return examine(Graph(constants.parse(content)))
 
 
 def examine(graph):

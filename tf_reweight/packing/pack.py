@@ -18,11 +18,11 @@ from tf_reweight.checks import check_flags
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.packing import arm, equivalence, rewriting
 from tf_reweight.records import Report
-from tf_reweight.tflite import flatbuffer, sizes, sparse_layout
+from tf_reweight.tflite import constants, flatbuffer, sizes, sparse_layout
 from tf_reweight.tflite.emulation import Emulator
-from tf_reweight.tflite.execution import read_file
+from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.file_graph import Graph
-from tf_reweight.tflite.metadata import attach, attached_files
+from tf_reweight.tflite.metadata import attach, attached_files, read
 
 # Where each operation reads its weights.
 _WEIGHT_SLOTS = {
@@ -138,14 +138,15 @@ def pack(content, zipped=False):
 
     Raises:
         TypeError: when these are no bytes.
-        ValueError: when it is no TFLite flatbuffer, or is cut off, is over 2 GiB, or keeps its weights outside of itself.
+        ValueError: when it is no TFLite flatbuffer, or is cut off or damaged, as `inspect_tflite` raises it, is over 2 GiB, or
+            keeps its weights outside of itself.
 
     Example:
         >>> result = pack(pathlib.Path("model.tflite").read_bytes())
         >>> result.num_bytes_before, result.num_bytes_after
     """
     check_flags(zipped=zipped)
-    return _packed(flatbuffer.parse(content), bytes(content), zipped)[0]
+    return _packed(constants.parse(content), bytes(content), zipped)[0]
 
 
 def pack_tflite(
@@ -174,7 +175,8 @@ def pack_tflite(
 
     Raises:
         FileNotFoundError: when there is no such file or folder, or `verify_arm` finds no emulator.
-        ValueError: as `pack`; for shapes that the file does not take, and for `verify_arm` or `shapes` with `verify=False`.
+        ValueError: as `pack`; for a file that LiteRT does not load where nothing shrinks, shapes that the file does not take,
+            and `verify_arm` or `shapes` with `verify=False`.
         VerificationError: when one of the files does not run, or their outputs differ. Nothing is written then.
         OSError: when it cannot be written.
 
@@ -189,10 +191,12 @@ def pack_tflite(
     out_path = checked_path(out_path)
     emulator = Emulator() if verify_arm else None
     given = read_file(in_path)
-    result, report = _packed(flatbuffer.parse(given, in_path), given, zipped)
+    result, report = _packed(constants.parse(given, in_path), given, zipped)
     if shapes is not None:
         equivalence.check_shapes(given, shapes)
-    if verify and result.content != given:
+    if verify and result.content == given:
+        Runner(given, delegate=False, shapes=shapes, name=in_path)  # LiteRT may refuse what nothing was done to
+    elif verify:
         equivalence.check_same(given, result.content, reordered=report.stem_found, emulator=emulator, shapes=shapes)
     write_whole(out_path, result.content)
     return result
@@ -200,6 +204,7 @@ def pack_tflite(
 
 def _packed(model, content, zipped):
     """`(PackResult, ArmReport)`; changes the model."""
+    read(content)  # a file with damaged metadata stays one
     graph = Graph(model)
     report = arm.examine(graph)
     obstacle = _file_obstacle(model, graph, report)

@@ -33,6 +33,13 @@ def kernels(model):
                 yield operator, tensors[index], stored
 
 
+def parse(content, name="content"):
+    """`flatbuffer.parse`; raises ValueError also for damaged sparse constants, as every reader of files of anybody's should."""
+    model = flatbuffer.parse(content, name)
+    check(model, name)
+    return model
+
+
 def check(model, name):
     """Raises ValueError where the sparse constants of a parsed file are damaged, of which LiteRT would die."""
     for graph in model.subgraphs:

@@ -48,7 +48,7 @@ class Runner:
         content = source if isinstance(source, bytes) else read_file(source)
         name = (name or f"{len(source)} bytes") if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.
-        constants.check(flatbuffer.parse(content, name), name)
+        constants.parse(content, name)
         given = None if shapes is None else functools.partial(_shapes, shapes)
         try:
             self._interpreter = litert.load(content, delegate, num_threads, given)
@@ -227,7 +227,7 @@ def read_file(path):
 def check_format(content, name):
     """Raises ValueError unless the bytes carry TFLite's file identifier."""
     if len(content) < 16 or content[4:8] != b"TFL3":
-        fix = "It is another format, or was cut off: convert or copy it anew."
+        fix = "It is another format, or was cut off or damaged: convert or copy it anew."
         raise ValueError(errors.message("The file must be a TFLite flatbuffer.", fix, file=str(name), start=bytes(content[:8])))
 
 

@@ -16,6 +16,7 @@ _NUMPY = {
 DAMAGE = (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError)
 _ALIGNMENT = 16
 LIMIT = 2**31
+_FIX = "It is another format, or was cut off or damaged: convert or copy it anew."
 
 
 def schema():
@@ -60,20 +61,24 @@ def parse(content, name="content"):
     """
     check_bytes(content)
     content = bytes(content)
-    fix = "It is another format, or was cut off: convert or copy it anew."
     if len(content) < 16 or content[4:8] != b"TFL3":
-        raise ValueError(errors.message("The file must be a TFLite flatbuffer.", fix, file=str(name), start=content[:8]))
+        raise ValueError(errors.message("The file must be a TFLite flatbuffer.", _FIX, file=str(name), start=content[:8]))
     try:
         model = read(content)
         _check_indices(model)
     except DAMAGE as error:
-        expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
-        raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content))) from error
+        raise ValueError(unfit(content, name)) from error
     check_size(len(content), name)
     if any(buffer.offset > 1 for buffer in model.buffers):
         expected = "All weights must lie inside the file; some of this one's do not."
-        raise ValueError(errors.message(expected, fix, file=str(name), num_bytes=len(content)))
+        raise ValueError(errors.message(expected, _FIX, file=str(name), num_bytes=len(content)))
     return model
+
+
+def unfit(content, name):
+    """What to say of bytes that begin as a TFLite flatbuffer and cannot be read as one."""
+    expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
+    return errors.message(expected, _FIX, file=str(name), num_bytes=len(content))
 
 
 def check_size(num_bytes, name):
@@ -84,7 +89,8 @@ def check_size(num_bytes, name):
 
 
 def _check_indices(model):
-    """Raises IndexError where something points outside its list, or a constant is not as long as its shape says."""
+    """Raises one of `DAMAGE` where something points outside its list, a constant is not as long as its shape says, or what
+    users name inputs and outputs by is no text."""
     if not model.subgraphs:
         raise IndexError("graph")
     for graph in model.subgraphs:
@@ -105,10 +111,12 @@ def _check_indices(model):
     for signature in model.signatureDefs or []:
         if not 0 <= signature.subgraphIndex < len(model.subgraphs):
             raise IndexError("signature")
+        (signature.signatureKey or b"").decode()
         tensors = model.subgraphs[signature.subgraphIndex].tensors
         for end in [*(signature.inputs or []), *(signature.outputs or [])]:
             if not 0 <= end.tensorIndex < len(tensors) or end.name is None:
                 raise IndexError("signature")
+            end.name.decode()
 
 
 def name_ends(model):

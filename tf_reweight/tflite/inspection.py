@@ -3,12 +3,10 @@
 import collections
 import dataclasses
 import os
-import struct
 
 import numpy as np
 from rich.table import Table
 
-from tf_reweight import errors
 from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer, metadata, sizes, sparse_layout
 from tf_reweight.tflite.execution import read_file
@@ -128,25 +126,25 @@ def inspect_tflite(path: str | os.PathLike) -> FileSummary:
 
 def summarize(content, name):
     """`inspect_tflite` for bytes."""
+    model, said = constants.parse(content, name), metadata.read(content)
     try:
-        return _summarize(flatbuffer.read(content), content, str(name))
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        expected = "The file must be a whole TFLite flatbuffer; the parts of this one do not fit together."
-        raise ValueError(errors.message(expected, "It was cut off or damaged: copy it anew.", file=str(name))) from error
+        return _summarize(model, content, str(name), said)
+    except flatbuffer.DAMAGE as error:
+        raise ValueError(flatbuffer.unfit(content, name)) from error
 
 
-def _summarize(model, content, name):
+def _summarize(model, content, name, said):
     ops, floats, kernels = collections.Counter(), [], []
     for graph in model.subgraphs:
         used_by, unpacked = {}, {}
         for operator in graph.operators:
             kind = flatbuffer.op_name(model, operator)
             ops[kind] += 1
-            for index in operator.inputs:
+            for index in _indices(operator.inputs):
                 used_by.setdefault(int(index), []).append(kind)
                 if kind in _UNPACKERS:
                     unpacked.setdefault(int(index), []).append(int(operator.outputs[0]))
-            made = [graph.tensors[i] for i in operator.outputs if i >= 0]
+            made = [graph.tensors[i] for i in _indices(operator.outputs) if i >= 0]
             if kind not in _QUANTIZERS and any(flatbuffer.dtype_name(tensor) in ("FLOAT32", "FLOAT16") for tensor in made):
                 floats.append(kind)
         for index, tensor in enumerate(graph.tensors):
@@ -158,8 +156,13 @@ def _summarize(model, content, name):
         tuple(_end(main.tensors[i]) for i in indices) for indices in (main.inputs, main.outputs)
     ]  # fmt: skip
     signatures = tuple((s.signatureKey or b"").decode() for s in model.signatureDefs or [])
-    figures = (dict(ops), tuple(floats), tuple(kernels), *ends, signatures, metadata.read(content))
+    figures = (dict(ops), tuple(floats), tuple(kernels), *ends, signatures, said)
     return FileSummary(name, *sizes.sizes_of(content).values(), *figures)
+
+
+def _indices(listed):
+    """A list of a file, which leaves empty ones out: an operation that assigns a variable makes nothing."""
+    return () if listed is None else listed
 
 
 def _readers(index, used_by, unpacked, seen=()):
@@ -182,14 +185,14 @@ def _kernel(model, tensor, used_by):
     if tensor.sparsity is not None:
         stored += sparse_layout.num_index_bytes(tensor.sparsity)
     return TensorSummary(
-        tensor.name.decode(errors="replace"), tuple(int(n) for n in tensor.shape), dtype, size,
+        (tensor.name or b"").decode(errors="replace"), tuple(int(n) for n in tensor.shape), dtype, size,
         int(np.count_nonzero(values)), stored, tensor.sparsity is not None, ", ".join(dict.fromkeys(used_by)),
     )  # fmt: skip
 
 
 def _end(tensor):
-    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
-    return tensor.name.decode(errors="replace"), tuple(int(n) for n in shape), flatbuffer.dtype_name(tensor)
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else _indices(tensor.shape)
+    return (tensor.name or b"").decode(errors="replace"), tuple(int(n) for n in shape), flatbuffer.dtype_name(tensor)
 
 
 def _meaning(described):

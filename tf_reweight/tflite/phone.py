@@ -8,7 +8,7 @@ import tempfile
 
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
-from tf_reweight.tflite import flatbuffer, operations
+from tf_reweight.tflite import constants, operations
 from tf_reweight.tflite.execution import Runner, read_file
 from tf_reweight.tflite.file_graph import Graph
 
@@ -87,7 +87,7 @@ def write_script(path, folder, num_threads=4, num_runs=50, shapes=None):
     _check_folder(folder)
     # Two shells read the name, and neither must take it for anything else.
     name = re.sub(r"[^A-Za-z0-9_.]", "_", path.name)
-    graph = Graph(flatbuffer.parse(content, path))
+    graph = Graph(constants.parse(content, path))
     foreign = operations.foreign(graph.names)
     flags = [f"--num_threads={num_threads}", f"--num_runs={num_runs}", "--report_peak_memory_footprint=true"]
     # A file with operations of others does not load here, and may on the phone.
