@@ -380,7 +380,8 @@ ILLEGAL = {
     "list": [
         ({"loss": {"a": "mse"}}, "must be there for each output.*Add 'b', or None"),
         ({"loss": ["mse"]}, "A list of losses must have one for each output, 2"),
-        ({"loss": ["mse", "mae"], "loss_weights": {"a": 1.0, "b": 2.0}}, "Weights by names .* give the weight of 'a' to the loss of 'b', 'b' to"),
+        ({"loss": ["mse", "mae"], "loss_weights": {"a": 1.0, "b": 2.0}},
+         "Weights by names .* give the weight of 'a' to the loss of 'b', 'b' to"),
         ({"loss": "mse", "weighted_metrics": ["mae"] * 3}, "A list of `weighted_metrics` must have those of each output, 2"),
     ],
     "one": [

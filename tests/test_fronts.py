@@ -308,6 +308,27 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
     assert all(point["best_by"] for point in equal) and not any(point["knee_by"] for point in equal)
 
 
+def timed(*points):
+    return [
+        {"validation": v, "num_macs": 9, "num_bytes": 9, "latency_ms": ms, "latency_low_ms": ms - by, "latency_high_ms": ms + by}
+        for v, ms, by in points
+    ]
+
+
+def test_times_within_their_spread_beat_nothing():
+    """A star went to whichever of two equal files was timed a little faster."""
+    fronts_of = (
+        [(0.9, 1.0, 0.2), (0.9, 1.1, 0.2)], [(0.9, 1.0, 0.02), (0.9, 1.1, 0.02)], [(0.8, 1.2, 0.2), (0.9, 1.1, 0.2)],
+        [(0.5, 0.4, 0.1), (0.89, 0.9, 0.2), (0.9, 1.0, 0.2)], [(0.5, 0.4, 0.1), (0.89, 0.9, 0.01), (0.9, 1.0, 0.01)],
+    )  # fmt: skip
+    found = [fronts.marked(timed(*given), "max") for given in fronts_of]
+    marks = [[["latency_ms" in point[by] for point in each] for by in ("best_by", "knee_by")] for each in found]
+    assert marks == [
+        [[True, True], [False] * 2], [[True, False], [False] * 2], [[False, True], [False] * 2],
+        [[True] * 3, [False] * 3], [[True] * 3, [False, True, False]],
+    ]  # fmt: skip
+
+
 def test_a_cost_that_is_not_known_is_neither_drawn_nor_marked():
     """A model of the user's own class does not say how much it computes; it is no model that computes nothing."""
     known = {"name": "one", "test": 0.5, "folder": "one", "file": "one.tflite"}

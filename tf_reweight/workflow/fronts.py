@@ -11,7 +11,7 @@ from tf_reweight.files import mark_of
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.choosing import shipped_of
-from tf_reweight.reports.metrics import text_of, value_of
+from tf_reweight.reports.metrics import is_slower, text_of, value_of
 from tf_reweight.workflow import reach
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.files import times_of
@@ -32,9 +32,9 @@ class Front(Report):
         points: one dict per file that is shipped, the dense one first: `name`, `validation` and `test` of the metric, as the
             file is executed, `num_macs`, `num_bytes`, `folder`, `file`, `latency_ms` (the median, with `latency_low_ms` and
             `latency_high_ms`, the 10th and 90th percentile) and `speedup` against the dense file; `best_by`: the costs for
-            which no other point is better in both; `knee_by`: those for which it is the point furthest from the line between
-            its ends. Where only the model's class can measure the metric, `validation` is that of the Keras model, and `test`
-            is None.
+            which no other point is better in both, in milliseconds by more than their times vary; `knee_by`: those
+            for which it is the point furthest from the line between its ends. Where only the model's class can measure the
+            metric, `validation` is that of the Keras model, and `test` is None.
         latency: how times were taken, of all files in turns, as in the result of `benchmark`. Those in the reports of the
             single runs are of other measurements, which cannot be compared.
     """
@@ -201,13 +201,19 @@ def _gain(point, mode):
     return point["validation"] if mode == "max" else -point["validation"]
 
 
+def _is_cheaper(one, other, axis):
+    """Whether a point costs less than another; in milliseconds, by more than the times of both vary."""
+    varies = axis == "latency_ms" and all("latency_low_ms" in point for point in (one, other))
+    return is_slower(other, one) if varies else one[axis] < other[axis]
+
+
 def _front(points, axis, mode):
     """Places of the points that no other is as good as in both, and better in one."""
 
     def beaten(one):
         for other in points:
             as_good = _gain(other, mode) >= _gain(one, mode) and other[axis] <= one[axis]
-            if as_good and (_gain(other, mode) > _gain(one, mode) or other[axis] < one[axis]):
+            if as_good and (_gain(other, mode) > _gain(one, mode) or _is_cheaper(other, one, axis)):
                 return True
         return False
 
@@ -215,7 +221,10 @@ def _front(points, axis, mode):
 
 
 def _knee(front, axis, mode):
-    """The point of a front furthest above the line between its ends, both scales brought to one; None for fewer than three."""
+    """The point of a front furthest above the line between its ends, both scales brought to one; None for fewer than three.
+
+    It costs less than the dearer end by more than times vary: else it is that end.
+    """
     front = sorted(front, key=lambda point: point[axis])
     if len(front) < 3:
         return None
@@ -223,5 +232,6 @@ def _knee(front, axis, mode):
     if low == high or worst == best:  # points that are equal in both: none of them beats another
         return None
     heights = [(_gain(p, mode) - worst) / (best - worst) - (p[axis] - low) / (high - low) for p in front]
+    heights = [height if _is_cheaper(p, front[-1], axis) else 0.0 for height, p in zip(heights, front)]
     top = max(range(len(front)), key=heights.__getitem__)
     return front[top] if heights[top] > 0 else None

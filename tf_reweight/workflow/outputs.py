@@ -58,9 +58,10 @@ def _check_weights(weights, loss, names):
             expected = "Weights by names must go with a loss for each output; a single loss has one weight."
             _refuse(expected, "Name a loss for each output too.", names, loss=loss, loss_weights=weights)
         if is_sequence(loss) and len(names) > 1 and list(names) != sorted(names):  # Keras takes weights in the order of names
-            pairs = [f"{weight!r} to the loss of {name!r}" for weight, name in zip(sorted(names), names) if weight != name]
-            expected = "Weights by names must go with losses by names: beside a list Keras takes them by the alphabet, and would "
-            expected += f"give the weight of {', '.join(pairs)}."
+            moved = [(weight, name) for weight, name in zip(sorted(names), names) if weight != name]
+            pairs = [f"{weight!r} to the loss of {name!r}" for weight, name in moved]
+            expected = "Weights by names must go with losses by names: beside a list Keras takes them by the alphabet, and"
+            expected += f" would give the weight of {', '.join(pairs)}."
             _refuse(expected, "Name the losses too: {output: loss}.", names, loss=loss, loss_weights=weights)
     if _by_name(weights) and _by_name(loss):
         idle = [name for name in weights if name not in loss]
