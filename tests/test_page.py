@@ -13,6 +13,7 @@ import tf_reweight as tfr
 from tf_reweight.reports import charts, page, pictures
 from tf_reweight.reports.curves import EDGES, Curves, NormSummaries, read_curves
 from tf_reweight.strict_json import to_json
+from tf_reweight.tfmot.callbacks import PruningSummaries
 
 L = keras.layers
 
@@ -293,6 +294,25 @@ def test_norms_are_counted_as_they_are(tmp_path):
     assert summaries.history[-1]["num_groups"] == 72 and json.dumps(summaries.history)
     written = [path for path in tmp_path.iterdir() if "tfevents" in path.name]
     assert written and b"living_groups/hidden/kernel" in written[0].read_bytes()
+
+
+def test_events_are_in_the_file_where_a_fit_is_interrupted(tmp_path):
+    """They were written at the end of `fit`, which Keras does not reach then."""
+
+    def interrupt(epoch, logs):
+        raise KeyboardInterrupt
+
+    model = small()
+    tfr.regularize(model, "unstructured", 1e-3)
+    model.compile("sgd", "mse", run_eagerly=True)
+    callbacks = [Curves(log_dir=tmp_path), NormSummaries(log_dir=tmp_path), PruningSummaries(tmp_path)]
+    callbacks += [keras.callbacks.LambdaCallback(on_epoch_end=interrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.ones((8, 6), "float32"), np.ones((8, 3), "float32"), verbose=0, callbacks=callbacks)
+    events = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"curves/num_nonzero" in events and b"log10_norm/" in events and events.count(b"loss") == 2
+    callbacks.pop()
+    model.fit(np.ones((8, 6), "float32"), np.ones((8, 3), "float32"), verbose=0, callbacks=callbacks)
 
 
 def test_bad_summaries(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """What happens while a model trains, epoch by epoch: recorded for the report, and written for TensorBoard."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -54,7 +55,7 @@ class Curves(keras.callbacks.Callback):
         return [record for record in records if record["stage"] == self.stage]
 
     def on_train_begin(self, logs=None):
-        self._writer = writer(self.log_dir)
+        self._writer = writer(self.log_dir, self._writer)
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 0:
@@ -78,6 +79,7 @@ class Curves(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
 
 def read_curves(path):
@@ -147,8 +149,15 @@ def check_tensorboard(log_dir):
         raise ValueError(errors.message("`log_dir` needs TensorBoard installed.", fix, log_dir=str(log_dir)))
 
 
-def writer(log_dir):
-    """A writer of events for TensorBoard; None without a folder."""
+def writer(log_dir, before=None):
+    """A writer of events for TensorBoard; None without a folder.
+
+    Args:
+        log_dir: the folder, or None.
+        before: the writer of an earlier `fit`, which is closed: one that was interrupted had no end.
+    """
+    if before is not None:
+        before.close()
     if log_dir is None:
         return None
     import tensorflow as tf
@@ -156,10 +165,18 @@ def writer(log_dir):
     return tf.summary.create_file_writer(str(log_dir))
 
 
+@contextlib.contextmanager
+def written(writer):
+    """Within it, what `tf.summary` is given goes to a writer; it is in the file afterwards, also where `fit` is interrupted."""
+    with writer.as_default():
+        yield
+    writer.flush()
+
+
 def _write_scalars(writer, record):
     import tensorflow as tf
 
-    with writer.as_default():
+    with written(writer):
         for name, value in record.items():
             if isinstance(value, (int, float)) and name != "epoch":
                 tf.summary.scalar(f"curves/{name}", value, step=record["epoch"])
@@ -191,7 +208,7 @@ class NormSummaries(keras.callbacks.Callback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        self._writer = writer(self.log_dir)
+        self._writer = writer(self.log_dir, self._writer)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
@@ -209,12 +226,13 @@ class NormSummaries(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
     def _write(self, name, sizes, living, step):
         if self._writer is None:
             return
         import tensorflow as tf
 
-        with self._writer.as_default():
+        with written(self._writer):
             tf.summary.histogram(f"log10_norm/{name}", sizes, step=step)
             tf.summary.scalar(f"living_groups/{name}", living, step=step)

@@ -61,15 +61,16 @@ class PruningSummaries(keras.callbacks.Callback):
         self.log_dir, self._writer = log_dir, None
 
     def on_train_begin(self, logs=None):
-        self._writer = curves.writer(self.log_dir)
+        self._writer = curves.writer(self.log_dir, self._writer)
 
     def on_epoch_end(self, epoch, logs=None):
         import tensorflow as tf
 
         figures = {f"{layer.name}/sparsity": layer.mask_sparsity for layer in wrappers(self.model)}
-        with self._writer.as_default():
+        with curves.written(self._writer):
             for name, value in {**(logs or {}), **figures}.items():
                 tf.summary.scalar(name, float(value), step=epoch)
 
     def on_train_end(self, logs=None):
         self._writer.close()
+        self._writer = None
