@@ -308,10 +308,10 @@ def test_points_that_another_beats_are_not_on_the_front_and_the_knee_stands_out(
     assert all(point["best_by"] for point in equal) and not any(point["knee_by"] for point in equal)
 
 
-def timed(*points):
+def timed(*given):
     return [
-        {"validation": v, "num_macs": 9, "num_bytes": 9, "latency_ms": ms, "latency_low_ms": ms - by, "latency_high_ms": ms + by}
-        for v, ms, by in points
+        {**points((value, 9))[0], "latency_ms": ms, "latency_low_ms": ms - by, "latency_high_ms": ms + by}
+        for value, ms, by in given
     ]
 
 

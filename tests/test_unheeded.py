@@ -47,6 +47,7 @@ GOOD = [
     ({"data": {"validation": 0.1}}, SPLIT),
     ({"train": {"epochs": 2}, "regularize": {"rounds": 1, "every": 3}}, {"epochs": {"train": 2, "regularize": 3}}),
     ({"train": {"epochs": 2}}, {"epochs": {"retrain": 3}}),
+    ({"train": {"epochs": 0}}, {"epochs": 6}),
     ({"train": {"steps": 1}}, SPLIT),
 ]
 
@@ -68,6 +69,13 @@ def test_a_key_that_an_argument_stands_for_is_refused(config, options, words, ma
     with pytest.raises(ValueError, match=words) as caught:
         run_of(model, make(**config), monkeypatch, **options)
     assert str(caught.value).count("Received: ") == 1
+
+
+@pytest.mark.parametrize("make", [dict, Config])
+def test_a_stage_that_is_said_not_to_train_takes_none_of_the_epochs(make, model, monkeypatch):
+    """0 epochs of a model that was trained elsewhere, and a number for the others, were "said twice"."""
+    run = run_of(model, make(train={"epochs": 0}), monkeypatch, epochs=6)
+    assert run.config.epochs == {"train": 0, "regularize": 3, "retrain": 3}
 
 
 def test_arrays_in_a_configuration_are_compared_with_a_default_too(model, monkeypatch):

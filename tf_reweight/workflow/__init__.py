@@ -99,8 +99,8 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
             and `coupled` of `config` go before it; a method in `config` that knows no channels has single weights by default.
         budget: what may be left, a `Budget`, its mapping or text, such as `"macs=0.5"` for channels or `"weights=0.2"`; None
             leaves half of the computing, or a fifth of single weights.
-        epochs: a number, shared out over the stages that train, one at least for each; or a dict such as `{"train": 0,
-            "retrain": 8}`, for each time that a stage comes.
+        epochs: a number, shared out over the stages that train, one at least for each, but those to which `config` gives 0; or
+            a dict such as `{"train": 0, "retrain": 8}`, for each time that a stage comes.
         config: path of a YAML file, mapping or `config.Config` with whatever else; what it says goes before defaults. What an
             argument says otherwise, or stands in the place of, may not be in it, unless it was written by a run.
         callbacks: your callbacks, given to `fit` in every stage that trains, the same objects each time as in several calls of

@@ -48,7 +48,8 @@ def configuration(model, task, structure, budget, epochs, given, monitor, mode):
             kernels.
         budget: a `Budget`, its mapping or text: what may be left; None for half of the computing, or a fifth of the single
             weights.
-        epochs: one number for all stages together, a dict by stage of the epochs each time that it comes, or None.
+        epochs: one number for all stages together, of which those whose section says 0 take none, a dict by stage of the epochs
+            each time that it comes, or None.
         given: a configuration as a mapping, with what it says alone.
         monitor, mode: see `sections.Task`.
 
@@ -228,7 +229,9 @@ def _set_epochs(made, epochs, trained):
     if epochs is None:
         return
     if is_integer(epochs):
-        shares = _shared(epochs, [name for name in training if name != "train" or not trained], _rounds(made))
+        # A stage that is said not to train takes none of them.
+        idle = {name for name in training if _section(made, name).get("epochs") == 0} | ({"train"} if trained else set())
+        shares = _shared(epochs, [name for name in training if name not in idle], _rounds(made))
     else:
         shares = _checked_epochs(epochs, training)
     for name, num in shares.items():
