@@ -9,6 +9,10 @@ from tf_reweight.data.labelled import in_order
 from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, loss_name, losses_of
 
 
+# What a model trains and is measured by without labels; a train_step alone measures nothing.
+_OWN = "a compute_loss of its own, or a test_step beside its train_step"
+
+
 def are_probabilities(outputs):
     """Whether outputs `(batch, classes)` add up to one."""
     return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(-1), 1.0, atol=1e-3))
@@ -25,11 +29,11 @@ def check_labels(task, scorer, feed, argument):
         return
     if all(loss is None for loss in keras.tree.flatten(task.loss)):
         expected = "The model must be compiled with a loss on an output: stages are compared by it, and what layers add with "
-        fix = "Compile it with a loss, as \"mse\" with (x, x) for an autoencoder, or give its class a compute_loss of its own."
+        fix = f"Compile it with a loss, as \"mse\" with (x, x) for an autoencoder, or give its class {_OWN}."
         raise ValueError(errors.message(f"{expected}`add_loss` is of no output.", fix, loss=task.loss))
     y = feed.labels()
     if y is None:
-        fix = "Pass (x, y), or give the model's class a train_step that needs none."
+        fix = f"Pass (x, y), for an autoencoder (x, x), or give the model's class {_OWN}, which needs none."
         raise ValueError(errors.message(f"`{argument}` must hold labels: the loss compares with them.", fix, labels=None))
     labels = in_order(y, scorer.names, argument)
     # Several losses of a single output add up.
