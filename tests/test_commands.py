@@ -258,6 +258,22 @@ def own_classes(tmp_path_factory):
     return folder
 
 
+def test_a_file_of_ones_own_that_was_changed_is_imported_anew(tmp_path):
+    """In a notebook the second call of `compress` ran what the file had been at the first."""
+    path = tmp_path / "own.py"
+    path.write_text("import keras\n@keras.saving.register_keras_serializable()\nclass A(keras.layers.Layer): number = 1\n")
+    first = code.imported(path)
+    assert code.imported(path) is first and first.A.number == 1
+    path.write_text(path.read_text().replace("1", "2"))  # of the same length, in the same second
+    assert code.imported(path).A.number == 2 and code.imported(path) is code.imported(path) and first.A.number == 1
+    good = path.read_text()
+    path.write_text("1 / 0")
+    with pytest.raises(ValueError, match="must run; it says: ZeroDivisionError"):
+        code.imported(path)
+    path.write_text(good)
+    assert code.imported(path).A.number == 2
+
+
 @pytest.mark.parametrize("command", ["report", "groups", "shrink"])
 def test_commands_load_models_with_classes_of_ones_own(command, own_classes, tmp_path, capsys):
     words = [command, str(own_classes / "own.keras"), *([str(tmp_path / "a.keras")] if command == "shrink" else [])]

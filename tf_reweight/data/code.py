@@ -9,6 +9,9 @@ from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
 from tf_reweight.files import as_path
 
+# The bytes of which each module was made, by its name.
+_SOURCES: dict[str, bytes] = {}
+
 
 def is_code(name):
     """Whether a name is that of a function in a file."""
@@ -57,7 +60,9 @@ def called(name, what):
 
 
 def imported(path):
-    """The module of a Python file.
+    """The module of a Python file, as it is now: a file that was changed since it was imported is imported anew.
+
+    Objects that the earlier module made keep its classes.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -70,19 +75,24 @@ def imported(path):
         raise FileNotFoundError(errors.message("The Python file must exist.", "Check the path.", file=str(path)))
     # The same in every process: what is saved may name the module.
     name = f"tf_reweight_code_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    source, before = path.read_bytes(), sys.modules.get(name)
+    if before is not None and _SOURCES.get(name) == source:
+        return before
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     # Registered first, as Python does: what the file defines may look for its own module.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: it takes compiled code for that of a file which was changed within a second.
+        exec(spec.loader.source_to_code(source, path), vars(module))
     except (Exception, SystemExit) as error:  # whatever the user's code raises, and the end of the program
         del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
         fix = "Correct the file; it is run from its path, with the folder of the call as working folder."
         expected = f"The Python file must run; it says: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ValueError(errors.message(expected.rstrip(": .") + ".", fix, file=str(path))) from error
+    _SOURCES[name] = source
     return module
 
 
