@@ -73,11 +73,16 @@ class Clipping(keras.callbacks.Callback):
         self.layers = layers
         self._variables, self._clips = [], []
 
+    @property
+    def variables(self):
+        """The kernels that it clips."""
+        return self._variables
+
     def on_train_begin(self, logs=None):
         selected, _ = select(self.model, self.structure, self.layers)
         projection.trainable(selected)
         variables = [item.target.variable for item in selected]
-        one_fit.end_earlier(self.model, self, lambda earlier: projection.in_common(variables, earlier._variables))
+        one_fit.end_earlier(self.model, self, lambda earlier: projection.in_common(variables, earlier.variables))
         self._variables = variables
         one_fit.begin(self.model, self, self._give_back)
         for item in selected:
