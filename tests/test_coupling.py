@@ -855,6 +855,24 @@ def test_channels_on_an_axis_of_unknown_size_stay():
     assert "axis of unknown size" in reasons["spread"] and "unknown sizes" in reasons["made"]
 
 
+def test_channels_are_followed_where_frames_become_examples_and_back():
+    x = keras.Input((5, 4, 4, 3))
+    h = L.Conv2D(6, 3, activation="tanh", name="made")(ops.reshape(x, (-1, 4, 4, 3)))
+    h = ops.reshape(h, (-1, 5, 2, 2, 6))
+    apart = ops.reshape(L.Dense(6, name="spread")(x), (-1, 3))
+    model = nets.randomize(keras.Model(x, [L.Dense(2, name="top")(h), L.Dense(2, name="other")(apart)]))
+    coupled = coupling.groups(model)
+    assert [item.name for item in coupled.sets] == ["made"]
+    (held,) = [item for item in coupled.frozen if item.name == "spread"]
+    assert any("over several" in reason for reason in held.reasons)
+    coupling.prune_groups(model, 0.5)
+    given = np.random.default_rng(0).normal(size=(2, 5, 4, 4, 3)).astype("float32")
+    small = shrinking.shrink(model, inputs=given)
+    assert small.get_layer("made").filters == 3
+    for one, other in zip(small(given), model(given)):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def union_of(item, group):
     """How many weights one group spans, each counted once however many slices it lies in."""
     total = 0

@@ -31,7 +31,9 @@ def _reshaped(t, operation, x, field, target):
     if sizes is None:
         return t.opaque(f"{t.step.path}: a reshape of unknown sizes")
     before, after = sizes
-    moved = np.broadcast_to(x.labels, before).reshape(after)
+    moved = _moved(np.broadcast_to(x.labels, before), after)
+    if moved is None:
+        return t.opaque(f"{t.step.path}: spreads an example's values over several")
     made = t.signal(moved, shape)
     axis = made.varying_axis
     if axis is None:
@@ -43,6 +45,17 @@ def _reshaped(t, operation, x, field, target):
         channels = t.vector(made, axis)
         t.rewrite(operation, field, channels, lambda alive: _replaced(target, position, int(alive.sum())))
     return made
+
+
+def _moved(labels, after):
+    """The labels of one example in a new shape, or None where those of the examples that it is made of differ.
+
+    Examples are more where the new shape is smaller, as where each frame of a video becomes one, and fewer where it is larger.
+    """
+    before, now = labels.size, math.prod(after)
+    num = math.lcm(before, now)
+    examples = np.broadcast_to(labels, (num // before, *labels.shape)).reshape(num // now, *after)
+    return examples[0] if (examples == examples[0]).all() else None
 
 
 def _replaced(values, position, value):
