@@ -169,6 +169,118 @@ def test_prices_of_coupled_channels_are_those_of_fixed_sizes():
     assert prices[0] == prices[1] and len(set(prices[0])) > 2
 
 
+def einsum(length=None):
+    x = keras.Input((16, 8))
+    h = L.Conv1D(8, 3, padding="same")(L.Conv1D(6, 3, padding="same")(x))
+    h = L.EinsumDense("abc,cd->abd", (length, 10))(h)
+    return keras.Model(x, L.Dense(2)(L.GlobalAveragePooling1D()(h)))
+
+
+def einsum_inside():
+    x = keras.Input((16, 8))
+    return keras.Model(x, L.Dense(3)(einsum()(L.Dense(8)(x))))
+
+
+def einsum_at_each_step():
+    x = keras.Input((5, 6, 4))
+    return keras.Model(x, L.Dense(2)(L.TimeDistributed(L.EinsumDense("abc,cd->abd", (None, 3)))(x)))
+
+
+def einsum_beside_an_open_length():
+    x, y = keras.Input((16, 8)), keras.Input((None, 8))
+    return keras.Model([x, y], [L.EinsumDense("abc,cd->abd", (None, 3))(x), L.Dense(2)(ops.mean(y, 1))])
+
+
+def frames(batch=None, sizes=(8, 8)):
+    """A model on each frame of a video: frames are examples for it."""
+    x, each = keras.Input((5, 8, 8, 3), batch_size=batch), keras.Input((*sizes, 3))
+    inner = keras.Model(each, L.Dense(7)(L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(each))))
+    h = ops.reshape(inner(ops.reshape(x, (-1, 8, 8, 3))), (-1, 5, 7))
+    return keras.Model(x, L.Dense(2)(L.GlobalAveragePooling1D()(h)))
+
+
+def open_frames():
+    return frames(sizes=(None, None))
+
+
+def frames_of_one():
+    return frames(1)
+
+
+class Windows(L.Layer):
+    """A layer of the user's own without weights that makes more examples."""
+
+    def call(self, x):
+        return ops.reshape(x, (-1, 16, 4))
+
+
+class WindowBlock(L.Layer):
+    def build(self, shape):
+        self.first, self.second = L.Dense(5), L.Dense(shape[-1])
+
+    def call(self, x):
+        return ops.reshape(self.second(self.first(ops.reshape(x, (-1, 16, 4)))), (-1, 8, 8, 4))
+
+
+def windows():
+    x = keras.Input((8, 8, 4))
+    return keras.Model(x, L.Dense(3)(Windows()(WindowBlock()(L.Dense(4)(x)))))
+
+
+def pairs():
+    """Both of a pair go through one layer at once."""
+    x = keras.Input((6, 4))
+    first, second = ops.split(L.Dense(3)(ops.concatenate([x, x * 2], axis=0)), 2, axis=0)
+    return keras.Model(x, L.Dense(1)(first + second))
+
+
+def examples_behind():
+    x = keras.Input((6, 4))
+    return keras.Model(x, ops.transpose(L.Dense(3)(ops.transpose(x, (1, 0, 2))), (1, 0, 2)))
+
+
+LOST = (
+    einsum, einsum_inside, einsum_at_each_step, einsum_beside_an_open_length, frames, open_frames, frames_of_one, windows,
+    pairs, examples_behind,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("build", LOST, ids=lambda build: build.__name__)
+def test_sizes_that_the_graph_loses_count_like_a_run(build):
+    model = build()
+    (given,) = {count_macs(model), Cost(groups(model)).macs()}
+    assert given == macs_of_a_run(model)
+
+
+def test_sizes_of_a_reshape_follow_from_those_of_the_inputs():
+    x = keras.Input((8, 8, 4))
+    h = ops.reshape(x, (ops.shape(x)[0], -1, 4))
+    assert h.shape == (None, None, 4)
+    assert count_macs(keras.Model(x, L.Dense(2)(ops.mean(L.Dense(8)(h), 1)))) == 64 * 32 + 16
+    assert count_macs(keras.Model(x, L.GRU(3)(h))) == 64 * (36 + 27)
+
+
+def test_a_batch_of_fixed_size_counts_for_one_example():
+    assert count_macs(frames(3)) == count_macs(frames()) == count_macs(frames(3, (None, None)))
+
+
+def test_what_stays_open_counts_as_one():
+    x = keras.Input((None, 8))
+    assert count_macs(keras.Model(x, L.EinsumDense("abc,cd->abd", (None, 3))(x))) == 24
+    assert count_macs(keras.Model(x, ops.reshape(L.Dense(3)(x), (-1, 3)))) == 24
+
+
+def test_a_budget_holds_where_the_graph_loses_sizes():
+    model = einsum()
+    tfr.prune_groups(model, budget="macs=0.5")
+    assert 0.35 < count_macs(tfr.shrink(model)) / count_macs(einsum(16)) <= 0.5
+
+
+def test_nothing_is_inferred_where_all_sizes_are_known(monkeypatch):
+    monkeypatch.setattr(sized_calls, "_told", lambda *given: pytest.fail("inferred"))
+    assert count_macs(einsum(16)) and count_macs(nested_twice((24, 20)))
+
+
 def test_sizes_are_inferred_once_for_each_call_of_a_model(monkeypatch):
     model, inferred = nested_twice((None, None)), []
     called = sized_calls._called

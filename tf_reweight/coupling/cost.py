@@ -17,8 +17,8 @@ _OTHER_BYTES = (1, 28)
 class Cost:
     """What of a model is left, as a function of the groups kept: multiply-accumulates, weights of kernels, parameters.
 
-    Multiply-accumulates are counted like `graph.counting.count_macs`: one example, unknown sizes as 1, activations and
-    normalisations left out.
+    Multiply-accumulates are counted like `graph.counting.count_macs`: one example, sizes that do not follow from those of the
+    inputs as 1, activations and normalisations left out.
 
     Args:
         coupled: `coupling.groups(model)`.

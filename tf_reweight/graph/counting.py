@@ -1,12 +1,14 @@
 """Counting what a model stores and computes."""
 
+import math
+
 import keras
 import numpy as np
 
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.parameters import parameters_of
 from tf_reweight.graph.positions import kernels_of, positions_of
-from tf_reweight.graph.sized_calls import calls_at, calls_of
+from tf_reweight.graph.sized_calls import calls_at, calls_of, per_example
 from tf_reweight.graph.walking import is_graph
 
 
@@ -16,10 +18,11 @@ def count_parameters(model):
 
 
 def count_macs(model):
-    """Multiply-accumulates of dense and convolution kernels for one example, int; unknown sizes count as 1.
+    """Multiply-accumulates of dense and convolution kernels for one example, int.
 
-    Activations and normalisations are left out, and zeros count: a kernel full of zeros takes as long. None for a model of the
-    user's own class that does not say how often it calls its kernels.
+    Sizes that do not follow from those of the inputs count as 1, such as the length of `Input((None, 8))`. Activations and
+    normalisations are left out, and zeros count: a kernel full of zeros takes as long. None for a model of the user's own class
+    that does not say how often it calls its kernels.
     """
     uses = kernel_uses(model)
     if not is_graph(model) and not {id(kernel) for kernel in kernels_of(model)} <= {id(kernel) for kernel, *_ in uses}:
@@ -41,7 +44,7 @@ def kernel_uses(model):
         kernels = [kernel for kernel in kernels_of(layer) if id(kernel) not in counted]
         counted.update(map(id, kernels))
         for call, times in group:
-            found += [(kernel, times * positions_of(call, kernel), call) for kernel in kernels]
+            found += [(kernel, math.ceil(times * positions_of(call, kernel)), call) for kernel in kernels]
     return found
 
 
@@ -59,4 +62,5 @@ def _by_layer(calls):
 def _calls_of_layers(model):
     """Every call of a layer inside a subclassed model; a wrapper comes before the layer inside it."""
     inner = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
-    return [call for layer in inner for node in layer._inbound_nodes for call in calls_at(node)]
+    nodes = [node for layer in inner for node in layer._inbound_nodes]
+    return [call for node in nodes for call in per_example(calls_at(node), node.input_tensors)]

@@ -6,7 +6,7 @@ import typing
 
 import keras
 
-from tf_reweight.graph.access import is_layer, sublayers, tensors_in
+from tf_reweight.graph.access import is_layer, is_tensor, sublayers, tensors_in
 from tf_reweight.graph.keras_classes import is_keras_own
 
 
@@ -36,23 +36,41 @@ def inner_calls(node):
     """The calls of layers inside a user's own layer at one call of it, innermost first; none where it cannot be traced.
 
     The layer is run on symbolic tensors of the sizes of this call, in the backend, while each layer of Keras' own inside it
-    notes what goes in and out. Nothing of the model changes.
+    notes what goes in and out. Nothing of the model changes. An open number of examples is one: then sizes are told that the
+    layer makes of it, such as the number of windows that it cuts, and torch, which runs open sizes twice, notes each call once.
 
     Args:
         node: the call of the layer in Keras' graph, or an `InnerCall`.
     """
+    given = node.arguments.args, node.arguments.kwargs
+    single = keras.tree.map_structure(_of_one, given)
+    found = _noted(node.operation, *single)
+    return (_noted(node.operation, *given) or []) if found is None else found
+
+
+def with_batch(tensor, num):
+    """A symbolic tensor with so many examples along the first axis; one without axes as it is."""
+    return keras.KerasTensor((num, *tensor.shape[1:]), tensor.dtype) if tensor.shape else tensor
+
+
+def _of_one(item):
+    return with_batch(item, 1) if is_tensor(item) and item.shape and item.shape[0] is None else item
+
+
+def _noted(layer, args, kwargs):
+    """The calls inside a layer that is run on these arguments, or None where it cannot be."""
     found: list[InnerCall] = []
-    watched = _callees(node.operation)
-    for layer in watched:
-        layer.call = _noting(layer, layer.call, found)
+    watched = _callees(layer)
+    for inner in watched:
+        inner.call = _noting(inner, inner.call, found)
     try:
         # Past a `compute_output_shape` of the layer's own, which calls nothing.
-        keras.Operation.compute_output_spec(node.operation, *node.arguments.args, **node.arguments.kwargs)
+        keras.Operation.compute_output_spec(layer, *args, **kwargs)
     except Exception:  # whatever the user's code raises on tensors without values; then it is one call as Keras sees it
-        return []
+        return None
     finally:
-        for layer in watched:
-            del layer.call
+        for inner in watched:
+            del inner.call
     return found
 
 

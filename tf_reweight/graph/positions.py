@@ -1,4 +1,4 @@
-"""How often a layer uses its kernels for one example."""
+"""How often a layer uses its kernels at one call."""
 
 import math
 
@@ -18,7 +18,7 @@ def kernels_of(layer):
 
 
 def positions_of(call, kernel):
-    """How often each entry of a kernel of a layer is used at one call for one example, int; unknown sizes count as 1.
+    """How often each entry of a kernel of a layer is used at one call, int, over all examples; unknown sizes count as 1.
 
     Dense layers and convolutions use them once for each place of their output, transposed convolutions for each place of their
     input, recurrent layers at each time step, whether they return it or not, attention's keys and values at each place of what
@@ -38,7 +38,7 @@ def positions_of(call, kernel):
         hidden = 1 if layer.return_sequences else inputs[1] or 1
         return hidden * _places(outputs, _channels(layer, outputs))
     if isinstance(layer, _L.EinsumDense):
-        return _size(outputs[1:]) // _made(layer)
+        return _size(outputs) // _made(layer)
     return _places(outputs, _channels(layer, outputs))
 
 
@@ -56,8 +56,8 @@ def _channels(layer, shape):
 
 
 def _places(shape, axis):
-    """Product of the sizes of a shape without those of the batch and of one axis."""
-    return _size(shape[1:axis]) * _size(shape[axis + 1 :])
+    """Product of the sizes of a shape without that of one axis."""
+    return _size(shape[:axis]) * _size(shape[axis + 1 :])
 
 
 def _made(layer):
