@@ -21,18 +21,18 @@ def models_with(part):
     Keras tells a layer nothing of the model around it. What is loaded with a model and needs more than its own layer has no
     other way to find it than to look through what the interpreter holds, which takes about a tenth of a second.
     """
-    models = _made(objects_of(keras.Model))
+    models = _made(*objects_of(keras.Model))
     parts = [list(model._flatten_layers()) for model in models]
     holding = [(len(inside), model) for model, inside in zip(models, parts) if any(layer is part for layer in inside)]
     return [model for _, model in sorted(holding, key=lambda pair: -pair[0])]
 
 
-def models_sharing(variables, found):
-    """The models, among the objects that were found in memory, that one of these variables belongs to."""
+def models_sharing(variables, models):
+    """Those of the models in memory that one of these variables belongs to."""
     wanted = {id(variable) for variable in variables}
-    return [model for model in _made(found) if any(id(variable) in wanted for variable in model.variables)]
+    return [model for model in _made(models) if any(id(variable) in wanted for variable in model.variables)]
 
 
-def _made(found):
-    """The models among these objects, but those whose construction failed before Keras' own."""
-    return [model for model in found if isinstance(model, keras.Model) and "_layers" in vars(model)]
+def _made(models):
+    """All but those whose construction failed before Keras' own."""
+    return [model for model in models if "_layers" in vars(model)]

@@ -33,10 +33,10 @@ def renew_steps(model, variables, what, stacklevel=5):
     drop_compiled_steps(model)
     if not variables:
         return
-    found = objects_of(keras.Model, *_functions())  # once for both, since it takes about a tenth of a second
-    for other in models_sharing(variables, found):
+    models, *functions = objects_of(keras.Model, *_traced())  # at once, since it takes about a tenth of a second
+    for other in models_sharing(variables, models):
         drop_compiled_steps(other)
-    names = _training_functions(variables, found)
+    names = _training_functions(variables, functions)
     if names:
         warnings.warn(
             f"A tf.function that trains this model was traced before ({', '.join(names[:3])}): {what} in it. Make the function "
@@ -45,7 +45,7 @@ def renew_steps(model, variables, what, stacklevel=5):
         )
 
 
-def _functions():
+def _traced():
     """The class of what TensorFlow has traced, where it is the backend."""
     if keras.backend.backend() != "tensorflow":
         return ()
@@ -54,20 +54,24 @@ def _functions():
     return (ConcreteFunction,)
 
 
-def _training_functions(variables, found):
-    """Names of the traced functions in memory that assign one of the variables; empties the list of what was found there."""
-    assigning = _assigning(variables, found)
-    found.clear()
-    if not assigning:
+def _training_functions(variables, functions):
+    """Names of the traced functions in memory that assign one of the variables.
+
+    Args:
+        variables: the variables.
+        functions: lists of functions, one for each of `_traced()`; they are emptied, so that nothing here holds a function.
+    """
+    suspected = bool(_assigning(variables, functions))
+    functions.clear()
+    if not suspected:
         return []
-    del assigning
     gc.collect()  # functions that nobody holds any more may still be there before
-    return sorted({graph.name for graph in _assigning(variables, objects_of(*_functions()))})
+    return sorted({graph.name for graph in _assigning(variables, objects_of(*_traced()))})
 
 
-def _assigning(variables, found):
+def _assigning(variables, functions):
     # Graphs outlive their functions: only what can still be called counts.
-    graphs = {id(item.graph): item.graph for item in found if isinstance(item, _functions())}.values()
+    graphs = {id(function.graph): function.graph for found in functions for function in found}.values()
     copies = [copy for variable in variables for copy in copies_of(variable)]
     handles = {id(handle) for handle in (getattr(copy, "handle", None) for copy in copies) if handle is not None}
     return [graph for graph in graphs if graph.name not in _OF_KERAS | _OF_OURS and _assigns(graph, handles)]
