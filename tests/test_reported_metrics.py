@@ -9,6 +9,7 @@ from rich.console import Console
 
 import tf_reweight as tfr
 from tests.test_page import file, whole
+from tf_reweight.export.classes import kinds_of_model
 from tf_reweight.graph import better, compiled
 from tf_reweight.reports import alarms, charts, metrics, page, tables
 from tf_reweight.workflow import scoring
@@ -294,3 +295,39 @@ def test_the_name_of_an_output_says_nothing_of_its_metrics():
     losses = {metric.name for metric in scorer.metrics if metric.is_loss}
     assert losses == {"loss", "distance_loss", "acc_loss", "weight_loss_loss"}
     assert scoring.in_order(scorer.metrics, "weight_loss_mae", None)[0]["mode"] == "min"
+
+
+class Encoder(keras.Model):
+    """Is compiled with an optimizer alone, and trains and measures by itself."""
+
+    def train_step(self, data):
+        return {}
+
+    def test_step(self, data):
+        x, _ = data
+        return {"error": keras.ops.mean(self(x, training=False)["a"])}
+
+
+NOTED = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        (NOTED, ["numbers", "numbers"]), ({"a": NOTED}, ["numbers", "numbers"]), (None, ["numbers", "numbers"]),
+        ({"a": np.arange(8) % 4}, ["classes", "numbers"]), ({"other": np.arange(8) % 4, "more": NOTED}, ["classes", "numbers"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("own_compile", [False, True])
+def test_outputs_of_a_class_that_trains_by_itself_choose_only_where_its_labels_are_classes(labels, expected, own_compile):
+    """An autoencoder's numbers were taken for classes by their shape, and an alarm said that its file chooses others."""
+    inputs = keras.Input((4,))
+    kind = type("Encoder", (Encoder,), {"compile": lambda self, rate: keras.Model.compile(self, "adam")} if own_compile else {})
+    outputs = {"a": keras.layers.Dense(4, name="a")(inputs), "b": keras.layers.Dense(3, name="b")(inputs)}
+    model = kind(inputs, outputs)
+    model.compile(*[1e-3] if own_compile else ["adam"])
+    scorer = scoring.Scorer(Task(by_class=model), model, NOTED)
+    assert scorer.by_class
+    assert scorer._kinds_of(labels) == expected
+    found = kinds_of_model(model, [np.asarray(output) for output in keras.tree.flatten(scorer.outputs)])
+    assert found == ["numbers"] * 2

@@ -45,7 +45,8 @@ def kinds_of_model(model, arrays, labels=None):
     labels = None if labels is None else in_order(labels, names, "data")
     losses = losses_of(getattr(model, "loss", None), names)
     # A model that was not compiled, or loaded without that, says nothing of itself: its class counts if it seems to have one.
-    says_nothing = not given and all(loss is None for loss in losses)
+    # What a class of the user's compiles in its own way is trained for something of its own.
+    says_nothing = not getattr(model, "compiled", False) and all(loss is None for loss in losses)
     return kinds(losses, arrays, metrics, labels, by_shape=says_nothing)
 
 
@@ -102,6 +103,11 @@ def _labels_say(labels, array):
 def _values_say(array, by_shape):
     alike = by_shape and array.ndim == 2 and _has_classes(array) and array.dtype.kind == "f" and unlike_channels(array) is None
     return CLASSES if alike or are_distributions(array) else NUMBERS
+
+
+def of_classes(array, labels):
+    """The first of some labels that are classes of an output; None where none are."""
+    return next((each for each in labels if _labels_say(each, array) == CLASSES), None)
 
 
 def _has_classes(array):

@@ -201,7 +201,9 @@ def choose_precisions(report, max_bytes, keep=()):
     return plan
 
 
-def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None, verify_arm=False, keep=()):
+def export_mixed(
+    model, path, max_bytes, data, precisions=_DEFAULT, tolerance=None, verify_arm=False, keep=(), classes=None
+):  # fmt: skip
     """Writes a `.tflite` of at most `max_bytes` in which each kernel has the precision it can bear.
 
     The file is run and compared with the model before it is written, as by `export_tflite`.
@@ -215,6 +217,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
         tolerance: largest accepted relative error of the outputs; default that of `"weight_int4"`.
         verify_arm: whether to run the file on an emulated ARM machine as well, see `emulation`.
         keep: names of outputs of operations whose kernels stay in float32, as `explain(...).keep`.
+        classes: as of `export_tflite`.
 
     Returns:
         `MixedRecord`.
@@ -230,6 +233,8 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     check_model(model)
     _check_limits(max_bytes, keep)
     verification.check_tolerance(tolerance)
+    if classes is not None:
+        verification.check_classes(classes)
     path = checked_path(path)
     _check_precisions(precisions)
     emulator = Emulator() if verify_arm else None
@@ -245,7 +250,7 @@ def export_mixed(model, path, max_bytes, data, precisions=_DEFAULT, tolerance=No
     if len(content) > max_bytes:
         fix = "Allow a little less: sizes of single changes do not add up exactly."
         raise DoesNotFit(errors.message(f"The file must fit; it has {len(content):,} bytes.", fix, max_bytes=max_bytes))
-    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator, given)
+    checked = verification.verify(content, model, specs, held_out, _COARSEST, tolerance, emulator, given, classes)
     write_whole(path, content)
     plan = {item.name: chosen[item.output] for item in report.operations if item.output in chosen}
     verification.say_doubts(checked)

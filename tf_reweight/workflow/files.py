@@ -69,12 +69,11 @@ def export_files(run):
 def _written(run, path, model, precision, representative, held_out):
     """Writes one file; that of mixed precisions has at most `export.mixed_bytes`."""
     settings = run.config.export
-    checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm}
+    classes = [kind == CLASSES for kind in run.scorer.kinds]
+    checks = {"tolerance": settings.tolerance, "verify_arm": settings.verify_arm, "classes": classes}
     if precision == "mixed":
         return export.export_mixed(model, path, settings.mixed_bytes, held_out, **checks)
-    classes = [kind == CLASSES for kind in run.scorer.kinds]
-    checks |= {"classes": classes, "accelerated": settings.accelerated}
-    return export.export_tflite(model, path, precision, representative, held_out, **checks)
+    return export.export_tflite(model, path, precision, representative, held_out, **checks, accelerated=settings.accelerated)
 
 
 def _check_refused(run, files, refused):

@@ -11,7 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import is_sequence
 from tf_reweight.data import labelled
 from tf_reweight.data.examples import arrays_of, in_structure
-from tf_reweight.export.classes import kinds
+from tf_reweight.export.classes import kinds, of_classes
 from tf_reweight.graph import better, compiled, steps
 from tf_reweight.graph.losses import losses_of, metrics_of
 from tf_reweight.workflow import outputs as by_output
@@ -90,9 +90,14 @@ class Scorer:
 
     def _kinds_of(self, y):
         task, names, arrays = self._task, self.names, [np.asarray(output) for output in keras.tree.flatten(self.outputs)]
-        # A class that trains by itself says nothing, and has labels of its own shape.
-        labels = None if y is None or self.by_class else labelled.in_order(y, names, "train")
-        return kinds(losses_of(task.loss, names), arrays, metrics_of(task.metrics, names), labels, by_shape=self.by_class)
+        if y is None:
+            labels = None
+        elif self.by_class and not _is_for_each(y, names):
+            # A class that trains by itself may have labels of its own form: those that are classes of an output say that it chooses.
+            labels = [of_classes(array, keras.tree.flatten(y)) for array in arrays]
+        else:
+            labels = labelled.in_order(y, names, "train")
+        return kinds(losses_of(task.loss, names), arrays, metrics_of(task.metrics, names), labels)
 
     @property
     def measures_files(self):
@@ -192,6 +197,13 @@ def names_of(model, outputs):
     if keras.tree.is_nested(outputs) and not is_sequence(outputs):
         return sorted(outputs)
     return names if len(set(names)) == num else [f"output_{position}" for position in range(num)]
+
+
+def _is_for_each(y, names):
+    """Whether labels are in the form of the outputs."""
+    if keras.tree.is_nested(y) and not is_sequence(y):
+        return set(y) <= set(names)
+    return len(keras.tree.flatten(y)) == len(names)
 
 
 def _identities(outputs, names):
