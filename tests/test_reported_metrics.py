@@ -217,8 +217,23 @@ def test_a_page_of_files_that_only_their_class_can_measure():
     for each in figures["files"]:
         each["test"] = {}
     figures["summary"] = tables.summary(figures)
-    assert figures["summary"]["change"] == "not measured" and alarms.alarms_of(figures) == []
+    assert figures["summary"]["change"] == "not measured"
     assert "only the model&#39;s class can measure it" in page.render(figures)
+
+
+@pytest.mark.parametrize("best_by, by", [("size", "size"), ("speed", "speed"), ("accuracy", "size")])
+def test_a_file_that_was_chosen_unmeasured_is_an_alarm(best_by, by):
+    """The run ended as if all was well, with the smallest file of a model whose class alone can measure it."""
+    figures = regression_run()
+    assert figures["alarms"] == []
+    figures["config"]["export"] = {"best_by": best_by}
+    for each in figures["files"]:
+        each["test"] = {}
+    (alarm,) = alarms.alarms_of(figures)
+    assert alarm["level"] == "amber" and alarm["seen"].startswith("mae of files cannot be measured: the model's class")
+    shipped = f"shrunk_int8.tflite was chosen by its {by} alone, of 1 file; its outputs differ from its Keras model's by"
+    assert alarm["seen"].endswith(f"{shipped} a relative error of at most 1.00e-02.")
+    assert "Compile the model with losses or metrics on its outputs" in alarm["look"]
 
 
 @pytest.mark.parametrize("values", [(0.5, 0.7), (0.001, 0.00102), (1e4, 3e5), (-2.0, -0.3), (0.3, 0.3), (0.0, 0.0)])

@@ -1,5 +1,6 @@
 """Any compiled model on any data through one call: ten kinds of task, each ending in executed files and a true report."""
 
+import io
 import json
 import pathlib
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 import tf_reweight as tfr
 from tests import tasks
@@ -258,12 +260,19 @@ def test_a_class_that_measures_by_itself_is_asked(tmp_path, eager_steps):
     model.compile("adam")
     # Shrinking would build it anew, which a class with an __init__ of its own does not allow.
     epochs = {"train": 0, "retrain": 1}
-    result = compress(model, *as_arrays(x, y), out=tmp_path / "run", epochs=epochs, structure="filter", config=INT8)
+    console = Console(file=io.StringIO(), width=200)
+    told = {"epochs": epochs, "structure": "filter", "config": INT8, "console": console}
+    result = tfr.compress(model, *as_arrays(x, y), out=tmp_path / "run", **told)
     outputs = result.model.predict(x[48:], verbose=0)
     measured = result["stages"][-1]["validation"]["own_error"]
     assert measured == pytest.approx(float(np.mean((outputs - y[48:]) ** 2)), rel=1e-4)
     assert result["metrics"] == [{"name": "own_error", "mode": "min", "proportion": False}]
     assert result["summary"]["change"] == "not measured" and result["files"][-1]["outputs"][0]["error"] < 0.5
+    (alarm,) = [alarm for alarm in result["alarms"] if alarm["seen"].startswith("own_error of files cannot be measured")]
+    assert "chosen by its size alone" in alarm["seen"] and "Compile the model with" in alarm["look"]
+    said = console.file.getvalue().splitlines()
+    # Before the first training, and in the report.
+    assert said[0].startswith("files: own_error of files cannot be measured") and alarm["look"] in said[0]
 
 
 def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp_path):

@@ -40,7 +40,7 @@ def alarms_of(figures):
     Args:
         figures: a run's report, with its `summary`.
     """
-    checks = (_guessing, _refused, _worse, _behind, _rounded, _disagreeing, _slower, _missed, _over)
+    checks = (_unmeasured, _guessing, _refused, _worse, _behind, _rounded, _disagreeing, _slower, _missed, _over)
     found = [alarm for check in checks for alarm in check(figures)]
     return [dataclasses.asdict(alarm) for alarm in sorted(found, key=lambda alarm: alarm.level != RED)]
 
@@ -48,6 +48,33 @@ def alarms_of(figures):
 def _num_test(figures):
     data = figures["data"]
     return data["num_test" if data.get("has_test", True) else "num_validation"]
+
+
+def unmeasured(metric):
+    """What keeps a metric of files unknown, and what makes it known; two sentences.
+
+    Args:
+        metric: the dict of the metric that heads a run.
+    """
+    cause = f"{metric['name']} of files cannot be measured: the model's class computes it in its own way"
+    fix = "Compile the model with losses or metrics on its outputs and leave `test_step`, `compute_loss` and `compute_metrics`"
+    return f"{cause}, not from outputs alone.", f"{fix} to Keras, or measure the files yourself before you ship one."
+
+
+def _unmeasured(figures):
+    """Whether a file was chosen although of none it is known how good it is."""
+    metric, own, shipped = head_of(figures), own_of(figures["files"]), shipped_of(figures)
+    if all(value_of(file, "test", metric) is not None for file in own):
+        return
+    cause, fix = unmeasured(metric)
+    by = "speed" if (figures["config"].get("export") or {}).get("best_by") == "speed" else "size"
+    seen = f"{cause} {shipped['name']} was chosen by its {by} alone, of {len(own)} {'file' if len(own) == 1 else 'files'}"
+    found = [output["error"] for output in shipped.get("outputs", ()) if output.get("error") is not None]
+    yield Alarm(AMBER, f"{seen}{_off_by(found)}.", fix)
+
+
+def _off_by(found):
+    return f"; its outputs differ from its Keras model's by a relative error of at most {max(found):.2e}" if found else ""
 
 
 def _guessing(figures):

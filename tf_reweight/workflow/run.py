@@ -26,7 +26,7 @@ from tf_reweight.penalties.attachment import attachments, lost_when_saved
 from tf_reweight.quantization.choosing import Choice
 from tf_reweight.quantization.simplification import check_shared
 from tf_reweight.reports import page
-from tf_reweight.reports.alarms import alarms_of
+from tf_reweight.reports.alarms import alarms_of, unmeasured
 from tf_reweight.reports.curves import epochs_of, lost_epochs, read_curves
 from tf_reweight.reports.metrics import text_of, value_of
 from tf_reweight.reports.progress import changes, check_console, say
@@ -140,6 +140,8 @@ class Run:
         with Lock(path):
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
             self.folder.write_json("environment.json", environment())
+            if not self.scorer.measures_files:  # said before hours of training, and in the alarms at their end
+                say(self.console, f"[bold]files[/bold]: {' '.join(unmeasured(self.metric))}")
             yield self
 
     def _default_folder(self, mark):

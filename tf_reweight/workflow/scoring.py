@@ -93,7 +93,7 @@ class Scorer:
         if y is None:
             labels = None
         elif self.by_class and not _is_for_each(y, names):
-            # A class that trains by itself may have labels of its own form: those that are classes of an output say that it chooses.
+            # A class that trains by itself may have labels of its own form: what are classes of an output says that it chooses.
             labels = [of_classes(array, keras.tree.flatten(y)) for array in arrays]
         else:
             labels = labelled.in_order(y, names, "train")
