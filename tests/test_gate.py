@@ -13,6 +13,7 @@ from tf_reweight.export.figures import Figure
 from tf_reweight.tflite import ends
 
 L = keras.layers
+CATEGORIES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @pytest.fixture(scope="module")
@@ -461,3 +462,47 @@ def test_outputs_that_hardly_vary_are_doubted_where_there_are_no_labels(around_t
     assert found.passed and "price answers almost the same to every example" in doubt and doubt in caplog.text
     assert "worth a look" in str(found) and found.to_dict()["doubts"] == (doubt,)
     assert export.check_file(paths["good"], agrees_with=model, data=x).doubts == ()
+
+
+class Measuring(keras.Model):
+    """Measures in its own way."""
+
+    def test_step(self, data):
+        return {"own": 0.0}
+
+
+@pytest.fixture(scope="module")
+def scores_and_boxes(tmp_path_factory):
+    """A model of two outputs, its file, and labels that its boxes are off from."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, {"boxes": L.Dense(2, name="boxes")(inputs), "scores": L.Dense(3, name="scores")(inputs)})
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    path = tmp_path_factory.mktemp("boxes") / "model.tflite"
+    export.export_tflite(model, path)
+    outputs = {name: np.asarray(values) for name, values in model(x).items()}
+    return model, path, x, {"scores": outputs["scores"].argmax(-1), "boxes": outputs["boxes"] + 0.5}
+
+
+@pytest.mark.parametrize(
+    "kind, losses, reason",
+    [
+        (keras.Model, None, "the model is not compiled"), (keras.Model, {"boxes": "mse"}, None),
+        (keras.Model, {"scores": CATEGORIES}, "the model is compiled without a loss or a metric of it"),
+        (Measuring, {"boxes": "mse"}, "Measuring measures in its own way"),
+    ],
+)  # fmt: skip
+def test_an_output_that_labels_do_not_judge_is_named_with_the_reason(scores_and_boxes, kind, losses, reason):
+    """Without its compile, as a file of a run's stage has none, boxes were neither judged nor named, and the file passed."""
+    made, path, x, labels = scores_and_boxes
+    model = kind(made.inputs, made.output)
+    if losses is not None:
+        model.compile("sgd", losses)
+    found = export.check_file(path, agrees_with=model, data=(x, labels))
+    *_, agrees, good = found.requirements
+    assert found.passed and "scores_accuracy 100.00%" in good.found and ("boxes_loss" in good.found) == (reason is None)
+    assert good.found.endswith(", on 64 examples" + ("" if reason is None else f"; not judged, since {reason}: boxes"))
+    fix = "Compile the model with a loss or a metric of it."
+    said = f"The output boxes is only compared with the model's, its labels judge nothing: {reason}. {fix}"
+    assert found.doubts == (() if reason is None else (said,))
+    assert not export.check_file(path, agrees_with=model, data=(x, {"scores": labels["scores"]})).doubts

@@ -74,6 +74,7 @@ def requirements(runner, content, model, data, max_drop, tolerance, mode=None):
     others = _Limits(content, model, max_drop, tolerance, bool(figures.judged))
     by_channel = [kind == NUMBERS for kind in kinds]
     doubts = () if only else varying.behind_offsets([end.name for end in wanted], expected, outputs, by_channel)
+    doubts = (*doubts, *figures.doubts)
     if not figures.judged:
         return [_agrees(others, names, kinds, expected, outputs, on + figures.note)], doubts
     good = _is_as_good(figures, max_drop, on + figures.note)

@@ -78,16 +78,26 @@ class Figures:
     Attributes:
         judged: a list of `Figure` with a direction.
         unknown: those of which nobody knows which way is better.
+        unjudged: mapping of the other outputs that have labels which judge nothing, by their names, to the reason.
     """
 
     judged: list[Figure] = dataclasses.field(default_factory=list)
     unknown: list[Figure] = dataclasses.field(default_factory=list)
+    unjudged: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def note(self):
         """A part of a sentence that names what was passed over; empty where nothing was."""
         names = ", ".join(figure.name for figure in self.unknown)
-        return f"; not judged, since nobody said which way is better (mode): {names}" if names else ""
+        note = f"; not judged, since nobody said which way is better (mode): {names}" if names else ""
+        return note + "".join(f"; not judged, since {reason}: {name}" for name, reason in self.unjudged.items())
+
+    @property
+    def doubts(self):
+        """A sentence for each output whose labels judge nothing, as a tuple."""
+        fix = "Compile the model with a loss or a metric of it."
+        said = "is only compared with the model's, its labels judge nothing"
+        return tuple(f"The output {name} {said}: {reason}. {fix}" for name, reason in self.unjudged.items())
 
     def check_every_output(self, names):
         """Raises unless each output is judged by something.
@@ -140,7 +150,18 @@ def figures_of(model, given, labels, names, kinds, expected, outputs, mode):
             sides = (*sides, np.broadcast_to(sides[0].mean(axis=0, keepdims=True, dtype=sides[0].dtype), sides[0].shape))
             values = [_measured(compiled.loss_of_output, given, losses[position], came, side) for side in sides]
             judged.append(Figure(f"{name}loss", position, "min", False, *values))
-    return Figures(judged, [figure for figure in found if figure.mode is None])
+    unknown = [figure for figure in found if figure.mode is None]
+    covered = {figure.output for figure in [*judged, *unknown]}
+    without = [name for position, name in enumerate(names) if position not in covered and labels[position] is not None]
+    return Figures(judged, unknown, dict.fromkeys(without, _why_unjudged(model)))
+
+
+def _why_unjudged(model):
+    """Why labels of an output judge nothing, in words."""
+    if compiled.measures_by_itself(model):
+        return f"{type(model).__name__} measures in its own way"
+    is_compiled = getattr(model, "compiled", False)
+    return "the model is compiled without a loss or a metric of it" if is_compiled else "the model is not compiled"
 
 
 def _compiled(model, given, names, expected, outputs, mode):
