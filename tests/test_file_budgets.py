@@ -11,13 +11,16 @@ import pytest
 
 import tf_reweight as tfr
 from tf_reweight import budget as budgets
+from tf_reweight import structures
 from tf_reweight.coupling.attachment import regularize_coupled
 from tf_reweight.coupling.pruning import check_within_reach
 from tf_reweight.filecost import files, operations, zeros
 from tf_reweight.graph.counting import count_macs, kernel_uses
+from tf_reweight.kernels import filed, measured
 from tf_reweight.kernels.quantities import Curve, Linear, Product, Timed, interpolated
+from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import attachments, regularize
-from tf_reweight.workflow import reach
+from tf_reweight.workflow import folder, reach
 from tf_reweight.workflow.as_trained import as_trained
 from tf_reweight.workflow.config import Config
 
@@ -115,8 +118,8 @@ def test_zipped_files_are_measured_again_when_training_has_moved_the_weights(mon
 @pytest.mark.parametrize("budget", ["bytes=100000", "bytes=100000,weights=1000000", "bytes=1.0"])
 def test_a_budget_that_the_dense_file_meets_is_met_whether_or_not_zeros_make_files_smaller(budget, monkeypatch):
     """It was refused, since what has to go was asked before whether anything has to."""
-    monkeypatch.setattr("tf_reweight.filecost.zeros.content_of", lambda model, precision: b"")
-    monkeypatch.setattr("tf_reweight.filecost.zeros.sizes", lambda content, packed: {"bytes": 2000, "zipped_bytes": 1500})
+    monkeypatch.setattr("tf_reweight.filecost.files.content_of", lambda model, precision: b"")
+    monkeypatch.setattr("tf_reweight.filecost.files.sizes", lambda content, packed: {"bytes": 2000, "zipped_bytes": 1500})
     model = small(4)
     before = model.get_weights()
     with warnings.catch_warnings(record=True) as said:
@@ -254,3 +257,71 @@ def test_a_second_cut_leaves_less_and_the_report_counts_what_is_left(part):
     assert files.sizes(files.content_of(model, "int8"), packed=True)["zipped_bytes"] <= limit
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
     assert [item.kept_weights for item in report.kernels] == [int(np.count_nonzero(kernel)) for kernel in kernels]
+
+
+def counted(monkeypatch, cut=None):
+    """Files of so many bytes as there are weights that are not zero; the process is cut off instead of the file `cut`."""
+    made = []
+
+    def content_of(model, precision):
+        if len(made) == cut:
+            raise KeyboardInterrupt
+        made.append(sum(int(np.count_nonzero(weight)) for weight in model.get_weights()))
+        return made[-1]
+
+    monkeypatch.setattr(files, "content_of", content_of)
+    monkeypatch.setattr(files, "sizes", lambda content, packed=False: {"bytes": content, "zipped_bytes": content})
+    return made
+
+
+@pytest.mark.parametrize("of", ["of_zeros", "of_channels"])
+def test_what_was_measured_before_a_cut_is_not_measured_again(of, tmp_path, monkeypatch):
+    """A model with an LSTM was measured for minutes, and the same again after each cut before the first stage was done."""
+    model, said = small(12), []
+    pairs = [(item, structures.get("unstructured")) for item in find(model)[0]]
+    budget = tfr.Budget(bytes=0.5, precision="float32")
+
+    def measured_in(path):
+        with measured.kept(path, said.append):
+            return filed.calibrated(model, budget, of, pairs).calibration
+
+    every = counted(monkeypatch)
+    expected = measured_in(tmp_path / "whole" / "measured.json")
+    assert len(every) > 1 and "files of the model are written and measured" in said[0]
+    for cut in {1, len(every) - 1}:
+        before, path = counted(monkeypatch, cut), tmp_path / f"{cut}" / "measured.json"
+        with pytest.raises(KeyboardInterrupt):
+            measured_in(path)
+        again = counted(monkeypatch)
+        assert measured_in(path) == expected and before + again == every
+    path.write_text("damaged")
+    assert measured_in(path) == expected
+    # Nothing is kept where nobody says where, and other weights are another file.
+    assert filed.calibrated(model, budget, of, pairs).calibration == expected
+    model.set_weights([weight * 2 for weight in model.get_weights()])
+    again = counted(monkeypatch)
+    assert measured_in(path) == expected and again == every
+
+
+def test_long_measurements_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "_LONG", 0.0)
+    said = []
+    with measured.kept(tmp_path / "measured.json", said.append):
+        for _ in range(2):
+            assert measured.once(lambda: ["this"], "the file", lambda: {"bytes": 12345}) == {"bytes": 12345}
+        measured.once(None, "the times", lambda: {"latency_ms": 0.25})
+    assert said == ["the file: bytes 12,345; 0 s", "the times: latency_ms 0.25; 0 s"]
+
+
+def test_measurements_alone_make_no_run_and_a_refusal_leaves_none(tmp_path):
+    path = tmp_path / "runs" / "mine"
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), folder.without_traces(path):
+            path.mkdir(parents=True)
+            (path / folder.MEASURED).write_text("{}")
+            raise error
+        assert (tmp_path / "runs").exists() == (error is KeyboardInterrupt)
+    folder.Folder.check(path, "seed: 0\n")
+    (path / "other.txt").write_text("")
+    with pytest.raises(ValueError, match="must be new, empty"):
+        folder.Folder.check(path, "seed: 0\n")

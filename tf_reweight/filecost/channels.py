@@ -11,11 +11,12 @@ from tf_reweight.coupling.cost import Cost
 from tf_reweight.coupling.pruning import prune_groups
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.data.models import copied
-from tf_reweight.filecost.files import check_can_measure, content_of, sizes, times
+from tf_reweight.filecost.files import check_can_measure, content_of, sizes, sizes_of_file, times
 from tf_reweight.filecost.operations import curves
 from tf_reweight.filecost.points import rising
 from tf_reweight.graph.counting import kernel_uses
 from tf_reweight.kernels.budgeted import Demand, met
+from tf_reweight.kernels.measured import once, tell
 from tf_reweight.penalties.attachment import take_off
 from tf_reweight.pruning.prune import release
 from tf_reweight.shrinking import shrink
@@ -48,8 +49,8 @@ def of_channels(model, budget, pairs=None):
     check_can_measure(model, budget)
     dense = _plain(model)
     coupled = groups(dense)
-    cost, content = Cost(coupled), content_of(dense, budget.stored_in)
-    measured = _measured(budget, content, content)
+    cost, meter = Cost(coupled), _Meter(budget, dense)
+    measured = meter.of(dense, f"the {budget.stored_in} file of the whole model")
     operations = {}
     if budget.latency_ms is not None:
         operations = {"operations": curves(kernel_uses(dense), budget.stored_in)}
@@ -71,7 +72,7 @@ def of_channels(model, budget, pairs=None):
         if keep.all():
             break
         predicted = {name: quantity.at(keep) for name, quantity in quantities.items()}
-        measured = _measured(budget, content, content_of(small, budget.stored_in))
+        measured = meter.of(small, f"the {budget.stored_in} file without {1 - keep.mean():.0%} of the channels")
         for name in budget.of_files:
             points[name][inner[name].at(keep)] = measured[name]
         budget = _with(budget, points)
@@ -88,12 +89,27 @@ def _plain(model):
     return dense
 
 
-def _measured(budget, dense, content):
-    """Mapping of what a budget limits of files to what one file has; times as ratios to the dense one in the same turns."""
-    found = sizes(content)
-    if budget.latency_ms is not None:
-        found["latency_ms"] = times([dense, content])[1]
-    return {name: float(found[name]) for name in budget.of_files}
+class _Meter:
+    """Measures what a budget limits of files; of milliseconds the files run in turns with that of the whole model."""
+
+    def __init__(self, budget, dense):
+        self._budget, self._names = budget, budget.of_files
+        most = f"at most {_MOST_TRIES + 1} {budget.stored_in} files of the model"
+        tell(f"{' and '.join(self._names)}: {most} are written and measured")
+        self._dense = None if budget.latency_ms is None else (dense, content_of(dense, budget.stored_in))
+
+    def of(self, model, name):
+        """Mapping of what the budget limits of files to what the file of a model has."""
+        if self._dense is None:
+            found = sizes_of_file(model, self._budget.stored_in, name=name)
+        else:
+            found = once(None, name, lambda: self._timed(model))
+        return {name: float(found[name]) for name in self._names}
+
+    def _timed(self, model):
+        dense, of_dense = self._dense
+        content = of_dense if model is dense else content_of(model, self._budget.stored_in)
+        return {**sizes(content), "latency_ms": times([of_dense, content])[1]}
 
 
 def _pruned(dense, amount):

@@ -1,18 +1,25 @@
 """Files of a model, written to be measured only."""
 
+import functools
 import importlib.util
+import json
 import pathlib
 import tempfile
 
 import keras
+import numpy as np
 
 from tf_reweight import errors
+from tf_reweight._version import __version__
 from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.samples import input_specs
+from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.random_inputs import inputs
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.kernels import measured
 from tf_reweight.packing.pack import pack
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.tflite.latency import benchmark
@@ -22,6 +29,8 @@ from tf_reweight.tflite.sizes import gzip_size
 _EXAMPLES = 8
 # Runs of each file that is timed, in turns.
 _RUNS = 200
+# In configs: where shared objects lie in memory, seeds that are drawn where none is given, and what no file depends on.
+_OF_THE_PROCESS = {"shared_object_id", "seed", "build_config", "compile_config"}
 
 
 def check_can_measure(model, budget):
@@ -50,6 +59,36 @@ def content_of(model, precision):
     specs = input_specs(model)
     needs_data = TABLE[precision].needs_data and not is_quantized(model)
     return convert(model, precision, specs, inputs(model, specs, _EXAMPLES) if needs_data else None)
+
+
+def sizes_of_file(model, precision, packed=False, name="a file"):
+    """The `sizes` of a `.tflite` of a model, which is written where they are not known from before.
+
+    Args:
+        model: a built Keras model.
+        precision: of the file.
+        packed: as of `sizes`.
+        name: of the file, in words.
+    """
+    mark = functools.partial(_mark, model, precision, packed)
+    return measured.once(mark, name, lambda: sizes(content_of(model, precision), packed))
+
+
+def _mark(model, precision, packed):
+    """What tells such a file from all others; None for a model with code of the user's, whose text is not known."""
+    if parts_by_name(model):
+        return None
+    versions = (__version__, keras.__version__, keras.backend.backend(), precision, str(packed))
+    # The names of layers are in a file.
+    config = json.dumps(_settled(keras.saving.serialize_keras_object(model)), sort_keys=True, default=repr)
+    return [*versions, config, *(np.ascontiguousarray(as_numpy(weight)).tobytes() for weight in model.weights)]
+
+
+def _settled(config):
+    """A config without what differs from process to process."""
+    if isinstance(config, dict):
+        return {key: _settled(part) for key, part in config.items() if key not in _OF_THE_PROCESS}
+    return [_settled(part) for part in config] if isinstance(config, list | tuple) else config
 
 
 def sizes(content, packed=False):

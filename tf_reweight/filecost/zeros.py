@@ -7,9 +7,10 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.data.models import copied
-from tf_reweight.filecost.files import check_can_measure, content_of, sizes
+from tf_reweight.filecost.files import check_can_measure, sizes_of_file
 from tf_reweight.filecost.points import rising
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.kernels import measured
 from tf_reweight.kernels.budgeted import Demand, choose
 from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.nonzeros import check_countable
@@ -43,6 +44,7 @@ def of_zeros(model, budget, pairs):
     check_countable(budget)
     check_can_measure(model, budget)
     files = _Files(model, budget.stored_in, pairs)
+    _tell(budget, f"{len(_LEFT) + _CLOSER} {budget.stored_in} files of the model")
     points = [files.point(left) for left in _LEFT]
     for _ in range(_CLOSER):
         budget = _with(budget, points)
@@ -62,6 +64,7 @@ def of_zeros_again(model, budget, pairs):
     """
     files = _Files(model, budget.stored_in, pairs)
     ends = {name: [axis[-1] for axis in budget.calibration[name]["points"]] for name in budget.of_files}
+    _tell(budget, f"at most {_MOST_LOWERED + _CLOSER} {budget.stored_in} files of the model as it is now")
     points = [(files.num_weights, {name: has for name, (_, has) in ends.items()})]
     left, limits = _at_limit(budget) / files.num_weights, _limits(budget)
     for _ in range(_MOST_LOWERED):
@@ -100,6 +103,10 @@ def tightened(model, budget, pairs):
         warnings.warn(f"The {budget.stored_in} file of the pruned model has {said}: ask for a little less.", stacklevel=4)
 
 
+def _tell(budget, which):
+    measured.tell(f"{' and '.join(budget.of_files)}: {which} are written and measured")
+
+
 def _fewer(files, budget, limits):
     """A budget of the largest file within the limits that was found, with fewer weights than are left."""
     left = files.part_left
@@ -120,7 +127,7 @@ def _is_within(sizes_of_file, limits):
 def _sizes_now(model, precision):
     copy = copied(model)
     take_off(copy)
-    return sizes(content_of(copy, precision), packed=True)
+    return sizes_of_file(copy, precision, True, f"the {precision} file of the pruned model")
 
 
 def _limits(budget):
@@ -163,7 +170,8 @@ class _Files:
         for (target, structure), dense, flags, shape in zip(self._kernels, self._dense, parts, self._shapes):
             # Not a product: negative zeros do not zip as zeros do.
             target.variable.assign(np.where(target.own_mask(flags.reshape(shape), structure), dense, np.zeros_like(dense)))
-        return float(self._members[keep].sum()), sizes(content_of(self._copy, self._precision), packed=True)
+        name = f"the {self._precision} file with {left:.3g} of the weights left"
+        return float(self._members[keep].sum()), sizes_of_file(self._copy, self._precision, True, name)
 
 
 def _with(budget, points):

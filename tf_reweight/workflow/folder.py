@@ -1,5 +1,6 @@
 """The run folder: which stages are done, their models, and files that are written whole or not at all."""
 
+import contextlib
 import fnmatch
 import itertools
 import json
@@ -17,6 +18,8 @@ from tf_reweight.workflow import differences
 from tf_reweight.workflow.lock import LOCK
 
 _CONFIG, _GIVEN, _STATE = "config.yaml", "given.json", "state.json"
+# What was measured before a run begins; by itself it makes a folder no run's, and is right for any.
+MEASURED = "measured.json"
 _EXPECTED = "The run folder must be new, empty, or hold this very run."
 _FIX = "Say the same as before to go on with it, choose another folder with --out (out=), or delete this one."
 # What a run writes are files with such names; folders in it, such as those of a sweep, have others.
@@ -49,6 +52,20 @@ def check_folder(path):
     if file is not None:
         fix = "Choose a folder with --out (out=), which need not exist."
         raise ValueError(errors.message(f"The run folder must be a folder, and {file.name} is a file.", fix, out=str(path)))
+
+
+@contextlib.contextmanager
+def without_traces(path):
+    """Within it an error leaves no folder behind in which nothing but measurements was kept; those of a run stay."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    except Exception:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                (folder / MEASURED).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 class Folder:
@@ -96,7 +113,7 @@ class Folder:
         check_folder(path)
         entries = set(_read(os.listdir, path)) if path.is_dir() else set()
         _check_files(path, entries)
-        entries = {name for name in entries if name != LOCK and not fnmatch.fnmatch(name, files.PARTIAL)}
+        entries = {name for name in entries if name not in (LOCK, MEASURED) and not fnmatch.fnmatch(name, files.PARTIAL)}
         if not entries:
             return
         known = _text(path / _GIVEN) if _GIVEN in entries else None

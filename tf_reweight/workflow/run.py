@@ -20,6 +20,7 @@ from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.tensorflow_draws import seed_generator
 from tf_reweight.graph.ties import check_untied
 from tf_reweight.graph.walking import comes_back, graph_of
+from tf_reweight.kernels import measured
 from tf_reweight.kernels.selection import select
 from tf_reweight.quantization import simplify
 from tf_reweight.penalties.attachment import attachments, lost_when_saved
@@ -41,7 +42,7 @@ from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
 from tf_reweight.workflow.files import app_zip, check_convertible, export_files
-from tf_reweight.workflow.folder import Folder
+from tf_reweight.workflow.folder import MEASURED, Folder, without_traces
 from tf_reweight.workflow.lock import Lock
 from tf_reweight.workflow.measures import environment, stage_figures
 from tf_reweight.workflow.one_shot import one_shot
@@ -132,11 +133,15 @@ class Run:
         mark = fingerprints.fingerprint(self.given if self._is_trained else None, self.task, self.data)
         path = folder_path("out", out) if out is not None else self._default_folder(mark)
         Folder.check(path, self.config.to_yaml(), mark)
-        if not Folder.has_stages(path):  # a run that goes on was measured when it began
-            with self.scope():
-                for config in branches or [self.config]:
-                    reach.check_files(config, self.model)
-                check_convertible(self)
+        with measured.kept(path / MEASURED, lambda text: say(self.console, f"[bold]files[/bold]: {text}")):
+            if not Folder.has_stages(path):  # a run that goes on was measured when it began
+                with self.scope(), without_traces(path):
+                    for config in branches or [self.config]:
+                        reach.check_files(config, self.model)
+                    check_convertible(self)
+            yield from self._opened(path, mark)
+
+    def _opened(self, path, mark):
         with Lock(path):
             self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
             self.folder.write_json("environment.json", environment())
