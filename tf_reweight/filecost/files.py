@@ -80,15 +80,14 @@ def _mark(model, precision, packed):
         return None
     versions = (__version__, keras.__version__, keras.backend.backend(), precision, str(packed))
     # The names of layers are in a file.
-    config = json.dumps(_settled(keras.saving.serialize_keras_object(model)), sort_keys=True, default=repr)
-    return [*versions, config, *(np.ascontiguousarray(as_numpy(weight)).tobytes() for weight in model.weights)]
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(model), default=repr), object_hook=_settled)
+    text = json.dumps(config, sort_keys=True)
+    return [*versions, text, *(np.ascontiguousarray(as_numpy(weight)).tobytes() for weight in model.weights)]
 
 
 def _settled(config):
-    """A config without what differs from process to process."""
-    if isinstance(config, dict):
-        return {key: _settled(part) for key, part in config.items() if key not in _OF_THE_PROCESS}
-    return [_settled(part) for part in config] if isinstance(config, list | tuple) else config
+    """An object of a config without what differs from process to process."""
+    return {key: part for key, part in config.items() if key not in _OF_THE_PROCESS}
 
 
 def sizes(content, packed=False):
