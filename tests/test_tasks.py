@@ -16,7 +16,10 @@ from tf_reweight import export
 from tf_reweight.cli import main
 from tf_reweight.data import code
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow.carried import compile_for_file
+from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.run import Run
+from tf_reweight.workflow.task import Task
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).parent.parent
@@ -342,3 +345,48 @@ def test_the_command_line_takes_a_model_and_data_that_are_code(tmp_path, capsys,
     assert figures["metrics"][0]["name"] == "mae"
     assert figures["stages"][-1]["num_macs"] <= 0.6 * figures["stages"][0]["num_macs"]
     assert "--import layers.py" in figures["command"] and (tmp_path / "run" / "shrunk_int8.tflite").is_file()
+
+
+def own_error(y, p):
+    return keras.ops.mean(keras.ops.abs(y - p), axis=-1)
+
+
+class OwnError(keras.losses.Loss):
+    def call(self, y, p):
+        return own_error(y, p)
+
+
+OF_KERAS = {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "boxes": "mse"}
+
+
+@pytest.mark.parametrize(
+    "given, carried",
+    [
+        ({"loss": OF_KERAS, "metrics": {"kind": ["accuracy"], "boxes": [keras.metrics.MeanSquaredError()]}}, True),
+        ({"loss": {**OF_KERAS, "boxes": None}, "loss_weights": {"kind": 1.0, "boxes": 0.5}}, True),
+        ({"loss": {**OF_KERAS, "boxes": own_error}}, False), ({"loss": {**OF_KERAS, "boxes": OwnError()}}, False),
+        ({"loss": {**OF_KERAS, "boxes": lambda y, p: y}}, False), ({}, False),
+        ({"loss": OF_KERAS, "metrics": {"boxes": [own_error]}}, False),
+    ],
+)  # fmt: skip
+def test_the_file_of_a_stage_that_does_not_train_is_compiled_where_keras_alone_can(given, carried, tmp_path):
+    """Without it `check` judged a file by what it could guess of `shrunk.keras`: no loss of its boxes."""
+    inputs = keras.Input((16,))
+    hidden = L.Dense(64, activation="relu")(inputs)
+    model = keras.Model(inputs, {"kind": L.Dense(3, name="kind")(hidden), "boxes": L.Dense(4, name="boxes")(hidden)})
+    weights = model.get_weights()
+    model.save(tmp_path / "plain.keras")
+    folder, mine = Folder(tmp_path / "run", "seed: 0\n"), Task(**given, optimizer=keras.optimizers.Adam(0.25))
+    made = compile_for_file(model, mine)
+    assert made == model.compiled == carried
+    figures = {"name": "shrunk", "seconds": 0.1, "validation": {}, "test": {}, "keeps_zeros": True, "details": {}}
+    folder.finish("shrunk", model, {**figures, "num_weights": 1, "num_nonzero": 1, "num_macs": 1}, has_zeros=made)
+    path = tmp_path / "run" / "shrunk.keras"
+    loaded = keras.saving.load_model(path)  # without the user's code, and without a word
+    assert loaded.compiled == carried and all(np.array_equal(a, b) for a, b in zip(loaded.get_weights(), weights))
+    # The state of an optimizer that has not trained takes no room.
+    assert path.stat().st_size < 1.2 * (tmp_path / "plain.keras").stat().st_size
+    assert not Folder(tmp_path / "run", "seed: 0\n").gone and not folder.load("shrunk").compiled
+    if carried:
+        assert type(loaded.optimizer) is keras.optimizers.Adam and float(loaded.optimizer.learning_rate) == 0.25
+        assert loaded.get_compile_config()["loss"] == model.get_compile_config()["loss"]

@@ -91,6 +91,15 @@ def write_whole(path, content):
         temporary.write_bytes(content)
 
 
+def deflate(path):
+    """Compresses the parts of a zip archive in place; they stay what they are."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in parts:
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+
+
 def write_text(path, text):
     """Writes a text file, whole or not at all."""
     write_whole(path, text.encode("utf-8"))

@@ -161,13 +161,22 @@ class Folder:
         recorded = self._stages.get(stage)
         return None if recorded is None else {name: value for name, value in recorded.items() if name != _MARK}
 
-    def finish(self, stage, model, figures):
-        """Keeps a stage's model and figures; only then it counts as done."""
+    def finish(self, stage, model, figures, has_zeros=False):
+        """Keeps a stage's model and figures; only then it counts as done.
+
+        Args:
+            stage: its name.
+            model: its model.
+            figures: a dict.
+            has_zeros: whether much of the file is zeros, as the state of an optimizer that has not trained: it is compressed.
+        """
         self._stages.pop(stage, None)
         if stage in self._written:  # killed between its model and its record, it would be done with another model
             self._write_stages()
         with files.whole(self._model(stage), ".keras") as temporary:
             model.save(temporary)
+            if has_zeros:
+                files.deflate(temporary)
             mark = files.mark_of(temporary)
         self._stages[stage] = {**figures, _MARK: mark}
         self._write_stages()

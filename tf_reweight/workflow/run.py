@@ -38,6 +38,7 @@ from tf_reweight.workflow import (
     class_weights, fingerprints, guessing, loading, methods, reach, scoring, search, strategies, trainers, user_callbacks,
 )  # fmt: skip
 from tf_reweight.workflow import task as tasks
+from tf_reweight.workflow.carried import compile_for_file
 from tf_reweight.workflow.chance import check_better_than_chance
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.context import Context
@@ -196,7 +197,7 @@ class Run:
         self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
         figures |= {"epochs": max(epochs_of(self.folder / CURVES, stage.name), default=0)}
-        self.folder.finish(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
+        self.keep(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         # The next stage begins with what the file holds, as it does when this process is killed now.
         # Where layers are not made again from their configs, not all is in the file: the model goes on as it is.
         penalised = [item.target for item in attachments(self.model)]
@@ -204,6 +205,10 @@ class Run:
         validation = text_of(self.metric, figures["validation"].get(self.metric["name"]))
         changed, self._figures = changes(self._figures, figures), figures
         say(self.console, f"[bold]{stage.name}[/bold]: validation {validation}{changed}, {figures['seconds']:.0f} s")
+
+    def keep(self, name, model, figures):
+        """Keeps the model and the figures of a stage, by its name; the file says how the user's model was compiled."""
+        self.folder.finish(name, model, figures, has_zeros=compile_for_file(model, self.task))
 
     def _is_done(self, stage):
         if self.folder.figures(stage.name) is None:

@@ -82,7 +82,7 @@ def search(run):
         raise ValueError(errors.message(expected, fix, dense=wanted, accuracy_drop=drop, closest=closest))
     for stage in stages_of(best.config)[1:]:
         figures = {**best.folder.figures(stage.name), "epochs": 0}  # their curves stay in the folder of the try
-        run.folder.finish(stage.name, best.folder.load(stage.name), figures)
+        run.keep(stage.name, best.folder.load(stage.name), figures)
 
 
 def check(run):
