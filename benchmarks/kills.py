@@ -188,7 +188,7 @@ SCENARIOS = {
 HALF_WRITTEN = ".*.partial*"
 # What of a report says how long something took, and when.
 _TIMES = ("seconds", "latency", "latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high")
-_TIMES += ("model_file",)  # the date is in it
+_TIMES += ("model_file", "sha256")  # the date is in it, and the times are in the digest of the stages
 _TIMES += ("environment", "command", "date", "path", "out", "alarms", "best_by", "knee_by", "faster", "summary", "doubts")
 
 

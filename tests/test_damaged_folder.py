@@ -1,5 +1,6 @@
 """A run folder whose files were damaged: each is said with its path and the way out, or the work is done again."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import types
 
 import keras
+import numpy as np
 import pytest
 
 from tf_reweight import files
@@ -60,6 +62,7 @@ DAMAGES = [half, flipped, lambda content: b"", lambda content: b"\xff\xfe\x00\x8
 def without_marks(path):
     """The record of stages as older versions wrote it."""
     stages = json.loads((path / "state.json").read_text())
+    stages.pop("sha256")
     (path / "state.json").write_text(json.dumps({stage: FIGURES | {"name": stage} for stage in stages}))
 
 
@@ -110,7 +113,7 @@ def test_a_stage_that_is_made_again_is_not_done_between_its_model_and_its_record
     monkeypatch.setattr(files, "mark_of", lambda path: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         folder.finish("pruned", folder.load("dense"), FIGURES)
-    assert list(json.loads((path / "state.json").read_text())) == ["dense", "regularized"]
+    assert list(json.loads((path / "state.json").read_text())) == ["dense", "regularized", "sha256"]
 
 
 def test_what_is_no_damage_of_the_file_is_said_by_whom_it_concerns(path):
@@ -138,6 +141,30 @@ def test_a_damaged_record_of_stages_names_its_file(path, text):
         Folder(path, CONFIG, GIVEN)
     (path / "state.json").unlink()
     assert Folder(path, CONFIG, GIVEN).figures("dense") is None
+
+
+def test_a_record_of_stages_in_which_any_bit_is_flipped_is_the_same_or_named(path):
+    """A figure that was changed went into the report as if it had been measured."""
+    content = (path / "state.json").read_bytes()
+    rng = np.random.default_rng(0)
+    for place, bit in zip(rng.integers(len(content), size=150), rng.integers(8, size=150)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        (path / "state.json").write_bytes(changed)
+        try:
+            same = json.loads(changed) == json.loads(content)
+        except ValueError:
+            same = False
+        with contextlib.nullcontext() if same else pytest.raises(ValueError, match=r"record of a run's stages must be as it"):
+            Folder(path, CONFIG, GIVEN)
+
+
+def test_figures_that_are_not_finite_and_spaces_are_no_damage(path):
+    folder = Folder(path, CONFIG, GIVEN)
+    figures = FIGURES | {"validation": {"loss": float("nan"), "b": float("inf")}, "details": {3: np.float32(0.1), "w": "é"}}
+    folder.finish("dense", folder.load("dense"), figures)
+    (path / "state.json").write_text(json.dumps(json.loads((path / "state.json").read_text())))
+    assert np.isnan(Folder(path, CONFIG, GIVEN).figures("dense")["validation"]["loss"])
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "given.json"])

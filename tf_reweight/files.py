@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -180,6 +181,11 @@ def mark_of(path):
         while part := file.read(2**20):
             digest.update(part)
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def digest_of(value):
+    """The SHA-256 of what JSON says, whatever its spaces and lines: of a value that was read, and of the one that was written."""
+    return hashlib.sha256(json.dumps(value).encode("utf-8")).hexdigest()
 
 
 def damage_of_zip(path):

@@ -7,11 +7,12 @@ from tf_reweight import budget as budgets
 from tf_reweight import errors, export
 from tf_reweight.checks import is_number, listed
 from tf_reweight.data.models import copied
-from tf_reweight.files import mark_of
+from tf_reweight.files import digest_of, mark_of
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.choosing import shipped_of
 from tf_reweight.reports.metrics import is_slower, text_of, value_of
+from tf_reweight.strict_json import to_json
 from tf_reweight.workflow import reach
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.files import times_of
@@ -162,7 +163,8 @@ def _timed(points, run):
     times = _known_times(run.folder / _TIMES, asked)
     if times is None:
         times = export.benchmark(paths, num_runs).to_dict()
-        run.folder.write_json(_TIMES, {"asked": asked, "times": times})
+        measured = json.loads(to_json({"asked": asked, "times": times}))
+        run.folder.write_json(_TIMES, {**measured, "sha256": digest_of(measured)})
     how = {name: value for name, value in times.items() if name != "rows"}
     return [{**point, **times_of(row)} for point, row in zip(points, times["rows"])], how
 
@@ -171,6 +173,9 @@ def _known_times(path, asked):
     """What was measured before of the same files; None where it was of others, or its record is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        digest = found.pop("sha256", None)  # older versions have not written it
+        if digest is not None and digest != digest_of(found):
+            return None
         times = found["times"]
         good = found["asked"] == asked and len(times["rows"]) == len(asked["files"]) and times["measurement"]["id"]
         return times if good and all(is_number(times_of(row)["latency_ms"]) for row in times["rows"]) else None
