@@ -41,6 +41,10 @@ BAD = [
     ({"train": {"epochs": 2}}, {"epochs": 3}, "`train` trains is said twice, by `epochs` and by train.epochs.*epochs=3"),
     ({"quantize": {"epochs": 2}}, {"epochs": {"quantize": 1}}, "`quantize` trains is said twice.*Leave one of them out"),
 ]  # fmt: skip
+BAD += [
+    ({"task": {"monitor": "val_loss"}}, {"monitor": "val_mae"}, "`monitor` is said twice, by the argument and by task.monitor"),
+    ({"task": {"mode": "min"}}, {"monitor": "val_loss", "mode": "max"}, "`mode` is said twice, by the argument and by task.mode"),
+]
 GOOD = [
     ({"data": {"limit": None, "value_range": "auto"}}, {}),
     ({"data": {"validation": 0.5}}, {}),
@@ -193,6 +197,35 @@ def test_keys_that_have_no_effect_beside_another_are_refused(code_of_data):
     config = {**code_of_data, "regularize": {"coupled": {}, "method": "one_shot", "rounds": 2}, "prune": {"budget": "macs=0.5"}}
     assert workflow.plan(config)["epochs"]["regularize"] == 0
     assert workflow.plan({**code_of_data, "distill": {}, "retrain": {"epochs": 0}, "quantize": {}})
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--epochs", "4", "--set", "train.epochs=9"], "`train` trains is said twice, by `epochs` and by train.epochs"),
+        (["--set", "model.name=lenet5"], "`model.name` is said twice, by --model and by --set. Received: model='mine.keras', set"),
+        (["--set", "model={name: lenet5}"], "`model.name` is said twice"),
+        (["--set", "data.name=digits"], "`data.name` is said twice, by --data and by --set"),
+        (["--set", "data=7"], "`data.name` is said twice, by --data and by --set"),
+        (["--monitor", "val_loss", "--set", "task.monitor=val_mae"], "`task.monitor` is said twice, by --monitor and by --set"),
+        (["--import", "a.py", "--set", "model.custom=[b.py]"], "`model.custom` is said twice, by --import and by --set"),
+        (["--verify_arm", "--set", "export.verify_arm=false"], "`export.verify_arm` is said twice, by --verify_arm and by"),
+        (["--distribute", "mirrored", "--set", "distribute=null"], "`distribute` is said twice"),
+        (["--structure", "block", "--set", "regularize.rules=[{structure: filter}]"], "The structure is said twice"),
+        (["--structure", "block", "--set", "regularize.coupled={}"], "The structure is said twice, by `structure` and by regul"),
+        (["--set", "seed=1", "--set", "seed=2"], "`seed` is said twice by --set. Received: set=['seed=1', 'seed=2']"),
+        (["--set", "model.name=mine.keras", "--set", "data={name: 'mine.py:load'}", "--structure", "channels"], None),
+        (["--epochs", "4", "--set", "seed=1", "--set", "seed=1", "--set", "regularize.coupled={}"], None),
+    ],
+)
+@pytest.mark.parametrize("command", ["compress", "sweep"])
+def test_a_flag_and_set_that_contradict_each_other_are_refused(command, flags, words, code_of_data, capsys, monkeypatch):
+    """`--set` was dropped without a word."""
+    monkeypatch.setattr(workflow.sweeps, "trace", lambda run, wanted, out: workflow.fronts.Front({"name": "m"}, ()))
+    more = ["--dry_run"] if command == "compress" else ["--json"]
+    status = main.console([command, "--model", "mine.keras", "--data", "mine.py:load", *flags, *more])
+    said = capsys.readouterr().err
+    assert (status, said) == (0, "") if words is None else status == 2 and words in said and said.count("Received: ") == 1
 
 
 def test_flags_that_are_given_twice_and_empty_paths_are_refused(code_of_data, tmp_path, capsys):

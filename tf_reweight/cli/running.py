@@ -41,9 +41,43 @@ def define_verify_arm(values):
 
 def overrides_of(values):
     """What the flags say of a configuration, as `key=value`: `--set`, and those that stand for keys."""
-    made = [f"{key}={json.dumps(values[flag].value)}" for flag, key in _KEYS.items() if values[flag].value is not None]
-    made += [f"model.custom={json.dumps(values['import'].value)}"] if values["import"].value else []
-    return [*values.set, *made, *(["export.verify_arm=true"] if values.verify_arm else [])]
+    made = {key: (flag, values[flag].value) for flag, key in _KEYS.items() if values[flag].value is not None}
+    made |= {"model.custom": ("import", values["import"].value)} if values["import"].value else {}
+    made |= {"export.verify_arm": ("verify_arm", True)} if values.verify_arm else {}
+    # Not an override of every run: see `--monitor` in the commands.
+    _check_said_once(values, made | {"task.monitor": ("monitor", values.monitor)} if values.monitor is not None else made)
+    return [*values.set, *(f"{key}={json.dumps(value)}" for key, (_, value) in made.items())]
+
+
+def _check_said_once(values, made):
+    """Raises where `--set` says something else than another `--set` or a flag, of which one would be dropped in silence.
+
+    A configuration in a file is another matter: flags are there to override it.
+
+    Args:
+        values: the flags.
+        made: `(name of the flag, its value)` by the key that it stands for.
+    """
+    from tf_reweight import errors, workflow
+
+    fix, said = "Leave one of them out.", {}
+    for key, _, text in (word.partition("=") for word in values.set):
+        if said.setdefault(key, text) != text:
+            raise ValueError(errors.message(f"`{key}` is said twice by --set.", fix, set=values.set))
+    section = workflow.config.read({}, values.set)
+    for key, (flag, value) in made.items():
+        if _said_otherwise(section, key.split("."), value):
+            expected = f"`{key}` is said twice, by --{flag} and by --set."
+            raise ValueError(errors.message(expected, fix, **{flag: value}, set=values.set))
+    if values.structure is not None:
+        workflow.unheeded.check_structure(section, values.structure)
+
+
+def _said_otherwise(node, path, value):
+    """Whether nested mappings have another value in a place than this one; where they have none they do not."""
+    if not path or not isinstance(node, dict):
+        return node != value
+    return path[0] in node and _said_otherwise(node[path[0]], path[1:], value)
 
 
 def command_of(name, values):

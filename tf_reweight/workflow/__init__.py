@@ -255,6 +255,7 @@ def _run_of_model(model, data, structure, budget, epochs, config, callbacks, mon
     given, said = (read({} if config is None else config, overrides) for read in (configs.read, configs.said))
     train, *others = data
     unheeded.check(said, train, data[1])
+    unheeded.check_task(said, monitor, mode)
     task = tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, mode)
     unheeded.check_epochs(said, values, epochs)
@@ -294,6 +295,8 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     check_model(model)
     task = tasks.of_names(named.task) or tasks.of_model(model)
     values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
+    # What a file says is overridden; what the same command says is not.
+    unheeded.check_epochs(configs.said({}, overrides), values, epochs)
     return Run(values, model, data, (), console, command, runs=runs, named=True)
 
 

@@ -104,6 +104,36 @@ def check_epochs(said, made, epochs):
             raise ValueError(errors.message(expected, fix, epochs=epochs, **{name: section}))
 
 
+def check_task(said, monitor, mode):
+    """Raises where an argument and the section `task` both name the metric that decides, or its direction, and not the same.
+
+    Args:
+        said: as for `check`.
+        monitor, mode: the arguments, or None.
+    """
+    section = {} if _says_everything(said) else _section(said, "task")
+    for name, value in (("monitor", monitor), ("mode", mode)):
+        if value is not None and section.get(name) not in (None, value):
+            expected = f"`{name}` is said twice, by the argument and by task.{name}."
+            raise ValueError(errors.message(expected, "Leave one of them out.", **{name: value, "task": section}))
+
+
+def check_structure(said, structure):
+    """Raises where a structure and the section `regularize`, which would go before it, name others.
+
+    Args:
+        said: as for `check`.
+        structure: its name.
+    """
+    section = _section(said, "regularize")
+    rules = section.get("rules") if isinstance(section.get("rules"), list) else []
+    named = [rule["structure"] for rule in rules if isinstance(rule, dict) and "structure" in rule]
+    named += ["channels"] if section.get("coupled") is not None else []
+    if any(name != structure for name in named):
+        expected = "The structure is said twice, by `structure` and by regularize."
+        raise ValueError(errors.message(expected, "Leave one of them out.", structure=structure, regularize=section))
+
+
 def check_steps(steps, feed):
     """Raises for a number of steps where the examples are in memory, of which every epoch sees all.
 
