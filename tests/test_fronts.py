@@ -263,8 +263,8 @@ def test_times_of_a_sweep_are_of_one_measurement_which_is_kept(tmp_path, monkeyp
     assert fronts._timed(given, run) == (found, how) and len(measured) == 1
     path = tmp_path / "run" / "times.json"
     text = path.read_text()
-    others = [text.replace("median_ms", "median"), text.replace('"id"', '"di"'), text.replace('"median_ms": 1', '"median_ms": 3')]
-    for damage in ("", "[]", "{}", *others):
+    others = [("median_ms", "median"), ('"id"', '"di"'), ('"median_ms": 1', '"median_ms": 3')]
+    for damage in ("", "[]", "{}", *(text.replace(*pair) for pair in others)):
         path.write_text(damage)
         again = fronts._timed(given, run)
         assert fronts._timed(given, run) == again and again[1]["measurement"]["id"] == str(len(measured))

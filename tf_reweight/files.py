@@ -184,7 +184,7 @@ def mark_of(path):
 
 
 def digest_of(value):
-    """The SHA-256 of what JSON says, whatever its spaces and lines: of a value that was read, and of the one that was written."""
+    """The SHA-256 of what JSON says, whatever its spaces and lines: the same of a value as written and as read."""
     return hashlib.sha256(json.dumps(value).encode("utf-8")).hexdigest()
 
 
