@@ -7,7 +7,7 @@ from keras import ops
 
 import tf_reweight as tfr
 from tf_reweight.baselines import ADMM, Clip, Clipping, ConstantSparsity, GradualMagnitude, PolynomialDecay
-from tf_reweight.callbacks import BudgetProximal, IterativePruning, MultiGradient, Proximal
+from tf_reweight.callbacks import BudgetProximal, IterativePruning, MultiGradient, Proximal, Reweighting
 from tf_reweight.coupling import CoupledProximal
 from tf_reweight.penalties.attachment import attachments
 
@@ -55,6 +55,38 @@ LEAVING_ALONE = {
     "ADMM": (lambda model: None, lambda: ADMM("unstructured", 0.5)),
     "Clipping": (lambda model: None, lambda: Clipping(0.2)),
 }
+
+
+@ON_TENSORFLOW
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+@pytest.mark.parametrize("name", [*REFUSING, *LEAVING_ALONE, "Reweighting"])
+def test_a_training_that_broke_is_named_before_what_is_no_number_is_zeroed(name):
+    """A whole layer was zero then, and `fit` ended without a word."""
+    renewed = {"Reweighting": (lambda model: tfr.regularize(model, "filter", 1e-3), lambda: Reweighting(every=1))}
+    put, solver = (REFUSING | LEAVING_ALONE | renewed)[name]
+    model = net()
+    put(model)
+    # Only the first kernel breaks: a relu of what is no number may be 0.
+    nowhere = np.concatenate([X, np.full_like(X, np.nan)])
+    with pytest.raises(ValueError, match=r"Every weight must be finite .* Received: weights=\[.*Training diverged, or"):
+        model.fit(nowhere, np.concatenate([Y, Y]), shuffle=False, epochs=4, verbose=0, callbacks=[solver()])
+    assert np.isnan(kernel(model)).any()
+
+
+@ON_TENSORFLOW
+def test_who_ends_a_broken_training_is_not_overruled():
+    model = net()
+    model.fit(X, np.full_like(Y, np.nan), verbose=0, callbacks=[keras.callbacks.TerminateOnNaN(), Clipping(0.2)])
+    assert np.isnan(kernel(model)).any()
+
+
+@pytest.mark.parametrize("put", [tfr.regularize, tfr.regularize_coupled])
+def test_weights_that_are_no_numbers_are_refused_before_a_penalty_is_put_on_them(put):
+    model = net()
+    model.get_layer("b").bias.assign(np.full(8, np.inf))
+    with pytest.raises(ValueError, match="Every weight must be finite.*b/bias"):
+        put(model)
+    assert not attachments(model)
 
 
 @ON_TENSORFLOW

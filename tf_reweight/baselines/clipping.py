@@ -8,6 +8,7 @@ from keras import ops
 from tf_reweight.baselines import projection
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
+from tf_reweight.graph.checking import check_still_finite
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Inserted, insert, remove
 from tf_reweight.kernels.selection import select
@@ -36,13 +37,17 @@ class Clip(Inserted):
         norms = self.structure.group_norms(standard)
         keep = ops.logical_or(norms > self.threshold, norms >= ops.max(norms))
         mask = self.structure.mask(keep, self.layout.standard_shape)
+        stays = ops.cast(self.layout.from_standard(mask), "bool")
+        # What is no number is above nothing: as a zero it would hide that the training diverged.
+        stays = ops.logical_or(stays, ops.isnan(weight))
         # Not a product: that makes negative zeros, which are nonzero bytes in a file.
-        return ops.where(ops.cast(self.layout.from_standard(mask), "bool"), weight, ops.zeros((), dtype=weight.dtype))
+        return ops.where(stays, weight, ops.zeros((), dtype=weight.dtype))
 
     def clips_all(self, weight):
         """Whether no group of a weight is above the threshold, so that the largest alone stays."""
         norms = self.structure.group_norms(self.layout.to_standard(ops.cast(weight, "float32")))
-        return not bool(ops.max(norms) > self.threshold)
+        # The norm of what is no number counts as 0.
+        return not bool(ops.logical_or(ops.max(norms) > self.threshold, ops.any(ops.isnan(weight))))
 
 
 class Clipping(keras.callbacks.Callback):
@@ -92,6 +97,7 @@ class Clipping(keras.callbacks.Callback):
         drop_compiled_steps(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
+        check_still_finite(self.model)
         names = [target.name for target, clip in self._clips if target.variable.trainable and clip.clips_all(target.variable)]
         if names:
             warnings.warn(

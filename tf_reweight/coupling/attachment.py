@@ -16,6 +16,7 @@ from tf_reweight.coupling.demands import demands_of
 from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
@@ -79,8 +80,9 @@ def regularize_coupled(
         `CoupledPenalties`.
 
     Raises:
-        TypeError, ValueError: for a subclassed model, one where nothing can be removed, a value out of range, a
-            strength, penalty, price or `relative` beside a budget, a budget out of reach; the model is then unchanged.
+        TypeError, ValueError: for a subclassed model, one where nothing can be removed, weights that are not finite,
+            a value out of range, a strength, penalty, price or `relative` beside a budget, a budget out of reach; the model is
+            then unchanged.
 
     Example:
         >>> regularize_coupled(model, budget="macs=0.5")
@@ -92,6 +94,7 @@ def regularize_coupled(
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0), "relative": (relative, False)})
+    check_finite(model)
     removable(model)  # refused before any work
     budget = filed.calibrated(model, budget, "of_channels")
     coupled = groups(model)

@@ -31,8 +31,14 @@ def check_finite(model):
     floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
     broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]
     if broken:
-        fix = "Training diverged: load an earlier checkpoint, and lower the learning rate."
+        fix = "Training diverged, or its examples are not finite: load an earlier checkpoint, and lower the learning rate."
         raise ValueError(errors.message("Every weight must be finite (no NaN, no infinity).", fix, weights=broken[:5]))
+
+
+def check_still_finite(model):
+    """The same at the end of an epoch; where a callback ends the training already, as TerminateOnNaN does, it is known."""
+    if not model.stop_training:
+        check_finite(model)
 
 
 def check_layer(model):

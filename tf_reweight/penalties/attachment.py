@@ -10,7 +10,7 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_layer
+from tf_reweight.graph.checking import check_finite, check_layer
 from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
@@ -96,9 +96,9 @@ def regularize(
         `Attached`: the penalties and, with the reason, every kernel left out.
 
     Raises:
-        TypeError, ValueError: for a model that is not Keras 3 or not built, an unknown structure, a layer that cannot
-            have it, a strength, penalty or price beside a budget, a budget of files beside another budget, a structure without
-            groups to choose from; the model is then unchanged.
+        TypeError, ValueError: for a model that is not Keras 3 or not built, weights that are not finite, an unknown
+            structure, a layer that cannot have it, a strength, penalty or price beside a budget, a budget of files beside
+            another budget, a structure without groups to choose from; the model is then unchanged.
 
     Example:
         >>> regularize(model, "filter", strength=1e-3)
@@ -108,6 +108,7 @@ def regularize(
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-5)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0)})
+    check_finite(model)
     if budget is not None:
         check_choosable(get_structure(structure))
         _check_measured_once(model, budget)

@@ -10,7 +10,7 @@ from tf_reweight import errors, structures
 from tf_reweight.checks import check_sparsity, check_threshold
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, has_lora
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_finite, check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.lora import MergedLora
@@ -83,6 +83,7 @@ class Masked(HoldsState, KernelWrapper):
             check_threshold(threshold)
         else:
             check_sparsity(sparsity)
+        check_finite(self)
         for target, mask in zip(self._targets(), self.masks):
             structure = self.structure.fit(target.layout)
             groups = target.groups(structure)
