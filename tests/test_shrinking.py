@@ -1361,3 +1361,17 @@ def test_a_quantized_model_has_no_channels_to_remove_and_says_what_has(remove):
     coupling.prune_groups(model, sparsity=0.5)
     with pytest.raises(ValueError, match="not be quantized yet.*Received.*strip_quantization"):
         remove(quantization.quantize(model))
+
+
+@pytest.mark.parametrize("inputs", [None, np.ones((2, 6), "float32")])
+def test_outputs_that_are_not_finite_are_named_whatever_pruned_them(inputs):
+    cuts = (lambda model: coupling.prune_groups(model, sparsity=0.5), lambda model: prune(model, "filter", sparsity=0.5))
+    for cut in cuts:
+        layers = [keras.layers.Dense(8), keras.layers.Dense(8), keras.layers.Dense(2, name="top")]
+        model = keras.Sequential([keras.Input((6,)), *layers])
+        cut(model)
+        for layer in layers:
+            layer.kernel.assign(layer.kernel * 1e30)
+        words = r"own outputs must be finite on the inputs.*Received: not_finite=\['top'\]. Mask.*or pass `inputs`"
+        with pytest.raises(shrinking.ShrinkError, match=words):
+            shrinking.shrink(model, inputs=inputs)

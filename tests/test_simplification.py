@@ -380,3 +380,17 @@ def test_axes_of_kernels_that_are_their_outputs():
         kernel, bias = layer.weights[-2:]
         axes = simplification._FOLDS[type(layer)]
         assert np.prod([kernel.shape[axis] for axis in axes]) == bias.shape[0] and max(axes) < 0, kind
+
+
+def overflowing():
+    model = net((6, 6, 1), L.Conv2D(4, 3), L.Flatten(), L.Dense(2, name="top"))
+    for weight in model.weights:
+        weight.assign(weight * 1e30)
+    return model
+
+
+def test_outputs_that_are_not_finite_are_named_and_not_the_package_blamed():
+    words = r"own outputs must be finite on random inputs.*Received: not_finite=\['top'\]. Mask"
+    for call in (quantization.simplify, quantization.quantize):
+        with pytest.raises(ValueError, match=words):
+            call(overflowing())

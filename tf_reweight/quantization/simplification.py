@@ -14,7 +14,7 @@ from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nod
 from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 from tf_reweight.graph.checking import check_finite, check_model
-from tf_reweight.graph.comparing import compare, tolerance_of
+from tf_reweight.graph.comparing import BOUND, compare, endless_outputs, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
 from tf_reweight.graph.keras_classes import is_named
@@ -377,6 +377,10 @@ def _check(model, made):
             expected = "The model must give the same outputs each time, to be compared with the one rewritten for integers."
             raise ValueError(errors.message(expected, named(drawn), random=drawn, difference=result.difference))
         check_finite(model)
+        endless = endless_outputs(model, inputs)
+        if endless:
+            expected = "The model's own outputs must be finite on random inputs, to be compared with the rewritten one."
+            raise ValueError(errors.message(expected, f"{BOUND}.", not_finite=endless))
         raise ValueError(
             errors.message(
                 f"The model rewritten for integers must give the same outputs within {limit:g} of their scale.",

@@ -7,7 +7,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.graph.access import all_layers, has_channels_first
 from tf_reweight.graph.checking import check_finite
-from tf_reweight.graph.comparing import FLOAT64_NOISE, compare, tolerance_of
+from tf_reweight.graph.comparing import BOUND, FLOAT64_NOISE, compare, endless_outputs, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.recasting import RecastError, is_half, recast
 from tf_reweight.shrinking.rebuild import ShrinkError
@@ -52,6 +52,10 @@ def check(model, other, inputs):
         check_finite(model)
     except ValueError as error:
         raise ShrinkError(str(error)) from None
+    endless = endless_outputs(model, inputs)
+    if endless:
+        expected = "The model's own outputs must be finite on the inputs, to be compared with the smaller one."
+        raise ShrinkError(errors.message(expected, f"{BOUND}, or pass `inputs` of its real range.", not_finite=endless))
     if not is_half(model):
         try:
             exact = compare(recast(model, "float64"), recast(other, "float64"), inputs)
