@@ -100,6 +100,34 @@ def test_bad_arguments(arguments, words, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "flags, expected, received",
+    [
+        ("check a --max_bytes=0", "--max_bytes must be a whole number >= 1", "max_bytes='0'"),
+        ("check a --threads=nan", "--threads must be a whole number >= 1", "threads='nan'"),
+        ("check a --max_drop=true", "--max_drop must be a number >= 0", "max_drop='true'"),
+        ("check a --tolerance=-1", "--tolerance must be a number >= 0", "tolerance='-1'"),
+        ("check a --max_ms=x:=y", "--max_ms must be a number", "max_ms='x:=y'"),
+        ("check a --mode=up", "--mode must be one of max, min", "mode='up'"),
+        ("check a --fully_accelerated=maybe", "--fully_accelerated must be given alone", "fully_accelerated='maybe'"),
+        ("check a --nojson=1", "--json must be given alone, as --json or --nojson", "json='1'"),
+        ("check a --max_bytes", "--max_bytes must be a whole number >= 1", "max_bytes=''"),
+        ("check a --shape", "--shape must be followed by a value", "shape=''"),
+        ("check a --max_byte 3", "Expected a known flag", "flag='max_byte'. Did you mean 'max_bytes'"),
+        ("benchmark a --runs=0", "--runs must be a whole number >= 1", "runs='0'"),
+        ("benchmark a --warmup=1.5", "--warmup must be a whole number >= 0", "warmup='1.5'"),
+        ("shrink a b --multiple_of=1e2", "--multiple_of must be a whole number >= 1", "multiple_of='1e2'"),
+        ("explain a b --examples=-1", "--examples must be a whole number >= 1", "examples='-1'"),
+        ("compress --epochs=-1", "--epochs must be a whole number >= 0", "epochs='-1'"),
+    ],
+)
+def test_wrong_values_of_flags_are_told_in_three_parts(flags, expected, received, capsys):
+    assert main.console(flags.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {expected}") and f" Received: {received}" in said
+    assert f"tf-reweight {flags.split()[0]} " in said
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "check a.tflite --max_drop 0.01 without --agrees_with", "check a.tflite --data digits without --agrees_with",

@@ -202,6 +202,13 @@ def ran(folder, tmp_path):
     return subprocess.run(["sh", str(folder / "run.sh")], capture_output=True, text=True, env=env, check=False)
 
 
+@pytest.mark.parametrize("flags", [["--runs", "9" * 26], ["--threads", "9" * 26]])
+def test_numbers_that_no_phone_takes_are_refused(flags, model, tmp_path, capsys):
+    assert main.console(["phone", str(model), "--out", str(tmp_path / "phone"), *flags]) == 2
+    assert f"must be an int in 1..1{'0' * 7 if flags[0] == '--runs' else '024'}. Received:" in capsys.readouterr().err
+    assert not (tmp_path / "phone").exists()
+
+
 def test_the_script_brings_logs_back_that_are_read(model, tmp_path, capsys):
     folder = tmp_path / "phone"
     assert main.console(["phone", str(model), "--out", str(folder), "--threads", "2", "--runs", "9"]) == 0

@@ -17,6 +17,8 @@ from tf_reweight.cli.quiet import quiet
 _UNREAD = 128 + 13  # SIGPIPE, which not every system has
 # What Keras computes with.
 _BACKENDS = ("jax", "numpy", "openvino", "tensorflow", "torch")
+# How absl, and Python for it, begin to say what is wrong with the value of a flag.
+_REASONS = r"invalid literal|could not convert|value should be|\('Non-boolean|\S+ is not a "
 # What goes on where it was cut off.
 _RESUMED = tuple(COMMANDS[name][1] for name in ("compress", "sweep"))
 
@@ -135,8 +137,8 @@ def _status(argv):
         values[name].allow_overwrite = values[name].boolean  # of two values the last would win
     try:
         positional = values(argv)[1:]
-    except flags.Error as error:
-        print(f"{_told_of_flags(error)}\n\n{_usage_of(argv[0])}", file=sys.stderr)
+    except (flags.Error, ValueError) as error:  # absl has the second for a value behind --noFLAG
+        print(f"error: {_told_of_flags(error, values)}\n\n{_usage_of(argv[0])}", file=sys.stderr)
         return 2
     if "" in positional:
         from tf_reweight import errors
@@ -151,15 +153,43 @@ def _status(argv):
     return _guarded(run, values, positional)
 
 
-def _told_of_flags(error):
-    """What absl says of wrong flags; in the form of our own errors, where one that has one value is given twice."""
-    twice = re.fullmatch("flag --([^=]*)=(.*): already defined as (.*)", str(error), re.DOTALL)
-    if twice is None:
-        return error
+def _told_of_flags(error, values):
+    """What absl says of wrong flags, in the form of our own errors.
+
+    Args:
+        error: absl's.
+        values: the flags of the command.
+    """
     from tf_reweight import errors
 
-    name, second, first = twice.groups()
-    return "error: " + errors.message(f"--{name} must be given once.", "Leave one of them out.", **{name: [first, second]})
+    twice = re.fullmatch("flag --([^=]*)=(.*): already defined as (.*)", str(error), re.DOTALL)
+    if twice is not None:
+        name, second, first = twice.groups()
+        return errors.message(f"--{name} must be given once.", "Leave one of them out.", **{name: [first, second]})
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return errors.unknown("flag", error.flagname, [name for name in values if len(name) > 1])
+    forms = (
+        f"flag --([^=]*)=(.*?): (?:{_REASONS}).*", "Missing value for flag --?(.*)()",
+        "--no([^=]*)=(.*) does not take an argument",
+    )  # fmt: skip
+    wrong = next(filter(None, (re.fullmatch(form, str(error), re.DOTALL) for form in forms)), None)
+    if wrong is None or wrong[1] not in values:
+        return error
+    name, flag = wrong[1], values[wrong[1]]
+    return errors.message(f"--{name} must be {_taken_by(flag)}.", f"It says: {flag.help}.", **{name: wrong[2]})
+
+
+def _taken_by(flag):
+    """What values a flag has, in words."""
+    if flag.boolean:
+        return f"given alone, as --{flag.name} or --no{flag.name}, or as true or false"
+    if flag.flag_type() == "string enum":
+        return f"one of {', '.join(flag.parser.enum_values)}"
+    kind = {"int": "a whole number", "float": "a number"}.get(flag.flag_type())
+    if kind is None:
+        return "followed by a value"
+    low = flag.parser.lower_bound
+    return kind if low is None else f"{kind} >= {low:g}"
 
 
 def _usage_of(command):

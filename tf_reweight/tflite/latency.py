@@ -22,7 +22,7 @@ from tf_reweight.tflite.execution import Runner, check_threads
 from tf_reweight.tflite.processor import processor_name
 
 # Far more than anyone waits for.
-_MOST_RUNS = 10_000_000
+MOST_RUNS = 10_000_000
 RUNTIMES = ("interpreter", "compiled")
 
 
@@ -90,7 +90,7 @@ def benchmark(paths, num_runs=100, num_threads=1, warmup=10, shapes=None, runtim
     if not paths:
         raise ValueError(errors.message("Expected at least one .tflite file.", "Pass their paths.", paths=paths))
     for name, value, least in (("num_runs", num_runs, 1), ("warmup", warmup, 0)):
-        check_integer(name, value, least, _MOST_RUNS, fix="Count runs.")
+        check_integer(name, value, least, MOST_RUNS, fix="Count runs.")
     check_threads(num_threads)
     num_threads = int(num_threads)
     check_name("runtime", runtime, RUNTIMES)

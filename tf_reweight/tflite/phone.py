@@ -9,8 +9,9 @@ import tempfile
 from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.tflite import constants, operations
-from tf_reweight.tflite.execution import Runner, read_file
+from tf_reweight.tflite.execution import Runner, check_threads, read_file
 from tf_reweight.tflite.file_graph import Graph
+from tf_reweight.tflite.latency import MOST_RUNS
 
 # Runs on the phone: name of the log to the tool's flags. A profile slows what it measures, so that it has a run of its own.
 _PROFILE = "--enable_op_profiling=true"
@@ -82,8 +83,8 @@ def write_script(path, folder, num_threads=4, num_runs=50, shapes=None):
     """
     path, folder = pathlib.Path(path).expanduser(), pathlib.Path(folder).expanduser()
     content = read_file(path)
-    check_integer("num_threads", num_threads, 1, fix="Count the processor's large cores.")
-    check_integer("num_runs", num_runs, 1, fix="For example 50.")
+    check_threads(num_threads)
+    check_integer("num_runs", num_runs, 1, MOST_RUNS, fix="For example 50.")
     _check_folder(folder)
     # Two shells read the name, and neither must take it for anything else.
     name = re.sub(r"[^A-Za-z0-9_.]", "_", path.name)
