@@ -3,9 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_reweight as tfr
 from tf_reweight import baselines, callbacks, coupling, export, quantization, shrinking, structures
+from tf_reweight.reports import tables
+from tf_reweight.reports.sensitivity import sensitivity
 
 X, Y = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32"), np.arange(12) % 4
 
@@ -260,3 +263,30 @@ def test_it_is_refused_before_any_work(call, kind, words, model, path, tmp_path,
         call(model, path)
     assert str(caught.value).count("Received: ") == 1 and not list(tmp_path.iterdir())
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights())) and not tfr.detach(model)
+
+
+# Arguments are useless beyond the model: whether a function is being traced is looked at first.
+IN_A_FUNCTION = (
+    tfr.attach, tfr.detach, tfr.hold_groups, tfr.keep_zeros, tfr.prune, tfr.prune_groups, tfr.quantize, tfr.regularize,
+    tfr.regularize_coupled, tfr.release, tfr.shrink, tfr.sparsity, tfr.strip, tfr.strip_quantization, tfr.compress, tfr.sweep,
+    quantization.cluster, quantization.keep_clusters, quantization.simplify, export.make_arm_eligible,
+    lambda model: tfr.export_tflite(model, "never.tflite"), lambda model: tfr.refresh_statistics(model, X),
+    lambda model: quantization.calibrate(model, X), lambda model: export.explain(model, "never.tflite", X),
+    lambda model: export.export_mixed(model, "never.tflite", 9, X), lambda model: shrinking.compare(model, model, X),
+    lambda model: export.precision_sensitivity(model, X), lambda model: sensitivity(model, (X, X)), tables.model_report,
+)  # fmt: skip
+
+
+def test_what_needs_values_says_so_inside_a_function_of_tensorflow_and_changes_nothing():
+    """`regularize` had left its penalties on the model."""
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    before = [(weight.numpy(), weight.constraint, weight.regularizer) for weight in net.weights]
+
+    def traced():
+        for call in IN_A_FUNCTION:
+            with pytest.raises(ValueError, match="Received: eagerly=False. Call it eagerly, outside of tf.function."):
+                call(net)
+
+    tf.function(traced, autograph=False)()
+    for (value, *parts), weight in zip(before, net.weights, strict=True):
+        assert (value == weight.numpy()).all() and parts == [weight.constraint, weight.regularizer]

@@ -12,7 +12,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_integer
 from tf_reweight.data import labelled
 from tf_reweight.graph.batchnorm import following
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.records import Report
 
 # How far outside the spread between batches statistics must lie to be called stale.
@@ -105,6 +105,7 @@ def refresh_statistics(
         >>> prune_groups(model, budget="macs=0.5")
         >>> refresh_statistics(model, x_train[:1000], y_train[:1000])
     """
+    check_eager()
     check_model(model)
     check_integer("batch_size", batch_size, 2, fix="Typical: 64.")
     examples = labelled.read(model, x, y)

@@ -16,7 +16,7 @@ from tf_reweight.coupling.demands import demands_of
 from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
@@ -91,6 +91,7 @@ def regularize_coupled(
         >>> small = shrink(model)
     """
     check_flags(relative=relative)
+    check_eager()
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0), "relative": (relative, False)})

@@ -24,7 +24,7 @@ from tf_reweight.coupling.penalty import coupled_penalties
 from tf_reweight.coupling.scores import CRITERIA, RANKINGS, check_criterion, group_norms, ranking
 from tf_reweight.data.models import copied
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.emulation import check_channels_are_open
 from tf_reweight.graph.gradients import TAYLOR, can_listen
 from tf_reweight.kernels import allocation, filed, unmet
@@ -152,6 +152,7 @@ def prune_groups(
         >>> small = shrink(model)
     """
     check_flags(include_frozen=include_frozen)
+    check_eager()
     check_flag("reconstruct", reconstruct, fix="Pass True or False here, and the examples as `data`.")
     given = _amount_given(sparsity, budget, macs)
     check_finite(model)
@@ -418,6 +419,7 @@ def hold_groups(model: keras.Model) -> int:
     Returns:
         The number of groups held.
     """
+    check_eager()
     coupled = groups(model)
     masks: dict = {}
     count = 0

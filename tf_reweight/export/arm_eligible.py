@@ -16,6 +16,7 @@ from tf_reweight import errors
 from tf_reweight.export import samples
 from tf_reweight.export.conversion import convert
 from tf_reweight.graph.access import node_of
+from tf_reweight.graph.checking import check_eager
 from tf_reweight.graph.comparing import compare
 from tf_reweight.graph.copying import Copied
 from tf_reweight.graph.rebuilding import Inlined, rebuild
@@ -83,6 +84,7 @@ def make_arm_eligible(model, inputs=None):
         >>> eligible, fix = make_arm_eligible(keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None))
         >>> print(fix)
     """
+    check_eager()
     _check_input(graph_of(model))
     fixer = _Fixer(_rebuilt(model))
     made = _rebuilt(fixer.model, fixer.visit, fixer.turned)

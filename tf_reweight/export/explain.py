@@ -16,7 +16,7 @@ from tf_reweight.export.conversion import convert, output_names
 from tf_reweight.export.explanation import Explanation, loses_nothing
 from tf_reweight.export.operation_errors import TwoGraphs
 from tf_reweight.export.recurrent import check_recurrent
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.quantization.ranges import is_quantized
 from tf_reweight.quantization.strip import strip_quantization
@@ -55,6 +55,7 @@ def explain(model: keras.Model, path: str | os.PathLike, data: typing.Any, num_e
         >>> explanation = explain(model, "model.tflite", data.validation)
         >>> export_mixed(model, "mixed.tflite", 40_000, data.validation[0], keep=explanation.keep)
     """
+    check_eager()
     content = read_file(path)
     check_integer("num_examples", num_examples, 1, fix="Some dozens do.")
     check_model(model)

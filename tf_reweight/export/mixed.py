@@ -17,7 +17,7 @@ from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.tables import check_tables
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.graph.recasting import single_precision
 from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer
@@ -117,6 +117,7 @@ def precision_sensitivity(model, x, y=None, precisions=_DEFAULT):
     Example:
         >>> rich.print(*precision_sensitivity(model, *data.validation).to_tables())
     """
+    check_eager()
     check_model(model)
     _check_precisions(precisions)
     given, model = model, single_precision(model)
@@ -230,6 +231,7 @@ def export_mixed(
         >>> export_mixed(model, "model.tflite", 40_000, data.validation[0]).plan
     """
     check_flags(verify_arm=verify_arm)
+    check_eager()
     check_model(model)
     _check_limits(max_bytes, keep)
     verification.check_tolerance(tolerance)

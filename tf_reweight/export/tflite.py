@@ -22,7 +22,7 @@ from tf_reweight.export.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, quantization_of
-from tf_reweight.graph.checking import check_finite, check_model
+from tf_reweight.graph.checking import check_eager, check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
@@ -157,6 +157,7 @@ def export_tflite(
         check_flags(accelerated=accelerated)
     if classes is not None:
         verification.check_classes(classes)
+    check_eager()
     path = checked_path(path)
     _check_arguments(model, precision, representative_data, tolerance, quantized_io)
     outputs = output_structure(model)

@@ -25,8 +25,20 @@ def check_model(model):
         )
 
 
+def check_eager():
+    """Raises inside a `tf.function`, where weights have no values that could be looked at or changed."""
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if tf.inside_function():
+        expected = "What looks at weights or changes a model needs their values, which a function that is being traced has not."
+        raise ValueError(errors.message(expected, "Call it eagerly, outside of tf.function.", eagerly=False))
+
+
 def check_finite(model):
     """Raises for weights that are not finite: a rank among them means nothing, and the converter makes garbage of them."""
+    check_eager()
     check_model(model)
     floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
     broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]

@@ -10,7 +10,7 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_finite, check_layer
+from tf_reweight.graph.checking import check_eager, check_finite, check_layer
 from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
@@ -105,6 +105,7 @@ def regularize(
         >>> model.compile("adam", "sparse_categorical_crossentropy")
         >>> model.fit(x, y, epochs=40, callbacks=[Reweighting(every=10)])
     """
+    check_eager()
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-5)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0)})
@@ -234,6 +235,7 @@ def attach(model: keras.Model) -> int:
     Raises:
         ValueError: when a structure cannot be had by the kernel it was given to; the model is then unchanged.
     """
+    check_eager()
     found = _kernels(model)
     pending = []
     owners = {}
@@ -318,6 +320,7 @@ def detach(model: keras.Model) -> int:
     Returns:
         The number of kernels that were freed.
     """
+    check_eager()
     check_layer(model)
     freed = take_off(model)
     renew_steps(model, freed, "the penalty goes on acting", stacklevel=3)

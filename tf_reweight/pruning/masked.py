@@ -10,7 +10,7 @@ from tf_reweight import errors, structures
 from tf_reweight.checks import check_sparsity, check_threshold
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, has_lora
-from tf_reweight.graph.checking import check_finite, check_model
+from tf_reweight.graph.checking import check_eager, check_finite, check_model
 from tf_reweight.graph.comparing import compare, tolerance_of
 from tf_reweight.graph.copying import Copied, assign_like, own_weights
 from tf_reweight.graph.lora import MergedLora
@@ -156,6 +156,7 @@ def strip(model: keras.Model) -> keras.Model:
         TypeError, ValueError: for what is no built Sequential or functional model, layers that have a weight in common (a layer
             inside `TimeDistributed` and outside stays one), or outputs that differ.
     """
+    check_eager()
     check_model(model)
     if not is_graph(model):
         raise ValueError(

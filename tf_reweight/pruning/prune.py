@@ -13,7 +13,7 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight import budget as budgets
 from tf_reweight.checks import check_flags, check_name, check_sparsity, check_threshold, is_number, listed
 from tf_reweight.graph.batchnorm import follow_closely
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.gradients import TAYLOR, check_gradients
 from tf_reweight.kernels import allocation, filed, unmet
@@ -140,6 +140,7 @@ def prune(
         >>> prune(model, "filter", sparsity=0.8)
     """
     check_flags(include_frozen=include_frozen)
+    check_eager()
     if is_number(structure):
         fix = f"Pass a fraction by its name: prune(model, sparsity={structure})."
         raise TypeError(errors.message("The second argument of `prune` is a structure.", fix, structure=structure))
@@ -231,6 +232,7 @@ def keep_zeros(model: keras.Model) -> int:
     Returns:
         The number of kernels that have zeros and are held.
     """
+    check_eager()
     masks = [(target.variable, as_numpy(target.variable) != 0) for target in find(model)[0]]
     masks = [(variable, mask) for variable, mask in masks if not mask.all()]
     hold_all(model, masks)
@@ -243,6 +245,7 @@ def release(model: keras.Model) -> int:
     Zeros that are one of the values of a clustered kernel are no masks: `quantization.cluster` holds them with the others, and
     they stay. Release before clustering where they are to grow back.
     """
+    check_eager()
     kernels = [target.variable for target in find(model)[0] if free(target.variable)]
     others = [variable for variable in model.weights if free(variable)]  # what `prune_groups` holds besides kernels
     place(model)
@@ -256,6 +259,7 @@ def sparsity(model: keras.Model) -> dict[str, tuple[int, int]]:
     Returns:
         Mapping of kernel name to `(num_zeros, num_weights)`.
     """
+    check_eager()
     counts = {}
     for target in find(model)[0]:
         kernel = as_numpy(target.variable)

@@ -8,7 +8,7 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import packed
 from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.naming import Names
@@ -93,6 +93,7 @@ def quantize(
         >>> export_tflite(qat, "model.tflite", "int8")
     """
     check_flags(return_report=return_report)
+    check_eager()
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)

@@ -8,7 +8,7 @@ from keras import ops
 
 from tf_reweight import extras
 from tf_reweight.checks import check_flags, check_integer
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import applied_average
 from tf_reweight.kernels.constraints import KeptZeros, Mask
@@ -184,6 +184,7 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False, include_f
         >>> model.fit(x, y, epochs=5)
     """
     check_flags(per_channel=per_channel, include_frozen=include_frozen)
+    check_eager()
     check_integer("num_clusters", num_clusters, 2, 256, fix="16 costs little accuracy in most networks.")
     extras.check("sklearn", _WHAT)
     check_finite(model)
@@ -224,6 +225,7 @@ def keep_clusters(model, max_values=256, per_channel=False, small_kernels=False)
         TypeError: when `per_channel` or `small_kernels` is not a bool.
     """
     check_flags(per_channel=per_channel, small_kernels=small_kernels)
+    check_eager()
     check_integer("max_values", max_values, 1, fix="It counts values; a byte tells 256.")
     held = []
     for target in find(model)[0]:

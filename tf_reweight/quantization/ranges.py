@@ -13,7 +13,7 @@ from tf_reweight.data import varying
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.data.fitting import check_indices
 from tf_reweight.graph.access import all_layers
-from tf_reweight.graph.checking import check_layer
+from tf_reweight.graph.checking import check_eager, check_layer
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.randomness import fixed_draws
 from tf_reweight.graph.walking import fixed_batch, input_structure
@@ -44,6 +44,7 @@ def calibrate(model, inputs, batch_size=32):
     Example:
         >>> calibrate(qat, data.representative(256))
     """
+    check_eager()
     layers = rounders(model)
     check_integer("batch_size", batch_size, 1, fix="It counts examples.")
     arrays = take(model, inputs, "inputs")

@@ -13,7 +13,7 @@ from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
 from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.call_arguments import inputs_of, named_arguments
-from tf_reweight.graph.checking import check_finite, check_model
+from tf_reweight.graph.checking import check_eager, check_finite, check_model
 from tf_reweight.graph.comparing import BOUND, compare, endless_outputs, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
@@ -67,6 +67,7 @@ def simplify(model):
         ValueError: when the outputs differ by more than float noise, or layers have a weight in common (a Dense inside
             `TimeDistributed` and outside stays one).
     """
+    check_eager()
     check_model(model)
     check_shared(model, "simplify")
     given = recast(model, "float32") if is_double(model) or is_stored_half(model) else model

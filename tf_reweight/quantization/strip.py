@@ -2,6 +2,7 @@
 
 import keras
 
+from tf_reweight.graph.checking import check_eager
 from tf_reweight.graph.emulation import is_emulation
 from tf_reweight.graph.rebuilding import Replacements, rebuild
 from tf_reweight.graph.walking import graph_of
@@ -23,6 +24,7 @@ def strip_quantization(model: keras.Model) -> keras.Model:
     Example:
         >>> strip_quantization(quantize(model))
     """
+    check_eager()
     inner = {layer.layer.name for layer in graph_of(model).operations if isinstance(layer, QuantizedKernel)}
 
     def left(path, operation):

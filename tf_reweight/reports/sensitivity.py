@@ -11,7 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_sparsity, is_sequence
 from tf_reweight.data.examples import checked, input_specs, packed, take_labelled
 from tf_reweight.data.labelled import of_one_output, parted
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
@@ -115,6 +115,7 @@ def sensitivity(model, data, structure="unstructured", sparsities=(0.5, 0.75, 0.
         >>> rich.print(*report.to_tables())
     """
     structure = get_structure(structure)
+    check_eager()
     sparsities = _checked_sparsities(structure, sparsities)
     measure = _accuracy_on(model, data) if monitor is None else _metric_on(model, data, monitor)
     selected, left_out = select(model, structure, layers)

@@ -5,6 +5,7 @@ from rich import box
 from rich.table import Table
 
 from tf_reweight import structures
+from tf_reweight.graph.checking import check_eager
 from tf_reweight.graph.counting import count_macs, count_parameters
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.kernels.table import find
@@ -22,6 +23,7 @@ def model_report(model):
         Dict with `num_parameters`, `num_kernel_weights`, `num_nonzero`, `sparsity`, `kernels` (one dict each: name, shape,
         `num_weights`, `num_nonzero`, and `[kept, all]` groups per structure that fits) and `left_out`.
     """
+    check_eager()
     found, left_out = find(model)
     kernels = []
     for target in found:

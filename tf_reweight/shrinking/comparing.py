@@ -5,7 +5,7 @@ import keras
 from tf_reweight import errors
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph import comparing
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 
 
 def compare(model, other, inputs):
@@ -29,6 +29,7 @@ def compare(model, other, inputs):
     Example:
         >>> compare(model, shrink(model), x).relative
     """
+    check_eager()
     for each in (model, other):
         check_model(each)
     arrays = take(model, inputs, "inputs")

@@ -14,6 +14,7 @@ from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, gr
 from tf_reweight.coupling.scores import CRITERIA, group_norms
 from tf_reweight.data.examples import checked, input_specs, take
 from tf_reweight.graph import random_inputs
+from tf_reweight.graph.checking import check_eager
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import check_channels_are_open
@@ -153,6 +154,7 @@ def shrink(
         >>> small = shrink(model, multiple_of=8)
     """
     check_flags(find_groups=find_groups, return_report=return_report, include_frozen=include_frozen)
+    check_eager()
     check_integer("multiple_of", multiple_of, 1, fix="1, 8 or 16.")
     coupled = groups(model)
     check_untied(model, "shrink")

@@ -14,7 +14,7 @@ from tf_reweight import coupling, errors
 from tf_reweight.budget import Budget
 from tf_reweight.data import Dataset
 from tf_reweight.files import absolute, folder_path
-from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.kernels.selection import select
 from tf_reweight.lazy import submodules
 from tf_reweight.reports.progress import QUIET, say, terminal
@@ -126,6 +126,7 @@ def compress(*args: typing.Any, **options: typing.Any) -> Result:
         >>> result.best_file, result.model.count_params()
         >>> figures = compress("configs/quickstart.yaml", overrides=["train.epochs=3"])
     """
+    check_eager()
     called: typing.Callable[..., Result]
     if _begins_with_config(args, options):
         called, first = _compress_config, "configuration"
@@ -187,6 +188,7 @@ def sweep(
         >>> front = tfr.sweep(model, (x, y), budgets=["macs=0.7", "macs=0.4", "macs=0.2"], epochs=10, out="runs/front")
         >>> print(front)
     """
+    check_eager()
     wanted, out = sweeps.check(budgets), _placed(out)
     run = _run_of_model(
         model, (train, validation, test), structure, wanted[-1], epochs, config, callbacks, monitor, mode, overrides,
