@@ -1,12 +1,17 @@
 """What a hurried user hands to public functions by mistake: it is refused in our words, or means what it can only mean."""
 
+import copy
+import dataclasses
+import inspect
+import pickle
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_reweight as tfr
-from tf_reweight import baselines, callbacks, coupling, export, quantization, shrinking, structures
+from tf_reweight import baselines, callbacks, checks, coupling, export, quantization, shrinking, structures
 from tf_reweight.reports import tables
 from tf_reweight.reports.sensitivity import sensitivity
 
@@ -290,3 +295,36 @@ def test_what_needs_values_says_so_inside_a_function_of_tensorflow_and_changes_n
     tf.function(traced, autograph=False)()
     for (value, *parts), weight in zip(before, net.weights, strict=True):
         assert (value == weight.numpy()).all() and parts == [weight.constraint, weight.regularizer]
+
+
+def test_a_tensor_is_no_path(model, path):
+    """To compare it with an empty text is TensorFlow's to refuse, in words of its own."""
+    for call in (tfr.inspect_tflite, lambda it: tfr.pack_tflite(path, it), lambda it: tfr.pack_tflite(it, "never.tflite"),
+                 lambda it: tfr.export_tflite(model, it), lambda it: tfr.compress(model, (X, Y), out=it)):  # fmt: skip
+        for value in (tf.constant(0.5), np.zeros(2)):
+            with pytest.raises(TypeError, match="` must be a path. Received: .* Pass a str or a Path."):
+                call(value)
+
+
+def test_entries_that_a_mask_hides_are_refused(model, path):
+    hidden = np.ma.masked_greater(X, 0)
+    for call in (
+        lambda: tfr.compress(model, (hidden, Y)), lambda: tfr.compress(model, (X, np.ma.masked_equal(Y, 1))),
+        lambda: tfr.compress(model, (X, Y, np.ma.masked_equal(np.ones(len(X)), 1))),
+        lambda: tfr.compress(model, (X, Y), (hidden, Y)), lambda: tfr.refresh_statistics(model, hidden),
+        lambda: tfr.export_tflite(model, path.with_name("b.tflite"), verify_data=hidden),
+        lambda: tfr.data.splits.arrays("train", hidden, Y),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="must hold arrays without a mask. Received: masked=[0-9]+. Fill them in"):
+            call()
+    checks.check_unmasked(np.ma.masked_greater(X, 1e9), "x")  # nothing is hidden
+
+
+def test_a_quantity_that_budgets_have_not_is_told_with_the_nearest():
+    with pytest.raises(TypeError, match="known quantity of a budget. Received: quantity='mac'. Did you mean 'macs'"):
+        tfr.Budget(mac=0.5)
+    with pytest.raises(TypeError, match="Received: quantity='milliseconds'. .*latency_ms"):
+        tfr.Budget(milliseconds=1)
+    assert "macs" in inspect.signature(tfr.Budget).parameters
+    budget = tfr.Budget(macs=0.5)
+    assert copy.deepcopy(budget) == dataclasses.replace(budget, macs=0.5) == pickle.loads(pickle.dumps(budget)) == budget

@@ -1,6 +1,7 @@
 """What a compressed model may cost, as a fraction of the dense one or absolute: given in place of a strength."""
 
 import dataclasses
+import functools
 import numbers
 import sys
 import warnings
@@ -169,6 +170,23 @@ class Budget:
     def __repr__(self):
         precision = [] if self.precision is None else [f"precision={self.precision!r}"]
         return f"Budget({', '.join([*(f'{name}={amount:.12g}' for name, amount in self.amounts.items()), *precision])})"
+
+
+def _with_known_names(made):
+    """The `__init__` of `Budget`, which names the nearest quantity to one that there is not, where Python names none."""
+
+    @functools.wraps(made)
+    def init(self, *args, **amounts):
+        known = {field.name for field in dataclasses.fields(Budget)}
+        for name in amounts:
+            if name not in known:
+                raise TypeError(errors.unknown("quantity of a budget", name, names()))
+        made(self, *args, **amounts)
+
+    return init
+
+
+Budget.__init__ = _with_known_names(Budget.__init__)  # type: ignore[method-assign]
 
 
 def names():

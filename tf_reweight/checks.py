@@ -125,6 +125,13 @@ def check_holds(dtype, array, argument, of):
         raise ValueError(errors.message(expected, fix, value=beyond[0], dtype=str(array.dtype)))
 
 
+def check_unmasked(array, argument):
+    """Raises ValueError for an array of `numpy.ma` that hides entries: nothing looks at its mask, and they would be values."""
+    if np.ma.is_masked(array):
+        fix = "Fill them in, as with .filled(0), or remove those examples; sample weights can leave examples out."
+        raise ValueError(errors.message(f"`{argument}` must hold arrays without a mask.", fix, masked=int(array.mask.sum())))
+
+
 def is_integer(value):
     """Whether a value is an int, Python's or NumPy's, and not a bool, which Python counts among the ints."""
     # NumPy counts spans of time among them.

@@ -228,7 +228,7 @@ def absolute(path):
 
 
 def _path(name, value):
-    if value == "":  # to Python the working folder
+    if isinstance(value, str) and not value:  # to Python the working folder
         raise ValueError(errors.message(f"`{name}` must be a path.", "Pass one; '.' is the working folder.", **{name: value}))
     try:
         return pathlib.Path(value).expanduser()

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import check_flags, check_holds, is_sequence, listed
+from tf_reweight.checks import check_flags, check_holds, check_unmasked, is_sequence, listed
 from tf_reweight.data import last_axes
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import called_with, declares_inputs, input_structure, keys_of, output_structure
@@ -272,6 +272,7 @@ class _Door:
         return given
 
     def _array(self, given):
+        check_unmasked(given, self.argument)
         try:
             return np.asarray(given)
         except ValueError as error:  # NumPy's word for lists of unlike lengths

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.checks import is_number, is_sequence, listed
+from tf_reweight.checks import check_unmasked, is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
 from tf_reweight.data.examples import alike, check_takes_nothing, in_structure
@@ -412,6 +412,7 @@ def _numpy(value):
     """An array, floats in single precision: so `fit` takes arrays, and metrics of a user's own count on it."""
     if value is None:
         return None
+    check_unmasked(value, "examples")
     try:
         # NumPy alone takes a ragged tensor for one object.
         array = np.asarray(value.numpy() if hasattr(value, "ragged_rank") else value)

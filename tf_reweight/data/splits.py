@@ -3,12 +3,15 @@
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.checks import check_unmasked
 
 _WHITE = {np.dtype("uint8"): 255.0, np.dtype("uint16"): 65535.0}
 
 
 def arrays(split, x, y):
     """float32 inputs and int32 labels of one split, checked on their own."""
+    for array in (x, y):
+        check_unmasked(array, split)
     x, y = np.asarray(x), np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or y.dtype.kind not in "iub":
