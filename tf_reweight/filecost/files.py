@@ -82,7 +82,8 @@ def _mark(model, precision, packed):
     # The names of layers are in a file.
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model), default=repr), object_hook=_settled)
     text = json.dumps(config, sort_keys=True)
-    return [*versions, text, *(np.ascontiguousarray(as_numpy(weight)).tobytes() for weight in model.weights)]
+    texts = [part.encode() for part in (*versions, text)]
+    return [*texts, *(np.ascontiguousarray(as_numpy(weight)).tobytes() for weight in model.weights)]
 
 
 def _settled(config):

@@ -7,10 +7,11 @@ import json
 import time
 
 from tf_reweight import files
-from tf_reweight.checks import is_number
 
 # Of files that take so many seconds each is told, of quicker ones only that they are measured.
 _LONG = 2.0
+# The name under which the file has the SHA-256 of the rest.
+_DIGEST = "sha256"
 _NOW = contextvars.ContextVar("measurements", default=None)
 
 
@@ -39,7 +40,7 @@ def once(mark, name, function):
     """What a function measures, a dict of numbers; what is known from before is not measured again.
 
     Args:
-        mark: function to a list of texts and bytes that tell what is measured from all else; None where nothing tells it.
+        mark: function to a list of bytes that tell what is measured from all else; None where nothing tells it.
         name: of it, in words.
         function: measures it.
     """
@@ -67,14 +68,14 @@ class _Kept:
         if key is not None:
             self._known[key] = found
             files.make_folder(self._path.parent)
-            files.write_text(self._path, json.dumps(self._known, indent=1) + "\n")
+            content = {**self._known, _DIGEST: files.digest_of(self._known)}
+            files.write_text(self._path, json.dumps(content, indent=1) + "\n")
         return found
 
 
 def _digest(parts):
     digest = hashlib.sha256()
     for part in parts:
-        part = part.encode() if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
@@ -82,7 +83,7 @@ def _digest(parts):
 def _read(path):
     """What was kept before; nothing of a file that is not there or was damaged."""
     try:
-        entries = json.loads(path.read_bytes()).items()
-        return {key: found for key, found in entries if found and all(map(is_number, found.values()))}
-    except (OSError, ValueError, AttributeError):
+        known = json.loads(path.read_bytes())
+        return known if known.pop(_DIGEST) == files.digest_of(known) else {}
+    except (OSError, ValueError, AttributeError, KeyError):
         return {}

@@ -94,18 +94,23 @@ def _says_how(section):
     how = _HOW & set(section)
     if how == {"method"} and _name_and_fields(section["method"]).get("name") == _DEADLINE:
         how = set()
-    rules = section.get("rules")
-    rules = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+    rules = rules_of(section)
     parts = [*rules, section["coupled"]] if isinstance(section.get("coupled"), dict) else rules
     return bool(how) or len(rules) > 1 or any(_OF_PENALTIES & set(part) for part in parts)
+
+
+def rules_of(section):
+    """The rules that the section `regularize` lists, those that are mappings; what is none is refused later."""
+    rules = section.get("rules")
+    return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
 
 
 def _structure_of(section, structure):
     """The structure that the section `regularize` names, else the one given; what is none is refused later."""
     if section.get("coupled") is not None:
         return CHANNELS
-    rules = section.get("rules")
-    if isinstance(rules, list) and rules and isinstance(rules[0], dict):
+    rules = rules_of(section)
+    if rules:
         return rules[0].get("structure", _SINGLE)
     # A method that knows no channels has the rule of a configuration.
     return structure if structure != CHANNELS or _takes_channels(section) else _SINGLE

@@ -4,6 +4,7 @@ from tf_reweight import errors
 from tf_reweight.data import Dataset, code, sources
 from tf_reweight.records import plain
 from tf_reweight.workflow import config as configs
+from tf_reweight.workflow.defaults import rules_of
 from tf_reweight.workflow.sections import Data
 
 _EXPECTED = "`data.{}` is for data sets by name, and `train` is given."
@@ -126,8 +127,7 @@ def check_structure(said, structure):
         structure: its name.
     """
     section = _section(said, "regularize")
-    rules = section.get("rules") if isinstance(section.get("rules"), list) else []
-    named = [rule["structure"] for rule in rules if isinstance(rule, dict) and "structure" in rule]
+    named = [rule["structure"] for rule in rules_of(section) if "structure" in rule]
     named += ["channels"] if section.get("coupled") is not None else []
     if any(name != structure for name in named):
         expected = "The structure is said twice, by `structure` and by regularize."
