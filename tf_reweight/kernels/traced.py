@@ -61,6 +61,8 @@ def _training_functions(variables, functions):
         variables: the variables.
         functions: lists of functions, one for each of `_traced()`; they are emptied, so that nothing here holds a function.
     """
+    if not functions:
+        return []  # the backend traces none
     suspected = bool(_assigning(variables, functions))
     functions.clear()
     if not suspected:
