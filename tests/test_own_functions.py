@@ -1,6 +1,7 @@
 """Activations that are a user's own functions or layer objects, in every stage that copies a layer: they stay what they are."""
 
 import functools
+import inspect
 
 import keras
 import numpy as np
@@ -307,3 +308,52 @@ def test_channels_behind_a_users_function_stay_and_the_reason_is_true(function, 
     model = keras.Model(x, L.Conv2D(2, 1)(L.Conv2D(4, 1)(h)))
     reason = "mixes channels" if function == "softmax" else "is not known to act on each number alone"
     assert any(reason in text for item in tfr.groups(model).frozen for text in item.reasons)
+
+
+class Pull(keras.regularizers.Regularizer):
+    """Keras wants no `get_config` here, as long as the model is not saved."""
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def __call__(self, x):
+        return self.strength * ops.sum(ops.square(x))
+
+
+TABLE = {"twice": lambda x: 2 * x, "half": lambda x: x / 2}
+# What a user's layer writes down of what it holds, and how it is made again.
+WRITTEN = {
+    "a number of a regularizer": (lambda: Pull(0.5), lambda held: held.strength, Pull),
+    "a default of a function": (lambda: lambda x, slope=0.1: slope * x, lambda held: held.__defaults__[0], None),
+    "the source of a function": (lambda: TABLE["half"], lambda held: len(inspect.getsource(held)), None),
+    "a name in a table": (
+        lambda: TABLE["half"], lambda held: next(name for name, value in TABLE.items() if value is held), TABLE.get,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_a_get_config_of_the_users_reads_what_its_layer_holds(case):
+    make, write, again = WRITTEN[case]
+
+    class Own(L.Layer):
+        def __init__(self, said=None, **options):
+            super().__init__(**options)
+            self.held = make() if said is None or again is None else again(said)
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 4))
+
+        def call(self, x):
+            return ops.matmul(x, self.kernel)
+
+        def get_config(self):
+            return {**super().get_config(), "said": write(self.held)}
+
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(5), Own(), L.Dense(2)])
+    tfr.prune_groups(model, sparsity=0.3)
+    small = tfr.shrink(model)
+    assert small.count_params() < model.count_params()
+    for other in (small, tfr.quantize(model)):
+        own = next(layer for layer in other.layers if type(layer) is Own)
+        assert write(own.held) == write(model.layers[2].held)

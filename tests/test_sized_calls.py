@@ -299,3 +299,13 @@ def test_nothing_of_a_model_changes():
     count_macs(model)
     after = [(layer, len(layer._inbound_nodes), set(vars(layer))) for layer in model._flatten_layers(include_self=False)]
     assert before == after
+
+
+@pytest.mark.parametrize("numbers", [(4, None), (None, 4), (3, 1), (1, 3)])
+def test_inputs_of_unlike_numbers_of_examples_count_as_one_each(numbers):
+    def net(numbers):
+        inputs = [keras.Input(batch_shape=(number, size)) for number, size in zip(numbers, (8, 6))]
+        a, b = L.Dense(4)(inputs[0]), L.Dense(4)(inputs[1])
+        return keras.Model(inputs, L.Dense(3)(a + b))
+
+    assert count_macs(net(numbers)) == count_macs(net((None, None))) == 8 * 4 + 6 * 4 + 4 * 3

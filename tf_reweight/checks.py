@@ -127,7 +127,7 @@ def check_holds(dtype, array, argument, of):
 
 def check_unmasked(array, argument):
     """Raises ValueError for an array of `numpy.ma` that hides entries: nothing looks at its mask, and they would be values."""
-    if np.ma.is_masked(array):
+    if np.ma.isMaskedArray(array) and np.ma.is_masked(array):
         fix = "Fill them in, as with .filled(0), or remove those examples; sample weights can leave examples out."
         raise ValueError(errors.message(f"`{argument}` must hold arrays without a mask.", fix, masked=int(array.mask.sum())))
 

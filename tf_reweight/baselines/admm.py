@@ -10,7 +10,7 @@ from tf_reweight import errors, structures
 from tf_reweight.baselines import projection
 from tf_reweight.checks import EPOCHS, check_integer, check_number, is_sequence
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_trained_finite
 from tf_reweight.graph.distribution import as_numpy, beside_all
 from tf_reweight.kernels.grouping import LAMP
 from tf_reweight.kernels.layout import Layout
@@ -188,7 +188,7 @@ class ADMM(keras.callbacks.Callback):
 
     def update(self, epoch):
         """Moves Z and U to the kernels as they are now; at epoch 0 both start anew."""
-        check_finite(self.model)  # no number has a rank
+        check_trained_finite(self.model)  # no number has a rank
         carried = attachments(self.model)
         kernels = [_values(item.target.variable) for item in carried]
         if epoch == 0:

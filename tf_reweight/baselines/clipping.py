@@ -8,7 +8,6 @@ from keras import ops
 from tf_reweight.baselines import projection
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_still_finite
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.constraints import Inserted, insert, remove
 from tf_reweight.kernels.selection import select
@@ -97,7 +96,6 @@ class Clipping(keras.callbacks.Callback):
         drop_compiled_steps(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        check_still_finite(self.model)
         names = [target.name for target, clip in self._clips if target.variable.trainable and clip.clips_all(target.variable)]
         if names:
             warnings.warn(

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_reweight.baselines import projection, schedules
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_trained_finite
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.optimizers import steps_of
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
@@ -95,7 +95,7 @@ class GradualMagnitude(keras.callbacks.Callback):
         """Chooses the masks that belong to a step of the schedule, from the weights as they are now."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the weights live outside their variables there
-        check_finite(self.model)  # no number has a rank
+        check_trained_finite(self.model)  # no number has a rank
         variables = self.variables
         kernels = [as_numpy(variable) for variable in variables]
         chosen = projection.masks(self._selected, kernels, self.schedule.sparsity(step), self.scope, self.criterion)

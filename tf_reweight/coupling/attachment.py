@@ -16,7 +16,7 @@ from tf_reweight.coupling.demands import demands_of
 from tf_reweight.coupling.penalty import Coupled, anchored
 from tf_reweight.coupling.pruning import removable, warn_of_frozen
 from tf_reweight.coupling.scores import CRITERIA
-from tf_reweight.graph.checking import check_eager, check_finite
+from tf_reweight.graph.checking import check_eager, check_trained_finite
 from tf_reweight.graph.distribution import beside
 from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import check_reachable
@@ -95,7 +95,7 @@ def regularize_coupled(
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-3)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0), "relative": (relative, False)})
-    check_finite(model)
+    check_trained_finite(model)
     removable(model)  # refused before any work
     budget = filed.calibrated(model, budget, "of_channels")
     coupled = groups(model)

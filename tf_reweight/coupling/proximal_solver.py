@@ -16,7 +16,7 @@ from tf_reweight.coupling.pruning import penalties_of
 from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.checking import check_finite, check_still_finite
+from tf_reweight.graph.checking import check_finite, check_trained_finite
 from tf_reweight.graph.optimizers import accumulated, zero_averages
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments, check_trainable
@@ -135,7 +135,6 @@ class CoupledProximal(keras.callbacks.Callback):
             self._apply.flush()  # of an epoch that was stopped inside
             for item in self._items:
                 item.regularizer.without_negative_zeros()
-        check_still_finite(self.model)
 
     def on_train_end(self, logs=None):
         if self._apply is not None:  # a callback that trains the model by itself has ended this solver
@@ -169,7 +168,7 @@ class CoupledProximal(keras.callbacks.Callback):
         """Ends the shrinking when the budget is met."""
         if self._budget is None or self.met_at is not None or not self._budget.met():
             return
-        check_finite(self.model)  # what is no number counted as zero
+        check_trained_finite(self.model)  # what is no number counted as zero
         self.met_at = self._steps
         # What a penalty sees as zero is also kept from coming back: a constant (beta) may still reach the next layer.
         self._hold([np.where(_alive(item.regularizer), 0.0, np.inf).astype("float32") for item in self._items])

@@ -12,7 +12,7 @@ from tf_reweight.checks import check_integer, check_number
 from tf_reweight.deadline.found import gone, noted, reachable_groups_of
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
-from tf_reweight.graph.checking import check_finite
+from tf_reweight.graph.checking import check_trained_finite
 from tf_reweight.kernels.budgeted import first_to_meet
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
@@ -146,7 +146,7 @@ class IterativePruning(keras.callbacks.Callback):
     def _cut(self, number):
         """The cut with which a round begins, counted from 1."""
         groups = self._groups
-        check_finite(self.model)  # no number has a rank: a whole layer would be zeroed
+        check_trained_finite(self.model)  # no number has a rank: a whole layer would be zeroed
         scores = groups.scores(groups.norms())
         demands = [_part_of_the_way(demand, len(scores), number / self.rounds) for demand in groups.demands]
         last = self._kept

@@ -12,7 +12,7 @@ from tf_reweight.deadline.found import noted, reachable_groups_of
 from tf_reweight.deadline.pace import pace
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.checking import check_finite, check_still_finite
+from tf_reweight.graph.checking import check_trained_finite
 from tf_reweight.graph.gradients import ENOUGH_BATCHES, TAYLOR
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -155,9 +155,6 @@ class BudgetProximal(keras.callbacks.Callback):
             self._sync()
             self._groups.step(passed, now == (self._epoch + 1) * self._steps)
 
-    def on_epoch_end(self, epoch, logs=None):
-        check_still_finite(self.model)
-
     def on_train_end(self, logs=None):
         if self._groups is None:
             return
@@ -216,7 +213,7 @@ class BudgetProximal(keras.callbacks.Callback):
         if not self._knows_enough(now):
             return
         self._sync()
-        check_finite(self.model)  # no number has a rank: a whole layer would be zeroed
+        check_trained_finite(self.model)  # no number has a rank: a whole layer would be zeroed
         norms = groups.norms()
         scores = groups.scores(norms)
         spared = groups.spared(scores)
@@ -247,7 +244,7 @@ class BudgetProximal(keras.callbacks.Callback):
     def _finish(self, now):
         groups = self._groups
         self._sync()
-        check_finite(self.model)
+        check_trained_finite(self.model)
         norms = groups.norms()
         scores = groups.scores(norms)
         keep = groups.last(scores)

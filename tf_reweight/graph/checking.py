@@ -31,26 +31,29 @@ def check_eager():
         return
     import tensorflow as tf
 
-    if tf.inside_function():
+    if not tf.executing_eagerly():
         expected = "What looks at weights or changes a model needs their values, which a function that is being traced has not."
         raise ValueError(errors.message(expected, "Call it eagerly, outside of tf.function.", eagerly=False))
 
 
 def check_finite(model):
     """Raises for weights that are not finite: a rank among them means nothing, and the converter makes garbage of them."""
+    _check_finite(model, model.weights)
+
+
+def _check_finite(model, weights):
     check_eager()
     check_model(model)
-    floats = [weight for weight in model.weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
+    floats = [weight for weight in weights if "float" in keras.backend.standardize_dtype(weight.dtype)]
     broken = [weight.path for weight in floats if not bool(keras.ops.all(keras.ops.isfinite(weight.value)))]
     if broken:
         fix = "Training diverged, or its examples are not finite: load an earlier checkpoint, and lower the learning rate."
         raise ValueError(errors.message("Every weight must be finite (no NaN, no infinity).", fix, weights=broken[:5]))
 
 
-def check_still_finite(model):
-    """The same at the end of an epoch; where a callback ends the training already, as TerminateOnNaN does, it is known."""
-    if not model.stop_training:
-        check_finite(model)
+def check_trained_finite(model):
+    """Raises where what training moves is not finite; a mask of -inf that a layer keeps beside it may be."""
+    _check_finite(model, model.trainable_weights)
 
 
 def check_layer(model):

@@ -102,7 +102,15 @@ def config_of(layer):
     """
     if not is_layer(layer):
         return layer.get_config()
-    held = _held(layer)
+    try:
+        return _written(layer, _held(layer))
+    except Exception:
+        # A `get_config` of the user's may look closer at what it writes down: then it sees the things themselves.
+        return _written(layer, [])
+
+
+def _written(layer, held):
+    """The config of a layer while something stands for what is held, see `_held`."""
     try:
         for part, name, value in held:
             vars(part)[name] = None if remains_of(value) is None else _StandIn(value)
@@ -117,6 +125,10 @@ class _StandIn:
 
     def __init__(self, value):
         self.value, self.__name__ = value, getattr(value, "__name__", type(value).__name__)
+        self.__wrapped__ = value  # where Python looks for the source of a function
+
+    def __getattr__(self, name):
+        return getattr(self.value, name)  # what a `get_config` of the user's reads off it
 
     def __call__(self, *args, **kwargs):
         return self.value(*args, **kwargs)

@@ -36,6 +36,8 @@ def calls_of(model):
 
 def _found(model):
     inputs = keras.tree.flatten(graph_of(model).inputs)
+    # Inputs of unlike numbers of examples, one of them open perhaps, are of one example each.
+    inputs = inputs if _is_of_one_batch(inputs) else [with_batch(tensor, 1) if tensor.shape else tensor for tensor in inputs]
     return per_example(_inside(model, inputs)[0], inputs)
 
 
@@ -71,6 +73,7 @@ def _inside(model, given):
     declared = keras.tree.flatten(graph_of(model).inputs)
     inputs = [_sized(tensor, other) for tensor, other in zip(declared, given)]
     is_known = all(tensor is other for tensor, other in zip(inputs, declared)) and not _loses_sizes(model)
+    is_known = is_known and _is_of_one_batch(declared)
     examples = _examples(tensors_in(given))
     if not is_known:
         inputs = [_of_batch(tensor, other, examples) for tensor, other in zip(inputs, given)]
@@ -96,6 +99,11 @@ def _examples(tensors):
     """How many examples tensors have along the first axis; one where any of them leaves it open."""
     numbers = [tensor.shape[0] for tensor in tensors if tensor.shape]
     return numbers[0] if numbers and all(numbers) else 1
+
+
+def _is_of_one_batch(tensors):
+    """Whether tensors have the same number of examples, or all leave it open."""
+    return len({tensor.shape[0] for tensor in tensors if tensor.shape}) <= 1
 
 
 def _times(calls, factor):

@@ -10,7 +10,7 @@ import keras
 from tf_reweight import budget as budgets
 from tf_reweight import errors
 from tf_reweight.graph import one_fit
-from tf_reweight.graph.checking import check_eager, check_finite, check_layer
+from tf_reweight.graph.checking import check_eager, check_trained_finite, check_layer
 from tf_reweight.graph.distribution import beside
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels import filed
@@ -109,7 +109,7 @@ def regularize(
     budget = budgets.get(budget)
     strength = check_strength(strength, budget, 1e-5)
     check_not_beside(budget, {"penalty": (penalty, "log_sum"), "price": (price, 1.0)})
-    check_finite(model)
+    check_trained_finite(model)
     if budget is not None:
         check_choosable(get_structure(structure))
         _check_measured_once(model, budget)
@@ -235,7 +235,6 @@ def attach(model: keras.Model) -> int:
     Raises:
         ValueError: when a structure cannot be had by the kernel it was given to; the model is then unchanged.
     """
-    check_eager()
     found = _kernels(model)
     pending = []
     owners = {}

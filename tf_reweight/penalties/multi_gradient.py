@@ -8,7 +8,6 @@ from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.checking import check_still_finite
 from tf_reweight.graph.distribution import as_numpy, beside, share_of_replica, sum_over_replicas
 from tf_reweight.graph.optimizers import innermost, zero_averages
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
@@ -107,7 +106,6 @@ class MultiGradient(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not self._pairs:
             return  # taken off by another callback
-        check_still_finite(self.model)
         self._clip()
         total, count = as_numpy(self._sums)
         weight = float(total / max(count, 1.0))

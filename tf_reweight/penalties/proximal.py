@@ -7,7 +7,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.checking import check_finite, check_still_finite
+from tf_reweight.graph.checking import check_finite
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import accumulated
 from tf_reweight.kernels.compiled_step import drop_compiled_steps, renew_step
@@ -118,9 +118,6 @@ class Proximal(keras.callbacks.Callback):
                 constraint.thresholds.assign(thresholds)
             if changed:
                 renew_step(self.model)
-
-    def on_epoch_end(self, epoch, logs=None):
-        check_still_finite(self.model)
 
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)

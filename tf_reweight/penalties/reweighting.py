@@ -11,7 +11,6 @@ from tf_reweight.checks import check_integer, check_number
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.access import schedule_of
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
-from tf_reweight.graph.checking import check_finite
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.learning_rate import BorrowedRate, half_cosine
 from tf_reweight.penalties import epsilons
@@ -145,7 +144,6 @@ class Reweighting(keras.callbacks.Callback):
 
     def update(self, epoch):
         """Renews all penalty weights from the kernels as they are now."""
-        check_finite(self.model)  # what is no number would count as a group that is gone
         living, carried = {}, attachments(self.model)
         for name, item in zip(unique_names(carried), carried):
             kernel = item.target.variable.value

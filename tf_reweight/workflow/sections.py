@@ -336,9 +336,9 @@ class Export(Section):
     def _files_can_hold_the_tolerance(self):
         # The dense float32 file is written by every run, and each of these of models that were not quantized in training.
         for name in ("float32", *self.precisions):
-            least = TABLE[name].least_error
+            least = float(f"{TABLE[name].least_error:.1g}")  # as it is told
             if self.tolerance is not None and self.tolerance < least:
-                expected = f"`tolerance` must be at least {least:.1g} for {name} files: rounding alone changes outputs by more."
+                expected = f"`tolerance` must be at least {least:g} for {name} files: rounding alone changes outputs by more."
                 fix = f"Leave it out, which is {TABLE[name].tolerance:g} for {name}, or choose other precisions."
                 raise ValueError(errors.message(expected, fix, tolerance=self.tolerance, precisions=self.precisions))
         return self
