@@ -272,7 +272,7 @@ def test_it_is_refused_before_any_work(call, kind, words, model, path, tmp_path,
 
 # Arguments are useless beyond the model: whether a function is being traced is looked at first.
 IN_A_FUNCTION = (
-    tfr.attach, tfr.detach, tfr.hold_groups, tfr.keep_zeros, tfr.prune, tfr.prune_groups, tfr.quantize, tfr.regularize,
+    tfr.detach, tfr.hold_groups, tfr.keep_zeros, tfr.prune, tfr.prune_groups, tfr.quantize, tfr.regularize,
     tfr.regularize_coupled, tfr.release, tfr.shrink, tfr.sparsity, tfr.strip, tfr.strip_quantization, tfr.compress, tfr.sweep,
     quantization.cluster, quantization.keep_clusters, quantization.simplify, export.make_arm_eligible,
     lambda model: tfr.export_tflite(model, "never.tflite"), lambda model: tfr.refresh_statistics(model, X),
@@ -291,6 +291,8 @@ def test_what_needs_values_says_so_inside_a_function_of_tensorflow_and_changes_n
         for call in IN_A_FUNCTION:
             with pytest.raises(ValueError, match="Received: eagerly=False. Call it eagerly, outside of tf.function."):
                 call(net)
+        with tf.init_scope():  # which is eager
+            tfr.sparsity(net)
 
     tf.function(traced, autograph=False)()
     for (value, *parts), weight in zip(before, net.weights, strict=True):
