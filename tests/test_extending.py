@@ -131,7 +131,7 @@ def test_a_baseline_of_ones_own(tmp_path, eager_steps):
         tfr.workflow.config.load({**RUN, "regularize": regularize, "prune": {}})
 
 
-def test_a_stage_of_ones_own(tmp_path, eager_steps):
+def test_a_stage_of_ones_own(tmp_path):
     order = {"stages": ["train", "regularize", "prune", "retrain", "coarse"], "coarse": {"decimals": 2}}
     config = {**RUN, **order}
     assert set(tfr.workflow.plan(config)["epochs"]) == {"train", "regularize", "retrain"}

@@ -205,7 +205,7 @@ def test_what_a_process_killed_in_its_first_milliseconds_leaves_is_taken(tmp_pat
         Folder(folder, "name: a\n", given)
         assert [name for name in names(folder) if name != ".lock"] == ["config.yaml", "given.json"]
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "given.json").write_text("{}")
+    (tmp_path / "other" / "given.json").write_text("{}\n")
     with pytest.raises(ValueError, match="run folder must be new"):
         Folder(tmp_path / "other", "name: a\n", given)
 
