@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import zipfile
 
 from tf_reweight import errors
@@ -93,12 +94,22 @@ def write_whole(path, content):
 
 
 def deflate(path):
-    """Compresses the parts of a zip archive in place; they stay what they are."""
-    with zipfile.ZipFile(path) as archive:
-        parts = [(entry, archive.read(entry)) for entry in archive.infolist()]
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, content in parts:
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    """Compresses the parts of a zip archive in place, one piece after the other; they stay what they are.
+
+    Args:
+        path: of a file that is being written, within `whole`.
+    """
+    small = path.with_name(f"{path.name}.small")
+    try:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(small, "w") as other:
+            for entry in archive.infolist():
+                made = zipfile.ZipInfo(entry.filename, entry.date_time)
+                made.compress_type, made.file_size = zipfile.ZIP_DEFLATED, entry.file_size
+                with archive.open(entry) as source, other.open(made, "w") as target:
+                    shutil.copyfileobj(source, target, 2**20)
+        shutil.copyfile(small, path)  # not renamed: the lock is on the file that is there
+    finally:
+        small.unlink(missing_ok=True)
 
 
 def write_text(path, text):
