@@ -194,8 +194,29 @@ def mark_of(path):
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
 
 
-def digest_of(value):
-    """The SHA-256 of what JSON says, whatever its spaces and lines: the same of a value as written and as read."""
+# The name under which a sealed mapping has the SHA-256 of the rest.
+_SEAL = "sha256"
+
+
+def sealed(value):
+    """A mapping as JSON reads it, with its SHA-256 in it, which tells what was changed after it was written."""
+    return {**value, _SEAL: _digest_of(value)}
+
+
+def unsealed(value):
+    """A mapping without its seal, see `sealed`; one of an older version has none, and is taken as it is.
+
+    Raises:
+        ValueError: where something in it was changed after it was written.
+    """
+    rest = {name: part for name, part in value.items() if name != _SEAL}
+    if value.get(_SEAL) not in (None, _digest_of(rest)):
+        raise ValueError("something in it was changed after it was written")
+    return rest
+
+
+def _digest_of(value):
+    # Whatever the spaces and lines in the file.
     return hashlib.sha256(json.dumps(value).encode("utf-8")).hexdigest()
 
 

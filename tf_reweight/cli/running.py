@@ -44,8 +44,9 @@ def overrides_of(values):
     made = {key: (flag, values[flag].value) for flag, key in _KEYS.items() if values[flag].value is not None}
     made |= {"model.custom": ("import", values["import"].value)} if values["import"].value else {}
     made |= {"export.verify_arm": ("verify_arm", True)} if values.verify_arm else {}
-    # Not an override of every run: see `--monitor` in the commands.
-    _check_said_once(values, made | {"task.monitor": ("monitor", values.monitor)} if values.monitor is not None else made)
+    # `--monitor` says such a key too, and comes into the run as an argument of its own.
+    monitor = {} if values.monitor is None else {"task.monitor": ("monitor", values.monitor)}
+    _check_said_once(values, made | monitor)
     return [*values.set, *(f"{key}={json.dumps(value)}" for key, (_, value) in made.items())]
 
 

@@ -81,8 +81,9 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
-            with converter.Apart(folder) as process:
-                return _named(scales.widened(_converted(folder, settings, representative, apart, process)))
+            with converter.Apart() as process:
+                steps = process if apart else converter
+                return _named(scales.widened(_converted(folder, settings, representative, steps, process)))
         except _Endless as error:
             raise ValueError(str(error)) from error
         except converter.ConverterDied as error:
@@ -91,11 +92,17 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
             raise ValueError(_explain(error, precision, model)) from error
 
 
-def _converted(folder, settings, representative, apart, process):
-    """The bytes of the file; with ranges from data in two steps, between which joins of unlike scale are told."""
+def _converted(folder, settings, representative, steps, process):
+    """The bytes of the file; with ranges from data in two steps, between which joins of unlike scale are told.
+
+    Args:
+        folder, settings, representative: as of `converter.convert`.
+        steps: what has both steps, `converter` or the `process`.
+        process: a `converter.Apart`, for a second step that may die.
+    """
     calibrate_only = settings["precision"] == "int8" and representative is not None
     settings = {**settings, "calibrate_only": calibrate_only}
-    content = process.convert(settings, representative) if apart else converter.convert(folder, settings, representative)
+    content = steps.convert(folder, settings, representative)
     if not calibrate_only:
         return joins.unmarked(content)
     calibrated, hidden = joins.hide(content, settings["quantized_io"])
@@ -103,9 +110,8 @@ def _converted(folder, settings, representative, apart, process):
     endless = scales.endless(calibrated)
     try:
         # The converter may die of ranges without an end.
-        if apart or endless:
-            return joins.restored(process.quantize(settings, representative), hidden)
-        return joins.restored(converter.quantize(folder, settings, representative), hidden)
+        quantize = process.quantize if endless else steps.quantize
+        return joins.restored(quantize(folder, settings, representative), hidden)
     except converter.ConverterDied as error:
         if not endless:
             raise

@@ -63,15 +63,12 @@ def quantize(folder, settings, representative=None):
 class Apart:
     """`convert` and `quantize` in a process of its own, which may die without taking the user's along.
 
-    It is started for the first step and stays for the next one: to import TensorFlow takes longer than most steps. It ends
-    with the `with` block.
-
-    Args:
-        folder: path of the folder, as for `convert`.
+    It is started for the first step and stays for the next one of the same folder: to import TensorFlow takes longer than most
+    steps. It ends with the `with` block.
     """
 
-    def __init__(self, folder):
-        self._folder, self._process = folder, None
+    def __init__(self):
+        self._process = None
 
     def __enter__(self):
         return self
@@ -81,52 +78,52 @@ class Apart:
             self._process.kill()
             self._process.communicate()
 
-    def convert(self, settings, representative=None):
+    def convert(self, folder, settings, representative=None):
         """As `convert`.
 
         Raises:
             ConverterDied: when the process was ended by a signal, as by the converter's own check.
             RuntimeError: with the converter's words.
         """
-        return self._step("convert", settings, representative)
+        return self._step("convert", folder, settings, representative)
 
-    def quantize(self, settings, representative=None):
+    def quantize(self, folder, settings, representative=None):
         """As `quantize`; raises as `convert` does."""
-        return self._step("quantize", settings, representative)
+        return self._step("quantize", folder, settings, representative)
 
-    def _step(self, name, settings, representative):
-        (self._folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        (self._folder / "model.tflite").unlink(missing_ok=True)  # of the step before
+    def _step(self, name, folder, settings, representative):
+        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        (folder / "model.tflite").unlink(missing_ok=True)  # of the step before
         if representative is not None:
-            np.savez(self._folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
+            np.savez(folder / "data.npz", **{f"{i:06d}": array for i, array in enumerate(representative)})
         if self._process is None:
-            self._start()
+            self._start(folder)
         try:
             self._process.stdin.write(f"{name}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it is dead, and says nothing more
         lives = any(line.strip() == _OVER for line in self._process.stdout)
-        if (self._folder / "error.txt").exists():
-            raise RuntimeError((self._folder / "error.txt").read_text(encoding="utf-8"))
+        if (folder / "error.txt").exists():
+            raise RuntimeError((folder / "error.txt").read_text(encoding="utf-8"))
         if not lives:
-            raise ConverterDied(self._cause())
-        return (self._folder / "model.tflite").read_bytes()
+            raise ConverterDied(self._cause(folder))
+        return (folder / "model.tflite").read_bytes()
 
-    def _start(self):
-        command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(self._folder)]
+    def _start(self, folder):
+        command = [sys.executable, str(pathlib.Path(__file__).resolve()), str(folder)]
         # What it says goes to a file: a pipe that nobody reads would stop it once it is full.
-        with open(self._folder / "said.txt", "w", encoding="utf-8") as said:
+        with open(folder / "said.txt", "w", encoding="utf-8") as said:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True, errors="replace")
 
-    def _cause(self):
+    def _cause(self, folder):
         """What the process died of: the name of a signal, or the last that it said."""
         code = self._process.wait()
         if code < 0:
             names = {item.value: item.name for item in signal.Signals}
             return names.get(-code, f"signal {-code}")
-        lines = (self._folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return " ".join((lines or [f"exit status {code}"])[-1].split())
 
 

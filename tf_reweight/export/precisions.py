@@ -38,8 +38,12 @@ class Precision:
 
     @property
     def least_error(self):
-        """A relative error that rounding of a model's floats to this stays above, by far: a sixteenth of half a step."""
-        return 2.0**-24 if self.weight_bits == 32 else 2.0 ** -((11 if self.weight_bits == 16 else self.weight_bits) + 5)
+        """A relative error that rounding of a model's floats to this stays above, by far: a sixteenth of half a step.
+
+        Of one digit, so that messages name the very limit.
+        """
+        bits = {32: 24, 16: 16}.get(self.weight_bits, self.weight_bits + 5)
+        return float(f"{2.0**-bits:.1g}")
 
 
 TABLE = {

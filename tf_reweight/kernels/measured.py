@@ -10,8 +10,6 @@ from tf_reweight import files
 
 # Of files that take so many seconds each is told, of quicker ones only that they are measured.
 _LONG = 2.0
-# The name under which the file has the SHA-256 of the rest.
-_DIGEST = "sha256"
 _NOW = contextvars.ContextVar("measurements", default=None)
 
 
@@ -68,8 +66,7 @@ class _Kept:
         if key is not None:
             self._known[key] = found
             files.make_folder(self._path.parent)
-            content = {**self._known, _DIGEST: files.digest_of(self._known)}
-            files.write_text(self._path, json.dumps(content, indent=1) + "\n")
+            files.write_text(self._path, json.dumps(files.sealed(self._known), indent=1) + "\n")
         return found
 
 
@@ -83,7 +80,6 @@ def _digest(parts):
 def _read(path):
     """What was kept before; nothing of a file that is not there or was damaged."""
     try:
-        known = json.loads(path.read_bytes())
-        return known if known.pop(_DIGEST) == files.digest_of(known) else {}
-    except (OSError, ValueError, AttributeError, KeyError):
+        return files.unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, AttributeError):
         return {}

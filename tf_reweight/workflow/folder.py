@@ -31,9 +31,6 @@ _RECORDED = {
 }  # fmt: skip
 # Beside it stands what its file is known by; runs of older versions have not written that down.
 _MARK = "model_file"
-# The digest of all stages stands beside them, so that a figure that was changed is no figure of the run. Runs of older versions
-# have not written it, and are taken as they are.
-_DIGEST = "sha256"
 
 
 def _are_numbers(figures):
@@ -221,7 +218,7 @@ class Folder:
     def _write_stages(self):
         # As Python reads it: a run that goes on has the same figures, also those that are not finite.
         stages = json.loads(json.dumps(self._stages, default=_plain))
-        self.write_text(_STATE, json.dumps({**stages, _DIGEST: files.digest_of(stages)}, indent=1) + "\n")
+        self.write_text(_STATE, json.dumps(files.sealed(stages), indent=1) + "\n")
         self._written = set(self._stages)
 
     def write_json(self, name, value):
@@ -267,7 +264,8 @@ def _stages_in(state):
     content = _read(pathlib.Path.read_bytes, state)
     try:
         stages = json.loads(content)
-        reason = _changed(stages) or _strange(stages)
+        stages = files.unsealed(stages) if isinstance(stages, dict) else stages
+        reason = _strange(stages)
     except (ValueError, RecursionError) as error:
         reason = str(error)
     if reason is None:
@@ -275,13 +273,6 @@ def _stages_in(state):
     fix = "Delete it, and the stages are run again."
     expected = f"The record of a run's stages must be as it was written; reading it says: {reason}."
     raise ValueError(errors.message(expected, fix, file=str(state)))
-
-
-def _changed(stages):
-    """Takes the digest out of a record of stages; says in words where it is that of another one, else None."""
-    digest = stages.pop(_DIGEST, None) if isinstance(stages, dict) else None
-    good = digest is None or digest == files.digest_of(stages)
-    return None if good else "something in it was changed after it was written"
 
 
 def _strange(stages):

@@ -7,7 +7,7 @@ from tf_reweight import budget as budgets
 from tf_reweight import errors, export
 from tf_reweight.checks import is_number, listed
 from tf_reweight.data.models import copied
-from tf_reweight.files import digest_of, mark_of
+from tf_reweight.files import mark_of, sealed, unsealed
 from tf_reweight.records import Report
 from tf_reweight.reports import front as pages
 from tf_reweight.reports.choosing import shipped_of
@@ -163,8 +163,7 @@ def _timed(points, run):
     times = _known_times(run.folder / _TIMES, asked)
     if times is None:
         times = export.benchmark(paths, num_runs).to_dict()
-        measured = json.loads(to_json({"asked": asked, "times": times}))
-        run.folder.write_json(_TIMES, {**measured, "sha256": digest_of(measured)})
+        run.folder.write_json(_TIMES, sealed(json.loads(to_json({"asked": asked, "times": times}))))
     how = {name: value for name, value in times.items() if name != "rows"}
     return [{**point, **times_of(row)} for point, row in zip(points, times["rows"])], how
 
@@ -172,10 +171,7 @@ def _timed(points, run):
 def _known_times(path, asked):
     """What was measured before of the same files; None where it was of others, or its record is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        digest = found.pop("sha256", None)  # older versions have not written it
-        if digest is not None and digest != digest_of(found):
-            return None
+        found = unsealed(json.loads(path.read_text(encoding="utf-8")))
         times = found["times"]
         good = found["asked"] == asked and len(times["rows"]) == len(asked["files"]) and times["measurement"]["id"]
         return times if good and all(is_number(times_of(row)["latency_ms"]) for row in times["rows"]) else None

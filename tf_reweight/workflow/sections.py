@@ -336,7 +336,7 @@ class Export(Section):
     def _files_can_hold_the_tolerance(self):
         # The dense float32 file is written by every run, and each of these of models that were not quantized in training.
         for name in ("float32", *self.precisions):
-            least = float(f"{TABLE[name].least_error:.1g}")  # as it is told
+            least = TABLE[name].least_error
             if self.tolerance is not None and self.tolerance < least:
                 expected = f"`tolerance` must be at least {least:g} for {name} files: rounding alone changes outputs by more."
                 fix = f"Leave it out, which is {TABLE[name].tolerance:g} for {name}, or choose other precisions."
