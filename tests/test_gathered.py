@@ -1,4 +1,4 @@
-"""Proximal steps on coupled groups, gathered: one for two training steps, and the same as two."""
+"""Proximal steps, gathered: one for two training steps, and the same as two."""
 
 import keras
 import numpy as np
@@ -6,10 +6,12 @@ import pytest
 from keras import ops
 
 import tf_reweight as tfr
-from tf_reweight.callbacks import BudgetProximal, Reweighting
+from tf_reweight.callbacks import BudgetProximal, Proximal, Reweighting
 from tf_reweight.coupling import CoupledProximal
 from tf_reweight.coupling.gathered import Gathered
+from tf_reweight.graph.optimizers import average_of
 from tf_reweight.penalties.attachment import attachments
+from tf_reweight.penalties.soft_threshold import SoftThreshold
 
 L = keras.layers
 
@@ -131,3 +133,105 @@ def test_a_callback_that_trains_at_the_end_ends_the_solver():
     again = keras.callbacks.LambdaCallback(on_train_end=lambda logs: model.fit(*task(2), verbose=0))
     model.fit(*task(5), batch_size=4, verbose=0, callbacks=[again, solver])
     assert solver._apply is None
+
+
+# Single kernels: a count inside the training step, which only TensorFlow's can keep.
+
+
+def one_kernel(structure="filter", optimizer=None, **arguments):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, activation="relu"), L.Dense(3)])
+    tfr.regularize(model, structure, 0.5, "lasso")
+    model.compile(optimizer or keras.optimizers.SGD(0.0), "mse", **arguments)
+    return model
+
+
+def shrunk(structure, kernel, steps):
+    """A kernel `(rows, columns)` after so many steps of 0.01 off each group's norm."""
+    norms = np.abs(kernel) if structure == "unstructured" else np.linalg.norm(kernel, axis=0, keepdims=True)
+    return kernel * np.maximum(0.0, 1.0 - 0.01 * steps / norms)
+
+
+@pytest.mark.parametrize("per_execution", [1, 2, 4])
+@pytest.mark.parametrize("num_steps", [1, 4, 5])
+@pytest.mark.parametrize("structure", ["unstructured", "filter"])
+def test_steps_on_single_kernels_come_to_what_their_sum_is(structure, num_steps, per_execution):
+    """The optimizer stands still; neither validation nor an epoch's end sees a step that is owed."""
+    model, seen, tested = one_kernel(structure, steps_per_execution=per_execution), [], []
+    kernel = ops.convert_to_numpy(model.layers[0].kernel)
+
+    class Watch(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            tested.append(ops.convert_to_numpy(self.model.layers[0].kernel))
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(ops.convert_to_numpy(self.model.layers[0].kernel))
+
+    x, y = task(num_steps)
+    watched = {"validation_data": (x, y), "callbacks": [Watch(), Proximal(step=0.02)]}
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0, **watched)
+    for epoch, (at_end, at_test) in enumerate(zip(seen, tested, strict=True), 1):
+        np.testing.assert_allclose(at_end, shrunk(structure, kernel, epoch * num_steps), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(at_end, at_test)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere each step has its own")
+def test_one_shrinking_of_a_single_kernel_stands_for_two_steps():
+    model, seen = one_kernel("unstructured"), []
+    kernel = ops.convert_to_numpy(model.layers[0].kernel)
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(ops.convert_to_numpy(self.model.layers[0].kernel))
+
+    model.fit(*task(5), batch_size=4, verbose=0, callbacks=[Proximal(step=0.02), Watch()])
+    for steps, found in zip([0, 2, 2, 4, 5], seen, strict=True):
+        np.testing.assert_allclose(found, shrunk("unstructured", kernel, steps), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_where_the_steps_of_an_epoch_are_unknown_each_has_its_own():
+    model, every = one_kernel(), []
+    x, y = task(3)
+
+    def batches():
+        for start in range(0, len(x), 4):
+            yield x[start : start + 4], y[start : start + 4]
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            every.append(self.model.layers[0].kernel.constraint.every)
+
+    model.fit(batches(), shuffle=False, verbose=0, callbacks=[Proximal(step=0.02), Watch()])
+    assert every == [1, 1, 1]
+
+
+def test_an_epoch_that_is_stopped_inside_owes_nothing():
+    model = one_kernel("unstructured")
+    kernel = ops.convert_to_numpy(model.layers[0].kernel)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    model.fit(*task(5), batch_size=4, verbose=0, epochs=2, callbacks=[Stop(), Proximal(step=0.02)])
+    found = ops.convert_to_numpy(model.layers[0].kernel)
+    steps = round(float(np.max(np.abs(kernel - found)) / 0.01))
+    assert steps in (3, 5)  # Keras stops after the batch or after the epoch
+    np.testing.assert_allclose(found, shrunk("unstructured", kernel, steps), rtol=1e-4, atol=1e-6)
+
+
+def test_averages_follow_what_is_flushed():
+    model = one_kernel("unstructured", keras.optimizers.SGD(0.0, use_ema=True, ema_overwrite_frequency=None))
+    kernel, zeros = model.layers[0].kernel, []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            average = ops.convert_to_numpy(average_of(self.model.optimizer, kernel))
+            zeros.append((ops.convert_to_numpy(kernel) == 0, average == 0))
+
+    model.fit(*task(1), batch_size=4, epochs=3, verbose=0, callbacks=[Proximal(step=0.2), Watch()])
+    for weight, average in zeros:
+        assert average[weight].all()
+    assert zeros[-1][0].any()
+    assert not isinstance(kernel.constraint, SoftThreshold)

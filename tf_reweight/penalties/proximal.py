@@ -1,5 +1,7 @@
 """The proximal solver: the optimizer follows the loss alone, and a soft threshold on the groups does the rest."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -16,7 +18,7 @@ from tf_reweight.kernels.table import find
 from tf_reweight.penalties.attachment import attach, attachments
 from tf_reweight.penalties.base import Holder, as_loss, replaced
 from tf_reweight.penalties.projections import kept
-from tf_reweight.penalties.soft_threshold import SoftThreshold
+from tf_reweight.penalties.soft_threshold import EVERY, SoftThreshold
 
 
 # What the soft thresholds multiply a strength by, where nobody says: those of single kernels and of coupled groups alike.
@@ -55,10 +57,14 @@ class Silent(Holder):
 class Proximal(keras.callbacks.Callback):
     """Solves for the penalties on the model by proximal steps instead of gradients: exact zeros during training.
 
-    After each optimizer step on the loss alone every group is shrunk,
+    After the optimizer's steps on the loss alone every group is shrunk,
     `r_g <- max(0, r_g - step * strength * P_g)`, with the penalty weights P of the model's `Reweighted` penalties. Add it next
     to `callbacks.Reweighting`, which renews P as ever; `regularize` and `prune` are the same, only the solver differs. It works
     under every Keras optimizer, since Keras applies constraints after each of them.
+
+    On TensorFlow and one device one shrinking stands for two optimizer steps, by what both come to, which halves its cost; at
+    the end of an epoch every step of it has been shrunk for. Elsewhere, and where `fit` cannot tell the steps of an epoch
+    beforehand, each step has its own.
 
     The step is its own, not the optimizer's: adaptive optimizers rescale the gradient of a penalty along with the loss's, and
     a soft threshold is not rescaled. `step * strength` is what one optimizer step takes off a group of weight 1. On digits,
@@ -89,6 +95,8 @@ class Proximal(keras.callbacks.Callback):
         attach(self.model)
         take_off(self.model)
         chosen = _chosen(self.model)
+        # Before validation no step may be owed, and with generators nobody knows which one is the last.
+        every = EVERY if (self.params or {}).get("steps") else 1
         # The threshold is applied at every call of the optimizer; with accumulation only one in several moves the weights,
         # and soft thresholds in a row add up.
         calls = accumulated(self.model.optimizer)
@@ -97,9 +105,9 @@ class Proximal(keras.callbacks.Callback):
             target.variable.regularizer = replaced(target.regularizer, Silent)
             factor = self.step * penalty.strength / calls
             with beside(target.variable):
-                constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty))
+                constraint = SoftThreshold(penalty.structure, target.layout, factor * _weights(penalty), every=every)
             insert(target.variable, constraint)
-            self._placed.append((constraint, penalty, factor))
+            self._placed.append((constraint, target.variable, penalty, factor))
         self._slow = follow_closely_for_now(self.model)
         one_fit.begin(self.model, self, self._give_back)
         drop_compiled_steps(self.model)
@@ -112,15 +120,26 @@ class Proximal(keras.callbacks.Callback):
         if self._stale:
             self._stale = False
             changed = False
-            for constraint, penalty, factor in self._placed:
+            for constraint, _, penalty, factor in self._placed:
                 thresholds = factor * _weights(penalty)
                 changed |= not np.array_equal(thresholds, as_numpy(constraint.thresholds))
                 constraint.thresholds.assign(thresholds)
             if changed:
                 renew_step(self.model)
 
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 >= ((self.params or {}).get("steps") or math.inf):  # the last execution may count beyond it
+            self._flush()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._flush()  # of an epoch that was stopped inside
+
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)
+
+    def _flush(self):
+        for constraint, variable, *_ in self._placed:
+            constraint.flush(variable, self.model.optimizer)
 
     def _give_back(self):
         follow_again(self._slow)
