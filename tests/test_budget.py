@@ -443,11 +443,37 @@ def test_the_loss_s_reaction_to_single_kernels_is_squared_weights_times_squared_
         found[:] = [solver._groups.scores(solver._groups.norms())]
 
     looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
-    model.fit(inputs, targets, batch_size=16, epochs=20, verbose=0, shuffle=False, callbacks=[_Ended(solver), looking])
+    model.fit(inputs, targets, batch_size=16, epochs=10, verbose=0, shuffle=False, callbacks=[_Ended(solver), looking])
     expected = [np.mean(squares[item.target.name], axis=0) for item in attachments(model)]
     norms = [ops.convert_to_numpy(item.regularizer.norms(item.target.variable)) for item in attachments(model)]
     scores = np.concatenate([np.ravel(square * norm**2) for square, norm in zip(expected, norms)])
     np.testing.assert_allclose(found[0], scores, rtol=1e-3)
+
+
+def test_once_enough_is_known_half_of_the_batches_are_taken_in_and_no_alternation_is_missed():
+    """Even batches react ten times as much as odd ones; every second batch would tell of one kind only."""
+    model = keras.Sequential([keras.Input((3,)), L.Dense(4, use_bias=False)])
+    regularize(model, "unstructured", budget="sparsity=0.5")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(2, 4, 3)).astype("float32") * np.array([10.0, 1.0], "float32").reshape(2, 1, 1)
+    inputs, targets = np.tile(kinds.reshape(8, 3), (60, 1)), np.zeros((480, 4), "float32")
+    squares = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(inputs[rows]) - targets[rows]))
+        squares.append(np.square(tape.gradient(loss, model.layers[0].kernel.value)))
+    found, solver = [], BudgetProximal(until=0.99)
+
+    def look(epoch, logs):
+        reactions = solver._groups._reactions
+        found[:] = [reactions.batches, reactions.squares()[0]]
+
+    looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    model.fit(inputs, targets, batch_size=4, epochs=2, verbose=0, shuffle=False, callbacks=[_Ended(solver), looking])
+    batches, mean = found
+    assert abs(batches - (ENOUGH_BATCHES + (240 - ENOUGH_BATCHES) / 2)) < 5
+    np.testing.assert_allclose(mean.reshape(3, 4), np.mean(squares, axis=0), rtol=0.3)
 
 
 @pytest.mark.parametrize("structure", ["unstructured", "filter", "column"])

@@ -35,6 +35,7 @@ class CoupledGroups:
     by_norms = (LAMP,)
     criteria = (TAYLOR, *by_norms)
     until = 0.25
+    many = False
     # Pressing on those that are to stay as well makes scores tell them apart before the deadline.
     power, survivors, horizon = 2.0, 1.0, 1.0
 

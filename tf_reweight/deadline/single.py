@@ -9,11 +9,11 @@ from tf_reweight.kernels import filed
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import renew_step
 from tf_reweight.kernels.constraints import insert, remove
-from tf_reweight.kernels.grouping import CRITERIA, LAMP
+from tf_reweight.kernels.grouping import CRITERIA, LAMP, Groups
 from tf_reweight.kernels.held import hold_all
 from tf_reweight.kernels.nonzeros import demands_on
 from tf_reweight.kernels.reactions import Reactions
-from tf_reweight.penalties.soft_threshold import SoftThreshold
+from tf_reweight.penalties.soft_threshold import EVERY, SoftThreshold
 
 
 class SingleGroups:
@@ -32,6 +32,8 @@ class SingleGroups:
     by_norms = tuple(CRITERIA)
     criteria = (TAYLOR, *by_norms)
     until = 0.5
+    # A group may be a weight, and ranking them all take longer than a training step.
+    many = True
 
     def __init__(self, model, pairs, criterion, listening):
         self.model, self._pairs = model, pairs
@@ -54,7 +56,7 @@ class SingleGroups:
         for (target, penalty), shape in zip(self._pairs, self._shapes):
             remove(target.variable, SoftThreshold)  # of a `fit` that was interrupted
             with beside(target.variable):
-                constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape))
+                constraint = SoftThreshold(penalty.structure, target.layout, np.zeros(shape), every=EVERY)
             insert(target.variable, constraint)
             self._constraints.append(constraint)
         if self._reactions is not None:
@@ -69,8 +71,9 @@ class SingleGroups:
             self._reactions.close()
 
     def norms(self):
-        """Float64 `(groups,)`."""
-        return self._row([group.norms for group in self._groups()])
+        """Float64 `(groups,)`, after the steps that thresholds still owe: those are applied first."""
+        self._flush()
+        return self._row([target.groups(penalty.structure).norms for target, penalty in self._pairs])
 
     def scores(self, norms):
         """What groups are ranked by, float64 `(groups,)`; squared, where they are not yet, so that small ones go first."""
@@ -78,7 +81,9 @@ class SingleGroups:
             return np.square(norms) * self._row(self._reactions.squares())
         # Until enough batches were seen.
         criterion = LAMP if self._reactions is not None else self.criterion
-        scores = self._row([group.by(criterion) for group in self._groups()])
+        parts = zip(self._pairs, self._split(norms), self._members)
+        groups = [Groups(penalty.structure, part.reshape(count.shape), count) for (_, penalty), part, count in parts]
+        scores = self._row([group.by(criterion) for group in groups])
         return scores if criterion == LAMP else np.square(scores)
 
     def spared(self, scores):
@@ -105,7 +110,13 @@ class SingleGroups:
             self._reactions.set_state(amounts[len(self._constraints) :])
 
     def step(self, steps, now):
-        """After so many training steps: the optimizer has applied the thresholds itself."""
+        """After so many training steps, in which the optimizer has applied the thresholds; `now` those that it still owes."""
+        if now:
+            self._flush()
+
+    def _flush(self):
+        for constraint, (target, _) in zip(self._constraints, self._pairs):
+            constraint.flush(target.variable, self.model.optimizer)
 
     def check_reachable(self, scores):
         """Raises where the budget cannot be met."""
@@ -135,9 +146,6 @@ class SingleGroups:
         targets = {target.name: target for target, _ in self._pairs}
         masks = {target.name: np.ones(target.standard_shape, bool) for target, _ in self._pairs}
         return demands_on(self.model, budget, self._chosen, self._members, targets, masks)
-
-    def _groups(self):
-        return [target.groups(penalty.structure) for target, penalty in self._pairs]
 
     def _split(self, row):
         return np.split(row, np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1])

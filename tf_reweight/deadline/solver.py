@@ -22,6 +22,8 @@ from tf_reweight.kernels.held import zero_again
 _FEWEST_STEPS = 30
 # Unless it is given, the horizon is no shorter: a training of a hundred steps lost five points with one of ten.
 _FEWEST_STEPS_AHEAD = 50
+# Training steps between two looks, unless given; and how many looks come within the horizon of many groups at least.
+_USUAL, _PER_HORIZON = 10, 20
 # There are so many looks before the deadline, if need be with fewer steps between, less those that come too early.
 _LOOKS = 10
 
@@ -30,10 +32,10 @@ class BudgetProximal(keras.callbacks.Callback):
     """Draws groups to zero while `fit` runs, so that a budget is met at a deadline; no strength has to be given.
 
     Every few steps the groups are ranked; those of lowest score have to go until the budget is met, and the best that still fit
-    come back. After each training step on the loss alone, of coupled groups after every second one by twice as much, groups are
-    shrunk by what brings the marginal one to zero within the horizon, at the latest at the deadline, and those of lower score
-    before. At the deadline what does not stay is zeroed and held, and the epochs left are for the rest to recover. The budget
-    is met by construction, whatever the scale of the loss, the optimizer and the number of steps.
+    come back. After training steps on the loss alone, once for two of them by what both come to, groups are shrunk by what
+    brings the marginal one to zero within the horizon, at the latest at the deadline, and those of lower score before. At the
+    deadline what does not stay is zeroed and held, and the epochs left are for the rest to recover. The budget is met by
+    construction, whatever the scale of the loss, the optimizer and the number of steps.
 
     The budget is that of the penalties on the model, see `regularize` and `regularize_coupled`, or the one given here for
     coupled channels. Afterwards `prune_groups(model)` or `prune(model)` takes the penalties off, and `shrink` makes the model
@@ -55,7 +57,8 @@ class BudgetProximal(keras.callbacks.Callback):
         horizon: within what part of the steps before the deadline the marginal group would reach zero if the loss did not hold
             against it, in (0, 1]; None is 1 for coupled groups, which stay at zero. For single kernels it is 0.2, though no
             fewer than 50 steps: the net is sparse early, and learns which weights it needs, since they may come back.
-        every: training steps between two looks, at most; fewer where the deadline is near.
+        every: training steps between two looks, at most; fewer where the deadline is near. None is 10, for single kernels a
+            twentieth of the steps of their horizon where that is more: ranking millions of weights takes longer than a step.
         steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
 
@@ -78,13 +81,14 @@ class BudgetProximal(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, budget=None, until=None, criterion=None, power=None, survivors=None, every=10, multiple_of=1, steps=None,
+        self, budget=None, until=None, criterion=None, power=None, survivors=None, every=None, multiple_of=1, steps=None,
         horizon=None,
     ):
         super().__init__()
         if until is not None:
             check_fraction("until", until, "training steps before the deadline", exclusive=True)
-        check_integer("every", every, 1, fix="It counts training steps.")
+        if every is not None:
+            check_integer("every", every, 1, fix="It counts training steps.")
         if power is not None:
             check_number("power", power, exclusive=True, fix="1 is usual.")
         if survivors is not None and not (is_number(survivors) and 0 <= survivors <= 1):
@@ -142,7 +146,7 @@ class BudgetProximal(keras.callbacks.Callback):
         if now >= self._deadline:
             self._finish(now)
             return
-        every = max(1, min(self.every, self._deadline // _LOOKS))
+        every = max(1, min(self._every, self._deadline // _LOOKS))
         # Several steps in one execution may pass over the one that is due.
         if not self._pressing or now // every > self._looked // every:
             self._look(now)
@@ -207,6 +211,13 @@ class BudgetProximal(keras.callbacks.Callback):
         if self.horizon is not None:
             return max(1, round(self.horizon * self._deadline))
         return max(_FEWEST_STEPS_AHEAD, round(self._groups.horizon * self._deadline))
+
+    @property
+    def _every(self):
+        """Training steps between two looks, where the deadline is far."""
+        if self.every is not None:
+            return self.every
+        return max(_USUAL, self._horizon // _PER_HORIZON) if self._groups.many else _USUAL
 
     def _look(self, now):
         groups = self._groups

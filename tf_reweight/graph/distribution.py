@@ -22,6 +22,15 @@ def beside(variable):
     return value.distribute_strategy.scope()
 
 
+def can_count():
+    """Whether what is made here can count the training steps inside them: in TensorFlow's, and of one copy; see `beside`."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.distribute.has_strategy()
+
+
 def beside_all(model):
     """`beside` the variables of a model or layer, which live in one place."""
     return next((beside(variable) for variable in model.variables), contextlib.nullcontext())

@@ -57,16 +57,17 @@ def can_listen(model=None):
     return keras.backend.backend() == "tensorflow" and (model is None or model.optimizer is not None)
 
 
-def average(kept, batches, values):
+def average(kept, batches, values, every=1):
     """Takes the values of a batch into a moving average; those that are not finite would stay in it for ever, and are left out.
 
     Args:
         kept: variable of the shape of `values`, the average.
         batches: variable, a scalar: how many batches it has seen.
         values: float32 tensor.
+        every: batches that come for one that is taken in.
     """
     seen, finite = batches.value, ops.isfinite(ops.sum(values))
-    fresh = ops.where(finite, ops.maximum(1.0 / (seen + 1.0), _NEW), 0.0)
+    fresh = ops.where(finite, ops.maximum(1.0 / (seen + 1.0), every * _NEW), 0.0)
     values = ops.where(finite, values, kept)
     kept.assign(kept + fresh * (values - kept))
     batches.assign(seen + ops.cast(finite, "float32"))

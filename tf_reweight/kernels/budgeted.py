@@ -23,6 +23,8 @@ _UNSURE = {"bytes": 0.02, "zipped_bytes": 0.03, "latency_ms": 0.05}
 # How many of the groups that are kept with the lowest scores, and how many kinds of cost, may change places with others to come
 # closer to the budget.
 _MOST_EXCHANGED = 64
+# Of a score's 64 bits those that are not looked at at first: exponent and five bits of the mantissa are left.
+_DROPPED_BITS = 47
 # How many of one cost may go at a time for others.
 _MOST_OF_A_COST = 4
 
@@ -37,8 +39,16 @@ class Demand:
 
     def room(self, keep):
         """What is left of the limit; negative where it is exceeded."""
+        return self._upper - self.quantity.at(keep)
+
+    def met_without(self, freed):
+        """Whether the limit is kept without groups that cost `freed`, bool as that array; see `Quantity.without`."""
+        return self._upper >= self.quantity.without(freed)
+
+    @property
+    def _upper(self):
         # A billionth absorbs the rounding of fractions.
-        return self.limit * (1 + 1e-9) - self.quantity.at(keep)
+        return self.limit * (1 + 1e-9)
 
     def attainable(self, keep):
         """A limit that is met with these groups kept: what there is of them, and what may be missed of it."""
@@ -87,25 +97,63 @@ def choose(scores, demands, spared, exact=False, held_up="", gone=None):
     """
     scores = np.asarray(scores, "float64")
     gone = np.zeros(len(scores), bool) if gone is None else gone
-    order = np.argsort(np.where(spared | gone, np.inf, scores), kind="stable")
-    most = int((~(np.asarray(spared) | gone)).sum())
-
-    def kept(count):
-        keep = np.ones(len(scores), bool)
-        keep[order[:count]] = False
-        return keep & ~gone
-
-    check_reachable(demands, kept(most), held_up)
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if met(demands, kept(middle)) else (middle + 1, high)
-    keep = kept(high)
-    marginal = float(scores[order[high - 1]]) if high else 0.0
+    may_go = ~(np.asarray(spared) | gone)
+    check_reachable(demands, ~(may_go | gone), held_up)
+    fixed = all(demand.quantity.costs is not None for demand in demands) and bool((scores >= 0).all())
+    lowest = (_lowest_of_fixed_costs if fixed else _lowest)(scores, demands, may_go, gone)
+    keep = ~gone
+    keep[lowest] = False
+    marginal = float(scores[lowest[-1]]) if len(lowest) else 0.0
     give_back(keep, scores, demands, gone)
     if exact:
         _exchange(keep, scores, demands, spared, gone)
     return Chosen(keep, marginal)
+
+
+def _lowest(scores, demands, may_go, gone):
+    """Positions of the groups of lowest score that have to go until all demands are met, the last one last."""
+    candidates = np.flatnonzero(may_go)
+    order = candidates[np.argsort(scores[candidates], kind="stable")]
+
+    def kept(count):
+        keep = ~gone
+        keep[order[:count]] = False
+        return keep
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(demands, kept(middle)) else (middle + 1, high)
+    return order[:high]
+
+
+def _lowest_of_fixed_costs(scores, demands, may_go, gone):
+    """The same where no cost depends on what else is kept; millions of single weights are not sorted for it.
+
+    Groups are counted by the leading bits of their scores, which order numbers that are not negative; only those are sorted
+    that have the bits of the last one that has to go.
+    """
+    candidates = np.flatnonzero(may_go)
+    own = scores[candidates] + 0.0  # a negative zero has a bit of its own
+    leading = own.view("int64") >> _DROPPED_BITS
+    costs = [demand.quantity.costs for demand in demands]
+    before = [float(cost[gone].sum()) for cost in costs]
+
+    def enough(steps):
+        """Whether all demands are met after each step, of which arrays tell what it costs."""
+        freed = [already + np.concatenate([[0.0], np.cumsum(step)]) for already, step in zip(before, steps)]
+        return freed, np.all([demand.met_without(sums) for demand, sums in zip(demands, freed)], axis=0)
+
+    freed, is_met = enough([np.bincount(leading, weights=cost[candidates]) for cost in costs])
+    if is_met[0]:
+        return candidates[:0]
+    last = int(np.argmax(is_met)) - 1 if is_met.any() else len(is_met) - 2
+    before = [sums[last] for sums in freed]
+    surely, unsure = np.flatnonzero(leading < last), np.flatnonzero(leading == last)
+    unsure = unsure[np.argsort(own[unsure], kind="stable")]
+    _, is_met = enough([cost[candidates[unsure]] for cost in costs])
+    count = int(np.argmax(is_met)) if is_met.any() else len(unsure)
+    return candidates[np.concatenate([surely, unsure[:count]])]
 
 
 def met(demands, keep):

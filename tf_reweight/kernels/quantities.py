@@ -17,6 +17,13 @@ class Quantity(abc.ABC):
     def changes(self, keep):
         """How much the amount would change, float64 `(groups,)`, if one group alone came back, or went."""
 
+    # Float64 `(groups,)`, what each group costs where that does not depend on the others; else None.
+    costs = None
+
+    def without(self, freed):
+        """The amounts, float64, without groups that cost `freed` together, an array; only where there are `costs`."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Linear(Quantity):
@@ -35,6 +42,9 @@ class Linear(Quantity):
 
     def changes(self, keep):
         return self.costs
+
+    def without(self, freed):
+        return float(self.costs.sum()) - freed + self.rest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +136,13 @@ class Curve(Quantity):
     inner: Quantity
     at_points: list
     is_points: list
+
+    @property
+    def costs(self):
+        return self.inner.costs
+
+    def without(self, freed):
+        return interpolated(self.inner.without(freed), self.at_points, self.is_points)
 
     def at(self, keep):
         return float(interpolated(self.inner.at(keep), self.at_points, self.is_points))

@@ -4,9 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight.graph.distribution import as_numpy, beside, sum_over_replicas
-from tf_reweight.graph.gradients import Listener, average, check_gradients, dense, on_examples
+from tf_reweight.graph.distribution import as_numpy, beside, can_count, sum_over_replicas
+from tf_reweight.graph.gradients import ENOUGH_BATCHES, Listener, average, check_gradients, dense, on_examples
 
+# Once it is known well enough how the loss reacts, one batch in so many is taken into the average: that reads and writes as
+# many numbers as the optimizer does, in a step that may do little else.
+_EVERY, _GOLDEN = 2, 0.6180339887
 # Of a kernel's mean: what a group has at least.
 _FLOOR = 1e-6
 
@@ -24,11 +27,12 @@ class Reactions(Listener):
 
     def __init__(self, pairs):
         super().__init__(self._see_squares)
-        self._watched = []
+        self._watched, self._every = [], 1
         for target, penalty in pairs:
             members = np.asarray(penalty.structure.num_members(target.standard_shape))
             with beside(target.variable):
                 kept, batches = (_state(shape) for shape in (members.shape, ()))
+                self._every = _EVERY if can_count() else 1
             self._watched.append((target, penalty.structure, members, kept, batches))
 
     @property
@@ -53,16 +57,28 @@ class Reactions(Listener):
             variable.assign(array)
 
     def _see_squares(self, gradients):
-        for target, structure, members, kept, batches in self._watched:
-            gradient = gradients.get(id(target.variable))
-            if gradient is None:
-                continue
+        # Outside of the choice below: inside it nobody knows the shape that rows which were looked up add up to.
+        found = [(watched, gradients.get(id(watched[0].variable))) for watched in self._watched]
+        seen = [(*watched, dense(gradient)) for watched, gradient in found if gradient is not None]
+        if self._every == 1 or not seen:
+            self._take(seen)
+            return
+        import tensorflow as tf
+
+        most = ops.max(ops.stack([batches.value for *_, batches in self._watched]))
+        # By the golden ratio: every second one would never see what comes in each other batch, such as one of two tasks.
+        turn = ops.floor(ops.cast(self._optimizer.iterations, "float32") * _GOLDEN)
+        due = ops.logical_or(most < ENOUGH_BATCHES, ops.equal(turn % self._every, 0))
+        tf.cond(due, lambda: self._take(seen), lambda: None)
+
+    def _take(self, seen):
+        for target, structure, members, kept, batches, gradient in seen:
             # Each replica has a part of the batch, and gradients of that alone.
-            whole = sum_over_replicas(dense(gradient))
+            whole = sum_over_replicas(gradient)
             squares = structure.squared_norms(target.layout.to_standard(whole))
             if members.max() > 1:
                 squares = squares / np.maximum(members, 1).astype("float32")
-            average(kept, batches, squares)
+            average(kept, batches, squares, self._every)
 
 
 def felt_kernels(model, targets, examples, batch_size=32):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight.graph.distribution import can_count
 from tf_reweight.graph.optimizers import zero_averages
 from tf_reweight.kernels.constraints import Inserted
 
@@ -33,7 +34,7 @@ class SoftThreshold(Inserted):
 
     def __init__(self, structure, layout, thresholds, inner=None, every=1):
         super().__init__(inner)
-        self.structure, self.layout, self.every = structure, layout, every if _can_gather() else 1
+        self.structure, self.layout, self.every = structure, layout, every if can_count() else 1
         # Untracked by the model, as in `Mask`.
         self.thresholds = keras.Variable(
             np.asarray(thresholds, "float32"), trainable=False, name="thresholds", autocast=False
@@ -45,10 +46,12 @@ class SoftThreshold(Inserted):
         weight = ops.convert_to_tensor(weight)
         if self.every == 1:
             return self._shrunk(weight, self.thresholds.value)  # no count, and nothing to choose between, in the step
+        import tensorflow as tf
+
         owed = self._owed.value + 1.0
         due = owed >= self.every
         self._owed.assign(ops.where(due, 0.0, owed))
-        return ops.cond(due, lambda: self._shrunk(weight, owed * self.thresholds.value), lambda: weight)
+        return tf.cond(due, lambda: self._shrunk(weight, owed * self.thresholds.value), lambda: weight)
 
     def flush(self, variable, optimizer):
         """Shrinks a variable by what its last steps still owe; outside of a training step.
@@ -65,12 +68,3 @@ class SoftThreshold(Inserted):
     def _shrunk(self, weight, thresholds):
         shrunk = self.structure.shrunk(self.layout.to_standard(ops.cast(weight, "float32")), thresholds)
         return ops.cast(self.layout.from_standard(shrunk), weight.dtype)
-
-
-def _can_gather():
-    """Whether a count can be kept inside a training step: in TensorFlow's, where there is one copy of a variable."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.distribute.has_strategy()
