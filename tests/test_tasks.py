@@ -14,12 +14,14 @@ import tf_reweight as tfr
 from tests import tasks
 from tf_reweight import export
 from tf_reweight.cli import main
-from tf_reweight.data import code
+from tf_reweight.data import code, feeds
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.reports.sensitivity import sensitivity
+from tf_reweight.workflow import scoring
 from tf_reweight.workflow.carried import compile_for_file
 from tf_reweight.workflow.folder import Folder
 from tf_reweight.workflow.run import Run
-from tf_reweight.workflow.task import Task
+from tf_reweight.workflow.task import Task, of_model
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).parent.parent
@@ -276,6 +278,66 @@ def test_a_class_that_measures_by_itself_is_asked(tmp_path, eager_steps):
     said = console.file.getvalue().splitlines()
     # Before the first training, and in the report.
     assert said[0].startswith("files: own_error of files cannot be measured") and alarm["look"] in said[0]
+
+
+def compiled_metrics(self, data):
+    """A `test_step` as Keras' guide writes it: the logs hold a dict of all that was compiled."""
+    x, y = data
+    outputs = self(x, training=False)
+    self.compute_metrics(x, y, outputs)
+    loss = self.compute_loss(x, y, outputs)
+    for metric in self.metrics:
+        if metric.name == "loss":
+            metric.update_state(loss)
+    return {metric.name: metric.result() for metric in self.metrics}
+
+
+def own_logs(self, data):
+    x, y = data
+    loss = self.compute_loss(x, y, self(x, training=False))
+    return {"loss": loss, "doubled_loss": 2 * loss}
+
+
+def results_alone(self, data):
+    return self.get_metrics_result()
+
+
+def with_own(**steps):
+    """The classifier of `tasks`, with an accuracy and with steps of its class's own."""
+    plain, x, y = tasks.integer_labels()
+    model = type("Steps", (keras.Model,), steps)(plain.input, plain.output)
+    model.compile("sgd", plain.loss, metrics=["accuracy"])
+    return model, (x, y)
+
+
+@pytest.mark.parametrize("step, names", [(compiled_metrics, ["loss", "accuracy"]), (own_logs, ["loss", "doubled_loss"])])
+def test_figures_of_a_test_step_are_those_that_evaluate_gives(step, names):
+    """A dict among the logs ended in the words of Python; an own log stands for itself, though nothing updates the accuracy."""
+    model, (x, y) = with_own(test_step=step)
+    scorer, feed = scoring.Scorer(of_model(model), model, x[:8]), feeds.feed(model, (x, y), "train")
+    scorer.begin((x[:8], y[:8], None))
+    assert [metric.name for metric in scorer.metrics] == names
+    model.fit(x, y, verbose=0)  # makes the accuracy, for whose result Keras asks
+    evaluated = model.evaluate(x, y, batch_size=len(x), verbose=0, return_dict=True)
+    assert scorer.of_model(model, feed) == pytest.approx(evaluated, rel=1e-5)
+
+
+def test_steps_that_leave_compiled_metrics_without_a_value_are_told_what_to_call(tmp_path):
+    """Keras said "Cannot get result() since the metric has not yet been built" in the middle of a training."""
+    asked = r"Steps must update them.*Received: metrics=\['accuracy'\]\. Call `self.compute_metrics"
+    model, data = with_own(test_step=results_alone)
+    with pytest.raises(ValueError, match=asked):
+        compress(model, data, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "dense.keras").exists()
+    model, data = with_own(test_step=own_logs, train_step=lambda self, data: {"loss": 0.0})
+    with pytest.raises(ValueError, match=asked):
+        compress(model, data, out=tmp_path / "another")
+    with pytest.raises(ValueError, match=asked):
+        sensitivity(model, data, sparsities=(0.5,), monitor="doubled_loss")
+    # Another error of the user's own is as it was.
+    model, data = with_own(test_step=lambda self, data: int("ten"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        compress(model, data, out=tmp_path / "third")
 
 
 def test_a_model_trained_before_is_not_trained_again_and_class_weights_count(tmp_path):

@@ -13,6 +13,7 @@ from tf_reweight.data.examples import checked, input_specs, packed, take_labelle
 from tf_reweight.data.labelled import of_one_output, parted
 from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.steps import updated_metrics
 from tf_reweight.kernels import allocation
 from tf_reweight.kernels.selection import select
 from tf_reweight.kernels.table import LeftOut
@@ -141,7 +142,8 @@ def _metric_on(model, data, monitor):
     given = tuple(data) if is_sequence(data) and len(data) == 2 else (data,)
 
     def measure():
-        found = model.evaluate(*given, verbose=0, return_dict=True)
+        with updated_metrics(model):
+            found = model.evaluate(*given, verbose=0, return_dict=True)
         if monitor not in found:
             raise ValueError(errors.unknown("metric of the model", monitor, tuple(found)))
         return float(found[monitor])

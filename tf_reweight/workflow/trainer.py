@@ -7,6 +7,7 @@ from tf_reweight import registry
 from tf_reweight.data.raised import as_raised
 from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.graph.beforehand import build_training
+from tf_reweight.graph.steps import updated_metrics
 from tf_reweight.records import fields_of
 from tf_reweight.reports.curves import Curves
 from tf_reweight.reports.progress import EpochLines
@@ -60,7 +61,8 @@ class Trainer(abc.ABC):
             One record per epoch, those before an interruption included; see `reports.curves.Curves`.
 
         Raises:
-            ValueError: when the loss or a weight is not finite, at the epoch in which that happens.
+            ValueError: when the loss or a weight is not finite, at the epoch in which that happens; for a class whose own steps
+                leave its compiled metrics without a value.
         """
         trainee, name, folder = self.trainee(model, context), context.stage.name, context.folder
         if not trainee.built:
@@ -75,7 +77,7 @@ class Trainer(abc.ABC):
             EpochLines(label, context.console), *context.callbacks(name),
         ]  # fmt: skip
         validating = context.data.validating()
-        with as_raised(batches, validating.get("validation_data")):
+        with as_raised(batches, validating.get("validation_data")), updated_metrics(trainee):
             trainee.fit(
                 batches,
                 shuffle=False,  # arrays are shuffled in an order of their own, that a resumed run finds again
