@@ -63,7 +63,9 @@ BAD = [
     ("one_sigmoid", (X, np.full(8, 2.0)), {}, r"must be in 0..1"),
     ("two_outputs", (X, {"boxes": np.zeros((8, 4))}), {}, "must hold labels for each output"),
     ("two_outputs", (X, {"boxs": np.zeros((8, 4)), "kind": np.zeros(8, int)}), {}, "Did you mean 'boxes'"),
-    ("two_outputs", (X, np.zeros((8, 4))), {}, "must hold labels for each output, 2"),
+    ("two_outputs", (X, np.zeros((8, 4))), {}, "must hold labels for each output, 2.*None for an output without loss"),
+    ("two_outputs", (X, [np.zeros((8, 4)), None]), {}, r"must hold labels .*Received: labels=.'boxes'.. Add 'kind'\."),
+    ("two_outputs", (X, {"kind": np.zeros(8, int), "boxes": None}), {}, r"Received: labels=.'kind'.. Add 'boxes'\."),
     ("segmentation", (X, np.zeros((8, 4, 4), int)), {}, "must have the shape"),
     ("integer_labels", (X, np.zeros(8, int), np.ones(8)), WEIGHTS, "cannot stand beside weights of the examples"),
     ("two_outputs", (X, {"boxes": np.zeros((8, 4)), "kind": np.zeros(8, int)}), WEIGHTS, "for models with one output"),
@@ -108,6 +110,73 @@ def test_a_model_that_adds_its_own_loss_alone_needs_no_labels_but_a_loss(loss, t
     for config in ({}, {"distill": {"weight": 0.5}}):
         with pytest.raises(ValueError, match="with a loss on an output.*Received: loss=.*a test_step beside its train_step"):
             tfr.compress(model, train, out=tmp_path / "run", console=QUIET, config=config)
+
+
+def half_labelled(metrics, kind=keras.Model, form=dict):
+    """A net of two outputs, of which only the first has a loss."""
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(4)(inputs)
+    outputs = {name: keras.layers.Dense(2, name=name)(hidden) for name in "ab"}
+    model = kind(inputs, outputs if form is dict else list(outputs.values()))
+    model.compile("sgd", {"a": "mse", "b": None}, metrics=metrics)
+    return model
+
+
+ONE = np.random.default_rng(0).random((16, 8)).astype("float32")
+FEW = {"precisions": ["float32"], "latency_runs": 1, "representative": 8, "verify": 8, "pack": False}
+UNREAD = pytest.mark.filterwarnings(
+    "ignore:No loss is about the outputs b", "ignore:Only .* training steps come before", "ignore:Gradients do not exist for"
+)
+
+
+@UNREAD
+@pytest.mark.parametrize("form, labels", [(dict, {"a": ONE[:, :2], "b": None}), (list, [ONE[:, :2], None])])
+def test_an_output_without_loss_and_metrics_may_have_none_for_labels(form, labels, tmp_path):
+    """As in Keras' own `fit` of arrays: the first batch of the training had ended in the words of Python."""
+    config = {"export": FEW, "train": {"batch_size": 8}}
+    epochs = {"train": 1, "regularize": 1, "retrain": 1}
+    options = {"epochs": epochs, "config": config, "out": tmp_path / "run", "console": QUIET}
+    result = tfr.compress(half_labelled({"a": ["mae"], "b": None}, form=form), (ONE, labels), **options)
+    assert {metric["name"] for metric in result["metrics"]} == {"loss", "a_mae"}
+    assert result["stages"][-1]["validation"]["a_mae"] > 0
+
+
+@UNREAD
+@pytest.mark.parametrize(
+    "metrics, labels, told",
+    [
+        ({"a": ["mae"], "b": None}, {"a": ONE[:, :2]}, r"must name each output.*Received: labels=\['a'\]\. Add 'b': None\."),
+        ({"b": ["mae"]}, {"a": ONE[:, :2]}, r"that has a loss or metrics. Received: labels=\['a'\]\. Add 'b'\."),
+        ({"b": ["mae"]}, {"a": ONE[:, :2], "b": None}, r"that has a loss or metrics. Received: labels=\['a'\]\. Add 'b'\."),
+    ],
+)
+def test_labels_that_metrics_need_are_asked_for(metrics, labels, told, tmp_path):
+    """Keras says KeyError: 'b'."""
+    with pytest.raises(ValueError, match=told):
+        tfr.compress(half_labelled(metrics), (ONE, labels), out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+@pytest.mark.parametrize("loss", ["mse", {"a": "mse", "b": "mse"}])
+@pytest.mark.parametrize(
+    "form, labels, told",
+    [
+        (dict, {"a": ONE[:, :2]}, r"each output that OwnLoss measures.*Received: labels=\['a'\]\. Add 'b', or compile"),
+        (list, ONE[:, :2], r"each output that OwnLoss measures.*Received: labels=\['a'\]\. Add 'b', or compile"),
+        (list, [ONE[:, :2], None], r"no None among its labels.*Received: labels=\[\(\d+, 2\), None\]\. In a dict leave out"),
+    ],
+)
+def test_a_class_with_a_loss_of_its_own_is_told_which_output_has_no_labels(loss, form, labels, told, tmp_path):
+    """It may take labels of any form; Keras' `compute_loss` then said KeyError, or that structures differ."""
+    model = half_labelled(None, OwnLoss, form)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=told):
+        tfr.compress(model, (ONE, labels), out=tmp_path / "run", console=QUIET)
 
 
 def test_class_weights_need_labels():

@@ -12,16 +12,18 @@ class Shuffled(keras.utils.PyDataset):
 
     Args:
         x: array, or structure of arrays, `(num, ...)`.
-        y: labels, the same; or None.
+        y: labels, the same; or None. None for one output of several is zeros here, which nothing reads: Keras takes a None in
+            arrays for an output without loss and metrics, and none in batches.
         batch_size: examples per batch.
         seed: of the order.
-        weight: sample weights, the same; or None.
+        weight: sample weights, the same; or None. None for one output of several is ones.
     """
 
     def __init__(self, x, y, batch_size, seed=0, weight=None):
         super().__init__()
-        self.parts = tuple(part for part in (x, y, weight) if part is not None)
         self.num = len(keras.tree.flatten(x)[0])
+        parts = ((x, 0.0), (y, 0.0), (weight, 1.0))
+        self.parts = tuple(self._filled(part, value) for part, value in parts if part is not None)
         self.batch_size, self.seed = batch_size, seed
         self.start(0)
 
@@ -33,6 +35,10 @@ class Shuffled(keras.utils.PyDataset):
     def epochs_in_order(self):
         """A callback that tells which epoch it is, also where a resumed `fit` begins with a later one."""
         return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.start(epoch))
+
+    def _filled(self, part, value):
+        filler = np.full((self.num,), value, "float32")
+        return keras.tree.map_structure(lambda array: filler if array is None else array, part)
 
     def __len__(self):
         return -(-self.num // self.batch_size)

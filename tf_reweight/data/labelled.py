@@ -35,7 +35,7 @@ class Labelled:
         x = packed(model, [array[rows] for array in self.arrays])
         if self.labels is None:
             return x, None
-        return x, keras.tree.map_structure(lambda array: np.asarray(array)[rows], self.labels)
+        return x, keras.tree.map_structure(lambda array: None if array is None else np.asarray(array)[rows], self.labels)
 
 
 def read(model, x, y=None, argument="x"):
@@ -53,7 +53,8 @@ def read(model, x, y=None, argument="x"):
     arrays, found = take_labelled(model, x, argument)
     arrays, labels = checked(arrays, input_specs(model, arrays), argument), found if y is None else y
     check_indices(model, arrays, argument)
-    shapes = [np.shape(array) for array in keras.tree.flatten(labels)] if labels is not None else [arrays[0].shape]
+    present = [array for array in keras.tree.flatten(labels) if array is not None]
+    shapes = [np.shape(array) for array in present] if labels is not None else [arrays[0].shape]
     if not shapes or any(shape[:1] != arrays[0].shape[:1] for shape in shapes):
         fix = "Pass an array with as many labels as examples."
         received = {"labels": shapes[:5], "examples": len(arrays[0])}
@@ -85,10 +86,18 @@ def in_order(y, names, argument):
         return [y.get(name) for name in names]
     labels = keras.tree.flatten(y)
     if len(labels) != len(names):
-        fix = f"In this order: {names}."
+        fix = f"In this order: {names}, None for an output without loss and metrics."
         expected = f"`{argument}` must hold labels for each output, {len(names)}."
         raise ValueError(errors.message(expected, fix, labels=[np.shape(label) for label in labels]))
     return labels
+
+
+def unlabelled(y, names):
+    """The names of the outputs that labels, in any form in which `fit` takes them, say nothing of."""
+    if keras.tree.is_nested(y) and not is_sequence(y):
+        return [name for name in names if y.get(name) is None]
+    labels = keras.tree.flatten(y)
+    return [name for position, name in enumerate(names) if position >= len(labels) or labels[position] is None]
 
 
 def of_one_output(model, y):

@@ -33,7 +33,7 @@ def constant_outputs(task, scorer, feed):
         if any(part is None for part in parts):
             return None
         sums = parts if sums is None else [one + other for one, other in zip(sums, parts)]
-        num += len(keras.tree.flatten(y)[0])
+        num += next(len(label) for label in given if label is not None)
     return [_answer(loss, total / num, output) for loss, total, output in zip(losses, sums, outputs)]
 
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence
-from tf_reweight.data.labelled import in_order
-from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, loss_name, losses_of
+from tf_reweight.data.labelled import in_order, unlabelled
+from tf_reweight.graph.losses import BINARY, ONE_HOT, OVERLAP, QUANTITIES, SPARSE, loss_name, losses_of, metrics_of
 
 
 # What a model trains and is measured by without labels; a train_step alone measures nothing.
@@ -25,6 +25,8 @@ def check_labels(task, scorer, feed, argument):
         ValueError: for a task without a loss, missing labels or outputs, classes as integers where one-hot is expected and the
             other way round, classes beyond the outputs, shapes that do not fit.
     """
+    if scorer.has_own_steps:
+        _check_for_own_steps(feed.labels(), argument)
     if task.by_class is not None or scorer.by_class:
         return
     if all(loss is None for loss in keras.tree.flatten(task.loss)):
@@ -39,15 +41,40 @@ def check_labels(task, scorer, feed, argument):
     # Several losses of a single output add up.
     single = len(scorer.names) == 1 and is_sequence(task.loss)
     losses = [task.loss] if single else losses_of(task.loss, scorer.names)
+    _check_present(task, losses, y, scorer.names, argument)
     for name, loss, label, output in zip(scorer.names, losses, labels, keras.tree.flatten(scorer.outputs)):
-        if loss is not None and label is None:
-            expected = f"`{argument}` must hold labels for each output that has a loss."
-            raise ValueError(errors.message(expected, f"Add {name!r}.", labels=sorted(y)))
         if loss is not None:
             _check_numbers(label, f"output {name!r}", argument)
             for each in keras.tree.flatten(loss):
                 cleaned = _without(np.asarray(label), getattr(each, "ignore_class", None))
                 _check(loss_name(each), cleaned, output, f"output {name!r}", argument)
+
+
+def _check_for_own_steps(y, argument):
+    """Raises where a class with steps of its own would get other labels than it was given: batches hold no None."""
+    labels = keras.tree.flatten(y)
+    if any(label is None for label in labels) and len(labels) > 1:
+        expected = f"`{argument}` must hold no None among its labels: the model's class trains or measures by itself."
+        fix = "In a dict leave out what has no labels, or pass an array that the class passes over."
+        shapes = [label if label is None else np.shape(label) for label in labels]
+        raise ValueError(errors.message(expected, fix, labels=shapes))
+
+
+def _check_present(task, losses, y, names, argument):
+    """Raises where labels are missing of an output that is measured by them."""
+    missing = unlabelled(y, names)
+    metrics = [metrics_of(given, names) for given in (task.metrics, task.weighted_metrics) if given]
+    measuring = [[item for item in keras.tree.flatten(each) if item is not None] for each in zip(losses, *metrics)]
+    needed = [name for name, measures in zip(names, measuring) if measures and name in missing]
+    received = {"labels": [name for name in names if name not in missing]}
+    if needed:
+        expected = f"`{argument}` must hold labels for each output that has a loss or metrics."
+        raise ValueError(errors.message(expected, f"Add {', '.join(map(repr, needed))}.", **received))
+    if metrics and missing and isinstance(y, dict) and not set(missing) <= set(y):
+        # Keras looks up each output in them as soon as any has a metric.
+        expected = f"The labels of `{argument}` must name each output, where the model is compiled with metrics."
+        fix = f"Add {', '.join(f'{name!r}: None' for name in missing if name not in y)}."
+        raise ValueError(errors.message(expected, fix, **received))
 
 
 def _check_numbers(label, output, argument):

@@ -17,6 +17,8 @@ from tf_reweight.graph.losses import losses_of, metrics_of
 from tf_reweight.workflow import outputs as by_output
 
 _LOSS = "loss"
+# How Keras' `compute_loss` says that labels are missing.
+_UNLABELLED = ("can't be found in either the model's output", "y_true and y_pred have different structures")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Scorer:
         self.outputs = outputs_of(model, x)
         self.names = names_of(model, self.outputs)
         self.by_class = compiled.measures_by_itself(model) or task.by_class is not None
+        self.has_own_steps = self.by_class or compiled.trains_by_itself(model)
         if not self.by_class:
             by_output.check(task, model, self.outputs, self.names)
         self._probe, self.metrics, self.kinds = None, (), []
@@ -73,7 +76,23 @@ class Scorer:
                 self._task.compile(self._probe, self._task.learning_rate)
                 self.metrics = () if self.by_class else self._known((self.outputs, *batch[1:]))
         if self.by_class:
-            self.metrics = self._known(batch)
+            with self._told_of_missing(batch[1]):
+                self.metrics = self._known(batch)
+
+    @contextlib.contextmanager
+    def _told_of_missing(self, y):
+        """Within it Keras' error on labels for some outputs alone, which a user's class may take, names those without any."""
+        try:
+            yield
+        except (KeyError, ValueError) as error:
+            missing = labelled.unlabelled(y, self.names)
+            if not missing or not any(said in str(error) for said in _UNLABELLED):
+                raise
+            received = {"labels": [name for name in self.names if name not in missing]}
+            owner = type(self._model).__name__
+            expected = f"`train` must hold labels for each output that {owner} measures by the compiled loss."
+            fix = f"Add {', '.join(map(repr, missing))}, or compile the model with None as their loss."
+            raise ValueError(errors.message(expected, fix, **received)) from error
 
     @contextlib.contextmanager
     def _explained(self):
