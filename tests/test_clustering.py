@@ -114,6 +114,19 @@ def test_reports_of_clustered_kernels(num, zeros):
         assert (kernel.error > 1e-3) == (num < 20)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("exponent", [-90, 60, 100])
+def test_very_small_and_very_large_weights_are_clustered_as_others(exponent, per_channel):
+    """Their squares are no float32: small kernels had one value, and of large ones the error was NaN."""
+    model, scaled = net(), net()
+    for layer, other in zip(model.layers, scaled.layers):
+        other.kernel.assign(np.ldexp(np.asarray(layer.kernel), exponent))
+    report, found = [quantization.cluster(each, 4, per_channel=per_channel) for each in (model, scaled)]
+    assert [kernel.error for kernel in found.kernels] == pytest.approx([kernel.error for kernel in report.kernels], rel=1e-4)
+    for kernel, other in zip(kernels(model), kernels(scaled)):
+        np.testing.assert_allclose(np.ldexp(other, -exponent), kernel, rtol=1e-5)
+
+
 def test_channels_that_share_nothing():
     """One of zeros, one with a single value, and others with more than there are clusters."""
     model = net()

@@ -198,7 +198,9 @@ def cluster(model, num_clusters=16, *, layers=None, per_channel=False, include_f
         channels = _channels(kernel, item.target.layout, per_channel)
         values = [centroids(row[row != 0], num_clusters - bool((row == 0).any())) for row in channels]
         moved = _hold(item.target, kernel, values)
-        error = float(np.sqrt(np.sum((moved - kernel) ** 2) / max(np.sum(kernel**2), 1e-30)))
+        # Squares of weights from 2e19 on are more than float32 holds.
+        old, new = kernel.astype("float64"), moved.astype("float64")
+        error = float(np.sqrt(np.sum((new - old) ** 2) / max(np.sum(old**2), np.finfo("float64").tiny)))
         most = max(len(np.unique(row)) for row in _channels(moved, item.target.layout, per_channel))
         kernels.append(ClusteredKernel(item.target.name, most, kernel.size, error))
     _renew_steps(model, [item.target for item in selected if item.target.name not in names])
@@ -247,9 +249,12 @@ def centroids(weights, num, seed=0):
     if len(weights) > _SAMPLE:
         # The ends stay in, or the values would not reach as far as the weights.
         weights = np.concatenate([np.random.default_rng(seed).choice(weights, _SAMPLE, replace=False), distinct[[0, -1]]])
-    start = np.linspace(distinct[0], distinct[-1], num, dtype="float32")[:, None]
+    # k-means squares float32. A power of two brings the weights to 1, which rounds none of them.
+    exponent = np.frexp(np.abs(distinct[[0, -1]]).max())[1]
+    weights, ends = np.ldexp(weights, -exponent), np.ldexp(distinct[[0, -1]], -exponent)
+    start = np.linspace(*ends, num, dtype="float32")[:, None]
     means = extras.load("sklearn.cluster", _WHAT).KMeans  # here, since importing it takes a second
-    found = np.unique(means(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_)
+    found = np.ldexp(np.unique(means(num, init=start, n_init=1).fit(weights[:, None]).cluster_centers_), exponent)
     # A centroid at zero would make zeros of weights that were not pruned.
     return found[found != 0].astype("float32")
 
