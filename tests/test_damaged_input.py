@@ -10,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -229,6 +230,35 @@ def test_damage_is_told_alike_by_all_who_read_a_file(tmp_path):
         said = {within_memory(read) for read in readers}
         assert len(said) == 1 and words in str(said), said
         assert path.read_bytes() == content
+
+
+def seen_by_litert_alone(content):
+    """A damaged file that its readers in Python take: a name that points outside."""
+    for start in range(16, len(content) - 40, 8):
+        damaged = content[:start] + bytes(40) + content[start + 40 :]
+        try:
+            flatbuffer.parse(damaged)
+            Interpreter(model_content=damaged)
+        except ValueError as error:
+            if "not a valid Flatbuffer" in str(error):
+                return damaged
+    raise AssertionError("none found")
+
+
+def test_damage_that_litert_alone_sees_is_told_alike(file, tmp_path, capsys):
+    """`inspect` showed what it had read of a file that no phone opens, and ended well."""
+    path, content = tmp_path / "a.tflite", seen_by_litert_alone(file)
+    path.write_bytes(content)
+    assert export.inspect_tflite(path).num_bytes == len(content)
+    told = flatbuffer.unfit(content, path)
+    assert main.console(["inspect", str(path)]) == 2 and told in capsys.readouterr().err
+    assert {within_memory(lambda: execution.Runner(path)), within_memory(lambda: export.check_file(path))} == {told}
+    # What this LiteRT does not have is no damage.
+    model = flatbuffer.read(file)
+    model.operatorCodes[0].version = 99
+    path.write_bytes(flatbuffer.write(model))
+    assert main.console(["inspect", str(path)]) == 0
+    assert "LiteRT refuses the file, so that where its operations run is not known" in capsys.readouterr().out
 
 
 def test_a_file_that_litert_refuses_is_not_packed_where_nothing_shrinks(file, tmp_path):

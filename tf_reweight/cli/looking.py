@@ -10,19 +10,21 @@ from tf_reweight.cli.model_argument import define_import, loaded
 def inspect(values, positional):
     """What is in a file, and where its operations run."""
     from tf_reweight.export import inspect_tflite
-    from tf_reweight.tflite import apart, operations
+    from tf_reweight.tflite import apart, flatbuffer, operations
     from tf_reweight.tflite import shapes as input_shapes
     from tf_reweight.tflite.execution import read_file
 
     path, shapes = one(positional, "FILE.tflite"), shapes_of(values.shape)
-    summary = inspect_tflite(path)
+    summary, content = inspect_tflite(path), read_file(path)
     figures = {**summary.to_dict(), "foreign": list(operations.foreign(summary.ops)), "delegation": None, "not_loaded": ""}
     tables = summary.to_tables()
     try:
-        found = apart.delegation(read_file(path), shapes, path)
+        found = apart.delegation(content, shapes, path)
     except input_shapes.Unfit:
         raise
     except ValueError as error:
+        if str(error) == flatbuffer.unfit(content, path):
+            raise  # of a damaged file nothing that was read is certain
         # Everything else about the file is known all the same.
         figures["not_loaded"] = str(error)
     else:
@@ -38,7 +40,7 @@ def _say(figures):
     for sentence in figures["foreign"]:
         print(f"{sentence}.")
     if figures["not_loaded"]:
-        print(f"Where its operations run is not known: {figures['not_loaded']}")
+        print(f"LiteRT refuses the file, so that where its operations run is not known: {figures['not_loaded']}")
 
 
 # Flags of `check` that have no effect without another.

@@ -8,6 +8,8 @@ from tf_reweight.tflite.file_graph import Graph
 
 # What LiteRT says of operations, or of versions of them, that it does not have.
 _TOO_NEW = ("Didn't find op for builtin opcode", "newer model", "schema version", "Op builtin_code out of range")
+# What LiteRT's own look at a flatbuffer says, which finds more than the schema's reader.
+_DAMAGED = "not a valid Flatbuffer"
 _UPDATE = "Update it (pip install -U ai-edge-litert), or convert the model with the version that runs it."
 
 
@@ -20,6 +22,8 @@ def message(content, error, name):
         name: of the file.
     """
     said = " ".join(str(error).split())
+    if _DAMAGED in said:
+        return flatbuffer.unfit(content, name)
     model = flatbuffer.parse(content, name)
     foreign = operations.foreign(name for number in range(len(model.subgraphs)) for name in Graph(model, number).names)
     if foreign:
