@@ -9,7 +9,7 @@ import pytest
 
 from tf_reweight import data, export
 from tf_reweight.data import models
-from tf_reweight.export import recurrent, samples, verification
+from tf_reweight.export import conversion, recurrent, samples, verification
 from tf_reweight.pruning.masked import Masked
 from tf_reweight.pruning.prune import prune
 from tf_reweight.tflite import flatbuffer
@@ -534,3 +534,22 @@ def test_comparison_against_a_plain_loop():
     assert relative == pytest.approx((sum(e * e for e in errors) / sum(x * x for x in first.ravel())) ** 0.5)
     assert compare([first], [first]) == (0.0, 0.0)
     assert compare([first], [second[:4]])[1] == np.inf
+
+
+def test_the_second_step_is_repeated_while_it_leaves_a_split_in_floats(tmp_path):
+    """Of the same calibrated LSTM the converter makes one of two files, by chance."""
+    inputs = keras.Input((8,))
+    first, second = keras.ops.split(keras.layers.Dense(8)(inputs), 2, axis=-1)
+    model = keras.Model(inputs, keras.layers.Dense(2)(first * keras.ops.sigmoid(second)))
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
+    files = []
+    for precision in ("float32", "int8"):
+        export.export_tflite(model, tmp_path / "a.tflite", precision, *[x] if precision == "int8" else [])
+        files.append((tmp_path / "a.tflite").read_bytes())
+    in_floats, in_integers = files
+    for made, expected, num in (
+        ([in_integers], in_integers, 1), ([in_floats, in_floats, in_integers], in_integers, 3), ([in_floats] * 9, in_floats, 6),
+    ):  # fmt: skip
+        calls = []
+        step = lambda *given: calls.append(given) or made[len(calls) - 1]  # noqa: B023, E731
+        assert conversion._in_integers(step, "folder", {}, None) == expected and calls == [("folder", {}, None)] * num
