@@ -1,9 +1,13 @@
 """What tells a model and its training from others: all that changes a run, and nothing that a process makes by itself."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
+from tf_reweight.data import code
+from tf_reweight.workflow import differences
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.fingerprints import fingerprint, name_of
 
@@ -136,3 +140,109 @@ def test_a_class_with_a_compile_of_its_own_is_told_by_what_it_says():
     model.compile("sgd", 0.25)
     assert before["compile"]["rate"] == 0.5 and mark(model)["compile"]["rate"] == 0.25
     assert np.all([before[name] == value for name, value in mark(model).items() if name != "compile"])
+
+
+OWN_PARTS = """
+import keras, tensorflow as tf
+from keras import ops
+
+class Other:
+    pass
+
+class Base(keras.layers.Layer):
+    def helper(self, x):
+        return x + 0.0
+
+class Scale(Base):
+    by = 1.0
+    def call(self, x):
+        return self.helper(x) * self.by
+
+class Loss(keras.losses.Loss):
+    def call(self, y, outputs):
+        return 31.0 * ops.mean(ops.square(y - outputs), -1)
+
+class Metric(keras.metrics.Mean):
+    @property
+    def factor(self):
+        return 5.0
+    def update_state(self, y, outputs, sample_weight=None):
+        return super().update_state(self.factor * ops.mean(y - outputs))
+
+@tf.function
+def gradient_of(x):
+    return x - 11.0
+
+class Own(keras.Model):
+    def train_step(self, data):
+        return 13.0 * super().train_step(data)
+
+class Penalty(keras.regularizers.Regularizer):
+    def __call__(self, kernel):
+        return 17.0 * ops.sum(kernel)
+    def get_config(self):
+        return {}
+
+def shifted(by=19.0):
+    def activation(x):
+        return x + by
+    return activation
+
+def make():
+    L = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    x = L.Lambda(lambda x: x - 23.0)(Scale()(inputs))
+    x = L.TimeDistributed(L.Dense(3, kernel_regularizer=Penalty()))(L.Reshape((2, 2))(x))
+    x = L.Activation(shifted())(x)
+    model = Own(inputs, L.Dense(1, activation=gradient_of)(L.Flatten()(x)), name="own")
+    model.compile("sgd", loss=[Loss()], metrics=[[Metric(name="mine")]])
+    return model
+"""
+
+
+def changed(tmp_path, old, new, text=OWN_PARTS):
+    """What differs after an edit of a file, in words; nothing where all is the same."""
+    marks = []
+    for source in (text, text.replace(old, new)):
+        (tmp_path / "parts.py").write_text(source)
+        marks.append(json.dumps(mark(code.imported(tmp_path / "parts.py").make())))
+    assert text != source and marks[0] == json.dumps(json.loads(marks[0]))
+    return differences.told(differences.of_given(*marks))
+
+
+@pytest.mark.parametrize(
+    "old, new, names",
+    [
+        ("self.helper(x) *", "self.helper(x) * -", ["Scale.call"]), ("x + 0.0", "x + 1.0", ["Base.helper"]),
+        ("by = 1.0", "by = 2.0", ["Scale"]), ("31.0", "8.0", ["Loss.call"]), ("5.0\n", "4.0\n", ["Metric.factor"]),
+        ("11.0", "12.0", ["gradient_of"]), ("13.0", "14.0", ["Own.train_step"]), ("17.0", "18.0", ["Penalty.__call__"]),
+        ("19.0", "20.0", ["shifted.<locals>.activation"]), ("x - 23.0", "x - 24.0", ["make.<locals>.<lambda>"]),
+        ("x + by", "x * by", ["shifted.<locals>.activation"]),
+        ("Scale(Base)", "Scale(Base, Other)", ["Scale", "Other"]),
+    ],
+)  # fmt: skip
+def test_code_of_classes_and_functions_of_the_users_is_told(old, new, names, tmp_path):
+    """A layer whose `call` was edited made the file of another network, with all stages done before."""
+    text = changed(tmp_path, old, new)
+    assert [part.partition(" (fingerprint")[0] for part in text.split("; ")] == [f"the code of {name}" for name in names]
+
+
+def test_where_code_stands_is_no_difference(tmp_path):
+    assert changed(tmp_path, "import keras,", "# a comment\n\nimport keras,") == ""
+
+
+def test_parts_of_keras_have_no_code_and_folders_of_older_versions_go_on():
+    new = mark(made(metrics=["mae", keras.metrics.AUC()], optimizer=keras.optimizers.Adam(1e-3)))
+    assert new["code"] == {}
+    old = {name: value for name, value in mark(made(loss="own")).items() if name != "code"}
+    assert differences.of_given(json.dumps(old), json.dumps(mark(made(loss="own")))) == {}
+    assert "loss" in differences.of_given(json.dumps(old), json.dumps(mark(made(loss="own", gamma=3.0))))
+
+
+def test_a_training_in_between_changes_no_code(tmp_path):
+    (tmp_path / "parts.py").write_text(OWN_PARTS.replace("13.0 * super()", "super()"))
+    model = code.imported(tmp_path / "parts.py").make()
+    before = mark(model)["code"]
+    model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
+    assert mark(model)["code"] == before and len(before) > 8

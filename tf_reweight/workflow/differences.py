@@ -14,6 +14,9 @@ _MISSING = "(not said)"
 # Of weights and examples a run keeps a SHA-256 in `given.json`: who reads it needs to know of what, and that it differs.
 _DIGEST = re.compile("[0-9a-f]{64}")
 _DIGESTED = {"weights": "the weights of the model", "layers": "the layers of the model and their settings"}
+# What code of the user's does, by the name of each class and function; runs of older versions have not written that down.
+CODE = "code"
+_OF_CODE = f"{CODE}."
 
 
 def of_configurations(held, asked):
@@ -37,7 +40,12 @@ def of_given(held, asked):
     """The same for what a run was given besides its configuration, JSON texts or None."""
     if held == asked:
         return {}
-    return _between(*(json.loads("{}" if text is None else text) for text in (held, asked)))
+    old, new = (json.loads("{}" if text is None else text) for text in (held, asked))
+    codes = [values.pop(CODE, None) for values in (old, new)]
+    if None in codes and old == new:
+        return {}
+    codes = [{f"{_OF_CODE}{name}": told for name, told in (code or {}).items()} for code in codes]
+    return _between(*({**values, **code} for values, code in zip((old, new), codes)))
 
 
 def check_whole(path, held, asked):
@@ -77,7 +85,8 @@ def _difference(key, old, new):
     if not any(digests):
         return f"{key}: {_short(old)} there, {_short(new)} now"
     there, now = (value[:8] if is_digest else _MISSING for value, is_digest in zip((old, new), digests))
-    return f"{_DIGESTED.get(key, f'the {key}')} (fingerprint {there} there, {now} now)"
+    name = f"the code of {key.removeprefix(_OF_CODE)}" if key.startswith(_OF_CODE) else _DIGESTED.get(key, f"the {key}")
+    return f"{name} (fingerprint {there} there, {now} now)"
 
 
 def _between(held, asked):

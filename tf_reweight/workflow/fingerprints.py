@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import re
 import types
 import warnings
@@ -12,6 +11,8 @@ import numpy as np
 from keras.src.utils.naming import to_snake_case
 
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.workflow import own_code
+from tf_reweight.workflow.differences import CODE
 
 # Keras numbers what has no name of its own by how many the process has made, and shared objects by where they lie in memory.
 # Some layers draw a seed where none is given; every stage sets the seeds of all.
@@ -22,16 +23,21 @@ _CONNECTIONS = {"keras_history", "input_layers", "output_layers"}
 _PLAIN = (str, int, float, bool, types.NoneType)
 
 
-def fingerprint(model, task, splits):
+def fingerprint(model, task, splits, parts=()):
     """What a run writes down of what it was given, as a dict that JSON takes.
 
     Args:
         model: the user's; None for one that the configuration names by its kind.
         task: the `Task`: how it is trained.
         splits: the data.
+        parts: what else works on the model and may be the user's, such as stages.
     """
-    mark = {} if model is None else {"model": name_of(model), "layers": _digest(_layers(model)), "weights": _weights(model)}
+    mark = {}
+    if model is not None:
+        mark = {"model": name_of(model), "layers": own_code.digest(_layers(model)), "weights": _weights(model)}
     mark |= _training(task)
+    trained = (task.loss, task.metrics, task.weighted_metrics, task.optimizer, task.by_class)
+    mark[CODE] = own_code.of(model, *trained, *parts)
     for split, feed in splits.feeds.items():
         mark |= {split: feed.num_examples, f"{split} examples": feed.fingerprint()}
     return mark
@@ -134,24 +140,10 @@ def _function(function):
         return function.__name__
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     kept = [value for value in [*_closed_over(function), *defaults] if isinstance(value, _PLAIN)]
-    return f"{function.__qualname__} ({_digest([_code(function.__code__), kept])[:8]})"
+    return f"{function.__qualname__} ({own_code.digest([own_code.code(function.__code__), kept])[:8]})"
 
 
 def _closed_over(function):
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # empty, until its name has a value
             yield cell.cell_contents
-
-
-def _code(code):
-    """What a function does, without where it stands in its file."""
-    parts = (_code(part) if isinstance(part, types.CodeType) else _constant(part) for part in code.co_consts)
-    return [code.co_code.hex(), list(code.co_names), list(parts)]
-
-
-def _constant(value):
-    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

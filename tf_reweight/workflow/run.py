@@ -8,6 +8,7 @@ import zlib
 
 import keras
 
+from tf_reweight import structures
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data import models
 from tf_reweight.export.backend import check_backend
@@ -35,7 +36,8 @@ from tf_reweight.reports.choosing import best_file
 from tf_reweight.reports.tables import model_report, pruned_figures, run_tables, summary
 from tf_reweight.tflite.emulation import Emulator
 from tf_reweight.workflow import (
-    class_weights, fingerprints, guessing, loading, methods, reach, scoring, search, strategies, trainers, user_callbacks,
+    class_weights, fingerprints, guessing, loading, methods, own_stages, reach, scoring, search, strategies, trainers,
+    user_callbacks,
 )  # fmt: skip
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.carried import compile_for_file
@@ -131,7 +133,8 @@ class Run:
             branches: the `Config`s of what will be run from it, where that is not its own.
         """
         check_backend("`compress`")
-        mark = fingerprints.fingerprint(self.given if self._is_trained else None, self.task, self.data)
+        given = self.given if self._is_trained else None
+        mark = fingerprints.fingerprint(given, self.task, self.data, _working_parts(self.config))
         path = folder_path("out", out) if out is not None else self._default_folder(mark)
         Folder.check(path, self.config.to_yaml(), mark)
         with measured.kept(path / MEASURED, lambda text: say(self.console, f"[bold]files[/bold]: {text}")):
@@ -324,6 +327,13 @@ class Run:
         names = [stage.name for stage in stages_of(self.config)]
         shrunk = next((position for position, name in enumerate(names) if name.startswith("shrunk")), None)
         return self.model if shrunk is None else self.folder.load(names[shrunk - 1])
+
+
+def _working_parts(config):
+    """What works on the model of a run and may be the user's: trainer, method, structures and stages."""
+    rules = (structures.get(rule.structure) for rule in config.regularize.rules)
+    own = (stage.apply for stage in stages_of(config) if stage.step in own_stages.OWN)
+    return (trainers.of(config), methods.get(config.regularize.method), *rules, *own)
 
 
 def _check_stages(config, model):

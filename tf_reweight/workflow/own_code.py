@@ -1,0 +1,264 @@
+"""What classes and functions of a user's own do, in words that are the same in every process and change with their code."""
+
+import dis
+import functools
+import hashlib
+import json
+import pathlib
+import sys
+import sysconfig
+import types
+
+import keras
+import numpy as np
+
+# Their code is that of a version, and what a run was done with is in its report.
+_FRAMEWORKS = {"jax", "jaxlib", "keras", "numpy", "python", "tensorflow", "tf_keras", "tf_reweight", "torch"}
+_INSTALLED = {"dist-packages", "site-packages"}
+_OURS = pathlib.Path(__file__).resolve().parents[1]
+# What a model has once it was trained in this process.
+_PASSING = {"train_function", "test_function", "predict_function", "history"}
+# Longer collections are data.
+_MOST = 10_000
+
+
+def of(*things):
+    """Mapping of names to what each class and function of a user's own that is reached from things does: a SHA-256 in most.
+
+    Functions are told by their code, the values of their defaults and what they close over; classes by those of their methods,
+    their constants and the names of what they inherit from. Code of packages that are installed is told where things are of
+    their classes, and that of Keras, its backends, Python and this package not at all.
+
+    Args:
+        things: models, losses, metrics, functions, classes, and structures of them.
+    """
+    told, seen, todo = {}, {}, list(things)
+    while todo:
+        thing = todo.pop()
+        if id(thing) not in seen:
+            seen[id(thing)] = thing  # held, so that no other object gets its place in memory
+            name, what, further = _told(thing)
+            if name is not None:
+                told.setdefault(name, set()).add(what)
+            todo += further
+    # Several may have one name, as lambdas have.
+    return {name: min(whats) if len(whats) == 1 else digest(sorted(whats)) for name, whats in sorted(told.items())}
+
+
+def code(function):
+    """What the code of a function does, without where it stands in its file."""
+    parts = (code(part) if type(part) is types.CodeType else _constant(part) for part in function.co_consts)
+    return [function.co_code.hex(), list(function.co_names), list(parts)]
+
+
+def digest(value):
+    """The SHA-256 of what JSON takes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _constant(value):
+    if type(value) is tuple and frozenset in map(type, value):
+        return [_constant(part) for part in value]
+    return sorted(map(repr, value)) if type(value) is frozenset else repr(value)
+
+
+@functools.singledispatch
+def _told(thing):
+    """`(name, what, further)`: of a thing of the user's its name and what it does, else None; and where more may be."""
+    inside = getattr(thing, "__dict__", {})
+    if _home_of(type(thing)) is None:
+        return None, None, [type(thing), *inside.values()]
+    # A `tf.function`, or what Python keeps the results of.
+    return None, None, [inside.get("_python_function"), inside.get("__wrapped__")]
+
+
+@_told.register(keras.Operation)
+@_told.register(keras.losses.Loss)
+@_told.register(keras.Metric)
+@_told.register(keras.regularizers.Regularizer)
+@_told.register(keras.constraints.Constraint)
+@_told.register(keras.initializers.Initializer)
+@_told.register(keras.optimizers.Optimizer)
+@_told.register(keras.optimizers.schedules.LearningRateSchedule)
+def _(thing):
+    """What Keras makes, and classes derived from it, may hold what is the user's."""
+    return None, None, [type(thing), *(value for name, value in vars(thing).items() if name not in _PASSING)]
+
+
+@_told.register
+def _(thing: types.FunctionType):
+    if _package_of(thing.__code__.co_filename) in _FRAMEWORKS:
+        return None, None, [vars(thing).get("__wrapped__")]
+    kept, defaults = _closed_over(thing), [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+    values = [_value(value) for value in (*kept.values(), *defaults)]
+    return thing.__qualname__, digest([code(thing.__code__), values]), [*kept.values(), *defaults]
+
+
+@_told.register
+def _(thing: type):
+    if _home_of(thing) in _FRAMEWORKS:
+        return None, None, []
+    # Those of Python's own, such as the line of the class in its file, are functions or do nothing.
+    own = {name: value for name, value in vars(thing).items() if not (name.startswith("__") and name.endswith("__"))}
+    methods = [value for value in vars(thing).values() if type(value) is types.FunctionType]
+    stored = {name for method in methods for name in _stored(method.__code__, "STORE_ATTR")}
+    constants = {name: _value(value) for name, value in own.items() if name not in stored}
+    constants = sorted([name, value] for name, value in constants.items() if value is not None)
+    names = [base.__qualname__ for base in thing.__bases__]
+    return thing.__qualname__, digest([names, constants]), [*thing.__bases__, *own.values(), *methods]
+
+
+@_told.register
+def _(thing: functools.partial):
+    given = [*thing.args, *thing.keywords.values()]
+    what = digest([[_value(value) for value in thing.args], {name: _value(value) for name, value in thing.keywords.items()}])
+    return "partial", what, [thing.func, *given]
+
+
+@_told.register
+def _(thing: types.MethodType):
+    return None, None, [thing.__func__, thing.__self__]
+
+
+@_told.register(staticmethod)
+@_told.register(classmethod)
+def _(thing):
+    return None, None, [thing.__func__]
+
+
+@_told.register
+def _(thing: property):
+    return None, None, [thing.fget, thing.fset, thing.fdel]
+
+
+@_told.register
+def _(thing: functools.cached_property):
+    return None, None, [thing.func]
+
+
+@_told.register
+def _(thing: keras.Variable):
+    return None, None, [thing.regularizer, thing.constraint]
+
+
+@_told.register(list)
+@_told.register(tuple)
+@_told.register(set)
+@_told.register(frozenset)
+def _(thing):
+    return None, None, list(thing) if len(thing) <= _MOST else []
+
+
+@_told.register
+def _(thing: dict):
+    return None, None, list(thing.values()) if len(thing) <= _MOST else []
+
+
+@_told.register(types.NoneType)
+@_told.register(types.ModuleType)
+@_told.register(str)
+@_told.register(int)
+@_told.register(float)
+def _(thing):
+    return None, None, []
+
+
+@functools.singledispatch
+def _value(value):
+    """A plain value as text, and collections of plain values: a number as it is written, else a SHA-256; None of others."""
+    return None
+
+
+@_value.register(types.NoneType)
+@_value.register(float)
+@_value.register(complex)
+def _(value):
+    return repr(value)
+
+
+@_value.register
+def _(value: int):  # also True and False
+    return hex(value) if value.bit_length() > 64 else repr(value)
+
+
+@_value.register(str)
+@_value.register(bytes)
+def _(value):
+    return digest(repr(value))
+
+
+@_value.register(np.ndarray)
+@_value.register(np.generic)
+def _(value):
+    content = None if value.dtype == object else hashlib.sha256(value.tobytes()).hexdigest()
+    return None if content is None else digest([str(value.dtype), value.shape, content])
+
+
+@_value.register(list)
+@_value.register(tuple)
+def _(value):
+    parts = [_value(part) for part in value]
+    return None if None in parts else digest(parts)
+
+
+@_value.register(set)
+@_value.register(frozenset)
+def _(value):
+    parts = [_value(part) for part in value]
+    return None if None in parts else digest(["set", *sorted(parts)])
+
+
+@_value.register
+def _(value: dict):
+    pairs = [[_value(key), _value(part)] for key, part in value.items()]
+    return None if any(None in pair for pair in pairs) else digest(["dict", *pairs])
+
+
+def _closed_over(function):
+    """What a function closes over and does not change, by name."""
+    kept, stored = {}, _stored(function.__code__, "STORE_DEREF")
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            kept |= {name: cell.cell_contents} if name not in stored else {}
+        except ValueError:  # empty, until its name has a value
+            continue
+    return kept
+
+
+def _stored(function, operation):
+    """The names that code, and the functions inside it, set by an operation of Python's."""
+    return {name for found, name in _steps(function) if found == operation}
+
+
+@functools.lru_cache(maxsize=4096)
+def _steps(function):
+    """`(operation, what it is about)` of each step of code and of the functions inside it."""
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(function)]
+    inner = [part for part in function.co_consts if type(part) is types.CodeType]
+    return tuple(steps + [step for part in inner for step in _steps(part)])
+
+
+def _home_of(kind):
+    """The name of the package that a class is from, see `_package_of`."""
+    top = kind.__module__.partition(".")[0]
+    if top in _FRAMEWORKS:  # some classes of theirs are in no file
+        return top
+    if top in sys.stdlib_module_names:
+        return "python"
+    module = sys.modules.get(kind.__module__)
+    # A notebook has none.
+    return _package_of(("" if module is None else vars(module).get("__file__")) or "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _package_of(file):
+    """The name of the package that a file is from, `python` for Python's own; None for code of the user's."""
+    path = pathlib.PurePath(file)
+    installed = [number for number, part in enumerate(path.parts[:-1]) if part in _INSTALLED]
+    if installed:
+        return pathlib.PurePath(path.parts[installed[-1] + 1]).stem
+    if file.startswith("<frozen "):
+        return "python"
+    places = {pathlib.Path(keras.__file__).resolve().parent: "keras", _OURS: "tf_reweight"}
+    places |= {pathlib.Path(sysconfig.get_paths()[name]): "python" for name in ("stdlib", "platstdlib")}
+    return next((name for place, name in places.items() if path.is_relative_to(place)), None)
