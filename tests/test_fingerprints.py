@@ -1,13 +1,16 @@
 """What tells a model and its training from others: all that changes a run, and nothing that a process makes by itself."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
 from tf_reweight.data import code
-from tf_reweight.workflow import differences
+from tf_reweight.workflow import differences, own_code
 from tf_reweight.workflow import task as tasks
 from tf_reweight.workflow.fingerprints import fingerprint, name_of
 
@@ -246,3 +249,83 @@ def test_a_training_in_between_changes_no_code(tmp_path):
     before = mark(model)["code"]
     model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
     assert mark(model)["code"] == before and len(before) > 8
+
+
+READ = """
+import math, keras
+import numpy as np
+from keras import ops
+
+W = 1.0
+CLASSES = {"a": [1, 2], "b": (None, "text")}
+TABLE = np.array([1.0, 2.0])
+LOG, STATE, COUNT, SEEN = [], {"epoch": 0}, 0, {3, 1}
+MARK = object()
+
+def deeper(x):
+    return x - 29.0
+
+def helper(x):
+    return deeper(x) * W
+
+class Annealing(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        STATE["epoch"] = epoch
+
+class Helper:
+    def twice(self, x):
+        return 2.0 * x
+
+HELP = Helper()
+ALL = {"one": lambda x: x + 37.0}
+
+def loss(y, outputs):
+    global COUNT
+    COUNT += 1
+    LOG.append(1.0)
+    out = {}
+    out["a"] = HELP.twice(helper(outputs)) + STATE["epoch"] + len(CLASSES["a"]) + TABLE[0] + (3 in SEEN) + math.pi
+    return ops.mean(ALL["one"](out["a"]) - y + (MARK is None), -1)
+
+def make():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)], name="same")
+    model.compile("sgd", loss)
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    "old, new, told",
+    [
+        ("W = 1.0", "W = 50.0", "W in your code: 1.0 there, 50.0 now"), ("29.0", "30.0", "the code of deeper (fingerprint"),
+        ("[1, 2]", "[1, 3]", "the code of CLASSES (fingerprint"), ("1.0, 2.0]", "1.0, 3.0]", "the code of TABLE (fingerprint"),
+        ("{3, 1}", "{3, 2}", "the code of SEEN (fingerprint"), ("2.0 * x", "3.0 * x", "the code of Helper.twice (finger"),
+        ("37.0", "38.0", "the code of <lambda> (finger"), ("29.0", "29.0  # the same", ""), ("[], {", "[7], {", ""),
+    ],
+)  # fmt: skip
+def test_what_code_reads_of_its_file_is_told(old, new, told, tmp_path):
+    """A constant of the module and a function that the loss calls could be edited with all stages done before."""
+    text = changed(tmp_path, old, new, READ)
+    assert text.startswith(told) and ";" not in text and bool(text) == bool(told)
+
+
+def test_what_code_changes_as_it_runs_is_no_difference(tmp_path):
+    """A cell that is stopped and run again goes on, also where the code has counted, kept or annealed something."""
+    (tmp_path / "parts.py").write_text(READ)
+    module = code.imported(tmp_path / "parts.py")
+    model, before = module.make(), mark(module.make())
+    model.fit(np.ones((4, 4)), np.ones((4, 1)), epochs=2, callbacks=[module.Annealing()], verbose=0)
+    assert mark(module.make()) == before and module.COUNT and module.LOG and module.STATE == {"epoch": 1}
+    names = ["CLASSES", "Helper", "SEEN", "TABLE", "W", "deeper", "helper", "loss"]
+    assert sorted(set(before["code"]) & set(vars(module))) == names
+
+
+def test_what_code_reads_is_the_same_in_a_process_that_hashes_otherwise(tmp_path):
+    (tmp_path / "parts.py").write_text(READ)
+    made = "from tf_reweight.data import code; from tf_reweight.workflow import own_code; import sys; "
+    made += "print('told:', own_code.of(code.imported(sys.argv[1]).loss))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-W", "ignore", "-c", made, str(tmp_path / "parts.py")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split("told: ")[1].strip() == str(own_code.of(code.imported(tmp_path / "parts.py").loss))

@@ -83,6 +83,7 @@ def told(changed):
 def _difference(key, old, new):
     digests = [isinstance(value, str) and _DIGEST.fullmatch(value) for value in (old, new)]
     if not any(digests):
+        key = f"{key.removeprefix(_OF_CODE)} in your code" if key.startswith(_OF_CODE) else key
         return f"{key}: {_short(old)} there, {_short(new)} now"
     there, now = (value[:8] if is_digest else _MISSING for value, is_digest in zip((old, new), digests))
     name = f"the code of {key.removeprefix(_OF_CODE)}" if key.startswith(_OF_CODE) else _DIGESTED.get(key, f"the {key}")

@@ -1,13 +1,16 @@
 """What classes and functions of a user's own do, in words that are the same in every process and change with their code."""
 
+import dataclasses
 import dis
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
 import sys
 import sysconfig
 import types
+import typing
 
 import keras
 import numpy as np
@@ -18,6 +21,11 @@ _INSTALLED = {"dist-packages", "site-packages"}
 _OURS = pathlib.Path(__file__).resolve().parents[1]
 # What a model has once it was trained in this process.
 _PASSING = {"train_function", "test_function", "predict_function", "history"}
+# Methods that change a collection.
+_CHANGES = {
+    "add", "append", "appendleft", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "popleft", "remove",
+    "reverse", "setdefault", "sort", "update",
+}  # fmt: skip
 # Longer collections are data.
 _MOST = 10_000
 
@@ -26,8 +34,10 @@ def of(*things):
     """Mapping of names to what each class and function of a user's own that is reached from things does: a SHA-256 in most.
 
     Functions are told by their code, the values of their defaults and what they close over; classes by those of their methods,
-    their constants and the names of what they inherit from. Code of packages that are installed is told where things are of
-    their classes, and that of Keras, its backends, Python and this package not at all.
+    their constants and the names of what they inherit from. What they read of their file by its name comes with them: functions
+    and classes, and numbers, text, arrays and collections of these that no function of the file changes. What they reach by the
+    name of a module does not. Code of packages that are installed is told where things are of their classes, without what it
+    reads, and that of Keras, its backends, Python and this package not at all.
 
     Args:
         things: models, losses, metrics, functions, classes, and structures of them.
@@ -62,6 +72,14 @@ def _constant(value):
     return sorted(map(repr, value)) if type(value) is frozenset else repr(value)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Constant:
+    """What code reads of its file, by its name there."""
+
+    name: str
+    value: typing.Any
+
+
 @functools.singledispatch
 def _told(thing):
     """`(name, what, further)`: of a thing of the user's its name and what it does, else None; and where more may be."""
@@ -87,11 +105,13 @@ def _(thing):
 
 @_told.register
 def _(thing: types.FunctionType):
-    if _package_of(thing.__code__.co_filename) in _FRAMEWORKS:
+    package = _package_of(thing.__code__.co_filename)
+    if package in _FRAMEWORKS:
         return None, None, [vars(thing).get("__wrapped__")]
     kept, defaults = _closed_over(thing), [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
     values = [_value(value) for value in (*kept.values(), *defaults)]
-    return thing.__qualname__, digest([code(thing.__code__), values]), [*kept.values(), *defaults]
+    read = _read(thing) if package is None else []
+    return thing.__qualname__, digest([code(thing.__code__), values]), [*kept.values(), *defaults, *read]
 
 
 @_told.register
@@ -106,6 +126,15 @@ def _(thing: type):
     constants = sorted([name, value] for name, value in constants.items() if value is not None)
     names = [base.__qualname__ for base in thing.__bases__]
     return thing.__qualname__, digest([names, constants]), [*thing.__bases__, *own.values(), *methods]
+
+
+@_told.register
+def _(thing: _Constant):
+    try:
+        value = _value(thing.value)
+    except RecursionError:  # a collection that holds itself
+        value = None
+    return None if value is None else thing.name, value, [thing.value]
 
 
 @_told.register
@@ -223,6 +252,53 @@ def _closed_over(function):
         except ValueError:  # empty, until its name has a value
             continue
     return kept
+
+
+def _read(function):
+    """What a function reads of its file and no function there changes."""
+    namespace = function.__globals__
+    names = {name for operation, name in _steps(function.__code__) if operation == "LOAD_GLOBAL" and name in namespace}
+    return [_Constant(name, namespace[name]) for name in names - _changed(namespace)]
+
+
+def _changed(namespace):
+    """The names of what functions of a file change as they run: by `global`, an item, or a method such as `append`."""
+    found = set()
+    for value in list(namespace.values()):
+        of_class = isinstance(value, type) and value.__module__ == namespace.get("__name__")
+        for member in [*vars(value).values()] if of_class else [value]:
+            function = inspect.unwrap(member) if callable(member) else None
+            if type(function) is types.FunctionType and function.__globals__ is namespace:
+                found |= _changed_by(function.__code__)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _changed_by(function):
+    """The same of code and of the functions inside it."""
+    steps, names = list(dis.get_instructions(function)), set()
+    read = {step.argval for step in steps if step.opname == "LOAD_GLOBAL"}
+    for number, step in enumerate(steps):
+        if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            names.add(step.argval)
+        if step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"):
+            first = _first_of_two(steps[:number])
+            if not first.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
+                # Of `x[i] += 1` it is not known whose item it is.
+                names |= {first.argval} if first.opname == "LOAD_GLOBAL" else read
+        if step.opname in ("LOAD_METHOD", "LOAD_ATTR") and step.argval in _CHANGES and number:
+            names |= {steps[number - 1].argval} & read
+    return frozenset(names.union(*(_changed_by(part) for part in function.co_consts if type(part) is types.CodeType)))
+
+
+def _first_of_two(steps):
+    """The step with which the upper two values on the stack begin, a collection and the key of an item."""
+    height = 0
+    for step in reversed(steps):
+        height += dis.stack_effect(step.opcode, step.arg)
+        if height >= 2:
+            return step
+    return steps[0]
 
 
 def _stored(function, operation):
