@@ -16,6 +16,8 @@ import tf_reweight as tfr
 from tf_reweight import data
 from tf_reweight.cli import main, starting
 from tf_reweight.data import code
+from tf_reweight.workflow import loading
+from tf_reweight.workflow.config import load
 from tf_reweight.workflow.held_out import held_out
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -75,6 +77,47 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
     assert "Sparse weights on ARM: safe" in said and "nothing is in the way" in said
     assert main.console(["pack", str(packed), str(tmp_path / "none" / "a.tflite")]) == 2
     assert main.console(["pack", str(packed)]) == 2
+
+
+RANDOM = """
+import random
+import keras
+import numpy as np
+import tensorflow as tf
+
+def load():
+    x = np.random.rand(8, 4).astype("float32") + random.random() + tf.random.uniform(()).numpy()
+    return (x, x[:, :1]), (x, x[:, :1]), (x, x[:, :1])
+
+def other():
+    np.random.rand(3), random.random(), keras.random.normal((2,))
+    return load()
+
+def make():
+    layers = [keras.layers.Dense(3), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.layers[0].kernel.assign_add(np.random.rand(4, 3) + keras.random.normal((4, 3)).numpy())
+    return model
+"""
+
+
+def test_functions_that_make_data_and_models_begin_with_the_seed(tmp_path):
+    """The same command could not go on: its model had other random weights each time."""
+    (tmp_path / "parts.py").write_text(RANDOM)
+
+    def loaded(data="load", seed=0):
+        np.random.rand(7)  # whatever was drawn before
+        names = {"data": {"name": f"{tmp_path}/parts.py:{data}"}, "model": {"name": f"{tmp_path}/parts.py:make"}}
+        config = load({"seed": seed, **names})
+        splits = loading.data_of(config, {}, ())
+        return splits[2][0], np.concatenate([weight.ravel() for weight in loading.model_of(config, splits).get_weights()])
+
+    first, again, other, seeded = loaded(), loaded(), loaded("other"), loaded(seed=1)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    np.testing.assert_array_equal(first[1], other[1])
+    assert not np.array_equal(first[1], seeded[1]) and not np.array_equal(first[0], seeded[0])
+    np.testing.assert_array_equal(held_out(None, f"{tmp_path}/parts.py:load")[0], first[0])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Held-out examples of what `--data` names, as a model takes them: for commands that measure and do not train."""
 
+import keras
+
 from tf_reweight import data as datasets
 from tf_reweight import errors
 from tf_reweight.data import code, value_range
+from tf_reweight.workflow.config import Config
 
 
 def held_out(model, name, data_dir=None, final=False):
@@ -21,6 +24,8 @@ def held_out(model, name, data_dir=None, final=False):
         FileNotFoundError, ValueError: for a name that is none, or a function that returns nothing to take.
     """
     if code.is_code(name):
+        # As in a run with the default seed: a random split has the same parts.
+        keras.utils.set_random_seed(Config.model_fields["seed"].default)
         train, validation, test = code.splits(name)
         wanted = (test, validation, train) if final else (validation, train)
         return next(part for part in wanted if part is not None)

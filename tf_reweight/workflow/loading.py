@@ -47,7 +47,10 @@ def data_of(config, source, overrides):
 
     Args:
         config, source, overrides: as for `check_data_is_named`.
+
+    What is random in a function of the user's begins where the seed of the configuration says.
     """
+    keras.utils.set_random_seed(config.seed)
     named = config.data
     _check_is_named("data", named, "Pass them as train=(x, y) with the model, or name them by --data (data.name).")
     said = unheeded.said_of_data(source, overrides, named.name)
@@ -62,7 +65,8 @@ def data_of(config, source, overrides):
 
 
 def model_of(config, data):
-    """The model that the configuration names."""
+    """The model that the configuration names; random weights are those of the seed, whatever was drawn for the data."""
+    keras.utils.set_random_seed(config.seed)
     named = config.model
     _check_is_named("model", named, "Pass your model first, compress(model, train, config=...), or name it by --model.")
     parts = {}
