@@ -86,7 +86,7 @@ def test_keras_models_are_judged_where_the_dense_model_has_no_file_that_is_good_
 
 
 def test_what_was_judged_is_kept_and_measured_again_where_its_record_is_damaged(tmp_path, monkeypatch):
-    measured = iter([0.5, 0.6, 0.7])
+    measured = iter([0.5, 0.6, 0.7, np.float32(0.75)])
     monkeypatch.setattr(judging, "_measured", lambda *given: next(measured))
     run = types.SimpleNamespace(folder=Folder(tmp_path / "run", "a: b"))
     assert [judging.executed(run, None, "int8") for _ in range(2)] == [0.5, 0.5]
@@ -95,6 +95,12 @@ def test_what_was_judged_is_kept_and_measured_again_where_its_record_is_damaged(
         (tmp_path / "run" / "judged.json").write_bytes(damage)
         assert judging._known(tmp_path / "run" / "judged.json").get("validation") in (None, True)
     assert judging.executed(run, None, "int16") == 0.7
+    # A value that was changed had been believed, and led the search elsewhere.
+    path = tmp_path / "run" / "judged.json"
+    path.write_text(path.read_text().replace("0.7", "-0.5"))
+    assert [judging.executed(run, None, "int16") for _ in range(2)] == [0.75, 0.75]
+    path.write_text(json.dumps({"precision": "int16", "validation": 0.25}))  # of an older version
+    assert judging.executed(run, None, "int16") == 0.25
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import tempfile
 from tf_reweight import export
 from tf_reweight.checks import is_number
 from tf_reweight.export.classes import CLASSES
+from tf_reweight.files import sealed, unsealed
+from tf_reweight.strict_json import to_json
 from tf_reweight.workflow.agreement import execution
 
 _JUDGED = "judged.json"
@@ -22,7 +24,8 @@ def precision_of(config):
 def executed(run, model, precision):
     """The metric of a run on validation examples, of a file of a model that is written to be executed only.
 
-    It is kept in the run folder: a run that goes on on another machine, whose last digits may differ, decides as it did.
+    It is kept in the run folder: a run that goes on on another machine, whose last digits may differ, decides as it did. Where
+    what is kept was changed, it is measured again.
 
     Args:
         run: the `Run`, opened, or a branch of it.
@@ -37,15 +40,15 @@ def executed(run, model, precision):
     if known.get("precision") == precision and is_number(known.get("validation")):
         return known["validation"]
     value = _measured(run, model, precision)
-    run.folder.write_json(_JUDGED, {"precision": precision, "validation": value})
+    run.folder.write_json(_JUDGED, sealed(json.loads(to_json({"precision": precision, "validation": value}, default=float))))
     return value
 
 
 def _known(path):
-    """What was measured before; nothing where there is no such record, or it was damaged."""
+    """What was measured before; nothing where there is no such record, or it was damaged or changed."""
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
