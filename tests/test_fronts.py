@@ -20,6 +20,7 @@ from tf_reweight.tflite.latency import Latencies
 from tf_reweight.workflow import fingerprints, fronts, judging, one_shot, search
 from tf_reweight.workflow.config import load
 from tf_reweight.workflow.folder import Folder
+from tf_reweight.workflow.trainer import Trainer
 
 EXPORT = {"precisions": ["int8"], "latency_runs": 1, "representative": 32, "verify": 16, "pack": False}
 SMALL = {"export": EXPORT, "train": {"batch_size": 16}}
@@ -228,8 +229,9 @@ def test_a_drop_that_nothing_keeps_is_said(tmp_path, monkeypatch):
         tfr.compress(*data(), budget="accuracy_drop=0.01", epochs=epochs, config=SMALL, out=tmp_path / "run", console=QUIET)
 
 
-def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path):
+def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path, monkeypatch):
     epochs = {"train": 1, "regularize": 1, "retrain": 1}
+    keras.utils.set_random_seed(0)
     front = tfr.sweep(
         *data(), budgets=["macs=0.7", "macs=0.4"], epochs=epochs, config=SMALL, out=tmp_path / "front", console=QUIET
     )
@@ -247,6 +249,25 @@ def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path):
     times = json.loads((tmp_path / "front" / "times.json").read_text())["times"]
     assert [point["latency_ms"] for point in front.points] == [row["median_ms"] for row in times["rows"]]
     assert front.latency["measurement"] == times["measurement"] and "all files in turns" in page
+    # Budgets can be added, in any place; what was done is not trained again. It went only where the last one stayed the last.
+    fit, before = Trainer.fit, [path.stat().st_mtime_ns for path in (tmp_path / "front").glob("macs_0.[47]/*.keras")]
+    trained = []
+    monkeypatch.setattr(Trainer, "fit", lambda self, *given, **options: trained.append(self) or fit(self, *given, **options))
+    how = {"epochs": epochs, "config": SMALL, "out": tmp_path / "front", "console": QUIET}
+    config = tmp_path / "front" / "config.yaml"
+    assert "budget: null" in config.read_text()
+    # An older version wrote down the budget that came last.
+    config.write_text(config.read_text().replace("budget: null", "budget:\n    macs: 0.4"))
+    keras.utils.set_random_seed(0)
+    front = tfr.sweep(*data(), budgets=["macs=0.4", "macs=0.7"], **how)
+    assert [point["name"] for point in front.points] == ["dense", "macs_0.4", "macs_0.7"] and not trained
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "front").glob("macs_0.[47]/*.keras")] == before
+    keras.utils.set_random_seed(0)
+    front = tfr.sweep(*data(), budgets=["macs=0.4", "macs=0.5"], **how)
+    assert [point["name"] for point in front.points] == ["dense", "macs_0.4", "macs_0.5"] and trained
+    keras.utils.set_random_seed(0)
+    with pytest.raises(ValueError, match="What differs: .*prune.budget"):
+        tfr.compress(*data(), budget="macs=0.4", **how)
 
 
 def test_times_of_a_sweep_are_of_one_measurement_which_is_kept(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The main job in one call: train, regularize, prune, retrain, shrink, export, report, into one run folder."""
 
+import copy
 import inspect
 import os
 import pathlib
@@ -190,11 +191,11 @@ def sweep(
     """
     check_eager()
     wanted, out = sweeps.check(budgets), _placed(out)
-    run = _run_of_model(
+    run, configured = _run_of_model(
         model, (train, validation, test), structure, wanted[-1], epochs, config, callbacks, monitor, mode, overrides,
         console or terminal(), command,
     )  # fmt: skip
-    return sweeps.trace(run, wanted, out)
+    return sweeps.trace(run, wanted, out, configured)
 
 
 def sweep_by_names(
@@ -203,8 +204,8 @@ def sweep_by_names(
 ):  # fmt: skip
     """`sweep` of a model and data that a configuration, or the overrides, name: the command line's."""
     wanted, out = sweeps.check(budgets), _placed(out)
-    run = _run_by_names(structure, wanted[-1], epochs, config, overrides, monitor, console or terminal(), command)
-    return sweeps.trace(run, wanted, out)
+    run, configured = _run_by_names(structure, wanted[-1], epochs, config, overrides, monitor, console or terminal(), command)
+    return sweeps.trace(run, wanted, out, configured)
 
 
 def _compress_config(config, model=None, data=None, out=None, overrides=(), console=None, command=None):
@@ -241,7 +242,7 @@ def _compress_model(
     command: str | None = None,
 ) -> Result:
     out = _placed(out)
-    run = _run_of_model(
+    run, _ = _run_of_model(
         model, (train, validation, test), structure, budget, epochs, config, callbacks, monitor, mode, overrides,
         console or terminal(), command,
     )  # fmt: skip
@@ -253,13 +254,15 @@ compress.__signature__ = inspect.signature(_compress_model)  # type: ignore[attr
 
 
 def _run_of_model(model, data, structure, budget, epochs, config, callbacks, monitor, mode, overrides, console, command):
+    """`(Run, function from a budget to the values of such a configuration)`."""
     check_model(model)
     given, said = (read({} if config is None else config, overrides) for read in (configs.read, configs.said))
     train, *others = data
     unheeded.check(said, train, data[1])
     unheeded.check_task(said, monitor, mode)
     task = tasks.of_model(model)
-    values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, mode)
+    configured = _configured(model, task, structure, epochs, given, monitor, mode)
+    values = configured(budget)
     unheeded.check_epochs(said, values, epochs)
     if isinstance(train, Dataset) or train is None:
         if any(part is not None for part in others):
@@ -267,7 +270,14 @@ def _run_of_model(model, data, structure, budget, epochs, config, callbacks, mon
             expected = "A Dataset, and the data of a configuration, have their own splits."
             raise ValueError(errors.message(expected, fix, train=type(train).__name__))
         data = train
-    return Run(values, model, data, (), console, command, callbacks)
+    return Run(values, model, data, (), console, command, callbacks), configured
+
+
+def _configured(model, task, structure, epochs, given, monitor, mode):
+    """Function from a budget to the values of a configuration, see `defaults.configuration`."""
+    return lambda budget: defaults.configuration(
+        model, task, structure, budget, epochs, copy.deepcopy(given), monitor, mode
+    )  # fmt: skip
 
 
 def compress_by_names(
@@ -276,16 +286,18 @@ def compress_by_names(
 ):  # fmt: skip
     """`compress` of a model and data that a configuration, or the overrides, name: the command line's."""
     out = _placed(out)
-    run = _run_by_names(structure, budget, epochs, config, overrides, monitor, console or terminal(), command)
+    run, _ = _run_by_names(structure, budget, epochs, config, overrides, monitor, console or terminal(), command)
     return _finished(run, out)
 
 
 def plan_by_names(structure=defaults.CHANNELS, budget=None, epochs=None, config=None, overrides=(), monitor=None):
     """`plan` of the same."""
-    return _planned(_run_by_names(structure, budget, epochs, config, overrides, monitor, QUIET, None))
+    run, _ = _run_by_names(structure, budget, epochs, config, overrides, monitor, QUIET, None)
+    return _planned(run)
 
 
 def _run_by_names(structure, budget, epochs, config, overrides, monitor, console, command):
+    """The same as of `_run_of_model`."""
     runs = absolute(pathlib.Path("runs"))  # before the code that loads data and model
     source = {} if config is None else config
     given = configs.read(source, overrides)
@@ -296,10 +308,11 @@ def _run_by_names(structure, budget, epochs, config, overrides, monitor, console
     model = loading.model_of(named, data)
     check_model(model)
     task = tasks.of_names(named.task) or tasks.of_model(model)
-    values = defaults.configuration(model, task, structure, budget, epochs, given, monitor, None)
+    configured = _configured(model, task, structure, epochs, given, monitor, None)
+    values = configured(budget)
     # What a file says is overridden; what the same command says is not.
     unheeded.check_epochs(configs.said({}, overrides), values, epochs)
-    return Run(values, model, data, (), console, command, runs=runs, named=True)
+    return Run(values, model, data, (), console, command, runs=runs, named=True), configured
 
 
 def _finished(run, out):

@@ -19,11 +19,16 @@ CODE = "code"
 _OF_CODE = f"{CODE}."
 
 
-def of_configurations(held, asked):
+# Keys that may follow from a budget.
+OF_BUDGETS = ("prune.budget", "shrink.multiple_of", "regularize.method.multiple_of")
+
+
+def of_configurations(held, asked, passed_over=()):
     """Mapping of keys, as `section.key`, to `(value in the folder, value asked for)`, where they differ.
 
     Args:
         held, asked: resolved configurations as YAML text, of which `check_whole` takes the first.
+        passed_over: keys that may differ.
     """
     if held == asked:
         return {}
@@ -33,7 +38,10 @@ def of_configurations(held, asked):
     for section in (old.get(name) for name in names):
         if isinstance(section, dict):
             section["name"] = GIVEN
-    return {} if names and list(old) == list(new) and old == new else _between(old, new)
+    if names and list(old) == list(new) and old == new:
+        return {}
+    changed = _between(old, new)
+    return {key: pair for key, pair in changed.items() if not any(f"{key}.".startswith(f"{name}.") for name in passed_over)}
 
 
 def of_given(held, asked):

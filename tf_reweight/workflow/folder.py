@@ -76,6 +76,7 @@ class Folder:
         resolved: the resolved configuration as text. A folder that holds another is refused.
         given: what else makes the run this very run, such as the user's model and data, as a dict; None for nothing.
         custom_objects: the classes and functions of the user's own that its models need, by name.
+        of_sweep: whether it is that of a sweep, whose budgets may be others each time.
 
     Attributes:
         gone: the name of the first stage that was done and whose model is no more what it was, or None. It and those after it
@@ -86,9 +87,9 @@ class Folder:
         ValueError: when the folder holds anything but this very run, or its record of stages is damaged.
     """
 
-    def __init__(self, path, resolved, given=None, custom_objects=None):
+    def __init__(self, path, resolved, given=None, custom_objects=None, of_sweep=False):
         self.path, self._custom_objects = pathlib.Path(path), custom_objects or {}
-        self.check(self.path, resolved, given)
+        self.check(self.path, resolved, given, of_sweep)
         text = _text_of(given)
         files.make_folder(self.path)
         files.remove_partial(self.path)
@@ -107,7 +108,7 @@ class Folder:
             self.tidy()  # what a later stage had begun came of a model that is made again
 
     @staticmethod
-    def check(path, resolved, given=None):
+    def check(path, resolved, given=None, of_sweep=False):
         """Raises where a folder holds anything but this very run, or the beginnings that a killed process has left of it."""
         path, given = pathlib.Path(path), _text_of(given)
         check_folder(path)
@@ -124,17 +125,19 @@ class Folder:
             return
         held = _text(path / _CONFIG)
         differences.check_whole(path / _CONFIG, held, resolved)
-        changed = differences.of_configurations(held, resolved) | differences.of_given(known, given)
+        # Sweeps of older versions have the budget that came last; a single run, whose budget counts, has no runs inside.
+        budgets = differences.OF_BUDGETS if of_sweep and any(path.glob(f"*/{_CONFIG}")) else ()
+        changed = differences.of_configurations(held, resolved, budgets) | differences.of_given(known, given)
         if changed:
             raise ValueError(errors.message(f"{_EXPECTED} What differs: {differences.told(changed)}.", _FIX, out=str(path)))
 
     @staticmethod
-    def holds(path, resolved, given=None):
+    def holds(path, resolved, given=None, of_sweep=False):
         """Whether a folder holds this very run, begun or done."""
         if not (pathlib.Path(path) / _CONFIG).is_file():
             return False
         try:
-            Folder.check(path, resolved, given)
+            Folder.check(path, resolved, given, of_sweep)
         except ValueError:
             return False
         return True

@@ -72,16 +72,18 @@ def axes_of(points):
     return [axis for axis in AXES if all(point[axis] is not None for point in points)]
 
 
-def trace(run, wanted, out):
+def trace(run, wanted, out, configured):
     """Runs every budget from one dense model, and writes `sweep.json` and `sweep.html` into the folder.
 
     Args:
         run: a `Run`; its own budget is of no use.
         wanted: budgets of any form.
         out: folder, or None for `runs/<name>`.
+        configured: function from a budget to the values of its configuration: how it is met may depend on how much goes.
     """
     wanted = {name_of(budget): budget for budget in check(wanted)}
-    configs = {name: _config_of(run.config, budget, name) for name, budget in wanted.items()}
+    configs = {name: _config_of(run.config, load(configured(budget)), budget, name) for name, budget in wanted.items()}
+    run.config = _of_all(run.config)
     for config in configs.values():
         reach.check(config, run.model)
     with run.open(out, configs.values()), run.scope():
@@ -126,8 +128,28 @@ def name_of(budget):
     return "_".join([*amounts, *filter(None, [budget.precision])])
 
 
-def _config_of(config, budget, name):
+def _of_all(config):
+    """What the runs of a sweep have in common, whichever its budgets are."""
     values = config.model_dump(mode="json")
+    for section in (values["shrink"], values["regularize"]["method"]):
+        if "multiple_of" in (section or {}):
+            section["multiple_of"] = 1
+    common = load(values)
+    common.prune.budget = None
+    return common
+
+
+def _config_of(config, own, budget, name):
+    """The configuration of one budget.
+
+    Args:
+        config: that of the sweep.
+        own: that of a run of this budget alone.
+        budget: a `Budget`.
+        name: of it.
+    """
+    values = config.model_dump(mode="json")
+    values |= {section: value for section, value in own.model_dump(mode="json").items() if section in ("regularize", "shrink")}
     values["name"] = f"{config.name}_{name}"
     values["train"]["epochs"] = 0
     values["prune"] = {**values["prune"], "budget": budget.to_dict(), "sparsity": None, "macs": None, "threshold": None}

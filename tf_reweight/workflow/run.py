@@ -135,30 +135,31 @@ class Run:
         check_backend("`compress`")
         given = self.given if self._is_trained else None
         mark = fingerprints.fingerprint(given, self.task, self.data, _working_parts(self.config))
-        path = folder_path("out", out) if out is not None else self._default_folder(mark)
-        Folder.check(path, self.config.to_yaml(), mark)
+        path = folder_path("out", out) if out is not None else self._default_folder(mark, bool(branches))
+        Folder.check(path, self.config.to_yaml(), mark, bool(branches))
         with measured.kept(path / MEASURED, lambda text: say(self.console, f"[bold]files[/bold]: {text}")):
             if not Folder.has_stages(path):  # a run that goes on was measured when it began
                 with self.scope(), without_traces(path):
                     for config in branches or [self.config]:
                         reach.check_files(config, self.model)
                     check_convertible(self)
-            yield from self._opened(path, mark)
+            yield from self._opened(path, mark, bool(branches))
 
-    def _opened(self, path, mark):
+    def _opened(self, path, mark, of_sweep):
         with Lock(path):
-            self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given))
+            self.folder = Folder(path, self.config.to_yaml(), mark, parts_by_name(self.given), of_sweep)
             self.folder.write_json("environment.json", environment())
             if not self.scorer.measures_files:  # said before hours of training, and in the alarms at their end
                 say(self.console, f"[bold]files[/bold]: {' '.join(unmeasured(self.metric))}")
             yield self
 
-    def _default_folder(self, mark):
+    def _default_folder(self, mark, of_sweep):
         """`runs/<name>`; for a model with a number of Keras', the folder of this very run, whatever the number was then."""
         runs, name = self._runs, self.config.name
         if name != fingerprints.name_of(self.given) or name == self.given.name:
             return runs / name
-        before = [path for path in sorted(runs.glob(f"{name}*")) if Folder.holds(path, self.config.to_yaml(), mark)]
+        asked = (self.config.to_yaml(), mark, of_sweep)
+        before = [path for path in sorted(runs.glob(f"{name}*")) if Folder.holds(path, *asked)]
         return before[0] if before else runs / self.given.name
 
     def branch(self, config, model, path):
