@@ -79,6 +79,26 @@ def test_a_file_made_elsewhere_is_packed_and_judged(tmp_path, capsys):
     assert main.console(["pack", str(packed)]) == 2
 
 
+def test_what_is_named_by_mistake_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "a.tflite").write_bytes(b"")
+    (tmp_path / "report.json").write_text('{"name": "a", "config": {}, "stages": [], "files": [], "alarms": []}')
+    assert main.console(["inspect", str(tmp_path)]) == 2
+    assert "must be a file, and this is a folder. Received: file=" in (said := capsys.readouterr().err) and "a.tflite" in said
+    assert main.console(["compress", "--config", str(tmp_path / "report.json")]) == 2
+    said = capsys.readouterr().err
+    assert "this is the report of a run" in said and "config.yaml beside it" in said and "known key" not in said
+
+
+@pytest.mark.parametrize("command", ["report", "groups"])
+def test_commands_take_models_that_functions_make(command, tmp_path, capsys):
+    (tmp_path / "parts.py").write_text(RANDOM)
+    assert main.console([command, f"{tmp_path}/parts.py:make", "--json"]) == 0
+    first = capsys.readouterr().out
+    assert main.console([command, f"{tmp_path}/parts.py:make", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == json.loads(first).keys()
+    assert main.console([command, f"{tmp_path}/parts.py:load"]) == 2 and "Received" in capsys.readouterr().err
+
+
 RANDOM = """
 import random
 import keras

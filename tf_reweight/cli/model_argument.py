@@ -12,9 +12,19 @@ def define_import(values):
 
 
 def loaded(values, path):
-    """The model of a `.keras` file, which may have classes of the files named by `--import`."""
-    from tf_reweight.data import code, models
+    """The model of a `.keras` file, which may have classes of the files named by `--import`; or of `FILE.py:FUNCTION`."""
+    import keras
 
+    from tf_reweight.data import code, models
+    from tf_reweight.graph.checking import check_model
+    from tf_reweight.workflow.config import Config
+
+    if code.is_code(path):
+        # Random weights are those of a run with the default seed.
+        keras.utils.set_random_seed(Config.model_fields["seed"].default)
+        model = code.called(str(path), "model")
+        check_model(model)
+        return model
     parts = {}
     for file in values["import"].value:
         parts |= code.parts_of(code.imported(file))
@@ -23,4 +33,4 @@ def loaded(values, path):
 
 def one_model(values, positional):
     """The model that is the only argument."""
-    return loaded(values, one(positional, "MODEL.keras"))
+    return loaded(values, one(positional, "MODEL.keras or FILE.py:FUNCTION"))

@@ -77,7 +77,9 @@ class ArmReport(Report):
         stem = "with" if self.stem_found else "without"
         words = {"safe": "safe", "wrong": "not safe", "unverified": "unverified, so they stay dense"}[self.verdict]
         counts = collections.Counter(op.verdict for op in self.ops)
-        caption = f"{len(self.ops)} operations: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+        said = {"outside": "outside of the part that a sparse stem begins"}
+        kinds = ", ".join(f"{count} {said.get(name, name)}" for name, count in counts.items())
+        caption = f"{len(self.ops)} operations: {kinds}"
         table = Table(title=f"Sparse weights on ARM: {words}, {stem} a sparse stem", caption=caption)
         for heading in ("operation", "verdict", "why", "where"):
             table.add_column(heading)

@@ -213,9 +213,14 @@ def read_file(path):
 
     Raises:
         FileNotFoundError: when there is no such file.
+        IsADirectoryError: when it is a folder.
         ValueError: when it is not in the TFLite format, or over 2 GiB; the latter is found before it is read.
     """
     path = as_path("path", path)
+    if path.is_dir():
+        inside = ", ".join(found.name for found in sorted(path.glob("*.tflite"))[:3])
+        fix = f"Name a file in it, such as {inside}." if inside else "Name a file; there is none in it that ends in .tflite."
+        raise IsADirectoryError(errors.message("The .tflite file must be a file, and this is a folder.", fix, file=str(path)))
     if not path.is_file():
         raise FileNotFoundError(errors.message("The .tflite file must exist.", "Check the path.", file=str(path)))
     flatbuffer.check_size(path.stat().st_size, path)

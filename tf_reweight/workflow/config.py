@@ -265,6 +265,10 @@ def _read(path):
         ) from None
     if not isinstance(values, dict):
         raise ValueError(errors.message("A config file must hold a mapping.", "See configs/quickstart.yaml.", config=values))
+    if {"config", "stages", "files"} <= values.keys():
+        fix = "The configuration of that run is config.yaml beside it."
+        expected = "`config` must be a configuration, and this is the report of a run."
+        raise ValueError(errors.message(expected, fix, config=str(path)))
     return values
 
 
