@@ -252,10 +252,11 @@ def test_a_training_in_between_changes_no_code(tmp_path):
 
 
 READ = """
-import math, keras
+import math, time, keras
 import numpy as np
 from keras import ops
 
+STARTED = time.time()
 W = 1.0
 CLASSES = {"a": [1, 2], "b": (None, "text")}
 TABLE = np.array([1.0, 2.0])
@@ -285,7 +286,7 @@ def loss(y, outputs):
     LOG.append(1.0)
     out = {}
     out["a"] = HELP.twice(helper(outputs)) + STATE["epoch"] + len(CLASSES["a"]) + TABLE[0] + (3 in SEEN) + math.pi
-    return ops.mean(ALL["one"](out["a"]) - y + (MARK is None), -1)
+    return ops.mean(ALL["one"](out["a"]) - y + (MARK is None) + min(STARTED, 0.0), -1)
 
 def make():
     keras.utils.set_random_seed(0)
@@ -299,9 +300,10 @@ def make():
     "old, new, told",
     [
         ("W = 1.0", "W = 50.0", "W in your code: 1.0 there, 50.0 now"), ("29.0", "30.0", "the code of deeper (fingerprint"),
-        ("[1, 2]", "[1, 3]", "the code of CLASSES (fingerprint"), ("1.0, 2.0]", "1.0, 3.0]", "the code of TABLE (fingerprint"),
-        ("{3, 1}", "{3, 2}", "the code of SEEN (fingerprint"), ("2.0 * x", "3.0 * x", "the code of Helper.twice (finger"),
-        ("37.0", "38.0", "the code of <lambda> (finger"), ("29.0", "29.0  # the same", ""), ("[], {", "[7], {", ""),
+        ("[1, 2]", "[1, 3]", "CLASSES in your code: {'a': [1, 2], 'b'"), ("1.0, 2.0]", "1.0, 3.0]", "TABLE in your code: np.array("),
+        ("{3, 1}", "{3, 2}", "SEEN in your code: {3, 1} there, {3, 2} now"), ("2.0 * x", "3.0 * x", "the code of Helper.twice (finger"),
+        ("37.0", "38.0", "the code of <lambda> (finger"), ("29.0", "29.0  # the same", ""), ("[], {", "[7], {", "LOG in your code: [] there, [7] now"),
+        ("time.time()", "time.time() + 0.5", "STARTED in your code: time.time() there"),
     ],
 )  # fmt: skip
 def test_what_code_reads_of_its_file_is_told(old, new, told, tmp_path):
@@ -317,8 +319,23 @@ def test_what_code_changes_as_it_runs_is_no_difference(tmp_path):
     model, before = module.make(), mark(module.make())
     model.fit(np.ones((4, 4)), np.ones((4, 1)), epochs=2, callbacks=[module.Annealing()], verbose=0)
     assert mark(module.make()) == before and module.COUNT and module.LOG and module.STATE == {"epoch": 1}
-    names = ["CLASSES", "Helper", "SEEN", "TABLE", "W", "deeper", "helper", "loss"]
-    assert sorted(set(before["code"]) & set(vars(module))) == names
+    read = ["ALL", "CLASSES", "COUNT", "HELP", "LOG", "MARK", "SEEN", "STARTED", "STATE", "TABLE", "W"]
+    names = [*read, "Helper", "deeper", "helper", "loss"]
+    assert sorted(set(before["code"]) & set(vars(module))) == sorted(names)
+
+
+def test_constants_of_other_files_and_of_notebooks_are_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_numbers.py").write_text("FIRST = [1.0, 2.0]\nSECOND = 3.0\nSECOND += 1.0\n")
+    (tmp_path / "parts.py").write_text(
+        "from own_numbers import FIRST as ONE\nfrom own_numbers import *\nif True:\n    THIRD: int = 5\n"
+        "def loss(y, p):\n    return ONE[0] * SECOND * THIRD * sum(p - y)\n"
+    )
+    found = own_code.of(code.imported(tmp_path / "parts.py").loss)
+    assert found.pop("loss") and found == {"ONE": "[1.0, 2.0]", "SECOND": "3.0; SECOND += 1.0", "THIRD": "5"}
+    cell = {"W": 2.0, "TABLE": [1], "COUNT": 0}
+    exec("def loss(y, p):\n    global COUNT\n    COUNT += 1\n    return W * TABLE[0] * sum(p - y)", cell)
+    assert own_code.of(cell["loss"]).keys() == {"loss", "W"} and own_code.of(cell["loss"])["W"] == "2.0"
 
 
 def test_what_code_reads_is_the_same_in_a_process_that_hashes_otherwise(tmp_path):

@@ -4,7 +4,6 @@ import dataclasses
 import dis
 import functools
 import hashlib
-import inspect
 import json
 import pathlib
 import sys
@@ -15,17 +14,18 @@ import typing
 import keras
 import numpy as np
 
+from tf_reweight.workflow.written import written
+
 # Their code is that of a version, and what a run was done with is in its report.
 _FRAMEWORKS = {"jax", "jaxlib", "keras", "numpy", "python", "tensorflow", "tf_keras", "tf_reweight", "torch"}
 _INSTALLED = {"dist-packages", "site-packages"}
 _OURS = pathlib.Path(__file__).resolve().parents[1]
 # What a model has once it was trained in this process.
 _PASSING = {"train_function", "test_function", "predict_function", "history"}
-# Methods that change a collection.
-_CHANGES = {
-    "add", "append", "appendleft", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "popleft", "remove",
-    "reverse", "setdefault", "sort", "update",
-}  # fmt: skip
+# What a variable of a notebook is told by, which no file says: numbers and text, that code can only change by its name.
+_PLAIN = (bool, float, int, str)
+# Characters of what a file says that stand in a message.
+_SHORT = 40
 # Longer collections are data.
 _MOST = 10_000
 
@@ -35,8 +35,8 @@ def of(*things):
 
     Functions are told by their code, the values of their defaults and what they close over; classes by those of their methods,
     their constants and the names of what they inherit from. What they read of their file by its name comes with them: functions
-    and classes, and numbers, text, arrays and collections of these that no function of the file changes. What they reach by the
-    name of a module does not. Code of packages that are installed is told where things are of their classes, without what it
+    and classes, and of anything else what the file gives to that name, see `written`. What they reach by the name of a module
+    does not. Code of packages that are installed is told where things are of their classes, without what it
     reads, and that of Keras, its backends, Python and this package not at all.
 
     Args:
@@ -73,10 +73,17 @@ def _constant(value):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Constant:
-    """What code reads of its file, by its name there."""
+class _Read:
+    """What code reads of its file.
+
+    Attributes:
+        name: its name there.
+        written: what the file gives to it, as text; None for what no file gives to it.
+        value: what it is.
+    """
 
     name: str
+    written: str | None
     value: typing.Any
 
 
@@ -129,12 +136,8 @@ def _(thing: type):
 
 
 @_told.register
-def _(thing: _Constant):
-    try:
-        value = _value(thing.value)
-    except RecursionError:  # a collection that holds itself
-        value = None
-    return None if value is None else thing.name, value, [thing.value]
+def _(thing: _Read):
+    return None if thing.written is None else thing.name, thing.written, [thing.value]
 
 
 @_told.register
@@ -255,50 +258,16 @@ def _closed_over(function):
 
 
 def _read(function):
-    """What a function reads of its file and no function there changes."""
-    namespace = function.__globals__
+    """What a function reads of its file by name."""
+    namespace, changed = function.__globals__, _stored(function.__code__, "STORE_GLOBAL")
     names = {name for operation, name in _steps(function.__code__) if operation == "LOAD_GLOBAL" and name in namespace}
-    return [_Constant(name, namespace[name]) for name in names - _changed(namespace)]
-
-
-def _changed(namespace):
-    """The names of what functions of a file change as they run: by `global`, an item, or a method such as `append`."""
-    found = set()
-    for value in list(namespace.values()):
-        of_class = isinstance(value, type) and value.__module__ == namespace.get("__name__")
-        for member in [*vars(value).values()] if of_class else [value]:
-            function = inspect.unwrap(member) if callable(member) else None
-            if type(function) is types.FunctionType and function.__globals__ is namespace:
-                found |= _changed_by(function.__code__)
+    found = []
+    for name in names:
+        text = written(namespace, name)
+        if not text and "__file__" not in namespace and type(namespace[name]) in _PLAIN and name not in changed:
+            text = repr(namespace[name])  # of a notebook
+        found.append(_Read(name, (text if len(text) <= _SHORT else digest(text)) or None, namespace[name]))
     return found
-
-
-@functools.lru_cache(maxsize=4096)
-def _changed_by(function):
-    """The same of code and of the functions inside it."""
-    steps, names = list(dis.get_instructions(function)), set()
-    read = {step.argval for step in steps if step.opname == "LOAD_GLOBAL"}
-    for number, step in enumerate(steps):
-        if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            names.add(step.argval)
-        if step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"):
-            first = _first_of_two(steps[:number])
-            if not first.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
-                # Of `x[i] += 1` it is not known whose item it is.
-                names |= {first.argval} if first.opname == "LOAD_GLOBAL" else read
-        if step.opname in ("LOAD_METHOD", "LOAD_ATTR") and step.argval in _CHANGES and number:
-            names |= {steps[number - 1].argval} & read
-    return frozenset(names.union(*(_changed_by(part) for part in function.co_consts if type(part) is types.CodeType)))
-
-
-def _first_of_two(steps):
-    """The step with which the upper two values on the stack begin, a collection and the key of an item."""
-    height = 0
-    for step in reversed(steps):
-        height += dis.stack_effect(step.opcode, step.arg)
-        if height >= 2:
-            return step
-    return steps[0]
 
 
 def _stored(function, operation):
