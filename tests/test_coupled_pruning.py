@@ -64,6 +64,88 @@ def test_what_each_criterion_counts():
     }  # fmt: skip
 
 
+class OwnScale(keras.layers.Layer):
+    """A gamma and slopes of an own layer, with as many axes as images have."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(1, 1, shape[-1]), initializer="ones", name="gamma")
+        self.slopes = self.add_weight(shape=(1, 1, shape[-1]), initializer="ones", name="slopes")
+
+    def call(self, inputs):
+        return inputs * self.gamma * self.slopes
+
+
+def own_scale(trace, layer, x):
+    trace.scale(layer.gamma, -1, trace.vector(x, -1), makes=True)
+    trace.scale(layer.slopes, -1, trace.vector(x, -1))
+    return x
+
+
+def sloped(slopes):
+    """A convolution of four filters with norms 1, 0.5, 0.25, 0.01, and slopes behind it that rank them the other way round."""
+    layers = [L.Conv2D(4, 1, name="made"), slopes, L.Flatten(), L.Dense(2, name="top")]
+    model = keras.Sequential([keras.Input((3, 3, 1)), *layers])
+    model.get_layer("made").set_weights([np.reshape([1.0, 0.5, 0.25, 0.01], (1, 1, 1, 4)), np.zeros(4)])
+    slopes.alpha.assign(np.broadcast_to([0.0, 0.1, 0.2, 0.9], slopes.alpha.shape))
+    return model
+
+
+SLOPES = pytest.mark.parametrize("axes", [None, (1, 2)], ids=["at each place", "of channels"])
+
+
+@SLOPES
+@pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel_l1", "kernel+gamma+next", "lamp"])
+def test_slopes_are_no_kernels(axes, criterion):
+    """PReLU's slopes have several axes behind a convolution, and the channels of the largest had been kept."""
+    model = sloped(L.PReLU(shared_axes=axes, name="slopes"))
+    model.get_layer("top").kernel.assign(np.full((36, 2), 0.01))
+    (item,) = coupling.groups(model).sets
+    if criterion in ("kernel", "gamma", "kernel_l1"):
+        np.testing.assert_allclose(scores.group_norms(item, criterion), [1.0, 0.5, 0.25, 0.01], rtol=1e-6)
+    coupling.prune_groups(model, sparsity=0.5, criterion=criterion)
+    assert shrinking_weights(model) == {"made": (1, 1, 1, 2), "slopes": (*((3, 3) if axes is None else (1, 1)), 2)}
+    assert (model.get_layer("slopes").alpha.numpy()[..., 2:] == 0).all()
+    np.testing.assert_allclose(model.get_layer("slopes").alpha.numpy()[0, 0, :2], [0.0, 0.1], rtol=1e-6)
+
+
+def shrinking_weights(model):
+    small = shrinking.shrink(model)
+    return {name: tuple(small.get_layer(name).weights[0].shape) for name in ("made", "slopes")}
+
+
+@SLOPES
+def test_penalties_and_soft_thresholds_leave_slopes_alone(axes):
+    import tensorflow as tf
+
+    model = sloped(L.PReLU(shared_axes=axes, name="slopes"))
+    (penalty,) = coupling.regularize_coupled(model, 1.0, criterion="kernel").penalties
+    slopes = model.get_layer("slopes").alpha
+    with tf.GradientTape() as tape:
+        value = penalty(penalty.anchor.variable)
+    assert tape.gradient(value, slopes.value) is None and all(variable is not slopes for variable in penalty.thresholded)
+    before = slopes.numpy()
+    penalty.soft_threshold(np.full(4, 0.4, "float32"))
+    np.testing.assert_array_equal(slopes.numpy(), before)
+    np.testing.assert_allclose(model.get_layer("made").kernel.numpy().ravel(), [0.6, 0.1, 0.0, 0.0], rtol=1e-5)
+
+
+def test_what_counts_are_kernels_gammas_and_what_reads():
+    """Biases of heads and of a GRU have two axes as well; a gamma of several axes counts once, other scales do not."""
+    coupling.register(OwnScale, own_scale)
+    made = [L.Conv2D(6, 1), OwnScale(), L.GroupNormalization(3), L.DepthwiseConv2D(3), L.SeparableConv2D(4, 1), L.PReLU()]
+    own = keras.Sequential([keras.Input((4, 4, 2)), *made, L.Conv2D(4, 1, groups=2), L.Conv2DTranspose(2, 1), L.Flatten()])
+    for model in (own, nets.attention(), nets.gru(), nets.one_dimensional(), nets.grouped()):
+        for item in coupling.groups(model).sets:
+            for criterion in scores.CRITERIA:
+                counted = scores.counted_slices(item, criterion)
+                assert counted and len({(id(part.variable), part.axis) for part in counted}) == len(counted)
+                for part in counted:
+                    wanted = "kernel" in part.variable.name or part.variable.name in ("gamma", "embeddings")
+                    assert wanted and (part.kernel or criterion != "kernel"), part.name
+    names = {part.name.split("/")[-1] for item in coupling.groups(own).sets for part in scores.counted_slices(item)}
+    assert names == {"kernel", "gamma", "depthwise_kernel", "pointwise_kernel"}
+
+
 @pytest.mark.parametrize("criterion", ["kernel", "gamma", "kernel+gamma+next", "kernel_l1"])
 def test_scores_are_norms_over_their_root_mean_square(criterion):
     sets = coupling.groups(nets.randomize(nets.squeeze_excite())).sets
@@ -994,19 +1076,27 @@ def test_a_set_that_nothing_trainable_touches_does_not_react():
 
 
 def test_a_set_is_measured_by_what_reads_it_or_else_by_what_makes_it():
-    model = nets.plain()
-    (item, *_) = coupling.groups(model).sets
-    roles = {role: [part for part in item.slices if part.role == role] for role in ("read", "scale", "out")}
-    assert gates._parts(item) == roles["read"] and all(roles.values())
-    for part in roles["read"]:
-        part.variable.trainable = False
-    assert gates._parts(item) == roles["scale"]
-    for part in roles["scale"]:
-        part.variable.trainable = False
-    assert gates._parts(item) == roles["out"]
-    for part in roles["out"]:
-        part.variable.trainable = False
-    assert gates._parts(item) == []
+    layers = [L.Conv2D(4, 1, name="made"), L.BatchNormalization(name="norm"), L.PReLU(), L.Flatten(), L.Dense(2)]
+    (item,) = coupling.groups(keras.Sequential([keras.Input((4, 4, 3)), *layers])).sets
+    expected = [("read",), ("norm/gamma", "norm/beta"), ("made/kernel", "made/bias"), ()]
+    for names in expected:
+        parts = gates._parts(item)
+        assert all(part.role == "read" for part in parts) if names == ("read",) else {part.name for part in parts} == set(names)
+        for part in parts:
+            part.variable.trainable = False
+
+
+def test_the_reaction_by_what_makes_groups_is_that_by_what_reads_them():
+    """A gate before slopes, or behind them: they change nothing but the part that is negative."""
+    model = nets.randomize(sloped(L.PReLU(shared_axes=(1, 2), name="slopes")))
+    model.compile("sgd", "mse")
+    sets = coupling.groups(model).sets
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(8, 3, 3, 1)).astype("float32"), random.normal(size=(8, 2)).astype("float32")
+    (by_readers,) = gates.reactions(model, sets, labelled.given(model, (x, y)))
+    model.get_layer("top").trainable = False
+    (by_makers,) = gates.reactions(model, sets, labelled.given(model, (x, y)))
+    np.testing.assert_allclose(by_makers, by_readers, rtol=1e-4)
 
 
 @pytest.mark.parametrize("build", [nets.plain, nets.dense_block, nets.lstm, nets.attention])

@@ -12,7 +12,8 @@ class Gates(Listener):
 
     A gate multiplies all that a group gives to the layers that read it. Its derivative is the sum of weight times gradient
     over the weights that read the group, and its square is how much the loss would change if the group were gone (Molchanov
-    et al., arXiv 1906.10771). Sets that nobody trainable reads are measured by the weights that make them.
+    et al., arXiv 1906.10771). Sets that nobody trainable reads are measured by the weights that make them; slopes of PReLU
+    never count: they act on what is negative alone.
 
     Args:
         penalties: the `CoupledBudgeted` penalties of the model, connected to their sets.
@@ -31,12 +32,27 @@ class Gates(Listener):
 
 
 def _parts(item):
-    """The slices whose weights times gradients add up to the derivative by a gate on each group."""
-    for role in ("read", "scale", "out"):
-        parts = [part for part in item.slices if part.role == role and part.variable.trainable]
-        if parts:
-            return parts
+    """The slices whose weights times gradients add up to the derivative by a gate on each group.
+
+    Those of what reads the groups; else the gammas and betas behind what makes them; else the kernels and biases that do.
+    """
+    readers = [part for part in item.slices if part.role == "read"]
+    gammas = [part for part in item.slices if part.role == "scale" and part.variable.name == "gamma"]
+    kernels = [part for part in item.slices if part.kernel]
+    for parts in (readers, _with_biases(item, gammas), _with_biases(item, kernels)):
+        trained = [part for part in parts if part.variable.trainable]
+        if trained:
+            return trained
     return []
+
+
+def _with_biases(item, parts):
+    """These slices, and those of the biases of their layers, which a gate behind a layer acts on too."""
+    layers = {part.path for part in parts}
+    return [
+        part for part in item.slices
+        if part in parts or (part.role == "scale" and part.path in layers and part.variable.name in ("bias", "beta"))
+    ]  # fmt: skip
 
 
 def _sum(parts, gradients, num_groups):

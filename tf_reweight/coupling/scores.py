@@ -27,9 +27,10 @@ def counted_slices(item, criterion=CRITERIA[0]):
     """The slices of a set whose weights count towards its norm.
 
     `"kernel"`: the kernels that make the channels; `"gamma"`: the scales of the normalisations after them, or the kernels
-    where there is none; `"kernel+gamma+next"`: both, and the kernels that read the channels.
+    where there is none; `"kernel+gamma+next"`: both, and the kernels that read the channels. Biases, betas and the slopes of
+    PReLU never count.
     """
-    kernels = [s for s in item.slices if s.role in ("out", "scale") and len(s.variable.shape) > 1]
+    kernels = [s for s in item.slices if s.kernel]
     gammas = [s for s in item.slices if s.role == "scale" and s.variable.name == "gamma"]
     if criterion in ("kernel", _L1):
         return kernels

@@ -27,6 +27,8 @@ class Slice:
             goes when they are removed.
         width: channels of the tensor per index of the axis; a head has several.
         group_of: int array over the axis: the number of the group each index belongs to, -1 for none of this set.
+        kernel: whether it is of a kernel that makes the channels or acts on each alone (depthwise), and of no gamma, bias or
+            slope.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Slice:
     role: str
     width: int
     group_of: np.ndarray
+    kernel: bool
 
     @property
     def path(self):
@@ -241,7 +244,7 @@ def _found(model):
     left: dict = {}
     for root, numbers in spans.items():
         makers = [n for n in numbers if entries[n].role == "out"]
-        kernels = [n for n in numbers if entries[n].role == "scale" and len(entries[n].variable.shape) > 1]
+        kernels = [n for n in numbers if entries[n].role == "scale" and entries[n].kernel]
         if root not in frozen and (makers or kernels):
             by_span.setdefault(tuple(numbers), []).append(root)
         elif makers or kernels:
@@ -269,13 +272,13 @@ def _set(numbers, roots, entries, roots_of):
         place = np.searchsorted(roots, roots_of[n])
         inside = (place < len(roots)) & (roots[np.minimum(place, len(roots) - 1)] == roots_of[n])
         group_of = np.where(inside, np.minimum(place, len(roots) - 1), -1)
-        slices.append(Slice(entry.name, entry.variable, entry.axis, entry.role, entry.width, group_of))
+        slices.append(Slice(entry.name, entry.variable, entry.axis, entry.role, entry.width, group_of, entry.kernel))
     return CoupledSet(_name([entries[n] for n in numbers]), len(roots), tuple(slices), roots)
 
 
 def _name(entries):
     made = [e.name.rsplit("/", 1)[0] for e in entries if e.role == "out"]
-    made = made or [e.name.rsplit("/", 1)[0] for e in entries if e.role == "scale" and len(e.variable.shape) > 1]
+    made = made or [e.name.rsplit("/", 1)[0] for e in entries if e.role == "scale" and e.kernel]
     return " + ".join(dict.fromkeys(made)) or entries[0].name
 
 

@@ -22,6 +22,7 @@ class AxisLabels:
     Attributes:
         role: `"out"` makes channels, `"scale"` acts on each alone, `"read"` reads them, `"state"` follows (statistics),
             `"span"` has no variable and only keeps a piece of a tensor from losing its last channel.
+        kernel: whether it is a kernel that makes channels or acts on each alone (depthwise), and no gamma, bias or slope.
     """
 
     name: str
@@ -30,6 +31,7 @@ class AxisLabels:
     labels: np.ndarray
     role: str
     width: int = 1
+    kernel: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -123,7 +125,7 @@ class Trace:
     def out(self, variable, axis, labels=None, width=1):
         """Labels of the channels a kernel makes, `width` of them per index; its zero slices make them constant."""
         entry = self._entry(variable, axis, "out", labels)
-        entry.width = width
+        entry.width, entry.kernel = width, len(variable.shape) > 1
         self.step.makers.append(entry)
         self.step.mixes = True
         return entry.labels
@@ -135,10 +137,16 @@ class Trace:
         return entry
 
     def scale(self, variable, axis, labels, makes=False):
-        """Notes a variable that acts on each channel alone (bias, gamma, depthwise kernel); None is no variable."""
+        """Notes a variable that acts on each channel alone (bias, gamma, slope, depthwise kernel); None is no variable.
+
+        One of several axes is a kernel if its name says so or its zero slices make channels constant (`makes`), unless it is a
+        gamma. Biases of heads and of a GRU and the slopes of PReLU have several axes as well.
+        """
         if variable is None:
             return None
         entry = self._entry(variable, axis, "scale", labels)
+        kernel = variable.name != "gamma" and (makes or "kernel" in variable.name)
+        entry.kernel = entry.kernel or (kernel and len(variable.shape) > 1)
         if makes:
             self.step.makers.append(entry)
         return entry
