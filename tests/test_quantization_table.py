@@ -101,6 +101,16 @@ TABLE = {
     "Rescaling of uint8": (lambda: chain((6, 6, 3), L.Rescaling(1 / 255), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),
     "Rescaling of int32": (lambda: chain((6, 6, 3), L.Rescaling(1 / 127, -1), L.Conv2D(4, 3), dtype="int32"), ("cast",)),
     "Normalization of uint8": (lambda: chain((6, 6, 3), adapted(), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),
+    "Resizing of uint8": (
+        lambda: chain((6, 6, 3), L.Resizing(9, 9), L.Rescaling(1 / 255), L.Conv2D(4, 3), dtype="uint8"), ("resizing", "cast")
+    ),
+    "MaxPooling2D of uint8": (
+        lambda: chain((8, 8, 3), L.ZeroPadding2D(2), L.MaxPooling2D(), L.Rescaling(1 / 255), L.Conv2D(4, 3), dtype="uint8"),
+        ("cast", "zero_padding2d", "max_pooling2d"),
+    ),
+    "Cropping2D of int32": (
+        lambda: chain((8, 8, 3), L.Cropping2D(1), adapted(), L.Conv2D(4, 3), dtype="int32"), ("cast", "cropping2d")
+    ),
     "float64": (lambda: chain((6, 6, 3), L.Conv2D(4, 3, dtype="float64"), L.BatchNormalization(dtype="float64")), ()),
     "mixed_float16": (lambda: chain((6, 6, 3), L.Conv2D(4, 3, activation="relu", dtype="mixed_float16")), ()),
     "nested": (nested, ()),
@@ -126,7 +136,7 @@ def examples(model, num=16):
 
 
 # Of kernels that others in the table share their rounding with.
-REPEATED = ("Conv2DTranspose", "images")
+REPEATED = ("Conv2DTranspose", "images", "Resizing of uint8", "Cropping2D of int32")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in TABLE])
@@ -149,3 +159,18 @@ def test_layers_train_become_files_and_are_named_where_they_stay_float(name, tmp
     record = tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", verify_data=given, accelerated=False)
     assert record.verification.relative_error < 0.05
     assert bool(record.float_ops) == bool(floats), record.float_ops
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Resizing of uint8", "MaxPooling2D of uint8", "Cropping2D of int32"])
+def test_files_of_integers_agree_with_the_keras_model(name, tmp_path):
+    """The file takes the pixels as they are, whether its ends are quantized or not."""
+    keras.utils.set_random_seed(0)
+    model = TABLE[name][0]()
+    given = examples(model)
+    expected = np.asarray(model(given))
+    qat = tfr.quantize(model, data=given)
+    np.testing.assert_allclose(np.asarray(qat(given)), expected, atol=0.05 * np.abs(expected).max())
+    for quantized_io in (False, True):
+        own = {"verify_data": given, "quantized_io": quantized_io, "accelerated": False}
+        assert tfr.export_tflite(qat, tmp_path / "q.tflite", "int8", **own).verification.relative_error < 0.03

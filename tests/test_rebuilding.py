@@ -58,6 +58,17 @@ def test_integers_reach_a_nested_model_of_floats_as_keras_casts_them(make):
 
 
 @every_rebuilder
+def test_integers_that_a_layer_moved_reach_a_nested_model_as_keras_casts_them(make):
+    """Keras says of what `Cropping2D` gives that it is float."""
+    block = keras.Sequential([keras.Input((4, 4, 1)), L.Conv2D(3, 3, name="conv"), L.Flatten()], name="block")
+    pixels = keras.Input((6, 6, 1), dtype="uint8")
+    model = keras.Model(pixels, L.Dense(2)(block(L.Cropping2D(1)(pixels))))
+    given = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1)).astype("uint8")
+    expected = np.asarray(model(given))
+    assert np.abs(np.asarray(make(model)(given)) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@every_rebuilder
 def test_random_generators_go_on_where_they_were(make):
     model = net()
     for _ in range(2):

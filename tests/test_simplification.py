@@ -239,6 +239,57 @@ def test_images_of_integers_become_numbers_before_they_are_scaled():
         assert rewritten == {"scaled": AFFINE}
 
 
+class Shifted(keras.layers.Layer):
+    """An own layer that gives the type that it is given, of which Keras says it is float."""
+
+    def call(self, inputs):
+        return inputs + 1
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+BEFORE_PIXELS = {
+    "Resizing": lambda: L.Resizing(9, 9), "Resizing nearest": lambda: L.Resizing(9, 9, interpolation="nearest"),
+    "Cropping2D": lambda: L.Cropping2D(1), "ZeroPadding2D": lambda: L.ZeroPadding2D(2),
+    "UpSampling2D": lambda: L.UpSampling2D(2), "MaxPooling2D": lambda: L.MaxPooling2D(2),
+    "CenterCrop": lambda: L.CenterCrop(4, 4), "ReLU": lambda: L.ReLU(),
+    "Dropout": lambda: L.Dropout(0.5), "own": lambda: Shifted(), "Permute": lambda: L.Permute((2, 1, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize("name", BEFORE_PIXELS)
+def test_integers_stay_integers_behind_layers_that_say_they_give_floats(name, dtype):
+    """Keras takes what they give for floats; Rescaling and Normalization cast by themselves, a convolution does not."""
+    adapted = L.Normalization(mean=[100.0, 90.0, 80.0], variance=[400.0, 500.0, 600.0])
+    for scaled in (L.Rescaling(1 / 255, offset=-0.5), adapted):
+        x = keras.Input(IMAGE, dtype=dtype)
+        between = BEFORE_PIXELS[name]()
+        model = keras.Model(x, L.Conv2D(2, 1)(scaled(L.Identity()(between(x)))))
+        simple, _ = quantization.simplify(model)
+        given = np.random.default_rng(0).integers(0, 256, (3, *IMAGE)).astype(dtype)
+        expected = np.asarray(model(given, training=False))
+        np.testing.assert_allclose(np.asarray(simple(given, training=False)), expected, atol=1e-4 * np.abs(expected).max())
+        assert "DepthwiseConv2D" in kinds(simple)
+
+
+def test_integers_that_others_read_too_stay_integers():
+    x = keras.Input(IMAGE, dtype="uint8")
+    padded = L.ZeroPadding2D(1, name="padded")(x)
+    model = keras.Model(x, [L.Conv2D(2, 1)(L.Rescaling(1 / 255)(padded)), padded])
+    given = np.random.default_rng(0).integers(0, 256, (3, *IMAGE)).astype("uint8")
+    for one, other in zip(quantization.simplify(model)[0](given), model(given), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+
+
+def test_what_is_float_all_the_way_is_cast_nowhere():
+    simple, rewritten = simplified(net(IMAGE, L.Cropping2D(1), L.Rescaling(0.5, name="scaled"), L.Conv2D(2, 1)))
+    assert rewritten == {"scaled": AFFINE} and kinds(simple) == ["Cropping2D", "DepthwiseConv2D", "Conv2D"]
+    assert [type(operation).__name__ for operation in simple.operations if "Cast" in type(operation).__name__] == []
+
+
 KEPT_AND_BEHIND = [
     ("relu", "relu", []), ("relu6", "relu6", []), ("linear", "linear", []), ("tanh", "linear", ["Activation"]),
     ("elu", "linear", ["Activation"]), ("silu", "linear", ["Activation", "Multiply"]), ("hard_sigmoid", "linear", ["ReLU"]),

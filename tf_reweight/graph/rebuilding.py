@@ -9,6 +9,7 @@ from tf_reweight.graph.copying import Copied, input_like
 from tf_reweight.graph.distribution import beside_all
 from tf_reweight.graph.ties import around, inside
 from tf_reweight.graph.walking import functional, graph_of, is_graph, walk
+from tf_reweight.graph.whole import Whole
 
 
 def rebuild(model, visit, *, new_input=input_like, prepare=list, path="", like=None):
@@ -81,14 +82,17 @@ class Inlined:
 
     Args:
         visit: asked for all calls but those of nested models.
+        whole: the `Whole` that follows which of the new tensors hold integers; a new one by default.
     """
 
-    def __init__(self, visit):
-        self.visit = visit
+    def __init__(self, visit, whole=None):
+        self.visit, self.whole = visit, Whole() if whole is None else whole
 
     def __call__(self, path, node, args, kwargs):
         if not is_graph(node.operation):
-            return self.visit(path, node, args, kwargs)
+            outputs = self.visit(path, node, args, kwargs)
+            self.whole.follow(node.operation, args, kwargs, outputs)
+            return outputs
         # Only the inputs: Keras may have added a mask, which the model's own layers compute again.
         inputs = keras.tree.flatten(args[0])
         training = kwargs.get("training")
@@ -98,21 +102,19 @@ class Inlined:
             fixed = training is not None and takes_training(inner.operation)
             return self(path, inner, args, {**kwargs, "training": training} if fixed else kwargs)
 
-        return walk(node.operation, _cast(node, inputs), inside, f"{path}/")
+        return walk(node.operation, self._cast(node, inputs), inside, f"{path}/")
 
-
-def _cast(node, values):
-    """What a nested model is given, in the types of its inputs where its call casts integers, as pixels are, to floats."""
-    declared = keras.tree.flatten(graph_of(node.operation).inputs)
-    given = keras.tree.flatten(arguments_of(node)[0][0])
-    return [
-        keras.ops.cast(value, inner.dtype) if is_tensor(before) and _is_whole(before) and not _is_whole(inner) else value
-        for before, inner, value in zip(given, declared, values)
-    ]
-
-
-def _is_whole(tensor):
-    return not keras.backend.is_float_dtype(tensor.dtype)
+    def _cast(self, node, values):
+        """What a nested model is given, in the types of its inputs where its call casts integers, as pixels are, to floats."""
+        declared = keras.tree.flatten(graph_of(node.operation).inputs)
+        given = keras.tree.flatten(arguments_of(node)[0][0])
+        casts = [
+            is_tensor(before) and value in self.whole and keras.backend.is_float_dtype(inner.dtype)
+            for before, inner, value in zip(given, declared, values)
+        ]
+        return [
+            keras.ops.cast(value, inner.dtype) if cast else value for inner, value, cast in zip(declared, values, casts)
+        ]
 
 
 def _in_sequence(inputs, outputs):

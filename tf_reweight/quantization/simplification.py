@@ -10,24 +10,24 @@ from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.graph import random_inputs
-from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, nodes_in_order, operation_of
+from tf_reweight.graph.access import calls_of, has_channels_first, is_layer, node_of, nodes_in_order, operation_of
 from tf_reweight.graph.additions import remains_of
 from tf_reweight.graph.call_arguments import inputs_of, named_arguments
 from tf_reweight.graph.checking import check_eager, check_finite, check_model
 from tf_reweight.graph.comparing import BOUND, compare, endless_outputs, tolerance_of
 from tf_reweight.graph.randomness import named, random_layers
 from tf_reweight.graph.copying import Copied, assign_like, fresh
-from tf_reweight.graph.keras_classes import is_named
+from tf_reweight.graph.keras_classes import is_keras_own, is_named
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import Inlined, rebuild
 from tf_reweight.graph.recasting import is_double, is_stored_half, recast
 from tf_reweight.graph.ties import check_untied, shared_inside
 from tf_reweight.graph.walking import graph_of, graphs_of, is_graph
+from tf_reweight.graph.whole import Whole
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import EXPANSIONS, Activations, Chain
 from tf_reweight.quantization.expandable import is_written_once
 from tf_reweight.quantization.expansion import expand, regularized
-from tf_reweight.quantization.plan import is_float
 
 L = keras.layers
 
@@ -72,7 +72,7 @@ def simplify(model):
     check_shared(model, "simplify")
     given = recast(model, "float32") if is_double(model) or is_stored_half(model) else model
     work = _Simplifier(Names(model), given)
-    made = rebuild(given, Inlined(work.visit), like=given)
+    made = rebuild(given, Inlined(work.visit, work.whole), like=given)
     _check(model, made)
     return made, work.rewritten
 
@@ -98,6 +98,7 @@ class _Simplifier:
         self.names, self.activations = names, Activations(names)
         self.made = {}
         self.rewritten = {}
+        self.whole = Whole()
         graphs = graphs_of(model)
         # Layers that are called at each step and elsewhere are one layer here as well.
         shared = shared_inside(model)
@@ -155,13 +156,20 @@ class _Simplifier:
         if affine is not None:
             self.rewritten[path] = "became a 1x1 depthwise convolution"
             # Without a mask and the like; integers such as the pixels of a camera become real numbers first.
-            return lambda tensor, *_, **__: affine(tensor if is_float(tensor) else ops.cast(tensor, "float32"))
+            return lambda tensor, *_, **__: affine(self._as_floats(tensor) if tensor in self.whole else tensor)
         written = self._activation(operation, name)
         if written is not None:
             return written
         if kind is L.Add and len(args[0]) > 2:
             return _SumOfTwo(name, self.names)
         return Copied(operation, name)
+
+    def _as_floats(self, tensor):
+        """A tensor of integers as floats, cast before layers that pad or pool it: files have no such operation on uint8."""
+        node, layer = node_of(tensor), operation_of(tensor)
+        if node.is_input or not is_layer(layer) or not is_keras_own(type(layer)) or rules.rule_of(layer)[0] != rules.SAME:
+            return ops.cast(tensor, "float32")
+        return Copied(layer, self.names(layer.name))(self._as_floats(node.input_tensors[0]))
 
     def _activation(self, operation, name):
         """What stands for a layer or operation that is an activation and has no counterpart in integer files, or None."""
