@@ -121,6 +121,20 @@ def test_rounded_kernels_are_on_the_grid(bits, axes, seed, size):
     np.testing.assert_allclose(np.abs(rounded).max(), np.abs(kernel).max(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("axes", [0, 1, 2])
+def test_kernels_stored_wider_have_the_same_values(bits, axes):
+    tf = pytest.importorskip("tensorflow")
+    kernel = keras.Variable(np.random.default_rng(0).normal(size=(3, 3, 4, 2)).astype("float32"))
+    with tf.GradientTape() as tape:
+        wider = grid.round_kernel(kernel.value, bits, axes, stored_bits=8)
+        total = ops.sum(wider)
+    narrow = np.asarray(grid.round_kernel(kernel.value, bits, axes))
+    np.testing.assert_allclose(np.asarray(wider), narrow, rtol=1e-5, atol=1e-6)
+    assert (np.asarray(wider)[narrow == 0] == 0).all()
+    np.testing.assert_array_equal(np.asarray(tape.gradient(total, kernel.value)), 1.0)
+
+
 def test_rounding_passes_gradients_to_all_weights():
     """The largest weight sits on the border of the range, and zeros of a dead channel have no range at all."""
     kernel = keras.Variable(np.random.default_rng(0).normal(size=(3, 3, 4, 8)).astype("float32") * [0, *[1] * 7])

@@ -161,6 +161,50 @@ def test_layers_train_become_files_and_are_named_where_they_stay_float(name, tmp
     assert bool(record.float_ops) == bool(floats), record.float_ops
 
 
+# Each layer whose kernel is rounded, on images (8, 8, 4) or sequences (4, 4).
+OF_IMAGES = {
+    "Conv2D": lambda: L.Conv2D(4, 3), "grouped": lambda: L.Conv2D(4, 3, groups=2),
+    "DepthwiseConv2D": lambda: L.DepthwiseConv2D(3),
+    "SeparableConv2D": lambda: L.SeparableConv2D(4, 3), "Conv2DTranspose": lambda: L.Conv2DTranspose(4, 3, strides=2),
+}  # fmt: skip
+OF_SEQUENCES = {
+    "Conv1D": lambda: L.Conv1D(4, 3), "DepthwiseConv1D": lambda: L.DepthwiseConv1D(3), "Dense": lambda: L.Dense(5),
+    "Conv1DTranspose": lambda: L.Conv1DTranspose(4, 3, activation="relu"), "SimpleRNN": lambda: L.SimpleRNN(3),
+    "EinsumDense": lambda: L.EinsumDense("abc,cd->abd", (4, 5), bias_axes="d"), "LSTM": lambda: L.LSTM(3),
+    "TimeDistributed": lambda: L.TimeDistributed(L.Dense(5)),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [3])
+@pytest.mark.parametrize("shape, kinds", [((8, 8, 4), OF_IMAGES), ((4, 4), OF_SEQUENCES)], ids=["images", "sequences"])
+def test_kernels_of_few_bits_become_files_whatever_layer_has_them(shape, kinds, bits, tmp_path):
+    """Transposed convolutions have no int4 in files: the converter refused what had been trained."""
+    has = {type(make()) for make in (*OF_IMAGES.values(), *OF_SEQUENCES.values())}
+    assert has.issuperset(tfr.quantization.rules._CHANNEL_AXES)
+    _export_few(shape, kinds, bits, tmp_path)
+
+
+def test_transposed_convolutions_of_few_bits_become_files(tmp_path):
+    content = _export_few((4, 4), {"Conv1DTranspose": OF_SEQUENCES["Conv1DTranspose"]}, 3, tmp_path)
+    (stored,) = [item for item in content.kernels if item.dtype == "INT8"]
+    assert stored.num_weights == 48 and [item.dtype for item in content.kernels if item is not stored] == ["INT4"]
+
+
+def _export_few(shape, kinds, bits, folder):
+    """The summary of the file of a model with these layers side by side."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input(shape)
+    parts = [L.Dense(3)(L.Flatten()(make()(x))) for make in kinds.values()]
+    model = keras.Model(x, parts)
+    given = examples(model)
+    qat = tfr.quantize(model, bits, data=given)
+    path = folder / "few.tflite"
+    record = tfr.export_tflite(qat, path, "int8", verify_data=given, accelerated=False)
+    assert record.verification.relative_error < 0.03
+    return tfr.inspect_tflite(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Resizing of uint8", "MaxPooling2D of uint8", "Cropping2D of int32"])
 def test_files_of_integers_agree_with_the_keras_model(name, tmp_path):

@@ -68,7 +68,8 @@ def quantize(
         model: a built Sequential or functional model, nested and shared layers included; it is unchanged. Zeros that `prune` or
             `keep_zeros` hold in it are held in the new model too.
         weight_bits: 2..16, or a mapping of selectors to bits: `{"head*": 8, keras.layers.Conv2D: 4}`; the first that matches a
-            layer decides, and 8 where none does. Files hold 2 to 4 bits in int4, 5 to 8 in int8; more is for studies.
+            layer decides, and 8 where none does. Files hold 2 to 4 bits in int4, 5 to 8 in int8, and those of
+            transposed convolutions in int8 always; more is for studies.
         activation_bits: 2..16; files hold 8, or 16 (exported as `"int16"`, with weights of 8 bits).
         layers: None for all; a name or glob of layer paths, a layer, a layer type, a predicate, or a list of these; see
             `kernels.selectors`. Kernels that do not match stay float. Selectors look at the layers of `model`; the names of

@@ -21,7 +21,7 @@ def check_bits(name, value):
     check_integer(name, value, 2, 16, fix="8 is what phones compute in.")
 
 
-def round_kernel(kernel, bits, num_channel_axes=0):
+def round_kernel(kernel, bits, num_channel_axes=0, stored_bits=None):
     """A kernel rounded to `2^bits - 1` values, symmetric around an exact zero.
 
     The values are `k * step`, `k` an integer in `-(2^(bits-1) - 1) .. 2^(bits-1) - 1`, `step = max|kernel| / (2^(bits-1) - 1)`,
@@ -32,6 +32,8 @@ def round_kernel(kernel, bits, num_channel_axes=0):
         bits: 2..16.
         num_channel_axes: how many of the last axes tell channels apart: 0 gives one step for all, 1 fits a convolution
             `(..., in, out)`, 2 a depthwise kernel `(..., in, multiplier)`.
+        stored_bits: how wide the numbers `k` are in a file, `bits` or more: the values are the same, in a wider range; default
+            `bits`.
 
     Returns:
         A tensor of the kernel's shape and dtype.
@@ -41,6 +43,11 @@ def round_kernel(kernel, bits, num_channel_axes=0):
     """
     values, limit = _values_and_limit(kernel, num_channel_axes)
     axis = len(values.shape) - 1 if num_channel_axes else None
+    if stored_bits not in (None, bits):
+        # Not two roundings one behind the other, of which the converter would take the first for that of the file.
+        step = limit / _largest(bits)
+        nearest = ops.floor(values / step + 0.5) * step
+        values, limit, bits = values + ops.stop_gradient(nearest - values), step * _largest(stored_bits), stored_bits
     rounded = keras.quantizers.fake_quant_with_min_max_vars(values, -limit, limit, bits, narrow_range=True, axis=axis)
     return ops.cast(ops.reshape(rounded, tuple(kernel.shape)), kernel.dtype)
 
@@ -52,7 +59,12 @@ def distances(kernel, bits, num_channel_axes=0):
     """
     values, limit = _values_and_limit(kernel, num_channel_axes)
     nearest = ops.stop_gradient(ops.reshape(ops.cast(round_kernel(kernel, bits, num_channel_axes), "float32"), values.shape))
-    return ops.reshape(ops.abs(values - nearest) * (2.0 ** (bits - 1) - 1) / limit, (1, -1))
+    return ops.reshape(ops.abs(values - nearest) * _largest(bits) / limit, (1, -1))
+
+
+def _largest(bits):
+    """The largest whole number of so many bits, as a float."""
+    return 2.0 ** (bits - 1) - 1
 
 
 def _values_and_limit(kernel, num_channel_axes):

@@ -12,6 +12,7 @@ from tf_reweight.graph.emulation import Emulation
 from tf_reweight.graph.parameters import HoldsState
 from tf_reweight.graph.wrapping import KernelWrapper
 from tf_reweight.kernels.table import walk
+from tf_reweight.quantization import rules
 from tf_reweight.quantization.grid import check_bits, round_activation, round_kernel
 from tf_reweight.quantization.links import Links
 
@@ -181,8 +182,8 @@ class QuantizedKernel(Emulation, KernelWrapper):
 
     def changed_kernels(self):
         """The rounded kernels: mapping of the stored variable's id to its rounded value."""
-        found = [] if self.passing else walk(self)[0]
-        return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes) for t in found}
+        found, stored = [] if self.passing else walk(self)[0], rules.stored_bits(self.layer, self.bits)
+        return {id(t.variable): round_kernel(t.variable.value, self.bits, self.num_channel_axes, stored) for t in found}
 
     def as_float(self):
         """What stands for it in the float model: the layer that it wraps."""

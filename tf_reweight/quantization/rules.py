@@ -182,6 +182,16 @@ def channel_axes(layer, activation_bits=8):
     return 1 if activation_bits > 8 and type(layer) is _L.Dense else _CHANNEL_AXES[type(layer)]
 
 
+def stored_bits(layer, bits):
+    """Bits in which a file stores a layer's kernel of so many: 4 or 8; transposed convolutions have no int4.
+
+    Told of fewer bits, the converter would spread the kernel's values over all numbers of int4 or int8, and round them again.
+    """
+    if bits > 8:
+        return bits
+    return 4 if bits <= 4 and type(layer) not in _TRANSPOSED else 8
+
+
 def has_kernel(layer):
     """Whether the layer's kernel is rounded."""
     return type(layer) in _CHANNEL_AXES
