@@ -92,6 +92,14 @@ def calls_of(operation):
     return list(operation._inbound_nodes)
 
 
+def forget_calls(nodes):
+    """Takes calls in a graph that is given up off their operations, of each the latest or all: others keep their places."""
+    for node in nodes:
+        node.operation._inbound_nodes[:] = [other for other in node.operation._inbound_nodes if other is not node]
+        for read in map(operation_of, node.input_tensors):
+            read._outbound_nodes[:] = [other for other in read._outbound_nodes if other is not node]
+
+
 def nodes_in_order(graph):
     """The calls of a functional model in the order in which they can run; without inputs, nested models as one call."""
     levels = graph._nodes_by_depth

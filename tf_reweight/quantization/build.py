@@ -7,7 +7,9 @@ import keras
 from tf_reweight import batch_statistics, errors
 from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import packed
-from tf_reweight.graph.access import all_layers, has_lora, is_tensor, operation_of, quantization_of, tensors_in
+from tf_reweight.graph.access import (
+    all_layers, calls_of, forget_calls, has_lora, is_tensor, operation_of, quantization_of, tensors_in,
+)  # fmt: skip
 from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
@@ -136,6 +138,7 @@ class _Quantizer:
         self.kernels, self.left_out, self.num_ranges = [], {}, 0
         self.grids = {}
         self._made, self._names = {}, Names(model)
+        self._given = {id(layer) for layer in all_layers(like)}
         self._rounded, self._rounders, self._kept = {}, {}, []
         self.plan, self._wanted = Plan(graph_of(model), chosen, activation_bits > 8), set()
         self.model = rebuild(model, self._visit, new_input=self._input, like=like)
@@ -155,8 +158,11 @@ class _Quantizer:
         elif rule is not None and not any(id(x) in self.grids or id(x) in self._wanted for x in inputs):
             rule, reason = None, "what it reads is float"
         if rule is None:
-            self.left_out.setdefault(path, why_not(operation) or reason)
+            if path not in self.left_out:
+                self.left_out[path] = why_not(operation) or reason
+            self._take_over(operation)
             return operation(*args, **kwargs)
+        self._take_over(node.operation)
         entered = self._entered(node, inputs)
         args, kwargs = keras.tree.map_structure(
             lambda x: entered[id(x)] if id(x) in entered else self._on_grid(x), (args, kwargs)
@@ -233,6 +239,12 @@ class _Quantizer:
         joins = [join.places() for join in self.plan.joins_of(group)] if self.activation_bits <= 8 else []
         own = {"fixed_range": fixed_range, "places": len(group), "joins": joins}
         return QuantizedActivation(self.activation_bits, **own, name=unique)
+
+    def _take_over(self, operation):
+        """Lets an operation of the simplified model, which is given up, begin anew; one of the user's own stays as it is."""
+        if id(operation) not in self._given:
+            self._given.add(id(operation))
+            forget_calls(calls_of(operation))
 
     def _wrapped(self, layer):
         """The layer with rounded kernels."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from tf_reweight.graph.access import node_of, nodes_in_order, operation_of
+from tf_reweight.graph.access import nodes_in_order, operation_of
 from tf_reweight.quantization import rules
 
 
@@ -80,6 +80,7 @@ class Plan:
         self.sites, self.entries, self.rules, self.joins = {}, {}, {}, []
         nodes = nodes_in_order(graph)
         self._readers = _readers(graph, nodes)
+        self._makers = {id(tensor): node for node in nodes for tensor in node.outputs}
         for node in nodes:
             operation = node.operation
             rule = rules.rule_of(operation)
@@ -131,8 +132,8 @@ class Plan:
     def _follows_move(self, node):
         """Whether the file has an operation before that stays on its input's grid."""
         while True:
-            node = node_of(node.input_tensors[0])
-            rule = None if node.is_input else self.rules[id(node)][0]
+            node = self._makers.get(id(node.input_tensors[0]))
+            rule = None if node is None else self.rules[id(node)][0]
             if rule != rules.ABSENT:
                 return rule in rules.MOVES
 
@@ -174,8 +175,8 @@ class Plan:
     def source(self, tensor):
         """The site whose grid the tensor is on, if any; back through operations that only move numbers."""
         while id(tensor) not in self.sites:
-            node = node_of(tensor)
-            if node.is_input or self.rules[id(node)][0] not in rules.MOVES:
+            node = self._makers.get(id(tensor))
+            if node is None or self.rules[id(node)][0] not in rules.MOVES:
                 return None
             tensor = node.input_tensors[0]
         return self.sites[id(tensor)]
