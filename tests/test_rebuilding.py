@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import tf_reweight as tfr
+from tf_reweight.graph.access import all_layers
 from tf_reweight.graph.comparing import compare
-from tf_reweight.graph.recasting import recast
+from tf_reweight.graph.recasting import RecastError, recast
+from tf_reweight.graph.walking import graphs_of
 from tf_reweight.penalties.attachment import attachments
 
 L = keras.layers
@@ -141,6 +144,150 @@ def test_words_that_were_learned_come_along():
     for copy in (stripped, REBUILDERS["recast"](model)):
         assert copy.get_layer("words").get_vocabulary() == words.get_vocabulary()
         np.testing.assert_allclose(copy(given), model(given), rtol=1e-5)
+
+
+class Scaled(L.Layer):
+    """A layer without weights and without a config; it holds another, and a function of its own."""
+
+    def __init__(self, factor, inner, name):
+        super().__init__(name=name)
+        self.factor, self.inner, self.function = factor, [inner], self.scaled
+
+    def scaled(self, inputs):
+        return self.factor * inputs
+
+    def call(self, inputs):
+        return self.function(self.inner[0](inputs))
+
+
+class Counted(L.Layer):
+    """A layer that no twin can be made of."""
+
+    def __new__(cls, factor, **kwargs):
+        made = super().__new__(cls)
+        made.factor_doubled = 2 * factor
+        return made
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+
+    def call(self, inputs):
+        return self.factor_doubled * inputs
+
+
+def behind(layer):
+    x = keras.Input((5,))
+    return keras.Model(x, L.Dense(2)(L.Dense(4, activation="silu")(layer(x))))
+
+
+def binned():
+    bins = L.Discretization(num_bins=3, output_mode="one_hot", name="first")
+    bins.adapt(np.arange(20.0))
+    return behind(lambda x: bins(x[:, :1]))
+
+
+def normalized():
+    norm = L.Normalization(name="first")
+    norm.adapt(np.random.default_rng(0).normal(3.0, 2.0, (64, 5)))
+    return behind(lambda x: L.Dropout(0.1)(norm(x)))
+
+
+def in_a_row():
+    first, double = L.Rescaling(0.5, name="first"), L.Lambda(lambda t: 2.0 * t)
+    return keras.Sequential([keras.Input((5,)), first, L.Dense(4), L.BatchNormalization(), L.ReLU(), double, L.Dense(2)])
+
+
+def called_twice():
+    block = keras.Sequential([keras.Input((5,)), L.Dense(5, activation="silu"), L.Lambda(lambda t: t + 1.0)], name="block")
+    x = keras.Input((5,))
+    h = L.Lambda(lambda t: 3.0 * t, name="first")(x)
+    return keras.Model(x, L.Dense(2)(L.Add()([block(h), block(L.Dense(5)(h))])))
+
+
+def inside_and_outside():
+    """A layer that a nested Sequential model and the model around it call."""
+    shared, x = L.Dense(5, name="first"), keras.Input((5,))
+    block = keras.Sequential([keras.Input((5,)), shared, L.ReLU()], name="block")
+    return keras.Model(x, L.Dense(2)(block(shared(x))))
+
+
+KEPT = np.arange(5, dtype="float32")
+BELONGING = {
+    "closure": lambda: behind(L.Lambda(lambda t: t * KEPT, name="first")),
+    "own": lambda: behind(Scaled(3.0, L.Activation("relu"), name="first")),
+    "bins": binned,
+    "normalization": normalized,
+    "sequential": in_a_row,
+    "called twice": called_twice,
+    "inside and outside": inside_and_outside,
+}
+MAKERS = {
+    **REBUILDERS,
+    "simplify": lambda model: tfr.quantization.simplify(model)[0],
+    "prune_low_magnitude": tfr.tfmot.sparsity.keras.prune_low_magnitude,
+    "cluster_weights": lambda model: tfr.tfmot.clustering.keras.cluster_weights(model, 4),
+}
+
+
+def check_calls(model):
+    """Layers have no calls but those in the model, so that `layer.output` is a tensor of it."""
+    graphs = graphs_of(model)
+    inside = {id(node) for graph in graphs for level in graph._nodes_by_depth.values() for node in level}
+    for operation in graphs[0].operations:
+        assert all(id(node) in inside for node in operation._inbound_nodes), operation.name
+    wrapped = [layer.layer for layer in model.layers if isinstance(layer, tfr.quantization.QuantizedKernel)]
+    assert not any(layer._inbound_nodes for layer in wrapped)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("build", BELONGING.values(), ids=BELONGING)
+def test_layers_of_a_copy_belong_to_it_alone(build, make):
+    model = build()
+    try:
+        copy = make(model)
+    except RecastError:
+        return  # a lambda or layer without a config has no copy in another type
+    check_calls(copy)
+    assert not {id(layer) for layer in all_layers(model)} & {id(layer) for layer in all_layers(copy)}
+    given = np.random.default_rng(1).normal(3.0, 2.0, (4, 5)).astype("float32")
+    for layer in copy.layers:
+        if len(layer._inbound_nodes) == 1:
+            keras.Model(copy.inputs[0], layer.output)
+    if make not in (MAKERS["cluster_weights"], MAKERS["quantize"]):
+        np.testing.assert_allclose(copy(given), model(given), atol=1e-4)
+
+
+def test_a_model_can_be_cut_behind_its_words(tmp_path):
+    words = L.TextVectorization(output_mode="tf_idf", max_tokens=6, name="words")
+    words.adapt(["a b c a", "b d"])
+    x = keras.Input((), dtype="string")
+    model = keras.Model(x, L.Dense(2)(L.Dense(4, activation="relu")(words(x))))
+    given = ops.convert_to_tensor(["a d", "c c"])
+    small = tfr.shrink(model, inputs=given)
+    np.testing.assert_allclose(small(given), model(given), rtol=1e-5)
+    behind_words = keras.Model(small.get_layer("words").output, small.output)
+    np.testing.assert_allclose(behind_words(words(given)), model(given), rtol=1e-5)
+    words.adapt(["w x y z"])
+    np.testing.assert_allclose(small(given), behind_words(small.get_layer("words")(given)), rtol=1e-5)
+    assert small.get_layer("words").get_vocabulary() != words.get_vocabulary()
+    small.save(tmp_path / "a.keras")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "a.keras")(given), small(given), rtol=1e-5)
+
+
+def test_twins_keep_what_was_set_on_the_layer_and_layers_without_a_twin_are_used_as_they_are():
+    layer = Scaled(3.0, L.Activation("relu"), name="first")
+    layer.trainable, layer.supports_masking = False, True
+    model = behind(layer)
+    layer.factor = 5.0
+    copy = tfr.strip(model).get_layer("first")
+    assert (copy.trainable, copy.supports_masking, copy.built, copy.factor) == (False, True, True, 5.0)
+    copy.factor = 0.0
+    np.testing.assert_array_equal(copy(np.ones((1, 5))), 0.0)
+    np.testing.assert_array_equal(layer(np.ones((1, 5))), 5.0)
+    assert len(copy._layers) == 1 and copy._layers[0] is copy.inner[0] is not layer.inner[0]
+    counted = behind(Counted(3.0, name="first"))
+    given = np.ones((2, 5), "float32")
+    np.testing.assert_allclose(tfr.shrink(counted)(given), counted(given), rtol=1e-5)
 
 
 def test_statistics_of_normalization_are_ready():

@@ -12,12 +12,13 @@ from tf_reweight.graph.access import is_layer, operation_of
 from tf_reweight.graph.additions import addition_class, is_addition, own_weights, remains_of
 from tf_reweight.graph.keras_classes import is_keras_own, is_named, is_ours
 from tf_reweight.graph.state import carry_state, parts_of
+from tf_reweight.graph.twins import twin
 
 
 class Copied:
     """A fresh operation that takes over the weights at its first call, which builds it.
 
-    A Lambda or custom layer without weights is used as it is: what it computes may not be in its config. What a layer knows
+    Of a Lambda or custom layer without weights it is a twin: what it computes may not be in its config. What a layer knows
     besides its weights comes along, see `state.carry_state`.
 
     Args:
@@ -55,8 +56,8 @@ def fresh(operation, changes):
     if not is_layer(operation):
         given = operation.get_config()
         return type(operation).from_config({**given, **{name: changes[name] for name in changes.keys() & given.keys()}})
-    if is_kept_as_it_is(operation) and changes.keys() <= {"name"}:
-        return operation
+    if has_twin(operation) and changes.keys() <= {"name"}:
+        return twin(operation, changes.get("name"))
     given = without_penalties(config_of(operation))
     config = {**given, **changes}
     same = {name for name, value in given.items() if config[name] == value}
@@ -235,8 +236,8 @@ def assign_like(variable, old, value):
         variable.trainable = old.trainable
 
 
-def is_kept_as_it_is(operation):
-    """Whether a copy of a model takes the very object: a Lambda or custom layer without weights, or an adapted vocabulary."""
+def has_twin(operation):
+    """Whether a copy of a layer has its attributes: a Lambda or custom layer without weights, or an adapted vocabulary."""
     if not is_layer(operation) or operation.variables:
         return False
     has_vocabulary = is_named(operation, "StringLookup", "IntegerLookup", "TextVectorization", "Discretization")

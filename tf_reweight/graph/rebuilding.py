@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_reweight.graph.access import copy_trainable, is_layer, is_tensor, node_of, takes_training
+from tf_reweight.graph.access import copy_trainable, forget_calls, is_layer, is_tensor, node_of, takes_training
 from tf_reweight.graph.call_arguments import arguments_of
 from tf_reweight.graph.compiling import sequential_like
 from tf_reweight.graph.copying import Copied, input_like
@@ -37,8 +37,12 @@ def rebuild(model, visit, *, new_input=input_like, prepare=list, path="", like=N
     with beside_all(model):
         inputs = [new_input(tensor) for tensor in keras.tree.flatten(graph_of(model).inputs)]
         outputs = walk(model, prepare(inputs), visit, path)
-        layers = _in_sequence(inputs, outputs) if like is None and isinstance(model, keras.Sequential) else None
-        made = functional(like or model, inputs, outputs) if layers is None else sequential_like(model, [inputs[0], *layers])
+        nodes = _in_sequence(inputs, outputs) if like is None and isinstance(model, keras.Sequential) else None
+        if nodes is None:
+            made = functional(like or model, inputs, outputs)
+        else:
+            forget_calls(nodes)  # a Sequential model calls its layers itself
+            made = sequential_like(model, [inputs[0], *(node.operation for node in nodes)])
     copy_trainable(made, like or model)
     return made
 
@@ -118,15 +122,15 @@ class Inlined:
 
 
 def _in_sequence(inputs, outputs):
-    """The layers between one input and one output, each behind the other; None where that is not all there is."""
-    layers, tensor = [], outputs[0]
+    """The calls between one input and one output, each behind the other; None where that is not all there is."""
+    nodes, tensor = [], outputs[0]
     while len(outputs) == 1 and tensor is not inputs[0]:
         node = node_of(tensor)
-        if not _is_plain_call(node) or node.operation in layers:
+        if not _is_plain_call(node) or any(node.operation is other.operation for other in nodes):
             return None
-        layers.insert(0, node.operation)
+        nodes.insert(0, node)
         tensor = node.arguments.args[0]
-    return layers
+    return nodes
 
 
 def _is_plain_call(node):

@@ -10,12 +10,13 @@ from tf_reweight.graph.access import is_layer, tensors_in
 from tf_reweight.graph.additions import own_weights
 from tf_reweight.graph.call_arguments import inputs_of
 from tf_reweight.graph.copying import (
-    assign_like, config_of, fresh, input_like, is_kept_as_it_is, made_again, without_penalties,
+    assign_like, config_of, fresh, has_twin, input_like, made_again, without_penalties,
 )  # fmt: skip
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.state import carry_state
 from tf_reweight.graph.ties import around
+from tf_reweight.graph.twins import twin
 from tf_reweight.graph.walking import graph_of, is_graph, nodes_of
 from tf_reweight.shrinking.branches import NO_CUTS
 from tf_reweight.shrinking.compact import compact
@@ -114,9 +115,9 @@ class Rebuilder:
         return keras.layers.Rescaling(1.0, offset.tolist(), name=f"{operation.name}_offset", dtype=total.dtype)(total)
 
     def _copy(self, path, operation):
-        """A fresh operation with the sizes of what stays; a Lambda or custom layer without weights is used as it is."""
-        if is_kept_as_it_is(operation):
-            return operation
+        """A fresh operation with the sizes of what stays; of a Lambda or custom layer without weights a twin."""
+        if has_twin(operation):
+            return twin(operation)
         if id(operation) in self.shared:
             return around(operation, self._shared(path, self.shared[id(operation)]))
         with made_again(operation, path):
