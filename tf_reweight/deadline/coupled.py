@@ -146,6 +146,8 @@ class CoupledGroups:
         for item, penalty, back, stayed in zip(self._sets, self._penalties, *rows):
             if penalty is not None:
                 revive(item, back, stayed)
+        # What was drawn for such a group may read one that is gone.
+        self.hold(keep)
         restart_averages(self.model.optimizer, self._pressed())
 
     def _pressed(self):
