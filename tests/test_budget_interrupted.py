@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from rich.console import Console
 
 import tf_reweight as tfr
 from tests import nets
@@ -16,6 +17,7 @@ from tf_reweight.penalties.attachment import attachments, detach, regularize
 from tf_reweight.penalties.proximal import Proximal
 from tf_reweight.pruning.prune import prune
 from tf_reweight.shrinking import shrink
+from tf_reweight.workflow.checkpoint import Checkpoint
 
 L = keras.layers
 
@@ -211,6 +213,107 @@ def test_a_refused_budget_leaves_no_penalties_and_another_can_be_tried(kind, ref
     with pytest.raises(ValueError, match="another budget"):
         fitted(model, kind(**refused, **other))
     assert len(attachments(model)) == before
+
+
+keras_counts_too = pytest.mark.filterwarnings("ignore:Your input ran out of data")
+
+
+def unknown(*sizes):
+    """tf.data that does not say how many batches it has: so many in each epoch, of the last from then on."""
+    import tensorflow as tf
+
+    x, y = small_task()
+    begun = []
+
+    def batches():
+        begun.append(sizes[min(len(begun), len(sizes) - 1)])
+        for place in range(begun[-1]):
+            part = slice(4 * (place % 16), 4 * (place % 16) + 4)
+            yield x[part], y[part]
+
+    return tf.data.Dataset.from_generator(batches, output_signature=(tf.TensorSpec((4, 4)), tf.TensorSpec((4, 1))))
+
+
+def with_budget(single):
+    keras.utils.set_random_seed(0)
+    model = small()
+    if single:
+        regularize(model, "unstructured", budget="sparsity=0.5")
+    else:
+        regularize_coupled(model, budget="macs=0.6")
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    return model
+
+
+@keras_counts_too
+@pytest.mark.parametrize("single", [False, True])
+def test_steps_that_nobody_knows_are_counted_in_the_first_epoch(single):
+    model, solver, kernels = with_budget(single), BudgetProximal(until=0.5, every=4), []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: kernels.append(nonzeros(model)))
+    model.fit(unknown(16), shuffle=False, epochs=5, verbose=0, callbacks=[solver, look])
+    assert solver.met_at == 16 + 32 and solver.history[-1]["freed"] >= 1.0
+    steps = [entry["step"] for entry in solver.history]
+    assert 16 <= steps[0] < 20 and steps[-1] == 48 and steps == sorted(steps)
+    assert kernels[0] == nonzeros(small()) > kernels[-1]
+    # Where the number is known, or given, all is as it was.
+    given = BudgetProximal(until=0.5, every=4, steps=16)
+    with_budget(single).fit(unknown(16), shuffle=False, epochs=5, verbose=0, callbacks=[given])
+    assert given.met_at == 40
+
+
+@keras_counts_too
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("sizes", [(16, 7), (16, 25), (16, 16, 3, 20, 5)])
+@pytest.mark.parametrize("until", [0.5, 0.99])
+def test_a_budget_is_met_where_epochs_differ_in_their_steps(until, sizes, single):
+    model, solver = with_budget(single), BudgetProximal(until=until, every=4)
+    model.fit(unknown(*sizes), shuffle=False, epochs=5, verbose=0, callbacks=[solver])
+    assert solver.met_at is not None and solver.history[-1]["freed"] >= 1.0
+
+
+@keras_counts_too
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_training_of_unknown_steps_goes_on_where_it_was_cut_off(at, single, tmp_path):
+    def trained(*others):
+        model, solver = with_budget(single), BudgetProximal(until=0.6, every=4)
+        state = Checkpoint(tmp_path / "state.zip", "train", [solver], Console(quiet=True))
+        model.fit(unknown(16), shuffle=False, epochs=5, verbose=0, callbacks=[solver, *others, *([state] if keeps else [])])
+        return solver.met_at, solver.history, [ops.convert_to_numpy(weight) for weight in model.weights]
+
+    def cut(epoch, logs=None):
+        if epoch == at + 1:
+            raise KeyboardInterrupt
+
+    keeps = False
+    met_at, history, weights = trained()
+    keeps = True
+    with pytest.raises(KeyboardInterrupt):
+        trained(keras.callbacks.LambdaCallback(on_epoch_begin=cut))
+    again = trained()
+    assert (again[0], again[1]) == (met_at, history)
+    for one, other in zip(weights, again[2]):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_group_that_comes_back_at_the_very_end_reads_none_that_is_gone():
+    """A warning spoke of weights of before the pruning."""
+    model, solver = with_budget(False), BudgetProximal(until=0.995, every=4)
+    fitted(model, solver, epochs=5, shuffle=False)
+    before = nonzeros(model)
+    tfr.prune_groups(model)
+    assert solver.met_at == 80 and nonzeros(model) == before
+
+
+@keras_counts_too
+@pytest.mark.parametrize("epochs", [{"epochs": 1}, {"epochs": 3, "initial_epoch": 2}])
+def test_one_epoch_of_unknown_steps_is_refused(epochs):
+    model = small()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="must know the steps of an epoch.*Received: "):
+        model.fit(unknown(4), shuffle=False, verbose=0, callbacks=[BudgetProximal("macs=0.6")], **epochs)
+    assert not attachments(model) and model.layers[1].momentum == 0.99
+    model.fit(unknown(4), shuffle=False, verbose=0)
 
 
 SOLVERS = {

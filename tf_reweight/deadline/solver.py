@@ -17,6 +17,7 @@ from tf_reweight.graph.gradients import ENOUGH_BATCHES, TAYLOR
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
+from tf_reweight.penalties.attachment import take_off
 
 # With fewer training steps before the deadline groups are cut rather than drawn to zero.
 _FEWEST_STEPS = 30
@@ -59,7 +60,9 @@ class BudgetProximal(keras.callbacks.Callback):
             fewer than 50 steps: the net is sparse early, and learns which weights it needs, since they may come back.
         every: training steps between two looks, at most; fewer where the deadline is near. None is 10, for single kernels a
             twentieth of the steps of their horizon where that is more: ranking millions of weights takes longer than a step.
-        steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators; None asks `fit`.
+        steps: training steps of an epoch, where `fit` cannot tell beforehand, as with generators and some tf.data; None asks
+            `fit`. Where that does not know either, the first epoch counts them: nothing is pressed in it, and `until` is of the
+            epochs after it.
         multiple_of: for coupled groups: the channels that stay are a multiple of it; int8 kernels like 8 or 16.
 
     Attributes:
@@ -72,7 +75,7 @@ class BudgetProximal(keras.callbacks.Callback):
 
     Raises:
         ValueError: for a value out of range; at the start of `fit`, for a model without budget, a budget out of reach, an
-            unknown number of steps.
+            unknown number of steps where there is one epoch.
 
     Example:
         >>> model.fit(x, y, epochs=20, callbacks=[BudgetProximal("macs=0.5")])
@@ -106,28 +109,57 @@ class BudgetProximal(keras.callbacks.Callback):
         self.history, self.met_at = [], None
         self._groups, self._epoch, self._steps, self._done, self._pressing = None, 0, None, 0, False
         self._first, self._looked = None, 0
-        self._slow, self._deaf = [], False
+        self._counted, self._before = 0, 0
+        self._slow, self._deaf, self._bare = [], False, False
 
     def on_train_begin(self, logs=None):
         self._steps = (self.params or {}).get("steps") or self.steps
-        if self._steps is None:
-            fix = "Pass steps=... here, steps_per_epoch to fit, or data of known length."
-            raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
+        self._check_countable((self.params or {}).get("epochs", 1))
         one_fit.end_earlier(self.model, self)
         self.history, self._epoch, self._looked, self._deaf = [], 0, 0, False
         wanted = (self.budget, self.criterion, self.multiple_of)
-        self._groups, _ = reachable_groups_of(self.model, type(self).__name__, *wanted)
+        self._groups, self._bare = reachable_groups_of(self.model, type(self).__name__, *wanted)
         self.met_at, self._pressing, self._first, self._done = None, False, None, 0
+        self._counted, self._before = 0, 0
         self._slow = follow_closely_for_now(self.model)
         self._groups.open()
         one_fit.begin(self.model, self, self._give_back)
         drop_compiled_steps(self.model)
 
+    def _check_countable(self, epochs):
+        """Raises where the steps of an epoch are not known, and there are no epochs after one in which they are counted."""
+        if self._steps is None and epochs < 2:
+            fix = "Pass steps=... here, steps_per_epoch to fit, data of known length, or several epochs: the first counts them."
+            raise ValueError(errors.message("BudgetProximal must know the steps of an epoch.", fix, steps_per_epoch=None))
+
     def on_epoch_begin(self, epoch, logs=None):
+        if self._steps is None and self._counted:
+            self._steps = self._before = self._counted
+        if self._steps is None:
+            self._begin_to_count(epoch)
+            return
         if self._first is None:
             self._begin(epoch)
         self._epoch = epoch - self._first
         self._done = self._epoch * self._steps
+
+    def _begin_to_count(self, epoch):
+        """Before an epoch in which steps are counted, and which `initial_epoch` may have chosen."""
+        try:
+            self._check_countable(self.params["epochs"] - epoch)
+        except ValueError:
+            one_fit.end(self.model, self)
+            if self._bare:
+                take_off(self.model)  # the penalties that were put on for this `fit`
+            raise
+
+    def on_epoch_end(self, epoch, logs=None):
+        # An epoch with fewer steps than were counted is over as well.
+        if self._counted and self._steps is not None:
+            self._done = (self._epoch + 1) * self._steps
+            if self._pressing:
+                self._sync()
+                self._groups.step(0, True)
 
     def _begin(self, epoch):
         """Before the first epoch, which `initial_epoch` may have chosen: what came before was not looked at."""
@@ -140,9 +172,9 @@ class BudgetProximal(keras.callbacks.Callback):
             )
 
     def on_train_batch_begin(self, batch, logs=None):
-        now = self._epoch * self._steps + batch
-        if self._groups is None or self.met_at is not None:
+        if self._groups is None or self._steps is None or self.met_at is not None:
             return
+        now = self._epoch * self._steps + batch
         if now >= self._deadline:
             self._finish(now)
             return
@@ -152,6 +184,9 @@ class BudgetProximal(keras.callbacks.Callback):
             self._look(now)
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._steps is None:
+            self._counted = batch + 1
+            return
         # The last execution of an epoch may have fewer steps than the others, which Keras does not say.
         now = self._epoch * self._steps + min(batch + 1, self._steps)
         passed, self._done = now - self._done, now
@@ -198,7 +233,7 @@ class BudgetProximal(keras.callbacks.Callback):
 
     @property
     def _deadline(self):
-        """Training steps from the first epoch of this `fit` to the deadline."""
+        """Training steps from the first epoch of this `fit`, or the first after steps were counted, to the deadline."""
         return max(1, round(self._until * self._steps * (self.params["epochs"] - self._first)))
 
     @property
@@ -262,11 +297,11 @@ class BudgetProximal(keras.callbacks.Callback):
         groups.close()
         groups.finish(keep)
         self._note(now, keep, float(scores[~keep].max(initial=0.0)))
-        self.met_at, self._pressing = now, False
+        self.met_at, self._pressing = self._before + now, False
         drop_compiled_steps(self.model)
 
     def _note(self, now, keep, marginal):
-        self.history.append(noted(self._groups, now, min(1.0, now / self._deadline), keep, marginal))
+        self.history.append(noted(self._groups, self._before + now, min(1.0, now / self._deadline), keep, marginal))
 
     def _sync(self):
         if keras.backend.backend() == "jax":
