@@ -4,8 +4,15 @@ import types
 
 import keras
 
+from tf_reweight.graph.access import is_layer
+
 # What Keras reads off the signature of `call`, and a user may add to. Other collections of a new layer are about its calls.
 _ABOUT_CALL = ("call_signature_parameters", "_call_context_args", "_call_has_context_arg")
+# Of a new layer, by the lower-case names of their classes.
+_COLLECTIONS = (
+    "list", "dict", "set", "ordereddict",
+    "trackedlist", "trackeddict", "trackedset", "trackedordereddict", "tracker", "function"
+)  # fmt: skip
 
 
 def twin(layer, name=None):
@@ -41,12 +48,12 @@ def _twin(layer, name, known):
 def _inside(layer):
     """The layers that PyTorch keeps apart from the other attributes of a layer."""
     modules = vars(layer).get("_modules", {})
-    return {key: value for key, value in modules.items() if isinstance(value, keras.layers.Layer)}
+    return {key: value for key, value in modules.items() if is_layer(value)}
 
 
 def _is_setting(value):
     """Whether an attribute of a new layer is a setting, and not a collection or function of its own."""
-    return not isinstance(value, (list, dict, set, types.FunctionType)) and type(value).__name__ != "Tracker"
+    return type(value).__name__.lower() not in _COLLECTIONS
 
 
 def _set(copy, key, value):
@@ -61,17 +68,14 @@ def _part(value, known):
     """What stands for the value of an attribute: twins for layers, and a twin's own method for that of its layer."""
     if id(value) in known:
         return known[id(value)]
-    if isinstance(value, keras.layers.Layer):
+    if is_layer(value):
         return value if isinstance(value, keras.Model) else _twin(value, value.name, known)
-    if isinstance(value, types.MethodType) and id(value.__self__) in known:
+    if type(value) is types.MethodType and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
-    if isinstance(value, dict) and _is_plain(value, dict):
+    # Of Python's own class, or of the one by which Keras tracks what is in it.
+    kind = type(value).__name__.lower().removeprefix("tracked")
+    if kind == "dict":
         return {key: _part(item, known) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and _is_plain(value, list, tuple):
-        return (tuple if isinstance(value, tuple) else list)(_part(item, known) for item in value)
+    if kind in ("list", "tuple"):
+        return (tuple if kind == "tuple" else list)(_part(item, known) for item in value)
     return value
-
-
-def _is_plain(value, *kinds):
-    """Whether a collection is of Python's own class, or of the one by which Keras tracks what is in it."""
-    return type(value) in kinds or type(value).__name__ in ("TrackedList", "TrackedDict")
