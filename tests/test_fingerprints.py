@@ -300,10 +300,12 @@ def make():
     "old, new, told",
     [
         ("W = 1.0", "W = 50.0", "W in your code: 1.0 there, 50.0 now"), ("29.0", "30.0", "the code of deeper (fingerprint"),
-        ("[1, 2]", "[1, 3]", "CLASSES in your code: {'a': [1, 2], 'b'"), ("{3, 1}", "{3, 2}", "SEEN in your code: {3, 1} there, {3"),
+        ("[1, 2]", "[1, 3]", "CLASSES in your code: {'a': [1, 2], 'b'"),
+        ("{3, 1}", "{3, 2}", "SEEN in your code: {3, 1} there, {3"),
         ("1.0, 2.0]", "1.0, 3.0]", "TABLE in your code: np.array("), ("2.0 * x", "3.0 * x", "the code of Helper.twice (finger"),
         ("37.0", "38.0", "the code of <lambda> (finger"), ("29.0", "29.0  # the same", ""),
-        ("[], {", "[7], {", "LOG in your code: [] there, [7] now"), ("time.time()", "time.time() + 0.5", "STARTED in your code: time."),
+        ("[], {", "[7], {", "LOG in your code: [] there, [7] now"),
+        ("time.time()", "time.time() + 0.5", "STARTED in your code: time."),
     ],
 )  # fmt: skip
 def test_what_code_reads_of_its_file_is_told(old, new, told, tmp_path):

@@ -154,12 +154,13 @@ class BudgetProximal(keras.callbacks.Callback):
             raise
 
     def on_epoch_end(self, epoch, logs=None):
-        # An epoch with fewer steps than were counted is over as well.
-        if self._counted and self._steps is not None:
-            self._done = (self._epoch + 1) * self._steps
-            if self._pressing:
-                self._sync()
-                self._groups.step(0, True)
+        if self._steps is None:
+            return
+        if self._counted:
+            self._done = (self._epoch + 1) * self._steps  # also after fewer steps than were counted
+        if self._pressing:
+            self._sync()
+            self._groups.step(0, True)  # what an epoch that was stopped inside still owes
 
     def _begin(self, epoch):
         """Before the first epoch, which `initial_epoch` may have chosen: what came before was not looked at."""
