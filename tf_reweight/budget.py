@@ -37,8 +37,8 @@ class Budget:
         macs: multiply-accumulates of one example in dense and convolution kernels, at most; a fraction or a number; of the same
             kernels as `weights`.
         bytes: size of the `.tflite` as stored, zeros packed where that is smaller; a fraction of the dense file of the same
-            precision, or a number. Files are predicted from some that were measured, to about half a percent; `compress` measures
-            what it ships.
+            precision, or a number. Files are predicted from some that were measured, to about half a percent; `compress`
+            measures what it ships.
         zipped_bytes: size of the file in a compressed download (gzip); a fraction or a number.
         latency_ms: median time of one run of the file on this machine, one thread; a fraction, or milliseconds above 1. It
             falls with channels only: zeros inside kernels make no file faster.

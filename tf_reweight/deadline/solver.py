@@ -153,14 +153,16 @@ class BudgetProximal(keras.callbacks.Callback):
                 take_off(self.model)  # the penalties that were put on for this `fit`
             raise
 
-    def on_epoch_end(self, epoch, logs=None):
-        if self._steps is None:
-            return
-        if self._counted:
-            self._done = (self._epoch + 1) * self._steps  # also after fewer steps than were counted
+    def on_test_begin(self, logs=None):
+        """Of the validation after an epoch: one that was stopped inside still owes something."""
         if self._pressing:
             self._sync()
-            self._groups.step(0, True)  # what an epoch that was stopped inside still owes
+            self._groups.step(0, True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._counted and self._steps is not None:
+            self._done = (self._epoch + 1) * self._steps  # also after fewer steps than were counted
+        self.on_test_begin()
 
     def _begin(self, epoch):
         """Before the first epoch, which `initial_epoch` may have chosen: what came before was not looked at."""

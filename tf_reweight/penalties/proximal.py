@@ -62,9 +62,9 @@ class Proximal(keras.callbacks.Callback):
     to `callbacks.Reweighting`, which renews P as ever; `regularize` and `prune` are the same, only the solver differs. It works
     under every Keras optimizer, since Keras applies constraints after each of them.
 
-    On TensorFlow and one device one shrinking stands for two optimizer steps, by what both come to, which halves its cost; at
-    the end of an epoch every step of it has been shrunk for. Elsewhere, and where `fit` cannot tell the steps of an epoch
-    beforehand, each step has its own.
+    On TensorFlow and one device one shrinking stands for two optimizer steps, by what both come to, which halves its cost. At
+    the end of an epoch every step of it has been shrunk for; within one, zeros may be away after an odd number of steps.
+    Elsewhere, and where `fit` cannot tell the steps of an epoch beforehand, each step has its own.
 
     The step is its own, not the optimizer's: adaptive optimizers rescale the gradient of a penalty along with the loss's, and
     a soft threshold is not rescaled. `step * strength` is what one optimizer step takes off a group of weight 1. On digits,
@@ -131,8 +131,11 @@ class Proximal(keras.callbacks.Callback):
         if batch + 1 >= ((self.params or {}).get("steps") or math.inf):  # the last execution may count beyond it
             self._flush()
 
+    def on_test_begin(self, logs=None):
+        self._flush()  # validation after an epoch that was stopped inside
+
     def on_epoch_end(self, epoch, logs=None):
-        self._flush()  # of an epoch that was stopped inside
+        self._flush()
 
     def on_train_end(self, logs=None):
         one_fit.end(self.model, self)

@@ -41,7 +41,7 @@ def check_labels(task, scorer, feed, argument):
     # Several losses of a single output add up.
     single = len(scorer.names) == 1 and is_sequence(task.loss)
     losses = [task.loss] if single else losses_of(task.loss, scorer.names)
-    _check_present(task, losses, y, scorer.names, argument)
+    _check_present(task, losses, y, scorer, argument)
     for name, loss, label, output in zip(scorer.names, losses, labels, keras.tree.flatten(scorer.outputs)):
         if loss is not None:
             _check_numbers(label, f"output {name!r}", argument)
@@ -60,8 +60,9 @@ def _check_for_own_steps(y, argument):
         raise ValueError(errors.message(expected, fix, labels=shapes))
 
 
-def _check_present(task, losses, y, names, argument):
+def _check_present(task, losses, y, scorer, argument):
     """Raises where labels are missing of an output that is measured by them."""
+    names = scorer.names
     missing = unlabelled(y, names)
     metrics = [metrics_of(given, names) for given in (task.metrics, task.weighted_metrics) if given]
     measuring = [[item for item in keras.tree.flatten(each) if item is not None] for each in zip(losses, *metrics)]
@@ -73,7 +74,8 @@ def _check_present(task, losses, y, names, argument):
     if metrics and missing and isinstance(y, dict) and not set(missing) <= set(y):
         # Keras looks up each output in them as soon as any has a metric.
         expected = f"The labels of `{argument}` must name each output, where the model is compiled with metrics."
-        fix = f"Add {', '.join(f'{name!r}: None' for name in missing if name not in y)}."
+        added = "an array that the class passes over" if scorer.has_own_steps else "None"
+        fix = f"Add {added} for {', '.join(repr(name) for name in missing if name not in y)}."
         raise ValueError(errors.message(expected, fix, **received))
 
 

@@ -48,7 +48,7 @@ def data_of(config, source, overrides):
     Args:
         config, source, overrides: as for `check_data_is_named`.
 
-    What is random in a function of the user's begins where the seed of the configuration says.
+    What is random in functions of the user's, for data and then for the model, begins where the seed of the configuration says.
     """
     keras.utils.set_random_seed(config.seed)
     named = config.data
@@ -65,8 +65,7 @@ def data_of(config, source, overrides):
 
 
 def model_of(config, data):
-    """The model that the configuration names; random weights are those of the seed, whatever was drawn for the data."""
-    keras.utils.set_random_seed(config.seed)
+    """The model that the configuration names; a seed that a user's file sets, also when it is imported, stays in force."""
     named = config.model
     _check_is_named("model", named, "Pass your model first, compress(model, train, config=...), or name it by --model.")
     parts = {}

@@ -1,5 +1,6 @@
 """What classes and functions of a user's own do, in words that are the same in every process and change with their code."""
 
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -12,7 +13,6 @@ import types
 import typing
 
 import keras
-import numpy as np
 
 from tf_reweight.workflow.written import written
 
@@ -22,8 +22,6 @@ _INSTALLED = {"dist-packages", "site-packages"}
 _OURS = pathlib.Path(__file__).resolve().parents[1]
 # What a model has once it was trained in this process.
 _PASSING = {"train_function", "test_function", "predict_function", "history"}
-# What a variable of a notebook is told by, which no file says: numbers and text, that code can only change by its name.
-_PLAIN = (bool, float, int, str)
 # Characters of what a file says that stand in a message.
 _SHORT = 40
 # Longer collections are data.
@@ -33,11 +31,11 @@ _MOST = 10_000
 def of(*things):
     """Mapping of names to what each class and function of a user's own that is reached from things does: a SHA-256 in most.
 
-    Functions are told by their code, the values of their defaults and what they close over; classes by those of their methods,
-    their constants and the names of what they inherit from. What they read of their file by its name comes with them: functions
-    and classes, and of anything else what the file gives to that name, see `written`. What they reach by the name of a module
-    does not. Code of packages that are installed is told where things are of their classes, without what it
-    reads, and that of Keras, its backends, Python and this package not at all.
+    Functions are told by their code, classes by that of their methods and the names of what they inherit from; and what code
+    reads of its file by name, constants of classes and defaults of arguments by what the file says, see `written`. Values
+    count nowhere: times, paths and counters differ from run to run. What code reaches by the name of a module does not come
+    with it. Code of packages that are installed is told where things are of their classes, without what it reads, and that of
+    Keras, its backends, Python and this package not at all. A thing that cannot be looked into is passed over.
 
     Args:
         things: models, losses, metrics, functions, classes, and structures of them.
@@ -47,7 +45,10 @@ def of(*things):
         thing = todo.pop()
         if id(thing) not in seen:
             seen[id(thing)] = thing  # held, so that no other object gets its place in memory
-            name, what, further = _told(thing)
+            try:
+                name, what, further = _told(thing)
+            except Exception:  # a class of the user's may raise anything wherever it is looked at
+                continue
             if name is not None:
                 told.setdefault(name, set()).add(what)
             todo += further
@@ -115,10 +116,9 @@ def _(thing: types.FunctionType):
     package = _package_of(thing.__code__.co_filename)
     if package in _FRAMEWORKS:
         return None, None, [vars(thing).get("__wrapped__")]
-    kept, defaults = _closed_over(thing), [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-    values = [_value(value) for value in (*kept.values(), *defaults)]
-    read = _read(thing) if package is None else []
-    return thing.__qualname__, digest([code(thing.__code__), values]), [*kept.values(), *defaults, *read]
+    defaults = written(thing.__globals__, f"{thing.__qualname__}()")
+    further = [*_closed_over(thing), *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+    return thing.__qualname__, digest([code(thing.__code__), defaults]), further + (_read(thing) if package is None else [])
 
 
 @_told.register
@@ -126,13 +126,11 @@ def _(thing: type):
     if _home_of(thing) in _FRAMEWORKS:
         return None, None, []
     # Those of Python's own, such as the line of the class in its file, are functions or do nothing.
-    own = {name: value for name, value in vars(thing).items() if not (name.startswith("__") and name.endswith("__"))}
+    own = [value for name, value in vars(thing).items() if not (name.startswith("__") and name.endswith("__"))]
     methods = [value for value in vars(thing).values() if type(value) is types.FunctionType]
-    stored = {name for method in methods for name in _stored(method.__code__, "STORE_ATTR")}
-    constants = {name: _value(value) for name, value in own.items() if name not in stored}
-    constants = sorted([name, value] for name, value in constants.items() if value is not None)
     names = [base.__qualname__ for base in thing.__bases__]
-    return thing.__qualname__, digest([names, constants]), [*thing.__bases__, *own.values(), *methods]
+    namespace = vars(sys.modules.get(thing.__module__, types))
+    return thing.__qualname__, digest([names, written(namespace, thing.__qualname__)]), [*thing.__bases__, *own, *methods]
 
 
 @_told.register
@@ -142,9 +140,7 @@ def _(thing: _Read):
 
 @_told.register
 def _(thing: functools.partial):
-    given = [*thing.args, *thing.keywords.values()]
-    what = digest([[_value(value) for value in thing.args], {name: _value(value) for name, value in thing.keywords.items()}])
-    return "partial", what, [thing.func, *given]
+    return None, None, [thing.func, *thing.args, *thing.keywords.values()]
 
 
 @_told.register
@@ -195,92 +191,27 @@ def _(thing):
     return None, None, []
 
 
-@functools.singledispatch
-def _value(value):
-    """A plain value as text, and collections of plain values: a number as it is written, else a SHA-256; None of others."""
-    return None
-
-
-@_value.register(types.NoneType)
-@_value.register(float)
-@_value.register(complex)
-def _(value):
-    return repr(value)
-
-
-@_value.register
-def _(value: int):  # also True and False
-    return hex(value) if value.bit_length() > 64 else repr(value)
-
-
-@_value.register(str)
-@_value.register(bytes)
-def _(value):
-    return digest(repr(value))
-
-
-@_value.register(np.ndarray)
-@_value.register(np.generic)
-def _(value):
-    content = None if value.dtype == object else hashlib.sha256(value.tobytes()).hexdigest()
-    return None if content is None else digest([str(value.dtype), value.shape, content])
-
-
-@_value.register(list)
-@_value.register(tuple)
-def _(value):
-    parts = [_value(part) for part in value]
-    return None if None in parts else digest(parts)
-
-
-@_value.register(set)
-@_value.register(frozenset)
-def _(value):
-    parts = [_value(part) for part in value]
-    return None if None in parts else digest(["set", *sorted(parts)])
-
-
-@_value.register
-def _(value: dict):
-    pairs = [[_value(key), _value(part)] for key, part in value.items()]
-    return None if any(None in pair for pair in pairs) else digest(["dict", *pairs])
-
-
 def _closed_over(function):
-    """What a function closes over and does not change, by name."""
-    kept, stored = {}, _stored(function.__code__, "STORE_DEREF")
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        try:
-            kept |= {name: cell.cell_contents} if name not in stored else {}
-        except ValueError:  # empty, until its name has a value
-            continue
-    return kept
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # empty, until its name has a value
+            yield cell.cell_contents
 
 
 def _read(function):
     """What a function reads of its file by name."""
-    namespace, changed = function.__globals__, _stored(function.__code__, "STORE_GLOBAL")
-    names = {name for operation, name in _steps(function.__code__) if operation == "LOAD_GLOBAL" and name in namespace}
+    namespace = function.__globals__
     found = []
-    for name in names:
+    for name in sorted(_global_names(function.__code__) & namespace.keys()):
         text = written(namespace, name)
-        if not text and "__file__" not in namespace and type(namespace[name]) in _PLAIN and name not in changed:
-            text = repr(namespace[name])  # of a notebook
         found.append(_Read(name, (text if len(text) <= _SHORT else digest(text)) or None, namespace[name]))
     return found
 
 
-def _stored(function, operation):
-    """The names that code, and the functions inside it, set by an operation of Python's."""
-    return {name for found, name in _steps(function) if found == operation}
-
-
 @functools.lru_cache(maxsize=4096)
-def _steps(function):
-    """`(operation, what it is about)` of each step of code and of the functions inside it."""
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(function)]
-    inner = [part for part in function.co_consts if type(part) is types.CodeType]
-    return tuple(steps + [step for part in inner for step in _steps(part)])
+def _global_names(function):
+    """The names of its file, or of Python, that code and the functions inside it read."""
+    names = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(_global_names(part) for part in function.co_consts if type(part) is types.CodeType))
 
 
 def _home_of(kind):

@@ -13,28 +13,30 @@ _FURTHEST = 8
 def written(namespace, name, left=_FURTHEST):
     """The expressions that the file of a module gives to one of its names, as text without comments and line breaks.
 
-    Names that it takes from another module, by `from module import name`, are looked up in that one's file.
+    Of a class, by its qualified name, these are its constants with their names; of a function, by `qualified.name()`, the
+    defaults of its arguments. Names that it takes from another module, by `from module import name`, are looked up in that
+    one's file.
 
     Args:
         namespace: the globals of the module.
-        name: one of its names.
+        name: one of its names, or a qualified one.
         left: how many files further it may come from.
 
     Returns:
         Text; empty for what is no assignment, such as a function, and where there is no such file.
     """
     try:
-        text = pathlib.Path(namespace.get("__file__") or "").read_text(encoding="utf-8")
-        found = _Assignments.of(text)
-    except (OSError, ValueError, SyntaxError):  # a compiled module, one without a file, or one that is edited at this moment
+        found = _Assignments.of(pathlib.Path(namespace.get("__file__") or "").read_bytes())
+    # A compiled module, one without a file, one that is edited at this moment, or with longer sums than Python goes into.
+    except (OSError, ValueError, TypeError, SyntaxError, RecursionError):
         return ""
     if name in found.expressions:
         return "; ".join(found.expressions[name])
     sources = [found.imported[name]] if name in found.imported else [(module, name) for module in found.all_of]
     for module, its_name in sources if left else ():
-        other = vars(sys.modules.get(_absolute(module, namespace), ast))
-        if other is not vars(ast) and its_name in other:
-            return written(other, its_name, left - 1)
+        other = sys.modules.get(_absolute(module, namespace))
+        if other is not None and its_name in vars(other):
+            return written(vars(other), its_name, left - 1)
     return ""
 
 
@@ -46,16 +48,17 @@ def _absolute(module, namespace):
 
 
 class _Assignments(ast.NodeVisitor):
-    """The assignments of a file, outside of its functions and classes.
+    """The assignments of a file and of its classes, and the defaults of its functions.
 
     Attributes:
-        expressions: mapping of names to lists of text.
+        expressions: mapping of names to lists of text; see `written`.
         imported: mapping of names to `(module, name there)`.
         all_of: the modules of which the file takes all names.
     """
 
     def __init__(self):
         self.expressions, self.imported, self.all_of = {}, {}, []
+        self._owner, self._prefix, self._is_function = None, "", False
 
     @classmethod
     @functools.lru_cache(maxsize=64)
@@ -83,10 +86,28 @@ class _Assignments(ast.NodeVisitor):
             else:
                 self.imported[alias.asname or alias.name] = module, alias.name
 
-    def visit_FunctionDef(self, node):
-        """What is inside is none of the file's own."""
+    def visit_ClassDef(self, node):
+        self._inside(node, f"{self._prefix}{node.name}", "")
 
-    visit_AsyncFunctionDef = visit_ClassDef = visit_FunctionDef
+    def visit_FunctionDef(self, node):
+        name = f"{self._prefix}{node.name}"
+        defaults = [*node.args.defaults, *(value for value in node.args.kw_defaults if value is not None)]
+        for value in defaults:
+            self.expressions.setdefault(f"{name}()", []).append(ast.unparse(value))
+        self._inside(node, None, f"{name}.<locals>.")
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node):
+        """Nothing has a name in it."""
+
+    def _inside(self, node, owner, prefix):
+        """Visits the body of a class, whose assignments are told together, or of a function, whose own are code."""
+        before = self._owner, self._prefix, self._is_function
+        self._owner, self._prefix, self._is_function = owner, prefix or f"{owner}.", owner is None
+        for part in node.body:
+            self.visit(part)
+        self._owner, self._prefix, self._is_function = before
 
     def _note(self, target, value):
         several = (ast.Tuple, ast.List)
@@ -94,6 +115,10 @@ class _Assignments(ast.NodeVisitor):
             for one, part in zip(target.elts, value.elts):
                 self._note(one, part)
             return
+        if self._is_function:
+            return
         for part in ast.walk(target):
             if isinstance(part, ast.Name):
-                self.expressions.setdefault(part.id, []).append(ast.unparse(value))
+                text = ast.unparse(value)
+                name, text = (part.id, text) if self._owner is None else (self._owner, f"{part.id} = {text}")
+                self.expressions.setdefault(name, []).append(text)

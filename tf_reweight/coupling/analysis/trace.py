@@ -13,6 +13,8 @@ from tf_reweight.graph.walking import graph_of, is_graph, walk
 
 # Why the channels of outputs stay.
 OUTPUT = "output of the model"
+# What acts on channels and is no kernel, however many axes it has, by the names that Keras gives.
+_NO_KERNELS = ("alpha", "beta", "bias", "gamma")
 
 
 @dataclasses.dataclass(eq=False)
@@ -139,14 +141,13 @@ class Trace:
     def scale(self, variable, axis, labels, makes=False):
         """Notes a variable that acts on each channel alone (bias, gamma, slope, depthwise kernel); None is no variable.
 
-        One of several axes is a kernel if its name says so or its zero slices make channels constant (`makes`), unless it is a
-        gamma. Biases of heads and of a GRU and the slopes of PReLU have several axes as well.
+        One of several axes is a kernel unless its name says that it is none: biases of heads and of a GRU and the slopes of
+        PReLU have several axes as well.
         """
         if variable is None:
             return None
         entry = self._entry(variable, axis, "scale", labels)
-        kernel = variable.name != "gamma" and (makes or "kernel" in variable.name)
-        entry.kernel = entry.kernel or (kernel and len(variable.shape) > 1)
+        entry.kernel = entry.kernel or (len(variable.shape) > 1 and variable.name not in _NO_KERNELS)
         if makes:
             self.step.makers.append(entry)
         return entry
