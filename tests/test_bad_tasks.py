@@ -145,7 +145,7 @@ def test_an_output_without_loss_and_metrics_may_have_none_for_labels(form, label
 @pytest.mark.parametrize(
     "metrics, labels, told",
     [
-        ({"a": ["mae"], "b": None}, {"a": ONE[:, :2]}, r"must name each output.*Received: labels=\['a'\]\. Add 'b': None\."),
+        ({"a": ["mae"], "b": None}, {"a": ONE[:, :2]}, r"must name each output.*Received: labels=\['a'\]\. Add None for 'b'\."),
         ({"b": ["mae"]}, {"a": ONE[:, :2]}, r"that has a loss or metrics. Received: labels=\['a'\]\. Add 'b'\."),
         ({"b": ["mae"]}, {"a": ONE[:, :2], "b": None}, r"that has a loss or metrics. Received: labels=\['a'\]\. Add 'b'\."),
     ],
