@@ -481,7 +481,7 @@ def test_reports_show_five_places_and_count_the_others(num, said):
     (table,) = report.to_tables()
     cells = [[*column.cells] for column in table.columns]
     assert cells == [["SIN", "PRELU"], ["unverified", "wrong"], ["why", "bad"], [said, f"#{num}"]]
-    assert table.caption == f"{num + 2} operations: {num} unverified, 1 wrong, 1 outside"
+    assert table.caption == f"{num + 2} operations: {num} unverified, 1 wrong, 1 outside of the part that a sparse stem begins"
     assert table.title == "Sparse weights on ARM: not safe, with a sparse stem"
     assert (report.verdict, report.reason) == ("wrong", f"PRELU #{num}: bad")
     found = report.to_dict()

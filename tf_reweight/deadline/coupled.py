@@ -18,6 +18,7 @@ from tf_reweight.graph.optimizers import restart_averages, zero_averages
 from tf_reweight.kernels.budgeted import choose, lamp
 from tf_reweight.kernels.compiled_step import compiled
 from tf_reweight.kernels.grouping import LAMP
+from tf_reweight.kernels.held import restore_zeros
 
 
 class CoupledGroups:
@@ -147,7 +148,7 @@ class CoupledGroups:
             if penalty is not None:
                 revive(item, back, stayed)
         # What was drawn for such a group may read one that is gone.
-        self.hold(keep)
+        restore_zeros(self.model)
         restart_averages(self.model.optimizer, self._pressed())
 
     def _pressed(self):

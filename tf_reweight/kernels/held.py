@@ -32,11 +32,17 @@ def hold_all(model, masks):
     _warn_of_optimizer(model)
 
 
-def zero_again(model):
-    """Sets to zero what is held at zero and has another value now, and warns: weights were put into the model meanwhile."""
+def restore_zeros(model):
+    """Sets to zero what is held at zero and has another value now; returns `(variable, values, kept)` of what it was."""
     revived = _revived(model)
     for variable, values, kept in revived:
         variable.assign(np.where(kept, values, np.zeros((), values.dtype)))
+    return revived
+
+
+def zero_again(model):
+    """Sets to zero what is held at zero and has another value now, and warns: weights were put into the model meanwhile."""
+    revived = restore_zeros(model)
     if revived:
         warnings.warn(
             f"Weights that are held at zero had other values and are zero again: {_paths(revived)}. Weights of before "

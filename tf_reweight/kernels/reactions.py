@@ -27,12 +27,11 @@ class Reactions(Listener):
 
     def __init__(self, pairs):
         super().__init__(self._see_squares)
-        self._watched, self._every = [], 1
+        self._watched, self._every = [], _EVERY if can_count() else 1
         for target, penalty in pairs:
             members = np.asarray(penalty.structure.num_members(target.standard_shape))
             with beside(target.variable):
                 kept, batches = (_state(shape) for shape in (members.shape, ()))
-                self._every = _EVERY if can_count() else 1
             self._watched.append((target, penalty.structure, members, kept, batches))
 
     @property
@@ -57,9 +56,10 @@ class Reactions(Listener):
             variable.assign(array)
 
     def _see_squares(self, gradients):
-        # Outside of the choice below: inside it nobody knows the shape that rows which were looked up add up to.
+        # Outside of the choice below: inside it nobody knows the shape that rows which were looked up add up to, and replicas,
+        # of which each has a part of the batch and gradients of that alone, cannot wait for each other.
         found = [(watched, gradients.get(id(watched[0].variable))) for watched in self._watched]
-        seen = [(*watched, dense(gradient)) for watched, gradient in found if gradient is not None]
+        seen = [(*watched, sum_over_replicas(dense(gradient))) for watched, gradient in found if gradient is not None]
         if self._every == 1 or not seen:
             self._take(seen)
             return
@@ -73,9 +73,7 @@ class Reactions(Listener):
 
     def _take(self, seen):
         for target, structure, members, kept, batches, gradient in seen:
-            # Each replica has a part of the batch, and gradients of that alone.
-            whole = sum_over_replicas(gradient)
-            squares = structure.squared_norms(target.layout.to_standard(whole))
+            squares = structure.squared_norms(target.layout.to_standard(gradient))
             if members.max() > 1:
                 squares = squares / np.maximum(members, 1).astype("float32")
             average(kept, batches, squares, self._every)

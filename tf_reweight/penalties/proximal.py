@@ -62,7 +62,7 @@ class Proximal(keras.callbacks.Callback):
     to `callbacks.Reweighting`, which renews P as ever; `regularize` and `prune` are the same, only the solver differs. It works
     under every Keras optimizer, since Keras applies constraints after each of them.
 
-    On TensorFlow and one device one shrinking stands for two optimizer steps, by what both come to, which halves its cost. At
+    On TensorFlow one shrinking stands for two optimizer steps, by what both come to, which halves its cost. At
     the end of an epoch every step of it has been shrunk for; within one, zeros may be away after an odd number of steps.
     Elsewhere, and where `fit` cannot tell the steps of an epoch beforehand, each step has its own.
 

@@ -21,8 +21,8 @@ class SoftThreshold(Inserted):
     with the next step of the optimizer.
 
     Gathered, one shrinking comes for several optimizer steps, by what they come to: where the weight does not move in between,
-    soft thresholds add up exactly. `flush` applies those that are still owed. Only TensorFlow counts inside its step, and on
-    one device; elsewhere each step has its own.
+    soft thresholds add up exactly. `flush` applies those that are still owed. Only TensorFlow counts inside its step;
+    elsewhere each step has its own.
 
     Args:
         structure: `Structure` of the kernel.
