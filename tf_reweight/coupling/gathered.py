@@ -2,9 +2,7 @@
 
 from keras import ops
 
-# A proximal step reads and writes every weight of the groups several times, as many as a training step does where a batch is
-# small. One for two training steps halves that; one for many would leave what is zero to grow back in between.
-EVERY = 2
+from tf_reweight.penalties.soft_threshold import EVERY
 
 
 class Gathered:

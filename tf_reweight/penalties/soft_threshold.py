@@ -8,8 +8,8 @@ from tf_reweight.graph.distribution import can_count
 from tf_reweight.graph.optimizers import zero_averages
 from tf_reweight.kernels.constraints import Inserted
 
-# Optimizer steps that one shrinking stands for: it reads and writes every weight several times, as many as a training step
-# does where a batch is small. One for many would leave what is zero to grow back in between.
+# Optimizer steps that one shrinking stands for, of single kernels and of coupled groups: it reads and writes every weight
+# several times, as many as a training step does where a batch is small. One for many would leave what is zero to grow back.
 EVERY = 2
 
 
