@@ -221,7 +221,7 @@ def test_keys_that_have_no_effect_beside_another_are_refused(code_of_data):
 @pytest.mark.parametrize("command", ["compress", "sweep"])
 def test_a_flag_and_set_that_contradict_each_other_are_refused(command, flags, words, code_of_data, capsys, monkeypatch):
     """`--set` was dropped without a word."""
-    monkeypatch.setattr(workflow.sweeps, "trace", lambda run, wanted, out: workflow.fronts.Front({"name": "m"}, ()))
+    monkeypatch.setattr(workflow.sweeps, "trace", lambda run, wanted, out, code: workflow.fronts.Front({"name": "m"}, ()))
     more = ["--dry_run"] if command == "compress" else ["--json"]
     status = main.console([command, "--model", "mine.keras", "--data", "mine.py:load", *flags, *more])
     said = capsys.readouterr().err
