@@ -1,6 +1,7 @@
 """The commands that take a model pruned anywhere."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -321,6 +322,18 @@ def test_noise_of_native_code_is_left_out_and_nothing_else(tmp_path):
     code = "import os, sys\nfrom tf_reweight.cli.quiet import quiet\nwith quiet():\n    print('inside', file=sys.stderr)\n"
     done = subprocess.run([sys.executable, "-c", f"{code}os.write(2, b'after')"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.stderr == "inside\nafter"
+
+
+def test_a_warning_of_a_command_is_its_words_and_one_of_a_users_file_says_where(tmp_path):
+    """The line of the package, or of Keras, that a warning came from told a user of the command nothing."""
+    (tmp_path / "mine.py").write_text("from tf_reweight import errors\ndef said():\n    errors.warn('of mine')\n")
+    code = "import mine\nfrom tf_reweight import errors\nfrom tf_reweight.cli.quiet import quiet\n"
+    code += "with quiet():\n    errors.warn('of the command')\n    mine.said()\n"
+    (tmp_path / "command.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, tmp_path / "command.py"], stderr=subprocess.PIPE, text=True, env=env)
+    where = f"{tmp_path / 'mine.py'}:3: UserWarning: of mine"
+    assert done.stderr.splitlines() == ["warning: of the command", where, "  errors.warn('of mine')"]
 
 
 def test_the_package_is_a_command():

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import numbers
 import sys
-import warnings
 
 from tf_reweight import errors
 from tf_reweight.checks import check_number, is_number, is_sequence
@@ -160,7 +159,7 @@ class Budget:
             found[name] = amount * totals[name] if amount <= 1 else float(amount)
         if all(limit >= totals[name] for name, limit in found.items()):
             dense = ", ".join(f"{totals[name]:,.6g} {name}" for name in found)
-            warnings.warn(f"{self} is met by the dense model, which has {dense}: nothing has to go.", stacklevel=4)
+            errors.warn(f"{self} is met by the dense model, which has {dense}: nothing has to go.")
         return found
 
     def to_dict(self):

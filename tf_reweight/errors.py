@@ -1,9 +1,13 @@
-"""One form for every error: what was expected, what was received, how to fix it."""
+"""One form for every error: what was expected, what was received, how to fix it. Warnings name the user's line."""
 
 import difflib
 import re
+import sys
+import warnings
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# Packages whose lines no user can mend: this one, and those that call its callbacks, layers and regularizers back.
+_NOT_THE_USERS = ("tf_reweight", "keras", "tensorflow", "jax", "torch", "contextlib", "functools")
 
 
 def message(expected, fix, /, **received):
@@ -36,6 +40,17 @@ def said_by(error):
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith("Exception encountered when calling")]
     return (said or lines or [type(error).__name__])[0].rstrip(".")
+
+
+def warn(text, category=UserWarning):
+    """Warns, and names as the place the nearest caller's line that is the user's own.
+
+    A warning of a callback names the user's `fit`, however many lines of Keras lie between.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 def _short(value, limit=200):

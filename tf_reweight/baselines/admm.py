@@ -1,6 +1,5 @@
 """Pruning by the alternating direction method of multipliers: the predecessor of reweighting."""
 
-import warnings
 
 import keras
 import numpy as np
@@ -180,10 +179,9 @@ class ADMM(keras.callbacks.Callback):
         epochs = (self.params or {}).get("epochs") or self._first
         due = any(epoch % self.every == 0 for epoch in range(self._first, epochs))
         if not due and not any(_values(item.regularizer.u).any() for item in attachments(self.model)):
-            warnings.warn(
+            errors.warn(
                 f"No update of Z and U falls into the epochs {self._first} to {epochs - 1} of this fit, and none came before: "
                 f"the kernels are pulled to their first projection all along. Use a smaller `every` than {self.every}.",
-                stacklevel=2,
             )
 
     def update(self, epoch):

@@ -1,10 +1,10 @@
 """Magnitude clipping: whatever is below a threshold after a step is set to zero."""
 
-import warnings
 
 import keras
 from keras import ops
 
+from tf_reweight import errors
 from tf_reweight.baselines import projection
 from tf_reweight.checks import check_number
 from tf_reweight.graph import one_fit
@@ -98,10 +98,9 @@ class Clipping(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         names = [target.name for target, clip in self._clips if target.variable.trainable and clip.clips_all(target.variable)]
         if names:
-            warnings.warn(
+            errors.warn(
                 f"No group of {', '.join(names[:5])} is above threshold={self.threshold:g}: the largest one of each was kept. "
                 "Choose a lower threshold.",
-                stacklevel=2,
             )
             self._clips = []  # said once
 

@@ -1,10 +1,10 @@
 """Gradual magnitude pruning: a little more is removed every few steps, as tfmot does it."""
 
-import warnings
 
 import keras
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.baselines import projection, schedules
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.checking import check_trained_finite
@@ -122,17 +122,15 @@ class GradualMagnitude(keras.callbacks.Callback):
         is_sudden = wanted > schedule.sparsity(schedule.begin_step) or schedule.begin_step > 0
         # A fit that goes on has about what was wanted before, and a structure may be unable to have all of it.
         if is_sudden and zeros < wanted / 2:
-            warnings.warn(
+            errors.warn(
                 f"The schedule counts the optimizer's steps, and {taken} came before this fit without pruning: its first batch "
                 f"cuts to a sparsity of {wanted:.0%} at once. Compile the model anew, which counts from 0, or add {taken} to "
                 "begin_step and end_step.",
-                stacklevel=2,
             )
 
     def _warn_when_too_late(self):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         if steps is not None and self._step() + steps * epochs <= self.schedule.begin_step:
-            warnings.warn(
+            errors.warn(
                 f"The schedule begins at step {self.schedule.begin_step}, and this fit ends before: nothing is pruned in it.",
-                stacklevel=2,
             )

@@ -1,9 +1,10 @@
-"""Keeps TensorFlow's noise out of the terminal."""
+"""Keeps TensorFlow's noise out of the terminal, and the lines of code that warnings are about where it is no user's."""
 
 import contextlib
 import os
 import subprocess
 import sys
+import warnings
 
 from tf_reweight.cli import noise
 
@@ -26,7 +27,8 @@ def quiet():
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=real, start_new_session=True)
     os.dup2(process.stdin.fileno(), 2)
     try:
-        yield
+        with _warnings_in_words():
+            yield
     finally:
         sys.stderr.flush()
         os.dup2(real, 2)
@@ -34,3 +36,20 @@ def quiet():
         process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=2)  # a child of the run may still hold its stderr
+
+
+@contextlib.contextmanager
+def _warnings_in_words():
+    """While it is open, a warning about no line but the command's own is printed as `warning: ...` and nothing more."""
+    usual, own = warnings.formatwarning, getattr(sys.modules["__main__"], "__file__", None)
+
+    def said(message, category, filename, lineno, line=None):
+        if filename in (own, "sys"):  # the second where no caller is a user's
+            return f"warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = said
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual

@@ -1,6 +1,5 @@
 """The proximal solver for coupled penalties: a soft threshold on groups that span many variables."""
 
-import warnings
 
 import keras
 import numpy as np
@@ -140,10 +139,9 @@ class CoupledProximal(keras.callbacks.Callback):
         if self._apply is not None:  # a callback that trains the model by itself has ended this solver
             self._apply.flush()  # of an epoch that was stopped inside
         if self._budget is not None and self.met_at is None:
-            warnings.warn(
+            errors.warn(
                 f"The groups that are zero do not free {self.macs:.0%} of the multiply-accumulates yet: raise the strength, or "
                 "train longer. Pruning to the budget now cuts what the network still uses.",
-                stacklevel=2,
             )
         one_fit.end(self.model, self)
 

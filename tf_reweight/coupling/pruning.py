@@ -2,7 +2,6 @@
 
 import dataclasses
 import typing
-import warnings
 
 import keras
 import numpy as np
@@ -379,7 +378,7 @@ def warn_of_frozen(model, include_frozen=False, budget=None):
         names = ", ".join(item.name for item in held[:5])
         layers = list(dict.fromkeys(path for item in held for path in item.frozen_layers))
         bounds = "" if budget is None else _bounds(removable(model), budget)
-        warnings.warn(f"The channels of {names} are left whole: {frozen_reason(layers)}.{bounds}", stacklevel=3)
+        errors.warn(f"The channels of {names} are left whole: {frozen_reason(layers)}.{bounds}")
 
 
 def _bounds(coupled, budget):
@@ -404,9 +403,7 @@ def zero_groups(model, coupled, keeps, rescued=None):
     done, masks = [], {}
     for item, keep, saved in zip(coupled.sets, keeps, rescued or [0] * len(keeps)):
         if saved:
-            warnings.warn(
-                f"Too many groups of {item.name} were to be removed; the best {int(keep.sum())} were kept.", stacklevel=3
-            )
+            errors.warn(f"Too many groups of {item.name} were to be removed; the best {int(keep.sum())} were kept.")
         done.append(PrunedSet(item.name, int(keep.sum()), item.num_groups, saved))
         _add_masks(masks, item, keep)
     hold_all(model, list(masks.values()))

@@ -1,7 +1,6 @@
 """Iterative magnitude pruning with learning-rate rewinding: a baseline that takes the same budgets as the deadline."""
 
 import dataclasses
-import warnings
 
 import keras
 import numpy as np
@@ -113,10 +112,9 @@ class IterativePruning(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         if self._cuts < self.rounds:
-            warnings.warn(
+            errors.warn(
                 f"Training ended after {self._cuts} of {self.rounds} rounds, and the budget is not met yet: pruning now cuts "
                 "what the network still uses. Train for all epochs that were planned.",
-                stacklevel=2,
             )
         # Another callback may have brought back weights of before a cut.
         zero_again(self.model)

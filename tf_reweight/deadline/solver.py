@@ -1,6 +1,5 @@
 """The solver that needs no strength: it presses on groups so that a budget is met by a deadline inside the training."""
 
-import warnings
 
 import keras
 import numpy as np
@@ -168,10 +167,9 @@ class BudgetProximal(keras.callbacks.Callback):
         """Before the first epoch, which `initial_epoch` may have chosen: what came before was not looked at."""
         self._first = epoch
         if self._deadline < _FEWEST_STEPS:
-            warnings.warn(
+            errors.warn(
                 f"Only {self._deadline} training steps come before the deadline: groups are cut rather than drawn to zero. "
                 f"Train longer, at least {round(_FEWEST_STEPS / self._until)} steps in all.",
-                stacklevel=2,
             )
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -203,10 +201,9 @@ class BudgetProximal(keras.callbacks.Callback):
         if self.met_at is None and self._first is not None and self._done >= self._deadline:
             self._finish(self._done)  # the deadline is the end
         if self.met_at is None:
-            warnings.warn(
+            errors.warn(
                 "Training ended before the deadline, and the budget is not met yet: pruning now cuts what the network still "
                 "uses. Train for all epochs that were planned, or set an earlier deadline with `until`.",
-                stacklevel=2,
             )
         else:
             # Another callback may have brought back weights of before the deadline.
@@ -282,10 +279,9 @@ class BudgetProximal(keras.callbacks.Callback):
         enough = min(ENOUGH_BATCHES, max(1, self._deadline // 3))
         if seen == 0 and now >= 2 * enough and self.criterion == TAYLOR and not self._deaf:
             self._deaf = True
-            warnings.warn(
+            errors.warn(
                 'criterion="taylor" needs gradients that go through the optimizer the model is compiled with, and none did: '
                 "groups are ranked by norms. Compile the model with the optimizer that trains it, or choose another criterion.",
-                stacklevel=2,
             )
         # Where none is seen, as with an optimizer of the model's own, norms have to do.
         return seen is None or seen >= enough or (seen == 0 and now >= 2 * enough)

@@ -1,7 +1,6 @@
 """Files of a model with zeros inside its kernels: what they have for so many weights that are left."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 
@@ -100,7 +99,7 @@ def tightened(model, budget, pairs):
     has = _sizes_now(model, budget.stored_in)
     if not _is_within(has, limits):
         said = ", ".join(f"{has[name]:,} {name} where {limit:,.0f} were asked for" for name, limit in limits.items())
-        warnings.warn(f"The {budget.stored_in} file of the pruned model has {said}: ask for a little less.", stacklevel=4)
+        errors.warn(f"The {budget.stored_in} file of the pruned model has {said}: ask for a little less.")
 
 
 def _tell(budget, which):

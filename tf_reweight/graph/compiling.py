@@ -1,9 +1,9 @@
 """Carrying over how a model is trained: its class, and the live objects it was compiled with."""
 
-import warnings
 
 import keras
 
+from tf_reweight import errors
 from tf_reweight.graph.access import schedule_of, settings_of
 from tf_reweight.graph.compiled import can_compile_again, compile_by_itself, compiled_with, compiles_by_itself
 from tf_reweight.graph.distribution import beside_all
@@ -83,19 +83,17 @@ def _compile_by_the_class(made, model):
     if type(made) is type(model) and can_compile_again(model):
         compile_by_itself(made, model)
         return
-    warnings.warn(
+    errors.warn(
         f"The new model is not compiled: {type(model).__name__} has a `compile` of its own. Compile it, or give the class "
         "`get_compile_config` and `compile_from_config`.",
-        stacklevel=4,
     )
 
 
 def _warn_of_lost_training(made, model):
     lost = [name for name in _TRAINING if not is_keras_own(getattr(type(model), name, keras.Model.train_step))]
     if lost and type(made) is not type(model):
-        warnings.warn(
+        errors.warn(
             f"The new model is a plain {type(made).__name__} and trains in Keras' way: {', '.join(lost)} of "
             f"{type(model).__name__} cannot be carried over, since the class has an __init__ of its own or is no functional "
             f"model. Build {type(model).__name__} around the new model's inputs and outputs to keep it.",
-            stacklevel=4,
         )

@@ -1,12 +1,12 @@
 """Constraints that keep zeros exactly zero under every optimizer, and after saving and loading."""
 
 import abc
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import errors
 from tf_reweight.graph.additions import Addition
 from tf_reweight.graph.distribution import as_numpy, beside
 from tf_reweight.graph.optimizers import applied_average
@@ -114,10 +114,9 @@ class KeptZeros(keras.constraints.Constraint, Saveable, Addition):
         if kept is None:
             before = value(variable)
             if before is None:
-                warnings.warn(
+                errors.warn(
                     f"The zeros of {variable.path} could not be read before training moved them, and are not held: "
                     "call tf_reweight.keep_zeros(model) before training.",
-                    stacklevel=3,
                 )
             kept = np.ones(tuple(variable.shape), bool) if before is None else np.asarray(before) != 0
         with before_step(), beside(variable):

@@ -1,10 +1,10 @@
 """Masks of a model's weights: put on, in places where they are saved with the layers, and taken off."""
 
-import warnings
 
 import keras
 import numpy as np
 
+from tf_reweight import errors
 from tf_reweight.graph.access import attention_constraint, set_attention_constraint, sublayers
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
@@ -44,10 +44,9 @@ def zero_again(model):
     """Sets to zero what is held at zero and has another value now, and warns: weights were put into the model meanwhile."""
     revived = restore_zeros(model)
     if revived:
-        warnings.warn(
+        errors.warn(
             f"Weights that are held at zero had other values and are zero again: {_paths(revived)}. Weights of before "
             "the pruning were put into the model, as EarlyStopping(restore_best_weights=True) does: train on to recover.",
-            stacklevel=3,
         )
 
 
@@ -55,10 +54,9 @@ def warn_of_revived(model):
     """Warns where weights that are held at zero have other values, for what takes a model as it is and does not train it."""
     revived = _revived(model)
     if revived:
-        warnings.warn(
+        errors.warn(
             f"Weights that are held at zero have other values now: {_paths(revived)}. Weights of before the pruning were put "
             "into the model, as by set_weights or load_weights: prune once more, or train on, which sets them to zero again.",
-            stacklevel=3,
         )
 
 
@@ -149,18 +147,16 @@ def _config(layer):
 
 def _warn_of_what_is_not_saved(paths):
     if paths:
-        warnings.warn(
+        errors.warn(
             f"The zeros of {', '.join(paths[:5])} are held now, but will not be after the model was saved and loaded: its "
             "class makes these weights without a constraint from a config. Call tf_reweight.keep_zeros(model) after loading.",
-            stacklevel=4,
         )
 
 
 def _warn_of_optimizer(model):
     optimizer = innermost(getattr(model, "optimizer", None))
     if optimizer is not None and not is_keras_own(type(optimizer).apply):
-        warnings.warn(
+        errors.warn(
             f"The optimizer {type(optimizer).__name__} has an `apply` of its own: zeros only stay if that applies the "
             "constraints of the weights as Keras' does.",
-            stacklevel=4,
         )

@@ -1,7 +1,7 @@
 """Kernels of layers whose own `call` may compute with other numbers than the stored ones."""
 
-import warnings
 
+from tf_reweight import errors
 from tf_reweight.graph.keras_classes import is_keras_own
 
 # What decides in Keras' layers which numbers are computed with.
@@ -20,9 +20,8 @@ def warn_of_own_calls(targets):
     if not kinds:
         return
     named = ", ".join(f"{path} ({kind})" for path, kind in list(kinds.items())[:5])
-    warnings.warn(
+    errors.warn(
         f"The class of {named} overrides how Keras' layer computes. If it uses other numbers than the stored kernel, as weight "
         "standardization does, zeros of the kernel are no zeros of its outputs and of the exported file. Compare the "
         "sparsity of the file; tf_reweight.kernels.table.register says of a class that it uses its kernel as it is.",
-        stacklevel=4,
     )

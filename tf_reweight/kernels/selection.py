@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 
 from tf_reweight import errors
 from tf_reweight.kernels import selectors
@@ -101,10 +100,9 @@ def frozen_among(targets, include_frozen, verb):
         fix = f"Set `layer.trainable = True`, or pass include_frozen=True to {verb} frozen layers too."
         raise ValueError(errors.message(expected, fix, frozen=frozen[:5]))
     if frozen:
-        warnings.warn(
+        errors.warn(
             f"{len(frozen)} kernels of layers with trainable=False are left as they are ({', '.join(frozen[:5])}); pass "
             f"include_frozen=True to {verb} them too.",
-            stacklevel=3,
         )
     return [LeftOut(name, f"its layer has trainable=False; include_frozen=True {verb}s it too") for name in frozen]
 

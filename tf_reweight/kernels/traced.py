@@ -1,10 +1,10 @@
 """Training steps that were traced before a model was changed: Keras' own are dropped, of others a warning is given."""
 
 import gc
-import warnings
 
 import keras
 
+from tf_reweight import errors
 from tf_reweight.graph.attributes import models_sharing
 from tf_reweight.graph.distribution import copies_of
 from tf_reweight.graph.memory import objects_of
@@ -18,7 +18,7 @@ _OF_OURS = {"pressed_towards_budget", "shrink_coupled_groups", "hold_coupled_gro
 _ONLY_READ = "_read_only_resource_inputs"
 
 
-def renew_steps(model, variables, what, stacklevel=5):
+def renew_steps(model, variables, what):
     """Drops every step that Keras has traced with these variables, and warns of a `tf.function` of the user's that trains them.
 
     What is computed inside such a function was fixed when it was traced: constraints and penalties that are put on later do
@@ -28,7 +28,6 @@ def renew_steps(model, variables, what, stacklevel=5):
         model: the model that was changed.
         variables: its weights that were given something, or from which something was taken.
         what: what a step traced before goes on without, for the warning: `"the zeros will not stay"`.
-        stacklevel: of the warning, so that it names the user's line.
     """
     drop_compiled_steps(model)
     if not variables:
@@ -38,10 +37,9 @@ def renew_steps(model, variables, what, stacklevel=5):
         drop_compiled_steps(other)
     names = _training_functions(variables, functions)
     if names:
-        warnings.warn(
+        errors.warn(
             f"A tf.function that trains this model was traced before ({', '.join(names[:3])}): {what} in it. Make the function "
             "anew after this call, so that it is traced again.",
-            stacklevel=stacklevel,
         )
 
 

@@ -1,9 +1,10 @@
 """What to say where pruning removed nothing, or less than asked for, with the number to try next."""
 
 import math
-import warnings
 
 import numpy as np
+
+from tf_reweight import errors
 
 # How much stronger a penalty should press that freed nothing: as much as the norms are too large, within reason.
 _LEAST_FACTOR, _MOST_FACTOR = 3.0, 10.0
@@ -64,10 +65,9 @@ def falls_short(asked, removed, spared, why):
 
 def warn_of_budget(budget):
     """Warns that what is zero does not meet a budget yet, so that the rest is cut."""
-    warnings.warn(
+    errors.warn(
         f"The groups that are zero do not meet {budget} yet: the rest was cut by its norms, and the network still used it. Fit "
         "with callbacks=[tf_reweight.callbacks.BudgetProximal()] to its deadline first, or train on to recover.",
-        stacklevel=4,
     )
 
 
@@ -80,10 +80,9 @@ def warn_of_earlier(call, amounts, zeros):
         zeros: what is zero, in words.
     """
     given = ", ".join(f"{name}={value!r}" for name, value in amounts.items() if value is not None)
-    warnings.warn(
+    errors.warn(
         f"`{call}({given})` asks for less than is removed already: {zeros} are held at zero by earlier cuts, and stay zero. "
         "To begin anew, call tf_reweight.release(model), put the weights of before back or train on, and prune then.",
-        stacklevel=4,
     )
 
 
@@ -92,7 +91,7 @@ def said(sentences):
     notes = tuple(sentence for sentence in sentences if sentence is not None)
     for note in notes:
         if note.startswith(_NOTHING):
-            warnings.warn(note, stacklevel=4)
+            errors.warn(note)
     return notes
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import warnings
 from collections.abc import Callable
 
 import keras
@@ -160,10 +159,9 @@ def add_all(model, pairs):
     renew_steps(model, [target.variable for target, _ in pairs], "the penalty does not act")
     lost = lost_when_saved(model, [target for target, _ in pairs])
     if lost:
-        warnings.warn(
+        errors.warn(
             f"The penalties on {', '.join(lost[:5])} act now, but will not be there after the model was saved and loaded: its "
             "class makes these layers without them. Put them on again after loading.",
-            stacklevel=3,
         )
 
 
@@ -322,7 +320,7 @@ def detach(model: keras.Model) -> int:
     check_eager()
     check_layer(model)
     freed = take_off(model)
-    renew_steps(model, freed, "the penalty goes on acting", stacklevel=3)
+    renew_steps(model, freed, "the penalty goes on acting")
     return len(freed)
 
 

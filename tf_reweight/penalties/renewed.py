@@ -1,7 +1,6 @@
 """Penalties whose weights follow the norms: what is the same for one kernel, for several, and towards levels."""
 
 import abc
-import warnings
 
 import keras
 import numpy as np
@@ -108,10 +107,9 @@ class RenewedOnKernel(Renewed):
     def __call__(self, kernel):
         """The penalty of a kernel: a scalar."""
         if not self.bound:
-            warnings.warn(
+            errors.warn(
                 "This penalty is not attached to a kernel yet: it acts as a static one, all weights 1. Pass "
                 "tf_reweight.callbacks.Reweighting() to fit, or call tf_reweight.attach(model).",
-                stacklevel=2,
             )
             return as_loss(self.strength * self.price * ops.sum(self.norms(kernel) ** self.penalty.power))
         if tuple(kernel.shape) != self.layout.shape:

@@ -1,6 +1,5 @@
 """What happens between epochs: reweighting, learning-rate restarts, zeros kept to the end."""
 
-import warnings
 
 import keras
 import numpy as np
@@ -136,10 +135,9 @@ class Reweighting(keras.callbacks.Callback):
         epochs = (self.params or {}).get("epochs") or self._first
         due = any(map(self.is_update, range(self._first, epochs)))
         if not due and any(item.regularizer.awaits_update for item in attachments(self.model)):
-            warnings.warn(
+            errors.warn(
                 f"No update of the penalty weights falls into the epochs {self._first} to {epochs - 1} of this fit, and none "
                 f"came before: all groups are penalised alike. Pass start={self._first}, or a smaller every.",
-                stacklevel=2,
             )
 
     def update(self, epoch):

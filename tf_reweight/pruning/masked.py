@@ -1,6 +1,5 @@
 """The wrapper layer: a mask in the forward pass, saved with the model, taken off by `strip`."""
 
-import warnings
 
 import keras
 import numpy as np
@@ -204,7 +203,7 @@ def _check_same(model, made):
     except Exception as error:  # of any backend, in a layer of anyone's: not every model takes random numbers
         reason = str(error).splitlines()[0] if str(error) else repr(error)
     if reason:
-        warnings.warn(f"The stripped model was not compared with the given one: {reason}", stacklevel=3)
+        errors.warn(f"The stripped model was not compared with the given one: {reason}")
     elif result.relative > limit:
         fix = "Please report the model; `keep_zeros` and `prune` need no wrappers."
         expected = f"The stripped model must give the same outputs, within {limit:g} of their scale."

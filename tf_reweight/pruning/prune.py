@@ -2,7 +2,6 @@
 
 import dataclasses
 import typing
-import warnings
 from collections.abc import Sequence
 
 import keras
@@ -180,7 +179,7 @@ def prune(
         for tighter in filed.tightened(model, limit or carried, list(last.values())):
             kernels = _prune_chosen(model, chosen, _held(chosen), _Amount(model, None, tighter, scope, criterion, felt), None)
     except ValueError as error:  # less cannot be, and what was cut so far is good
-        warnings.warn(f"The file of the pruned model is over its budget and cannot be cut further: {error}", stacklevel=2)
+        errors.warn(f"The file of the pruned model is over its budget and cannot be cut further: {error}")
     report = PruneReport(tuple(kernels), tuple(left_out))
     strength = max((part.regularizer.strength for part in attachments(model)), default=0.0)
     take_off(model)
@@ -249,7 +248,7 @@ def release(model: keras.Model) -> int:
     kernels = [target.variable for target in find(model)[0] if free(target.variable)]
     others = [variable for variable in model.weights if free(variable)]  # what `prune_groups` holds besides kernels
     place(model)
-    renew_steps(model, [*kernels, *others], "the zeros stay zero", stacklevel=3)
+    renew_steps(model, [*kernels, *others], "the zeros stay zero")
     return len(kernels)
 
 
@@ -491,7 +490,7 @@ def _cut(target, structure, masks, threshold, keep=None):
         keep = allocation.by_threshold([left.norms], threshold)[0] if keep is None else keep
         keep, rescued = allocation.keep_at_least(keep, left.norms, left.members)
         if rescued:
-            warnings.warn(f"Every group of {target.name} was to be removed; the largest one was kept.", stacklevel=4)
+            errors.warn(f"Every group of {target.name} was to be removed; the largest one was kept.")
     mask &= target.standard_mask(keep, structure)
     groups = int((structure.num_members(target.standard_shape) > 0).sum())
     kept = int((keep & (left.members > 0)).sum())

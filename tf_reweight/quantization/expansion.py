@@ -1,11 +1,11 @@
 """Attention, recurrent layers and their like, written out in layers that have integer arithmetic."""
 
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from tf_reweight import errors
 from tf_reweight.graph.copying import config_of
 from tf_reweight.quantization import rules
 from tf_reweight.quantization.activations import Chain
@@ -31,10 +31,9 @@ def expand(operation, name, names):
     lost = []
     made = _EXPANSIONS[kind](operation, name, names, lost)
     if lost:
-        warnings.warn(
+        errors.warn(
             f"The quantized model leaves out {', '.join(dict.fromkeys(lost))} of {operation.name}: in the layers in which that "
             "is written out, not all of their weights lie as before, and it would act otherwise there.",
-            stacklevel=2,
         )
     return made
 

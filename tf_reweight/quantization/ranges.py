@@ -1,7 +1,6 @@
 """The ranges of activations: learned from data without training, and held still at the end of training."""
 
 import contextlib
-import warnings
 
 import keras
 import numpy as np
@@ -65,10 +64,10 @@ def calibrate(model, inputs, batch_size=32):
     said = varying.of_examples("the data", arrays)
     said = said or varying.of_outputs("the data", [np.concatenate(parts) for parts in zip(*seen)])
     if said is not None:
-        warnings.warn(f"The ranges of the quantized model may not hold. {said}", stacklevel=2)
+        errors.warn(f"The ranges of the quantized model may not hold. {said}")
     lost = small_channels.of_outputs(model, arrays)
     if lost is not None:
-        warnings.warn(lost, stacklevel=2)
+        errors.warn(lost)
 
 
 @contextlib.contextmanager
@@ -172,10 +171,9 @@ class FreezeRanges(keras.callbacks.Callback):
         rounders(self.model)  # or it is said before any training
         epochs = self.params.get("epochs")
         if epochs is not None and self.epoch >= epochs:
-            warnings.warn(
+            errors.warn(
                 f"FreezeRanges({self.epoch}) freezes nothing in a fit that ends with epoch {epochs - 1}, counted from 0. Give "
                 f"the number of one of its epochs, such as {epochs - 1}, or leave the callback out.",
-                stacklevel=2,
             )
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -2,13 +2,12 @@
 
 import dataclasses
 import typing
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from tf_reweight import batch_statistics
+from tf_reweight import batch_statistics, errors
 from tf_reweight.checks import check_flags, check_integer
 from tf_reweight.coupling.analysis.sets import FrozenChannels, frozen_reason, groups
 from tf_reweight.coupling.scores import CRITERIA, group_norms
@@ -208,9 +207,8 @@ def _spare_frozen(coupled, dead, branches):
         dead.difference_update(item.labels.tolist())
     held = [layer.name for layer in branches.layers if layer.weights and not layer.trainable]
     if spared or held:
-        warnings.warn(
+        errors.warn(
             f"What is dead in {', '.join([*(item.name for item in spared), *held][:5])} stays: {frozen_reason(layers + held)}.",
-            stacklevel=3,
         )
     return NO_CUTS if held else branches
 

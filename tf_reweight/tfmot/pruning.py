@@ -2,7 +2,6 @@
 
 import abc
 import contextlib
-import warnings
 
 import keras
 import numpy as np
@@ -113,7 +112,7 @@ def strip_pruning(model):
     found = wrappers(model)
     if any(layer.last_step < 0 for layer in found):
         text = "No weight was pruned: sparsity.keras.UpdatePruningStep() was not among the callbacks of a fit."
-        warnings.warn(text, stacklevel=2)
+        errors.warn(text)
     else:
         _warn_of_early_end(found)
     return strip(model)
@@ -170,7 +169,7 @@ def _structure(block_size, block_pooling_type, sparsity_m_by_n):
     if block == (1, 1):
         return "unstructured"
     if block_pooling_type == "MAX":
-        warnings.warn("Blocks are ranked by the root mean square of their weights, not by their largest.", stacklevel=3)
+        errors.warn("Blocks are ranked by the root mean square of their weights, not by their largest.")
     return {"name": "block", "shape": list(block)}
 
 
@@ -227,9 +226,8 @@ def _warn_of_early_end(layers):
         schedule = layer.pruning_schedule
         final = schedule.sparsity(np.inf if schedule.end_step < 0 else schedule.end_step)
         if final - layer.reached > 0.01:
-            warnings.warn(
+            errors.warn(
                 f"Training ended before the schedule: {layer.reached:.0%} of {final:.0%} are pruned, by the masks of step "
                 f"{layer.last_step}. Train longer, or lower `end_step` or `frequency`.",
-                stacklevel=3,
             )
             return

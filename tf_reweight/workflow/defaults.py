@@ -2,7 +2,6 @@
 
 import collections
 import re
-import warnings
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, structures
@@ -189,7 +188,7 @@ def _warn_of_little(model, budget, reached):
     text = f"{_MACS:.0%} of the MACs cannot go, which is the default: with a channel left in each place {reached:.1%} stay."
     said = " ".join(part for part in (text, removable(model).held_up()) if part)
     fix = 'Pass budget=..., or structure="unstructured", which also takes weights inside layers of your own.'
-    warnings.warn(f"{said} The budget is {budget} instead. {fix}", stacklevel=5)
+    errors.warn(f"{said} The budget is {budget} instead. {fix}")
 
 
 def _least_left(model, multiple_of):

@@ -1,7 +1,6 @@
 """One process on a run folder at a time."""
 
 import os
-import warnings
 
 from tf_reweight import errors, files
 
@@ -67,9 +66,8 @@ class Lock:
             raise ValueError(errors.message(expected, fix, out=str(self._path.parent), process=holder)) from None
         except OSError:
             pass  # said below
-        warnings.warn(
+        errors.warn(
             f"The file system of {self._path.parent} knows no locks: nothing hinders a second process from working in the same "
             "run folder. Start only one.",
-            stacklevel=4,
         )
         return False

@@ -1,6 +1,5 @@
 """Whether loss, weights and metrics of a task are for outputs that the model has, looked at before any work."""
 
-import warnings
 
 import keras
 
@@ -104,7 +103,7 @@ def _check_known(argument, given, names):
 def _say_idle(names):
     if names:
         text = f"`loss_weights` weighs {_listed(names)}, of which there is no loss: the weight does nothing."
-        warnings.warn(text, stacklevel=2)
+        errors.warn(text)
 
 
 def _listed(names):

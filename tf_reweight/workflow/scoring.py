@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import warnings
 
 import keras
 import numpy as np
@@ -236,7 +235,7 @@ def _identities(outputs, names):
 def _warn_of_direction(name, first):
     fix = f'To decide by it, pass monitor="{name}" and mode="max" or "min" (--set task.monitor={name} --set task.mode=max).'
     text = f"`{first}` decides and heads the report: whether {name!r} is better high or low is not known from its name. {fix}"
-    warnings.warn(text, stacklevel=2)
+    errors.warn(text)
 
 
 def _check_mode(mode, first, passed_over):

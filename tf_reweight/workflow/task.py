@@ -2,7 +2,6 @@
 
 import dataclasses
 import typing
-import warnings
 
 import keras
 
@@ -114,10 +113,9 @@ def say_outputs_without_loss(task, names):
         without = [name for name, loss in zip(names, losses) if loss is None] if isinstance(losses, (list, tuple)) else []
     # Where there is none at all, layers add their own.
     if without and len(without) < len(names):
-        warnings.warn(
+        errors.warn(
             f"No loss is about the outputs {', '.join(without[:5])}: what only they need is pruned first, and what they "
             "learned is lost as the others train. Compile the model with a loss for each, or compress it without them.",
-            stacklevel=4,
         )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import enum
-import warnings
 
 import keras
 import numpy as np
@@ -63,9 +62,9 @@ def cluster_weights(
         raise TypeError(errors.message("`to_cluster` must be a Sequential or functional Keras 3 model.", fix, to_cluster=found))
     init = _init_name(cluster_centroids_init)
     if init in ("RANDOM", "DENSITY_BASED"):
-        warnings.warn(f"Values start from k-means, not from {init}: training moves them in any case.", stacklevel=2)
+        errors.warn(f"Values start from k-means, not from {init}: training moves them in any case.")
     if not preserve_sparsity:
-        warnings.warn("Zeros stay zeros, though preserve_sparsity is False: they are one of the values.", stacklevel=2)
+        errors.warn("Zeros stay zeros, though preserve_sparsity is False: they are one of the values.")
     check_untied(to_cluster, "cluster_weights")
     made = rebuild(to_cluster, Replacements())
     compile_like(made, to_cluster)
