@@ -10,7 +10,7 @@ import pytest
 from tf_reweight import export
 from tf_reweight.cli import main
 from tf_reweight.pruning.prune import prune
-from tf_reweight.tflite import metadata
+from tf_reweight.tflite import flatbuffer, metadata
 
 VERBS = ("inspect", "pack", "arm", "bundle", "benchmark")
 
@@ -87,11 +87,19 @@ def edge_quantized(folder):
     return bytes(quantizer.Quantizer(str(folder / "float.tflite"), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
 
 
+def nameless(folder):
+    """A signature whose name is empty: LiteRT runs none of that name."""
+    file = flatbuffer.read(converter_of(two_ended(), folder).convert())
+    file.signatureDefs[0].signatureKey = ""
+    return bytes(flatbuffer.write(file))
+
+
 MAKERS = {
     "open batch": lambda folder: converter_of(classifier(), folder).convert(),
     "int8 in and out": fully_quantized,
     "several inputs and outputs": lambda folder: converter_of(two_ended(), folder).convert(),
     "no signature, open shapes": unsigned,
+    "a signature without a name": nameless,
     "two signatures": twice_signed,
     "control flow": looping,
     "litert-quantizer": edge_quantized,

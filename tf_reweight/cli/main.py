@@ -53,6 +53,7 @@ tf-reweight: prune and quantize Keras models, ship checked .tflite files
                     [--shape SIZE,SIZE,...]
   tf-reweight phone --read LOG [--read LOG ...]
 
+A .keras file that is read may be FILE.py:FUNCTION too, which returns a model.
 Every command takes --json (figures instead of tables), --debug (the traceback
 of an error) and --help. `tf-reweight compress --help` lists the keys of a
 configuration, `tf-reweight --version` says which version this is.

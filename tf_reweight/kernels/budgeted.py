@@ -23,10 +23,10 @@ _UNSURE = {"bytes": 0.02, "zipped_bytes": 0.03, "latency_ms": 0.05}
 # How many of the groups that are kept with the lowest scores, and how many kinds of cost, may change places with others to come
 # closer to the budget.
 _MOST_EXCHANGED = 64
-# Of a score's 64 bits those that are not looked at at first: exponent and five bits of the mantissa are left.
-_DROPPED_BITS = 47
 # How many of one cost may go at a time for others.
 _MOST_OF_A_COST = 4
+# Of a score's 64 bits those that are not looked at at first: exponent and five bits of the mantissa are left.
+_DROPPED_BITS = 47
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

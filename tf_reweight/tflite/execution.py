@@ -162,9 +162,9 @@ class Runner:
 
 def _details(interpreter):
     """Details of inputs and outputs by name, in the signature's terms where there is one."""
-    signatures = interpreter.get_signature_list()
-    if len(signatures) == 1:
-        runner = interpreter.get_signature_runner(next(iter(signatures)))
+    signatures = list(interpreter.get_signature_list())
+    if len(signatures) == 1 and signatures[0]:  # LiteRT runs none of which the name is empty
+        runner = interpreter.get_signature_runner(signatures[0])
         ends = (runner.get_input_details(), runner.get_output_details())
         return tuple({name: details[name] for name in in_order(details)} for details in ends)
     details = (interpreter.get_input_details(), interpreter.get_output_details())

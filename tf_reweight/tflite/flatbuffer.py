@@ -120,10 +120,14 @@ def _check_indices(model):
 
 
 def name_ends(model):
-    """Gives the tensors of a model's inputs and outputs the names that its only signature has for them; in place."""
-    if len(model.signatureDefs or []) != 1:
+    """Gives the tensors of a model's inputs and outputs the names that its only signature has for them; in place.
+
+    One whose own name is empty does not count: LiteRT runs none of that name, and all know the tensors by their own names.
+    """
+    signatures = model.signatureDefs or []
+    if len(signatures) != 1 or not signatures[0].signatureKey:
         return
-    (signature,) = model.signatureDefs
+    (signature,) = signatures
     tensors = model.subgraphs[signature.subgraphIndex].tensors
     # An output that is an input, unchanged, keeps the name of the input.
     for end in [*(signature.outputs or []), *(signature.inputs or [])]:
