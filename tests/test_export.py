@@ -429,8 +429,11 @@ def test_running_refuses_what_does_not_fit(small, tmp_path):
     export.export_tflite(small, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match="one at a time"):
         export.Runner(tmp_path / "a.tflite")([inputs(4, (5, 5, 2))])
-    with pytest.raises(ValueError, match="Pass one array for each"):
-        export.Runner(tmp_path / "a.tflite")({"other": inputs(4)})
+    runner, x = export.Runner(tmp_path / "a.tflite"), inputs(4)
+    for given in ({"other": x}, [x, x], []):
+        with pytest.raises(ValueError, match="Pass one array for each"):
+            runner(given)
+    np.testing.assert_array_equal(runner(x)[0], runner([x])[0])
     with pytest.raises(ValueError, match="as many inputs as labels"):
         export.evaluate_tflite(tmp_path / "a.tflite", inputs(4), np.zeros(3))
 

@@ -98,6 +98,7 @@ TABLE = {
         ), ("gru", "lstm", "flatten"),
     ),
     "SimpleRNN": (lambda: steps(L.SimpleRNN(3)), ()),
+    "GRU": (lambda: steps(L.GRU(3)), ()),
     "Rescaling of uint8": (lambda: chain((6, 6, 3), L.Rescaling(1 / 255), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),
     "Rescaling of int32": (lambda: chain((6, 6, 3), L.Rescaling(1 / 127, -1), L.Conv2D(4, 3), dtype="int32"), ("cast",)),
     "Normalization of uint8": (lambda: chain((6, 6, 3), adapted(), L.Conv2D(4, 3), dtype="uint8"), ("cast",)),

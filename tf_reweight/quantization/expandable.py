@@ -58,8 +58,8 @@ def _words(kind):
     return {L.MultiHeadAttention: "attention", L.LSTM: "an LSTM"}.get(kind, f"a {kind.__name__}")
 
 
-def _of_recurrent(layer, calls=None):
-    """Why a recurrent layer cannot be written out, whatever it is called on; `calls` are those of a wrapper around it."""
+def _of_recurrent(layer):
+    """Why a recurrent layer cannot be written out, whatever it is called on."""
     words = _words(type(layer))
     if type(layer) not in RECURRENT:
         return f"{words} inside of it is not written out in integers"
@@ -68,18 +68,7 @@ def _of_recurrent(layer, calls=None):
     if layer.dropout or layer.recurrent_dropout:
         return f"{words} with dropout is not written out in integers"
     functions = [layer.activation] if type(layer) is L.SimpleRNN else [layer.activation, layer.recurrent_activation]
-    unknown = next(filter(None, map(_of_activation, functions)), None)
-    return unknown or (_of_gru(layer, calls or calls_of(layer)) if type(layer) is L.GRU else None)
-
-
-def _of_gru(layer, calls):
-    """Why the first step, from a state of zeros, needs a recurrent bias: the converter breaks down on constant zeros."""
-    if not layer.reset_after:
-        return "a GRU with reset_after=False is not written out in integers"
-    states = [named_arguments(call).get("initial_state") for call in calls]
-    if layer.use_bias and (not states or any(state is None for state in states)):
-        return "a GRU becomes integers only with use_bias=False, or where each call is given an `initial_state`"
-    return None
+    return next(filter(None, map(_of_activation, functions)), None)
 
 
 def _of_bidirectional(layer):
@@ -87,8 +76,7 @@ def _of_bidirectional(layer):
         return f"a Bidirectional with merge_mode={layer.merge_mode!r} is not written out in integers"
     if layer.return_state:
         return "a Bidirectional that returns its states is not written out in integers"
-    calls = calls_of(layer)
-    return _of_recurrent(layer.forward_layer, calls) or _of_recurrent(layer.backward_layer, calls)
+    return _of_recurrent(layer.forward_layer) or _of_recurrent(layer.backward_layer)
 
 
 def _of_attention(layer):

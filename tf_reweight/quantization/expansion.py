@@ -124,16 +124,23 @@ class _Attention:
 
 
 class _Recurrent:
-    """A recurrent layer, step by step; one Dense layer for all inputs, one for the state."""
+    """A recurrent layer, step by step; one Dense layer for all inputs, one for the state, or two where a gate is between."""
 
     def __init__(self, layer, name, names, lost):
         cell, self.layer = layer.cell, layer
         self.step = {L.LSTM: self._lstm, L.GRU: self._gru, L.SimpleRNN: self._simple}[type(layer)]
         biases = (_bias(cell), None)
-        if type(layer) is L.GRU:
+        if type(layer) is L.GRU and layer.reset_after:
             biases = (_bias(cell, lambda both: both[0]), _bias(cell, lambda both: both[1]))
         self.inputs = dense(name, Weight(cell, "kernel"), biases[0], layer, lost)
-        self.recurrent = dense(names(f"{name}_recurrent"), Weight(cell, "recurrent_kernel"), biases[1], layer, lost)
+        gates, self.candidate, units = None, None, layer.units
+        if type(layer) is L.GRU and not layer.reset_after:
+            # What the new state is made of reads the state behind a gate: it has a part of the kernel to itself.
+            gates, own = lambda kernel: kernel[:, : 2 * units], lambda kernel: kernel[:, 2 * units :]
+            weight = Weight(cell, "recurrent_kernel", own)
+            self.candidate = dense(names(f"{name}_candidate"), weight, None, layer, lost)
+        weight = Weight(cell, "recurrent_kernel", gates)
+        self.recurrent = dense(names(f"{name}_recurrent"), weight, biases[1], layer, lost)
         self.activation = L.Activation(layer.activation, name=names(f"{name}_activation"))
         self.gate = L.Activation(getattr(layer, "recurrent_activation", layer.activation), name=names(f"{name}_gate"))
 
@@ -142,6 +149,9 @@ class _Recurrent:
         steps = range(projected.shape[1])
         steps = list(reversed(steps)) if self.layer.go_backwards else list(steps)
         states = [state for state in keras.tree.flatten(initial_state) if state is not None]
+        if not states and self.recurrent.use_bias:
+            # The bias acts on a state of zeros too. The converter breaks down on constants: these come out of a padding.
+            states = [ops.pad(projected[:, steps[0]], ((0, 0), (0, self.layer.units)))[:, projected.shape[-1] :]]
         made = []
         for step in steps:
             states = self.step(projected[:, step], states)
@@ -163,9 +173,10 @@ class _Recurrent:
         if not states:
             update, new = self.gate(update), self.activation(new)
             return [ops.subtract(new, ops.multiply(update, new))]
-        update_h, reset_h, new_h = ops.split(self.recurrent(states[0]), 3, axis=-1)
+        update_h, reset_h, *new_h = ops.split(self.recurrent(states[0]), 3 - (self.candidate is not None), axis=-1)
         update, reset = self.gate(ops.add(update, update_h)), self.gate(ops.add(reset, reset_h))
-        new = self.activation(ops.add(new, ops.multiply(reset, new_h)))
+        of_state = ops.multiply(reset, *new_h) if new_h else self.candidate(ops.multiply(reset, states[0]))
+        new = self.activation(ops.add(new, of_state))
         return [ops.add(new, ops.multiply(update, ops.subtract(states[0], new)))]
 
     def _simple(self, x, states):

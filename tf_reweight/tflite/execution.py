@@ -73,12 +73,15 @@ class Runner:
         """Outputs for many examples.
 
         Args:
-            arrays: list of arrays `(num, ...)` in the order of `inputs`, or a dict by name. A file knows no order but that of
-                its names, which need not be the model's: pass a dict where there are several.
+            arrays: array `(num, ...)` of the only input, a list of arrays in the order of `inputs`, or a dict by name. A file
+                knows no order but that of its names, which need not be the model's: pass a dict where there are several.
             output_names: order of the outputs; default that of `outputs`, by their names as well.
 
         Returns:
             List of float32 arrays `(num, ...)`; integers stay integers.
+
+        Raises:
+            ValueError: for other inputs, or examples of another shape, than the file takes.
         """
         return self.decoded(litert.feed(self._interpreter, self.encoded(arrays)), output_names)
 
@@ -112,7 +115,10 @@ class Runner:
     def encoded(self, arrays):
         """Arrays as for a call, as raw ones `(num, 1, ...)` in the order and the types of the file."""
         if not isinstance(arrays, dict):
-            arrays = dict(zip(self.inputs, arrays))
+            listed = arrays if isinstance(arrays, (list, tuple)) else [arrays]
+            if len(listed) != len(self.inputs):
+                self._refuse(len(listed))
+            arrays = dict(zip(self.inputs, listed))
         self._check(arrays)
         order = self._in_order(self.inputs, self.input_details)
         return [_quantized(np.asarray(arrays[name])[:, None], self.inputs[name], name) for name in order]
@@ -125,13 +131,9 @@ class Runner:
 
     def _check(self, arrays):
         if set(arrays) != set(self.inputs):
-            raise ValueError(
-                errors.message(
-                    f"The file takes the inputs {list(self.inputs)}.", "Pass one array for each.", inputs=list(arrays)
-                )
-            )
+            self._refuse(list(arrays))
         for name, array in arrays.items():
-            wanted = tuple(self.inputs[name]["shape"])
+            wanted = tuple(map(int, self.inputs[name]["shape"]))
             if wanted[:1] != (1,) or np.shape(array)[1:] != wanted[1:]:
                 raise ValueError(
                     errors.message(
@@ -139,6 +141,11 @@ class Runner:
                         shape=np.shape(array), batch=wanted[0] if wanted else None,
                     )
                 )  # fmt: skip
+
+    def _refuse(self, inputs):
+        raise ValueError(
+            errors.message(f"The file takes the inputs {list(self.inputs)}.", "Pass one array for each.", inputs=inputs)
+        )
 
     def set(self, name, value):
         """Sets one input, in real numbers."""
