@@ -272,8 +272,7 @@ def test_a_budget_is_met_where_epochs_differ_in_their_steps(until, sizes, single
 
 
 @keras_counts_too
-@pytest.mark.parametrize("single", [False, True])
-@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("at, single", [(0, True), (1, False), (3, True)])
 def test_a_training_of_unknown_steps_goes_on_where_it_was_cut_off(at, single, tmp_path):
     def trained(*others):
         model, solver = with_budget(single), BudgetProximal(until=0.6, every=4)

@@ -367,10 +367,12 @@ EXAMPLES = {
 }
 # Whose steps are compiled, as all are above: of two steps in an epoch that takes longer than anything else.
 COMPILED = ("tabular", "transfer")
+# Whose task runs above as well, on a net of its kind.
+ALIKE = ("segmentation",)
 
 
 @pytest.mark.filterwarnings("ignore:The channels of .* are left whole")
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in EXAMPLES])
 def test_examples_run_in_their_smallest_form(name, tmp_path, request):
     keras.utils.set_random_seed(0)
     if name not in COMPILED:

@@ -240,6 +240,10 @@ def test_pruned_taught_clustered_quantized_and_packed(tmp_path):
     assert export.inspect_tflite(tmp_path / "run" / "quantized_int8_packed.tflite").sparsity == last["sparsity"]
 
 
+MIXED = {**TINY["export"], "precisions": ["float32"], "mixed_bytes": 60_000}
+
+
+@pytest.mark.slow  # each of its stages runs in another test, in the usual order
 def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_path):
     pytest.importorskip("litert_quantizer")
     config = {
@@ -248,7 +252,7 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
         "prune": {"sparsity": 0.8},
         "cluster": {"clusters": 8, "per_channel": True, "epochs": 1},
         "quantize": {"epochs": 2, "weight_bits": {"conv*": 4}},
-        "export": {**TINY["export"], "precisions": ["float32"], "mixed_bytes": 60_000},
+        "export": MIXED,
     }
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
     assert [stage["name"] for stage in figures["stages"]][-2:] == ["quantized", "clustered"]
@@ -261,8 +265,15 @@ def test_clustered_after_training_for_few_bits_and_a_file_with_a_size_limit(tmp_
     assert files["pruned_mixed.tflite"]["num_bytes"] <= 60_000 and len(files["pruned_mixed.tflite"]["plan"]) > 0
     kernels = export.inspect_tflite(tmp_path / "run" / "clustered_int8.tflite").kernels
     assert {"INT4", "INT8"} <= {kernel.dtype.upper() for kernel in kernels}
+
+
+def test_a_file_with_a_size_limit_is_written_within_it_or_refused(tmp_path):
+    pytest.importorskip("litert_quantizer")
     brief = {"train": {"epochs": 0}, "regularize": {"method": "one_shot"}, "prune": {"sparsity": 0.8}, "retrain": {"epochs": 0}}
-    brief["export"] = {**config["export"], "mixed_bytes": 100}
+    figures = workflow.compress({**TINY, **brief, "export": MIXED}, out=tmp_path / "b", console=QUIET)
+    (file,) = [file for file in figures["files"] if file["name"] == "pruned_mixed.tflite"]
+    assert file["num_bytes"] <= 60_000 and len(file["plan"]) > 0 and not figures["refused"]
+    brief["export"] = {**MIXED, "mixed_bytes": 100}
     figures = workflow.compress({**TINY, **brief}, out=tmp_path / "c", console=QUIET)
     assert "pruned_mixed.tflite" not in {file["name"] for file in figures["files"]}
     assert [(item["name"], item["kind"]) for item in figures["refused"]] == [("pruned_mixed.tflite", "DoesNotFit")]
