@@ -48,7 +48,7 @@ def warn(text, category=UserWarning):
     A warning of a callback names the user's `fit`, however many lines of Keras lie between.
     """
     level, frame = 2, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
 
