@@ -500,3 +500,21 @@ def test_losses_weights_and_metrics_of_outputs_that_there_are_not_are_refused(ki
 def test_a_weight_without_a_loss_is_said(kind, loss, weights):
     with pytest.warns(UserWarning, match="`loss_weights` weighs '[ab]', of which there is no loss: the weight does nothing"):
         scored(kind, {"loss": loss, "loss_weights": weights})
+
+
+@pytest.mark.parametrize("how", [{"budget": "macs=0.5"}, {"structure": "unstructured", "budget": "sparsity=0.5"}])
+def test_a_model_with_lora_is_refused_with_what_merges_it(how, tmp_path):
+    """Without channels it "did not come back from its file with its weights", into which Keras merges LoRA."""
+    model, x, y = tasks.regression()
+    next(layer for layer in model.layers if hasattr(layer, "enable_lora")).enable_lora(2)
+    with pytest.raises(ValueError, match="No layer may have LoRA weights. Received: layers=.*tfr.strip.*, and compile"):
+        tfr.compress(model, (x, y), **how, out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_would_move_out_of_sight_are_refused(tmp_path):
+    """Memory ran out in training."""
+    config = {"data": {"name": "digits", "shift": 8}, "model": {"name": "small_cnn"}}
+    with pytest.raises(ValueError, match="`data.shift` must be less than the images are .*Received: shift=8, input_shape="):
+        tfr.compress(config=config, out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -265,6 +265,15 @@ def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     front = tfr.sweep(*data(), budgets=["macs=0.4", "macs=0.5"], **how)
     assert [point["name"] for point in front.points] == ["dense", "macs_0.4", "macs_0.5"] and trained
+    # A budget's folder that came from a sweep of another model is told; those of before have no mark.
+    mark, trained[:] = tmp_path / "front" / "macs_0.5" / "given.json", []
+    mark.write_text(json.dumps({"weights": "0" * 64}, indent=1) + "\n")
+    keras.utils.set_random_seed(0)
+    with pytest.raises(ValueError, match="What differs: the weights .*00000000 there"):
+        tfr.sweep(*data(), budgets=["macs=0.4", "macs=0.5"], **how)
+    mark.unlink()
+    keras.utils.set_random_seed(0)
+    assert len(tfr.sweep(*data(), budgets=["macs=0.4", "macs=0.5"], **how).points) == 3 and not trained
     keras.utils.set_random_seed(0)
     with pytest.raises(ValueError, match="What differs: .*prune.budget"):
         tfr.compress(*data(), budget="macs=0.4", **how)

@@ -2,6 +2,8 @@
 
 import io
 import os
+import pathlib
+import subprocess
 import sys
 
 import keras
@@ -13,6 +15,8 @@ from tf_reweight import export
 from tf_reweight.cli import main
 from tf_reweight.cli.arguments import told
 from tf_reweight.reports import progress
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 L = keras.layers
 
@@ -78,6 +82,15 @@ def test_output_that_cannot_be_written_is_said_in_a_line(arguments, tmp_path, ca
     said = capsys.readouterr().err
     if arguments != ["nothing"]:
         assert said.count("\n") == 1 and "No space left on device. Received: output='stdout'. Make room" in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", ["check nope.tflite", "check --nope", "nope", "--version"])
+def test_errors_that_cannot_be_written_have_their_status(arguments):
+    """1 means of `check` that the file has faults."""
+    command = f"{sys.executable} -m tf_reweight {arguments} 2>/dev/full"
+    wanted = 0 if arguments == "--version" else 2
+    assert subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, cwd=ROOT).returncode == wanted
 
 
 def test_a_backend_that_keras_has_not_is_said_with_those_that_it_has(monkeypatch, capsys):

@@ -221,6 +221,36 @@ def test_litert_never_sees_a_damaged_file(what, tmp_path):
             call(path)
 
 
+def _mean_over_other_axes(file):
+    (operator,) = [op for op in file.subgraphs[0].operators if len(op.inputs) == 2]
+    (axes,) = [file.buffers[tensor.buffer] for tensor in [file.subgraphs[0].tensors[operator.inputs[1]]]]
+    axes.data = np.array([1, 0], "int32").view("uint8")
+
+
+def _no_text(file):
+    file.subgraphs[0].tensors[0].name = b"\xf4\xf4"
+
+
+def _other_input(file):
+    file.signatureDefs[0].inputs[0].tensorIndex = int(file.subgraphs[0].outputs[0])
+
+
+@pytest.mark.parametrize("damage, words", [
+    (_mean_over_other_axes, "Every operation must give as many numbers as the file says"),
+    (_no_text, "must be a whole TFLite flatbuffer"), (_other_input, "must be a whole TFLite flatbuffer"),
+])  # fmt: skip
+def test_what_does_not_fit_together_is_refused(damage, words, tmp_path):
+    """One flipped bit: the delegate wrote outside of its memory, and messages were those of Python."""
+    model = keras.Sequential([keras.Input((4, 4, 8)), L.GlobalAveragePooling2D()])
+    file = flatbuffer.read(content_of(model, "float32"))
+    damage(file)
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(flatbuffer.write(file))
+    for call in (Runner, lambda path: benchmark([path], num_runs=1, warmup=0)):
+        with pytest.raises(ValueError, match=words):
+            call(path)
+
+
 @pytest.mark.parametrize("largest", [255, 256, 257, 65_535, 65_536])
 def test_positions_at_the_boundaries_of_their_types(largest):
     """The last position that a byte holds is 255: the ends of lists count one more."""

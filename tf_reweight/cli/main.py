@@ -102,6 +102,14 @@ def _unwritten(text):
     return None
 
 
+def _tell(text):
+    """Prints to stderr. Where that cannot be written, as on a full disk, the exit status says all that can be said."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def _told_of(lost):
     """The status for output that could not be written, which is said unless nobody reads it any more."""
     if isinstance(lost, BrokenPipeError):
@@ -109,7 +117,7 @@ def _told_of(lost):
     from tf_reweight import errors
 
     expected = f"What is printed must be writable; the system says: {lost.strerror}."
-    print("error: " + errors.message(expected, "Make room, or send it elsewhere.", output="stdout"), file=sys.stderr)
+    _tell("error: " + errors.message(expected, "Make room, or send it elsewhere.", output="stdout"))
     return 2
 
 
@@ -126,7 +134,7 @@ def _status(argv):
     if argv[0] not in COMMANDS:
         from tf_reweight import errors
 
-        print(errors.unknown("command", argv[0], COMMANDS), file=sys.stderr)
+        _tell(errors.unknown("command", argv[0], COMMANDS))
         return 2
     define, run = COMMANDS[argv[0]]
     values = flags.FlagValues()
@@ -139,13 +147,13 @@ def _status(argv):
     try:
         positional = values(argv)[1:]
     except (flags.Error, ValueError) as error:  # absl has the second for a value behind --noFLAG
-        print(f"error: {_told_of_flags(error, values)}\n\n{_usage_of(argv[0])}", file=sys.stderr)
+        _tell(f"error: {_told_of_flags(error, values)}\n\n{_usage_of(argv[0])}")
         return 2
     if "" in positional:
         from tf_reweight import errors
 
         expected, fix = "No argument may be empty.", "Pass a path; '.' is the working folder."
-        print("error: " + errors.message(expected, fix, arguments=positional), file=sys.stderr)
+        _tell("error: " + errors.message(expected, fix, arguments=positional))
         return 2
     if values.help:
         print(f"{_usage_of(argv[0])}\n{_flags_of(values)}")
@@ -233,14 +241,14 @@ def _guarded(run, values, positional):
     if backend and backend not in _BACKENDS:
         from tf_reweight import errors
 
-        print("error: " + errors.unknown("KERAS_BACKEND", backend, _BACKENDS), file=sys.stderr)
+        _tell("error: " + errors.unknown("KERAS_BACKEND", backend, _BACKENDS))
         return 2
     try:
         with _ended_by_signals(), contextlib.nullcontext() if values.debug else quiet():
             return _ran(run, values, positional)
     except KeyboardInterrupt as error:
         goes_on = ": the same command goes on from here" if run in _RESUMED else ""
-        print(f"\nended{goes_on}.", file=sys.stderr)
+        _tell(f"\nended{goes_on}.")
         return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:
         raise
@@ -250,7 +258,7 @@ def _guarded(run, values, positional):
             return _told_of(lost)
         if values.debug:
             raise
-        print(f"error: {told(error)}", file=sys.stderr)
+        _tell(f"error: {told(error)}")
         return 2
 
 

@@ -1,5 +1,7 @@
 """Layers whose low-rank adaptation (LoRA) is added to their kernels once and for all."""
 
+from tf_reweight import errors
+from tf_reweight.graph.access import all_layers, has_lora
 from tf_reweight.graph.copying import Copied, assign_like
 from tf_reweight.graph.state import carry_state
 
@@ -25,3 +27,11 @@ class MergedLora(Copied):
         if getattr(self.operation, "bias", None) is not None:
             assign_like(self.copy.bias, self.operation.bias, self.operation.bias.value)
         carry_state(self.copy, self.operation)
+
+
+def check_merged(model):
+    """Raises where a layer has LoRA weights: Keras merges them into the kernel as it saves a model: its weights change."""
+    found = [layer.name for layer in all_layers(model) if has_lora(layer)]
+    if found:
+        fix = "Merge them into the kernels: `tfr.strip(model)`, and compile what it returns."
+        raise ValueError(errors.message("No layer may have LoRA weights.", fix, layers=found[:5]))

@@ -8,11 +8,12 @@ from tf_reweight import batch_statistics, errors
 from tf_reweight.checks import check_flags
 from tf_reweight.data.examples import packed
 from tf_reweight.graph.access import (
-    all_layers, calls_of, forget_calls, has_lora, is_tensor, operation_of, quantization_of, tensors_in,
+    all_layers, calls_of, forget_calls, is_tensor, operation_of, quantization_of, tensors_in,
 )  # fmt: skip
 from tf_reweight.graph.checking import check_eager, check_finite
 from tf_reweight.graph.compiling import compile_like
 from tf_reweight.graph.copying import input_like
+from tf_reweight.graph.lora import check_merged
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import rebuild
 from tf_reweight.graph.walking import graph_of
@@ -265,10 +266,8 @@ def _check_layers(model):
     if masked:
         fix = "Take `strip(model)` first: zeros are held without wrappers, see `keep_zeros`."
         raise ValueError(errors.message("The model must have no Masked wrappers.", fix, layers=masked[:5]))
-    for is_so, what, fix in (
-        (has_lora, "have LoRA weights", "Merge them into the kernels: `tfr.strip(model)`."),
-        (quantization_of, "be quantized by Keras", "Use the model from before `model.quantize`."),
-    ):
-        found = [layer.name for layer in layers if is_so(layer)]
-        if found:
-            raise ValueError(errors.message(f"No layer may {what}.", fix, layers=found[:5]))
+    check_merged(model)
+    found = [layer.name for layer in layers if quantization_of(layer)]
+    if found:
+        fix = "Use the model from before `model.quantize`."
+        raise ValueError(errors.message("No layer may be quantized by Keras.", fix, layers=found[:5]))

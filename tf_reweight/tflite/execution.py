@@ -7,7 +7,7 @@ import numpy as np
 from tf_reweight import errors
 from tf_reweight.checks import check_classes, check_flags, check_holds, check_integer
 from tf_reweight.files import as_path
-from tf_reweight.tflite import compiled, constants, flatbuffer, litert, refusals
+from tf_reweight.tflite import allocated, compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
 from tf_reweight.tflite.ends import in_order
 
@@ -48,14 +48,11 @@ class Runner:
         content = source if isinstance(source, bytes) else read_file(source)
         name = (name or f"{len(source)} bytes") if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.
-        constants.parse(content, name)
+        model = constants.parse(content, name)
         given = None if shapes is None else functools.partial(_shapes, shapes)
-        try:
-            self._interpreter = litert.load(content, delegate, num_threads, given)
-        except input_shapes.Unfit:
-            raise
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(refusals.message(content, error, name)) from error
+        if given is None:
+            allocated.check(model, _loaded(content, name, False), name)
+        self._interpreter = _loaded(content, name, delegate, num_threads, given)
         self.content = content
         self.inputs, self.outputs = _details(self._interpreter)
 
@@ -165,6 +162,16 @@ class Runner:
         """One output, in real numbers."""
         detail = self.outputs[name]
         return _real(self._interpreter.get_tensor(detail["index"]), detail)
+
+
+def _loaded(content, name, *options):
+    """`litert.load`, which says of what LiteRT refuses why."""
+    try:
+        return litert.load(content, *options)
+    except input_shapes.Unfit:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(refusals.message(content, error, name)) from error
 
 
 def _details(interpreter):

@@ -97,6 +97,7 @@ def _check_indices(model):
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 raise IndexError("buffer")
+            (tensor.name or b"").decode()
             data = model.buffers[tensor.buffer].data
             kind = dtype_name(tensor)
             if data is not None and len(data) and tensor.sparsity is None and kind in _NUMPY and tensor.shape is not None:
@@ -112,11 +113,12 @@ def _check_indices(model):
         if not 0 <= signature.subgraphIndex < len(model.subgraphs):
             raise IndexError("signature")
         (signature.signatureKey or b"").decode()
-        tensors = model.subgraphs[signature.subgraphIndex].tensors
-        for end in [*(signature.inputs or []), *(signature.outputs or [])]:
-            if not 0 <= end.tensorIndex < len(tensors) or end.name is None:
-                raise IndexError("signature")
-            end.name.decode()
+        graph = model.subgraphs[signature.subgraphIndex]
+        for ends, indices in ((signature.inputs, graph.inputs), (signature.outputs, graph.outputs)):
+            for end in ends or []:
+                if end.tensorIndex not in indices or end.name is None:
+                    raise IndexError("signature")
+                end.name.decode()
 
 
 def name_ends(model):

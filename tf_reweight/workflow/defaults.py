@@ -8,6 +8,7 @@ from tf_reweight import errors, structures
 from tf_reweight.checks import EPOCHS, check_integer, check_name, is_integer
 from tf_reweight.coupling.pruning import least_left, removable
 from tf_reweight.graph import compiled
+from tf_reweight.graph.lora import check_merged
 from tf_reweight.workflow import config as configs
 from tf_reweight.workflow import fingerprints, methods
 
@@ -193,6 +194,7 @@ def _warn_of_little(model, budget, reached):
 
 def _least_left(model, multiple_of):
     """`least_left`, whose error names what can be done without channels."""
+    check_merged(model)
     try:
         return least_left(model, multiple_of)
     except (TypeError, ValueError) as error:

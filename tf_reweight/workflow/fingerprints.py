@@ -49,6 +49,11 @@ def name_of(model):
     return kind if _NUMBER.sub("", model.name) == kind else model.name
 
 
+def of_start(model):
+    """What a run inside another one writes down of the model that it begins with: the rest is that of the other."""
+    return {"weights": _weights(model)}
+
+
 def _weights(model):
     digest = hashlib.sha256()
     for weight in model.weights:

@@ -143,6 +143,11 @@ class Folder:
         return True
 
     @staticmethod
+    def is_unmarked(path):
+        """Whether a folder holds a run that does not say what it was given."""
+        return (pathlib.Path(path) / _CONFIG).is_file() and not (pathlib.Path(path) / _GIVEN).exists()
+
+    @staticmethod
     def has_stages(path):
         """Whether a folder holds a stage that is done."""
         return (pathlib.Path(path) / _STATE).is_file()

@@ -92,6 +92,10 @@ def fitted(model, data, config):
         if config.data.shift and len(data.input_shape) != 3:
             fix = "Set data.shift to 0."
             raise ValueError(errors.message("`data.shift` moves images.", fix, input_shape=data.input_shape))
+        if config.data.shift and config.data.shift >= min(data.input_shape[:2]):
+            expected = "`data.shift` must be less than the images are high and wide: nothing of them would be left."
+            fix = "A tenth of the size is usual."
+            raise ValueError(errors.message(expected, fix, shift=config.data.shift, input_shape=data.input_shape))
         splits = given.of_dataset(data, config.train.batch_size, config.seed)
     else:
         if config.data.shift:

@@ -16,6 +16,7 @@ from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.files import absolute, folder_path
 from tf_reweight.graph.checking import check_model
+from tf_reweight.graph.lora import check_merged
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.tensorflow_draws import seed_generator
@@ -96,6 +97,7 @@ class Run:
         self._is_trained = model is not None or self.config.model.name not in models.names()
         self.given = loading.model_of(self.config, data) if model is None else model
         check_model(self.given)
+        check_merged(self.given)
         self.data, self.task = loading.fitted(self.given, data, self.config)
         self._is_own, self._data_is_named = model is not None, data_is_named
         # What the user holds stays as it is.
@@ -173,7 +175,9 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         other = copy.copy(self)
         other.config, other.model = config, model
-        other.folder = Folder(path, config.to_yaml(), None, parts_by_name(self.given))
+        # A folder of its name from another run is not taken for this one; those of before have no mark.
+        mark = None if Folder.is_unmarked(path) else fingerprints.of_start(model)
+        other.folder = Folder(path, config.to_yaml(), mark, parts_by_name(self.given))
         other.reached = other.stage = other._figures = None
         other.files, other.shipped, other.latency, other.refused, other.searched = [], None, None, [], None
         return other
