@@ -93,8 +93,7 @@ def test_a_plain_fit_after_an_interrupted_one_presses_no_more(single):
     assert not {"apply"} & set(vars(model.optimizer)) and "make_train_function" not in vars(model)
 
 
-@pytest.mark.parametrize("single", [True, False])
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("single, same", [(True, True), (False, False)])
 def test_a_fit_after_an_interrupted_one_begins_anew(single, same):
     model, solver = interrupted(single, KeyboardInterrupt if same else MemoryError)
     solver = solver if same else BudgetProximal(until=0.5, criterion="lamp", every=3)
@@ -262,9 +261,8 @@ def test_steps_that_nobody_knows_are_counted_in_the_first_epoch(single):
 
 
 @keras_counts_too
-@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("sizes", [(16, 7), (16, 25), (16, 16, 3, 20, 5)])
-@pytest.mark.parametrize("until", [0.5, 0.99])
+@pytest.mark.parametrize("until, single", [(0.5, True), (0.99, False)])
 def test_a_budget_is_met_where_epochs_differ_in_their_steps(until, sizes, single):
     model, solver = with_budget(single), BudgetProximal(until=until, every=4)
     model.fit(unknown(*sizes), shuffle=False, epochs=5, verbose=0, callbacks=[solver])

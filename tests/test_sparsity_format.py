@@ -237,7 +237,7 @@ def _other_input(file):
 
 @pytest.mark.parametrize("damage, words", [
     (_mean_over_other_axes, "Every operation must give as many numbers as the file says"),
-    (_no_text, "must be a whole TFLite flatbuffer"), (_other_input, "must be a whole TFLite flatbuffer"),
+    (_no_text, "Names of tensors must be UTF-8"), (_other_input, "must be a whole TFLite flatbuffer"),
 ])  # fmt: skip
 def test_what_does_not_fit_together_is_refused(damage, words, tmp_path):
     """One flipped bit: the delegate wrote outside of its memory, and messages were those of Python."""

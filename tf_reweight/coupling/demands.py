@@ -3,7 +3,6 @@
 import numpy as np
 
 from tf_reweight import errors
-from tf_reweight.budget import OF_FILES
 from tf_reweight.coupling.cost import Cost
 from tf_reweight.kernels import allocation, filed
 from tf_reweight.kernels.budgeted import Demand, first_to_meet, met, said
@@ -89,10 +88,7 @@ def check_met(floors, keeps, demands):
     if not met(demands, np.concatenate(keeps)):
         flat, everything = np.concatenate(keeps), np.ones(floors.coupled.num_groups, bool)
         least = [f"{said(item.attainable(flat))} of {said(item.quantity.at(everything))} {item.name}" for item in demands]
-        # What a file has is read between files that were measured, with another budget between others.
-        about = "about " if any(item.name in OF_FILES for item in demands) else ""
-        expected = f"The budget must leave at least {about}{', '.join(least)}, "
-        expected += f"where channels stay a multiple of {floors.multiple_of}."
+        expected = f"The budget must leave at least {', '.join(least)}, where channels stay a multiple of {floors.multiple_of}."
         fix = "Raise the budget, or lower `multiple_of` (in a configuration, of regularize.method and of shrink)."
         limits = {item.name: said(item.limit) for item in demands}
         raise ValueError(errors.message(expected, fix, multiple_of=floors.multiple_of, **limits))

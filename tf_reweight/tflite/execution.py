@@ -14,6 +14,7 @@ from tf_reweight.tflite.ends import in_order
 
 # No machine has more; LiteRT dies of numbers that its integers do not hold.
 _MOST_THREADS = 1024
+_COPY_ANEW = "It was damaged: copy it anew."
 
 
 def check_threads(num_threads):
@@ -49,6 +50,7 @@ class Runner:
         name = (name or f"{len(source)} bytes") if isinstance(source, bytes) else source
         # LiteRT believes what a file says of itself, and takes the process along where that is not so.
         model = constants.parse(content, name)
+        _check_names(model, name)
         given = None if shapes is None else functools.partial(_shapes, shapes)
         if given is None:
             allocated.check(model, _loaded(content, name, False), name)
@@ -162,6 +164,16 @@ class Runner:
         """One output, in real numbers."""
         detail = self.outputs[name]
         return _real(self._interpreter.get_tensor(detail["index"]), detail)
+
+
+def _check_names(model, name):
+    """Raises where a name is no text: LiteRT's Python interface tells nothing of such a file's tensors."""
+    for tensor in model.subgraphs[0].tensors:
+        try:
+            (tensor.name or b"").decode()
+        except UnicodeDecodeError as error:
+            expected = "Names of tensors must be UTF-8, or LiteRT's Python interface reads nothing."
+            raise ValueError(errors.message(expected, _COPY_ANEW, file=str(name), tensor=tensor.name)) from error
 
 
 def _loaded(content, name, *options):

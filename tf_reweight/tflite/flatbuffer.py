@@ -97,7 +97,6 @@ def _check_indices(model):
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 raise IndexError("buffer")
-            (tensor.name or b"").decode()
             data = model.buffers[tensor.buffer].data
             kind = dtype_name(tensor)
             if data is not None and len(data) and tensor.sparsity is None and kind in _NUMPY and tensor.shape is not None:
