@@ -223,8 +223,8 @@ def test_litert_never_sees_a_damaged_file(what, tmp_path):
 
 def _mean_over_other_axes(file):
     (operator,) = [op for op in file.subgraphs[0].operators if len(op.inputs) == 2]
-    (axes,) = [file.buffers[tensor.buffer] for tensor in [file.subgraphs[0].tensors[operator.inputs[1]]]]
-    axes.data = np.array([1, 0], "int32").view("uint8")
+    axes = file.subgraphs[0].tensors[operator.inputs[1]]
+    file.buffers[axes.buffer].data = np.array([1, 0], "int32").view("uint8")
 
 
 def _no_text(file):

@@ -3,6 +3,7 @@
 import math
 
 from tf_reweight import errors
+from tf_reweight.tflite import constants
 
 
 def check(model, interpreter, name):
@@ -27,9 +28,6 @@ def check(model, interpreter, name):
                 continue
             found = tuple(map(int, allocated[index]))
             if math.prod(found) != math.prod(said):
-                expected = f"Every operation must give as many numbers as the file says; for {_shown(tensor)} it says {said}."
+                named = constants.shown(tensor)
+                expected = f"Every operation must give as many numbers as the file says; for {named} it says {said}."
                 raise ValueError(errors.message(expected, "It was damaged: copy it anew.", file=str(name), shape=found))
-
-
-def _shown(tensor):
-    return repr((tensor.name or b"").decode(errors="replace"))

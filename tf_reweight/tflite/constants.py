@@ -48,10 +48,11 @@ def check(model, name):
                 try:
                     values(model, tensor)
                 except flatbuffer.DAMAGE as error:
-                    expected = f"The sparse weights of the file must be whole; of {_shown(tensor)} they are not: {error}"
+                    expected = f"The sparse weights of the file must be whole; of {shown(tensor)} they are not: {error}"
                     fix = "It was damaged: copy it anew."
                     raise ValueError(errors.message(expected, fix, file=str(name))) from error
 
 
-def _shown(tensor):
+def shown(tensor):
+    """A tensor's name as messages have it."""
     return repr((tensor.name or b"").decode(errors="replace"))
