@@ -182,6 +182,10 @@ def test_bad_folders(tmp_path):
     (tmp_path / "a" / "cat" / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="can be decoded"):
         data.load(tmp_path / "a", image_size=5)
+    (tmp_path / "a" / "cat" / "broken.png").unlink()
+    (tmp_path / "a" / "cat" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="can be decoded.*gone.png"):  # it was left out in silence
+        data.load(tmp_path / "a", image_size=5)
     write_images(tmp_path / "b" / "train", {"cat": 3, "dog": 3})
     write_images(tmp_path / "b" / "test", {"dgo": 3})
     with pytest.raises(ValueError, match="Did you mean 'dog'"):

@@ -22,6 +22,13 @@ def chosen(model, budget):
     return made["shrink"]["multiple_of"], made["prune"]["budget"]
 
 
+@pytest.mark.parametrize("name, made", [("..", "model"), ("a b", "a_b"), ("n" * 400, "n" * 200), (".a", ".a")])
+def test_a_run_has_the_models_name_as_far_as_a_folder_can(name, made):
+    """The configuration was refused, of which the user had given none."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name=name)
+    assert loaded(model, structure="unstructured").name == made
+
+
 @pytest.mark.parametrize("budget", ["macs=0.4", "parameters=0.2", "parameters=300", "weights=0.3", "sparsity=0.9"])
 def test_multiples_leave_a_budget_within_reach(net, budget):
     multiple, given = chosen(net, budget)
@@ -33,7 +40,8 @@ def test_multiples_leave_a_budget_within_reach(net, budget):
 
 @pytest.mark.parametrize(
     "budget, multiple",
-    [("macs=0.9", 8), ("macs=700", 8), ("parameters=0.22", 4), ("sparsity=0.9", 1), ("bytes=0.6", 4), ("latency_ms=2.5", 1),
+    [("macs=0.9", 8), ("macs=700", 8), ("parameters=0.22", 4), ("sparsity=0.9", 1), ("latency_ms=2.5", 1),
+     ("bytes=0.6", 1), ("bytes=3600", 4), ("bytes=9000", 8),
      ("accuracy_drop=0.01", 8)],
 )  # fmt: skip
 def test_multiples_are_the_largest_that_leave_room(net, budget, multiple):

@@ -7,6 +7,7 @@ import nets
 import numpy as np
 import pytest
 
+import tf_reweight as tfr
 from tf_reweight import data, export
 from tf_reweight.data import models
 from tf_reweight.export import conversion, recurrent, samples, verification
@@ -481,8 +482,9 @@ def test_lookups_are_refused_by_name(number, tmp_path):
     layer, dtype = lookups()[number]
     inputs = keras.Input((1,), dtype=dtype)
     model = keras.Model(inputs, keras.layers.Dense(3)(layer(inputs)))
-    with pytest.raises(ValueError, match=f"No layer may look up or hash.*layers=\\['{layer.name}'\\].*keras.Model"):
-        export.export_tflite(model, tmp_path / "a.tflite")
+    for refused in (lambda: export.export_tflite(model, tmp_path / "a.tflite"), lambda: tfr.quantize(model)):
+        with pytest.raises(ValueError, match=f"No layer may look up or hash.*layers=\\['{layer.name}'\\].*keras.Model"):
+            refused()
     assert not list(tmp_path.iterdir())
 
 

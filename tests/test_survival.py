@@ -89,6 +89,15 @@ def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
     assert names(tmp_path) == ["config.yaml", "dense.keras", "state.json"]
 
 
+@pytest.mark.parametrize("inside", [".", "run"])
+def test_a_folder_behind_a_link_that_leads_nowhere_is_said(inside, tmp_path):
+    """The disk was said to be full."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(files.NotWritten, match="must lead to a folder.*'nowhere'"):
+        files.make_folder(tmp_path / "link" / inside)
+    assert names(tmp_path) == ["link"]
+
+
 def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "a").symlink_to("there/b")

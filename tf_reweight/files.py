@@ -129,7 +129,16 @@ def append_line(path, text):
 
 
 def make_folder(path):
-    """Makes a folder and those above it; nothing where it is there."""
+    """Makes a folder and those above it; nothing where it is there.
+
+    Raises:
+        NotWritten: when the system does not allow it, or a link in the path leads nowhere.
+    """
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            fix = "Remove the link, or make the folder that it leads to."
+            expected = f"A link in the path of a folder must lead to a folder; {str(part)!r} leads to {os.readlink(part)!r}."
+            raise NotWritten(errors.message(expected, fix, path=str(path)))
     with said(path):
         path.mkdir(parents=True, exist_ok=True)
 

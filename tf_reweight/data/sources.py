@@ -107,7 +107,7 @@ def _class_files(folder, class_names):
     for name in _subfolders(folder):
         if name not in class_names:
             raise ValueError(errors.unknown(f"class of {str(folder)!r}", name, class_names))
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file())
+        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and _is_image(path))
         if not paths:
             fix = f"Put images ({', '.join(_IMAGE_SUFFIXES)}) into it, or remove it."
             raise ValueError(errors.message("Expected images in every class folder.", fix, folder=str(folder / name)))
@@ -115,6 +115,11 @@ def _class_files(folder, class_names):
     if not entries:
         raise ValueError(errors.message("Expected class folders in every split.", "Fill it, or remove it.", folder=str(folder)))
     return entries
+
+
+def _is_image(path):
+    """Whether a path is a file, or a link that leads nowhere: whoever reads it says so, and it is not left out in silence."""
+    return path.is_file() or path.is_symlink() and not path.exists()
 
 
 def _decode(path, image_size):

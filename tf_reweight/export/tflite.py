@@ -18,7 +18,7 @@ from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.scopes import check_scopes
-from tf_reweight.export.tables import check_tables
+from tf_reweight.graph.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, quantization_of

@@ -16,6 +16,7 @@ from tf_reweight.graph.copying import input_like
 from tf_reweight.graph.lora import check_merged
 from tf_reweight.graph.naming import Names
 from tf_reweight.graph.rebuilding import rebuild
+from tf_reweight.graph.tables import check_tables
 from tf_reweight.graph.walking import graph_of
 from tf_reweight.kernels.constraints import mask_of
 from tf_reweight.kernels.selectors import Layers
@@ -101,6 +102,7 @@ def quantize(
     check_bits("activation_bits", activation_bits)
     graph_of(model)
     _check_layers(model)
+    check_tables(model)
     check_shared(model, "quantize")
     check_finite(model)
     examples = batch_statistics.given(model, data)

@@ -183,6 +183,7 @@ def sweep(
         `workflow.fronts.Front`.
 
     Raises:
+        TypeError: for `budgets` that are no list of budgets.
         ValueError: for fewer than two budgets, or one that is named twice; and what `compress` raises.
 
     Example:

@@ -19,6 +19,7 @@ from tf_reweight.workflow.sections import (
 
 # What YAML reads as one text, and its writer meant as a key and a value.
 _UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
+LONGEST_NAME = 200  # of a run, in characters: its folder and files have that name and more
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
 
@@ -36,7 +37,7 @@ class Config(Section):
     without it a run stays on the devices, or under the strategy, of the model it was given.
     """
 
-    name: str = pydantic.Field("run", pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=200)
+    name: str = pydantic.Field("run", pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST_NAME)
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     stages: list[str] | None = None
     data: Data = pydantic.Field(default_factory=Data)

@@ -24,6 +24,8 @@ _ROOM = 0.1
 # times less must be within reach: a file has fixed costs besides.
 _FILLED_BY = {"bytes": "parameters", "zipped_bytes": "parameters", "latency_ms": "macs"}
 _FIXED_COSTS = 10
+# Of bytes, what a file has with nothing in it, and so much more for each kernel: about that in files of every precision.
+_EMPTY_FILE = {"bytes": (1000, 500), "zipped_bytes": (500, 250)}
 _DEADLINE = "deadline"
 _PRESSED = 10  # epochs in which groups are drawn to zero
 # The part of them before the deadline. That of single kernels may be late: `retrain` recovers what they lose, with a learning
@@ -149,7 +151,9 @@ def _name_and_fields(method):
 
 
 def _name_of(model):
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", fingerprints.name_of(model)) or "model"
+    """The model's name as that of a run, and of its folder: without what such a name may not have."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", fingerprints.name_of(model))[:configs.LONGEST_NAME]
+    return name if name.strip(".") else "model"
 
 
 def _rules(structure):
@@ -168,7 +172,8 @@ def _amounts(model, made, structure, budget):
     multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else multiples
     asked = budgets.Budget(macs=_MACS) if budget is None else budget
     least = {multiple: _least_left(model, multiple) for multiple in multiples}
-    fitting = [multiple for multiple, left in least.items() if _within_reach(asked, left)]
+    kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
+    fitting = [multiple for multiple, left in least.items() if _within_reach(asked, left, kernels)]
     multiple = fitting[0] if fitting else multiples[-1]
     if budget is None:
         # Of a model that can give little, half of that: all that it can give would leave one channel in each place.
@@ -201,12 +206,12 @@ def _least_left(model, multiple_of):
         raise type(error)(f'{error} Or pass structure="unstructured" (--structure), which needs no channels.') from None
 
 
-def _within_reach(budget, least):
-    """Whether a budget leaves clearly more than what has to stay, by `least_left`."""
-    return all(_leaves_room(name, amount, least) for name, amount in budget.amounts.items())
+def _within_reach(budget, least, kernels):
+    """Whether a budget leaves clearly more than what has to stay, by `least_left`, of a model of so many kernels."""
+    return all(_leaves_room(name, amount, least, kernels) for name, amount in budget.amounts.items())
 
 
-def _leaves_room(name, amount, least):
+def _leaves_room(name, amount, least, kernels):
     if name == "accuracy_drop":
         name, amount = "macs", 1.0  # the search begins with little and ends where no more can go
     elif name == "sparsity":
@@ -214,8 +219,12 @@ def _leaves_room(name, amount, least):
     elif name == "latency_ms" and amount > 1:
         return False  # nothing tells yet how many milliseconds the dense model takes
     reached, everything = least[_FILLED_BY.get(name, name)]
-    left = amount if amount <= 1 else amount / everything
-    return reached / everything < (left / _FIXED_COSTS if name in _FILLED_BY else left - _ROOM)
+    if name not in _FILLED_BY:
+        return reached / everything < (amount if amount <= 1 else amount / everything) - _ROOM
+    file, kernel = _EMPTY_FILE.get(name, (0, 0))
+    empty = file + kernels * kernel
+    allowed = amount if amount > 1 else amount * (everything + empty)
+    return reached < (allowed - empty) / _FIXED_COSTS
 
 
 def _default_of(structure):

@@ -111,10 +111,17 @@ def _traced(run, configs):
 
 
 def check(wanted):
-    """The budgets, read; raises for fewer than two, or one that comes twice."""
+    """The budgets, read.
+
+    Raises:
+        TypeError: for what is no list of them.
+        ValueError: for fewer than two, or one that comes twice.
+    """
+    fix = 'For example budgets=["macs=0.75", "macs=0.5", "macs=0.25"].'
+    if any(not isinstance(budget, (budgets.Budget, dict, str, type(None))) for budget in listed(wanted)):
+        raise TypeError(errors.message("`budgets` must be a list of budgets.", fix, budgets=wanted))
     found = [budgets.get(budget) for budget in listed(wanted)]
     if len(found) < 2 or None in found or len(set(map(name_of, found))) < len(found):
-        fix = 'For example budgets=["macs=0.75", "macs=0.5", "macs=0.25"].'
         raise ValueError(errors.message("A sweep needs two budgets or more, each once.", fix, budgets=list(map(str, found))))
     if any(budget.accuracy_drop is not None for budget in found):
         fix = "Limit what a model has; `compress` looks for an accuracy."

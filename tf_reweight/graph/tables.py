@@ -17,7 +17,7 @@ _FIX = (
 
 
 def check_tables(model):
-    """Raises ValueError for layers and inputs that no file can hold."""
+    """Raises ValueError for layers and inputs that no file can hold, nor a model that is quantized for one."""
     found = [layer.name for layer in all_layers(model) if isinstance(layer, _LAYERS)]
     if found:
         expected = "No layer may look up or hash: TFLite has no built-in operation for it."
