@@ -45,9 +45,10 @@ def compiled(function):
     traced = []
 
     def call(*tensors):
-        # Not a `tf.function` to call: that warns of retracing where several models have one of the same code each.
+        # Not a `tf.function` to call: that warns of retracing where several models have one of the same code each. Without
+        # AutoGraph, which rewrites the source of all that is called: no branch of ours goes by a tensor.
         if not traced:
-            traced.append(tf.function(function).get_concrete_function(*tensors))
+            traced.append(tf.function(function, autograph=False).get_concrete_function(*tensors))
         return traced[0](*tensors)
 
     return call
