@@ -17,6 +17,11 @@ def applying_optimizer():
     return caller if isinstance(caller, keras.optimizers.Optimizer) else None
 
 
+def keeps_averages(optimizer):
+    """Whether an optimizer puts moving averages in place of the weights when training ends (`use_ema`)."""
+    return any(getattr(part, "use_ema", False) for part in _parts(optimizer))
+
+
 def average_of(optimizer, variable):
     """The moving average that an optimizer with `use_ema` keeps of a variable, or None."""
     for part in _parts(optimizer):

@@ -2,9 +2,17 @@
 
 import dataclasses
 
+import keras
+
+from tf_reweight.batch_statistics import are_enough
 from tf_reweight.data import Dataset, feeds
 from tf_reweight.data.augment import Shifted
 from tf_reweight.data.examples import packed, take
+from tf_reweight.data.labelled import Labelled
+from tf_reweight.graph.batchnorm import following
+
+# Training examples from which statistics of BatchNormalization are estimated: so many at least and at most, and so many numbers.
+_EXAMPLES, _NUMBERS = (256, 1024), 2**25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +58,18 @@ class Splits:
             return self.dataset.representative(num)
         source = self.feeds[split].inputs() if self.dataset is None else self.feeds[split].x
         return packed(model, [array[:num] for array in take(model, source, split, num)])
+
+    def examples(self, model):
+        """Training examples that tell what statistics of BatchNormalization are, as `batch_statistics` takes them.
+
+        None where the model has no such layers, or there are too few.
+        """
+        if not following(model):
+            return None
+        size = sum(array[0].size for array in keras.tree.flatten(self.train.first()[0]))
+        num = min(_EXAMPLES[1], max(_EXAMPLES[0], _NUMBERS // size))
+        found = Labelled(keras.tree.flatten(self.inputs(model, "train", num)), None)
+        return found if are_enough(model, found.num) else None
 
     def facts(self):
         """What the report says of them."""

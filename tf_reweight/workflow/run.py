@@ -9,6 +9,7 @@ import zlib
 import keras
 
 from tf_reweight import structures
+from tf_reweight.batch_statistics import refreshed_for
 from tf_reweight.coupling.pruning import removable
 from tf_reweight.data import models
 from tf_reweight.export.backend import check_backend
@@ -204,6 +205,8 @@ class Run:
         started = time.monotonic()
         self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
+        if stage.step == "train":
+            figures |= self._with_other_statistics()
         figures |= {"epochs": max(epochs_of(self.folder / CURVES, stage.name), default=0)}
         self.keep(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
         # The next stage begins with what the file holds, as it does when this process is killed now.
@@ -243,6 +246,13 @@ class Run:
 
     def _measured(self):
         return stage_figures(self.model, self.data, self.scorer)
+
+    def _with_other_statistics(self):
+        """Figures of the dense model with statistics of training examples; nothing where its own belong to its weights."""
+        with refreshed_for(self.model, self.data.examples(self.model)) as report:
+            if not report.refreshed:
+                return {}
+            return {"refreshed_validation": self.scorer.of_model(self.model, self.data.validation)}
 
     def catch_up(self):
         """Loads the model of the last stage that was found done."""

@@ -4,9 +4,11 @@ import abc
 import dataclasses
 
 from tf_reweight import registry
+from tf_reweight.batch_statistics import refresh
 from tf_reweight.data.raised import as_raised
 from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.graph.beforehand import build_training
+from tf_reweight.graph.optimizers import keeps_averages
 from tf_reweight.graph.steps import updated_metrics
 from tf_reweight.records import fields_of
 from tf_reweight.reports.curves import Curves
@@ -89,6 +91,10 @@ class Trainer(abc.ABC):
                 verbose=0,
             )
         begin_at_first_epoch(trainee)
+        if keeps_averages(trainee.optimizer) or context.stage.step == "train":
+            # Averages of many steps are in place of the weights now, and statistics belong to those of the last steps; or they
+            # follow as slowly as the user's layers say, which the stages after this one do not wait for.
+            refresh(model, context.data.examples(model))
         return curves.history
 
     def serialize(self):
