@@ -31,6 +31,20 @@ def with_nan():
     return x
 
 
+class Late(keras.utils.PyDataset):
+    """Batches, and a length that need not be theirs."""
+
+    def __init__(self, batches, length=None):
+        super().__init__()
+        self.batches, self.length = batches, length
+
+    def __len__(self):
+        return len(self.batches) if self.length is None else self.length
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 WEIGHTS = {"config": {"train": {"class_weight": {0: 1.0, 1: 2.0}}}}
 WEIGHT_OF_9 = {"config": {"train": {"class_weight": {9: 1.0}}}}
 BAD = [
@@ -58,6 +72,11 @@ BAD = [
     ("regression", (X,), {}, "`train` must hold labels"),
     ("integer_labels", (X, np.eye(3)[np.zeros(8, int)]), {}, "must be integers, not one-hot.*argmax"),
     ("integer_labels", (X, np.full(8, 3)), {}, r"must be in 0..2, the model's outputs"),
+    ("integer_labels", lambda: iter([(X, np.full(8, i)) for i in (0, 1, 7, 2)]), {}, r"must be in 0..2.*highest=7"),
+    ("integer_labels", Late([(X, np.full(8, i)) for i in (0, 1, -1, 2)]), {}, r"must be in 0..2.*lowest=-1"),
+    ("regression", Late([], length=-3), {}, "`train` must yield batches; .*__len__"),
+    ("regression", Late([], length=2.5), {}, "`train` must yield batches; .*float"),
+    ("regression", (X.astype(str), Y), {}, r"`train` must hold numbers for 'image', and not text.*astype"),
     ("integer_labels", (X, np.full(8, 0.5)), {}, "must be whole numbers"),
     ("one_hot", (X, np.zeros(8, "int32")), {}, "must be one-hot, not integers.*to_categorical"),
     ("one_sigmoid", (X, np.full(8, 2.0)), {}, r"must be in 0..1"),

@@ -10,6 +10,7 @@ import tf_reweight as tfr
 from tf_reweight.batch_statistics import refresh_statistics
 from tf_reweight.graph.batchnorm import FOLLOWING, follow_closely, following
 from tf_reweight.penalties.attachment import attachments
+from tf_reweight.reports.progress import QUIET
 
 L = keras.layers
 
@@ -355,3 +356,81 @@ def test_labels_are_tried_as_they_are_used():
     without = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(inputs)))
     without.compile("sgd", "mse")
     assert refresh_statistics(without, x, y.astype(str)).layers == ()
+
+
+class Forgetful(L.Layer):
+    """Has a layer that it does not call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.used, self.unused = L.BatchNormalization(), L.BatchNormalization()
+
+    def build(self, shape):
+        self.used.build(shape)
+        self.unused.build(shape)
+
+    def call(self, x, training=None):
+        return self.used(x, training=training)
+
+
+def test_a_layer_that_is_not_called_stays_as_it_is():
+    """It was refused, and so was every run of a model that has one."""
+    x, _ = examples()
+    inputs = keras.Input((6, 6, 3))
+    layer = Forgetful()
+    report = refresh_statistics(keras.Model(inputs, layer(inputs)), x, batch_size=16)
+    assert {entry.path.rsplit("/", 1)[-1]: entry.refreshed for entry in report.layers} == {
+        layer.used.name: True, layer.unused.name: False,
+    }  # fmt: skip
+    assert not np.any(layer.unused.moving_mean) and np.allclose(layer.used.moving_mean, x.mean((0, 1, 2)), atol=1e-4)
+
+
+def images_by_brightness(num=192):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, num)
+    return (rng.normal(size=(num, 8, 8, 1)) + 1.5 * y[:, None, None, None]).astype("float32"), y
+
+
+def normalised_net(**how):
+    x = keras.Input((8, 8, 1))
+    h = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, use_bias=False)(x)))
+    model = keras.Model(x, L.Dense(3)(L.GlobalAveragePooling2D()(h)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-2, **how), loss, metrics=["accuracy"])
+    return model
+
+
+SHORT = {
+    "train": {"batch_size": 16}, "export": {"precisions": ["float32"], "latency_runs": 1, "pack": False},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+def test_a_run_is_not_praised_for_statistics_that_the_dense_model_lacks(tmp_path):
+    """From 51 to 99 % a run had come, of which pruning had nothing: the dense model had 98 % with statistics of its own."""
+    x, y = images_by_brightness()
+    model = normalised_net()
+    model.fit(x, y, epochs=8, batch_size=64, verbose=0)
+    how = {"epochs": 3, "config": SHORT, "console": QUIET}
+    result = tfr.compress(model, (x, y), (x, y), (x, y), out=tmp_path / "given", **how)
+    dense = result["stages"][0]
+    assert dense["refreshed_validation"]["accuracy"] > dense["validation"]["accuracy"] + 0.2
+    (alarm,) = [alarm for alarm in result["alarms"] if "statistics of weights of long ago" in alarm["seen"]]
+    assert alarm["level"] == "red"
+    tfr.refresh_statistics(model, x, y)
+    result = tfr.compress(model, (x, y), (x, y), (x, y), out=tmp_path / "refreshed", **how)
+    assert not any("long ago" in alarm["seen"] for alarm in result["alarms"])
+
+
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
+def test_averages_of_weights_get_statistics_of_their_own(tmp_path):
+    """Keras puts them in place of the weights when training ends: a file was shipped that had lost 45 points by that."""
+    x, y = images_by_brightness()
+    how = {"epochs": {"train": 4, "regularize": 1, "retrain": 4}, "config": SHORT, "console": QUIET}
+    model = normalised_net(use_ema=True, ema_momentum=0.9)
+    result = tfr.compress(model, (x, y), (x, y), (x, y), out=tmp_path / "run", **how)
+    for name in ("dense", "retrained"):
+        stage = next(stage for stage in result["stages"] if stage["name"] == name)
+        assert "refreshed_validation" not in stage
+        kept = keras.saving.load_model(tmp_path / "run" / f"{name}.keras")
+        assert not refresh_statistics(kept, x, batch_size=48).refreshed

@@ -196,6 +196,15 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(path, name):
     assert (path / name / "mine").is_dir()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["state.json", "config.yaml", ".lock"])
+def test_what_a_reader_would_wait_for_in_the_place_of_a_file_is_named(path, name):
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    with pytest.raises(ValueError, match=rf"must be a file\. Received: entry='.*{name}'"):
+        Folder(path, CONFIG, GIVEN)
+
+
 def test_folders_that_belong_there_are_left_alone(path):
     for name in ("search", "logs", "macs_0.5", "my notes"):
         (path / name).mkdir()

@@ -66,7 +66,7 @@ def project(tmp_path_factory):
 
 
 def test_each_kind_costs_one_file_and_one_row():
-    assert [kind for kind, _ in DIFFS] == ["structure", "penalty", "baseline", "stage", "trainer", "quantized"]
+    assert [kind for kind, _ in DIFFS] == ["structure", "penalty", "baseline", "stage", "trainer", "quantized", "followed"]
     for _, diff in DIFFS:
         files = added_files(diff)
         assert len(files) == 2 and files.pop("my_project/__init__.py").count("register(") == 1
@@ -215,3 +215,20 @@ def test_what_cannot_be_registered_is_refused(register, base):
         stages.register("mine", stages.Stage("mine", lambda run: {}, True))
     with pytest.raises(TypeError, match="pydantic model"):
         stages.register("mine", stages.Stage("mine", print, True), dict)
+
+
+@pytest.mark.filterwarnings("ignore:The zeros of gain")  # after loading: its class knows no constraints
+def test_a_layer_that_can_be_followed(project, tmp_path):
+    x = keras.Input((8, 8, 1))
+    h = project.Gain()(L.Conv2D(8, 3, activation="relu")(x))
+    h = project.Gain()(L.Conv2D(8, 3, name="second")(h))
+    model = keras.Model(x, L.Dense(3)(project.Gain()(L.GlobalAveragePooling2D()(h))))
+    for layer in model.layers:
+        if isinstance(layer, project.Gain):
+            layer.gain.assign(np.linspace(-1.0, 2.0, 8))
+    tfr.prune_groups(model, macs=0.5)
+    small = tfr.shrink(model)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    assert small.count_params() < 0.6 * model.count_params()
+    np.testing.assert_allclose(small(images), model(images), atol=1e-5)
+    assert tfr.export_tflite(small, tmp_path / "a.tflite").verification.relative_error < 1e-4

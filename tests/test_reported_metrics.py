@@ -106,6 +106,17 @@ def test_what_is_wrong_is_told_the_worst_first():
     slow = regression_run()
     slow["files"][-1] |= {"latency_ms": 3.0, "latency_low_ms": 2.9, "latency_high_ms": 3.1}
     assert seen(slow) == [("amber", "shrunk_int8.tflite is slower than dense_int8.tflite: 3.000 to 1.500 ms.")]
+    slow["files"][0]["latency_ms"] = slow["files"][0]["latency_high_ms"] = 2.0
+    slower = "shrunk_int8.tflite is slower than dense_float32.tflite: 3.000 to 2.000 ms."
+    assert ("amber", slower) in seen(slow)  # the user's page had promised it
+    lagging = regression_run()
+    lagging["stages"][0] |= {"validation": {"mae": 0.9}, "refreshed_validation": {"mae": 0.5}}
+    (alarm,) = alarms.alarms_of(lagging)
+    assert "statistics of weights of long ago: mae is 0.9 on validation examples, 0.5 with" in alarm["seen"]
+    assert alarm["level"] == "red" and "refresh_statistics" in alarm["look"]
+    otherwise = regression_run()
+    otherwise["stages"][0]["test"]["mae"] = 0.2
+    assert seen(otherwise)[0][1].startswith("mae of the dense model is 0.2 in Keras and 0.5 as a file: the model's class")
     refused = {**regression_run(), "refused": [{"name": "a.tflite", "reason": "why"}]}
     assert seen(refused)[0][0] == "red" and "a.tflite was not kept" in seen(refused)[0][1]
     too_small = "`max_bytes` must be at least 1,936. Received: max_bytes=10. Allow more."

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 import zipfile
 
@@ -509,10 +510,28 @@ def test_an_unreadable_checkpoint_is_said_and_the_training_begins_anew(damage, s
     assert console.file.getvalue().count("the stage begins anew") == 1
 
 
+class Destroyed:
+    """Whose destructor runs while a signal comes: Python forgets what is raised in it."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+        time.sleep(0)  # where the handler runs
+
+
+def in_a_destructor(number):
+    Destroyed(number)
+    for _ in range(200):
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("send", [lambda number: os.kill(os.getpid(), number), in_a_destructor], ids=["sent", "destructor"])
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_ended_says_that_the_same_one_goes_on(number, status, monkeypatch, capfd):
+def test_a_command_that_is_ended_says_that_the_same_one_goes_on(number, status, send, monkeypatch, capfd):
     def command(values, positional):
-        os.kill(os.getpid(), number)
+        send(number)
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(main, "_RESUMED", (command,))

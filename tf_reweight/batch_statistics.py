@@ -230,8 +230,9 @@ class _Estimate:
     def distance(self, layer, mean, variance):
         """Root mean square over channels and both statistics of the distance, in units of the spread between batches.
 
-        Of a layer that saw nothing it is 0. Variances are taken as the layer computes with them, epsilon added, and channels that it multiplies by zero, as those
-        of pruned groups, do not count: their variance has fallen to zero, which is any number of spreads from what it was.
+        Of a layer that saw nothing it is 0. Variances are taken as the layer computes with them, epsilon added, and channels
+        that it multiplies by zero, as those of pruned groups, do not count: their variance has fallen to zero, which is any
+        number of spreads from what it was.
         """
         if not self.weights:
             return 0.0

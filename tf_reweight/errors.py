@@ -1,6 +1,7 @@
 """One form for every error: what was expected, what was received, how to fix it. Warnings name the user's line."""
 
 import difflib
+import itertools
 import re
 import sys
 import warnings
@@ -37,9 +38,12 @@ def unknown(kind, name, options):
 
 def said_by(error):
     """What an error of Keras says is wrong, in a line: without the call it was found in and the colours of a terminal."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
     said = [line for line in lines if not line.startswith("Exception encountered when calling")]
-    return (said or lines or [type(error).__name__])[0].rstrip(".")
+    paragraphs = [" ".join(group) for text, group in itertools.groupby(said, bool) if text]
+    # Keras breaks its sentences over lines; what comes after the first is of how to mend it, or of where it was.
+    first = re.split(r"(?<=\.) ", (paragraphs or [type(error).__name__])[0])[0]
+    return first.rstrip(".:")
 
 
 def warn(text, category=UserWarning):

@@ -15,6 +15,7 @@ from tf_reweight.cli.quiet import quiet
 
 # What a shell says of a command whose output nobody reads any more.
 _UNREAD = 128 + 13  # SIGPIPE, which not every system has
+_SOON = 0.1  # seconds until a signal that was forgotten is sent once more
 # What Keras computes with.
 _BACKENDS = ("jax", "numpy", "openvino", "tensorflow", "torch")
 # How absl, and Python for it, begin to say what is wrong with the value of a flag.
@@ -218,18 +219,36 @@ def _flags_of(values):
 
 @contextlib.contextmanager
 def _ended_by_signals():
-    """Within it, SIGTERM ends the command as Ctrl-C does, so that what it has begun to write is removed."""
+    """Within it, SIGTERM ends the command as Ctrl-C does, so that what it has begun to write is removed.
+
+    What a signal raises while a destructor runs, of which TensorFlow has many, Python prints and forgets: the signal is then
+    sent once more.
+    """
+    pending = []
 
     def end(number, frame):
         raise KeyboardInterrupt(number)
 
+    def forgotten(found):
+        if not issubclass(found.exc_type, KeyboardInterrupt):
+            hook(found)
+            return
+        number = found.exc_value.args[0] if found.exc_value is not None and found.exc_value.args else signal.SIGINT
+        pending.append(threading.Timer(_SOON, os.kill, (os.getpid(), number)))
+        pending[-1].daemon = True
+        pending[-1].start()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    sys.unraisablehook = forgotten
     try:
         yield
     finally:
+        sys.unraisablehook = hook
+        for timer in pending:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
 
 

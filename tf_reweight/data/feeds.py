@@ -13,7 +13,8 @@ from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
 from tf_reweight.data.examples import alike, check_takes_nothing, in_structure
 from tf_reweight.data.fitting import check_finite, check_fits
-from tf_reweight.data.raised import Watched
+from tf_reweight.data.outlying import Outlying
+from tf_reweight.data.raised import Watched, told_of_source
 from tf_reweight.graph.access import is_layer
 from tf_reweight.graph.walking import input_structure
 
@@ -62,7 +63,7 @@ class Feed(abc.ABC):
         return {"validation_data": self.to_fit()[0]}
 
     def labels(self):
-        """Labels to look at: those of the first batch, of arrays all."""
+        """Labels to look at: all of arrays; of a source those of its first batch, and those that lie furthest out in any."""
         return self.first()[1]
 
     def fingerprint(self):
@@ -160,8 +161,11 @@ class Source(Feed):
     def __init__(self, model, begin, argument, to_fit=None, steps=None, batch_size=32, seed=0):
         self.batch_size, self.seed, self._model = batch_size, seed, model
         self._begin, self._to_fit, self._argument, self._steps = begin, to_fit, argument, steps
-        self.ends = steps is None
+        self.ends, self._outlying = steps is None, Outlying()
         self.num_batches, self.num_examples = self._counted()
+
+    def labels(self):
+        return self._outlying.beside(self.first()[1])
 
     def batches(self):
         read = _read(self._begin, self._argument)
@@ -202,7 +206,8 @@ class Source(Feed):
     def _counted(self):
         """Batches and examples of an epoch; what is wrong with a batch is found here."""
         num_batches = num_examples = 0
-        for x, _, _ in self.batches():
+        for x, y, _ in self.batches():
+            self._outlying.add(y)
             num_batches += 1
             num_examples += len(keras.tree.flatten(x)[0])
             if num_batches >= _NO_END:
@@ -224,7 +229,7 @@ class Once(Source):
         self.ends, self._model = False, model
         self._generator, self._argument, self._steps = generator, argument, steps
         self._kept = [batch for batch in itertools.islice(generator, steps)]
-        self._begin, self._to_fit = lambda: iter(self._kept), None
+        self._begin, self._to_fit, self._outlying = lambda: iter(self._kept), None, Outlying()
         self.num_batches, self.num_examples = self._counted()
 
     def to_fit(self):
@@ -338,7 +343,9 @@ def _holds_single(model, specs):
 
 
 def _of_pydataset(model, source, argument, steps, batch_size, seed):
-    if source.num_batches is None and steps is None:
+    with told_of_source(argument):
+        num = source.num_batches
+    if num is None and steps is None:
         _refuse_endless(argument)
 
     def begin():
@@ -386,11 +393,8 @@ def _structure(given, argument):
 
 def _read(begin, argument):
     """The batches of a source; what the user's code raises is told with the name of the split."""
-    try:
+    with told_of_source(argument):
         yield from begin()
-    except Exception as error:
-        expected = f"`{argument}` must yield batches; reading it raised {type(error).__name__}: {error}".rstrip(".") + "."
-        raise ValueError(errors.message(expected, "Mend the source, and start again.", **{argument: begin})) from error
 
 
 def parted(batch, argument):

@@ -4,6 +4,19 @@ import contextlib
 
 import keras
 
+from tf_reweight import errors
+
+
+@contextlib.contextmanager
+def told_of_source(argument):
+    """Within it, what a source of the user's raises before training is told with the name of the argument it was given as."""
+    try:
+        yield
+    except Exception as error:
+        expected = f"`{argument}` must yield batches; reading it raised an error."
+        said = {"error": f"{type(error).__name__}: {error}"}
+        raise ValueError(errors.message(expected, "Mend the source, and start again.", **said)) from error
+
 
 class Watched(keras.utils.PyDataset):
     """A `PyDataset` that reads another one, and keeps the first exception which that raised.

@@ -40,7 +40,10 @@ def alarms_of(figures):
     Args:
         figures: a run's report, with its `summary`.
     """
-    checks = (_unmeasured, _lagging, _guessing, _refused, _worse, _behind, _rounded, _disagreeing, _slower, _missed, _over)
+    checks = (
+        _unmeasured, _measured_otherwise, _lagging, _guessing, _refused, _worse, _behind, _rounded, _disagreeing, _slower,
+        _missed, _over,
+    )  # fmt: skip
     found = [alarm for check in checks for alarm in check(figures)]
     return [dataclasses.asdict(alarm) for alarm in sorted(found, key=lambda alarm: alarm.level != RED)]
 
@@ -57,8 +60,11 @@ def unmeasured(metric):
         metric: the dict of the metric that heads a run.
     """
     cause = f"{metric['name']} of files cannot be measured: the model's class computes it in its own way"
-    fix = "Compile the model with losses or metrics on its outputs and leave `test_step`, `compute_loss` and `compute_metrics`"
-    return f"{cause}, not from outputs alone.", f"{fix} to Keras, or measure the files yourself before you ship one."
+    fix = (
+        "Compile the model with losses or metrics on its outputs, give the examples labels, as (x, x) for an autoencoder, and "
+        "leave `test_step`, `compute_loss` and `compute_metrics` to Keras, or measure the files yourself before you ship one."
+    )
+    return f"{cause}, not from outputs alone.", fix
 
 
 def _unmeasured(figures):
@@ -75,6 +81,17 @@ def _unmeasured(figures):
 
 def _off_by(found):
     return f"; its outputs differ from its Keras model's by a relative error of at most {max(found):.2e}" if found else ""
+
+
+def _measured_otherwise(figures):
+    """Whether the float32 file of the dense model, which computes the same, has another figure than the model."""
+    metric, model, file = head_of(figures), figures["stages"][0], figures["files"][0]
+    in_keras, executed = value_of(model, "test", metric), value_of(file, "test", metric)
+    if None not in (in_keras, executed) and is_measurable(metric, in_keras, executed, _num_test(figures)):
+        texts = f"{text_of(metric, in_keras)} in Keras and {text_of(metric, executed)} as a file"
+        cause = "the model's class measures in its own way, files are measured by their outputs"
+        look = "Compare stages with stages and files with files, or leave `test_step` and `compute_metrics` to Keras."
+        yield Alarm(AMBER, f"{metric['name']} of the dense model is {texts}: {cause}.", look)
 
 
 def _lagging(figures):

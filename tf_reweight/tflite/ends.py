@@ -86,7 +86,7 @@ def _plain(name):
 
 def _counted(name):
     """`(stem, number, again)` of a counted name; the first has no number, and one that was given before ends in `_`."""
-    stem, number, again = re.fullmatch(r"(.+?)(?:_(\d+))?(_*)", name).groups()
+    stem, number, again = re.fullmatch(r"(.*?)(?:_(\d+))?(_*)", name, re.DOTALL).groups()
     return _OF_INPUTS[-1] if stem in _OF_INPUTS else stem, -1 if number is None else int(number), again
 
 

@@ -258,11 +258,14 @@ def _text(path):
 
 
 def _check_files(path, entries):
-    """Raises where a folder stands in the place of a file."""
+    """Raises where a folder, or what a reader would wait for, stands in the place of a file."""
     for name in sorted(entries):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in _FILES) and (path / name).is_dir():
+        there = any(fnmatch.fnmatch(name, pattern) for pattern in (LOCK, *_FILES)) and (path / name).exists()
+        if there and not (path / name).is_file():
             fix = "Delete or move this folder; what was in the file is then made again, or said to be missing."
-            raise ValueError(errors.message("What has the name of a run's file must be a file.", fix, folder=str(path / name)))
+            kind = "folder" if (path / name).is_dir() else "entry"
+            expected = "What has the name of a run's file must be a file."
+            raise ValueError(errors.message(expected, fix, **{kind: str(path / name)}))
 
 
 def _stages_in(state):
