@@ -5,6 +5,7 @@ import pathlib
 import pytest
 import yaml
 
+import tf_reweight as tfr
 from tf_reweight.workflow import config, strict_yaml
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -129,8 +130,29 @@ def test_a_value_that_python_cannot_read_is_told_with_the_file_and_the_key(text,
     with pytest.raises(ValueError, match=f"(?s)a.yaml.*{words}|{words}.*a.yaml|`train.epochs` in .*a.yaml.*show") as caught:
         config.load(tmp_path / "a.yaml")
     assert str(caught.value).count("Received: ") == 1
-    with pytest.raises(ValueError, match="`--set` takes a YAML value. Received: set=.*cannot be read"):
+    with pytest.raises(ValueError, match="`--set` takes a YAML value; the parser says: .*cannot be read.*Received: set="):
         config.load({}, ["seed=" + "9" * 5000])
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("train:\n\tepochs: 3", r"cannot start any token in line 2, column 1. Received: config=.*Mend that line"),
+        ("train:\n  epochs: 3\n ? [a, b]\n", "parser says: .*in line 3, column"),
+        ("train:\n  <<: 3", "parser says: .* in line 2, column"),
+    ],
+)
+def test_what_no_parser_can_read_is_named_with_its_place_in_a_line(text, words, tmp_path, capsys):
+    """"While scanning for the next token" was all that came of it."""
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words) as raised:
+        config.load(tmp_path / "a.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mistyped_model_is_not_asked_for_data(tmp_path):
+    with pytest.raises(ValueError, match="known model.*Did you mean 'lenet5'"):
+        tfr.compress({"model": {"name": "lenet"}}, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("text, words", [("a: [", "readable YAML"), ("- 1\n- 2", "hold a mapping"), ("", "hold a mapping")])

@@ -72,8 +72,10 @@ def test_bad_files(tmp_path):
     (tmp_path / "broken.keras").write_bytes((tmp_path / "mine.keras").read_bytes()[:5000])
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("notes.txt", "no model")
+    (tmp_path / "link.keras").symlink_to("nowhere.keras")
     for path, kind, words in (
         ("none.keras", FileNotFoundError, "must exist"),
+        ("link.keras", FileNotFoundError, "must be a file, and this is none"),
         ("mine.h5", ValueError, "end in .keras"),
         ("broken.keras", ValueError, "whole .keras archive"),
         ("other.keras", ValueError, "must be whole, and it has no config.json"),

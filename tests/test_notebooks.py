@@ -39,8 +39,9 @@ def test_notebook_can_be_read_and_is_kept_with_what_it_prints(path):
         assert words in printed(notebook), f"the kept outputs of {path.stem} lack {words!r}: run it and save it"
 
 
-# What makes the training of a notebook short, by what stands there. One runs as it is, and tells whether a kernel runs them.
+# What makes the training of a notebook short, by what stands there.
 SHORTER = {
+    "quickstart": {"fit(15, tfr.callbacks": "fit(2, tfr.callbacks", "fit(24,": "fit(4,", "every=6": "every=1"},
     "own_images": {"range(120)": "range(30)", "epochs=30": "epochs=3", '"latency_runs": 10': '"latency_runs": 2'},
     "transformer_heads": {"fit(model, 6,": "fit(model, 1,", "fit(model, 8,": "fit(model, 2,"},
     "from_tfmot": {"epochs=15": "epochs=2", "batch_size, epochs = 64, 8": "batch_size, epochs = 64, 2"},
@@ -49,13 +50,14 @@ SHORTER = {
         '"latency_runs": 20': '"latency_runs": 2',
     },
 }  # fmt: skip
-# What it shows of attention has tests of its own, which take less long.
-ON_REQUEST = ("transformer_heads",)
+# What one shows of attention has tests of its own, which take less long; the other runs as it is.
+ON_REQUEST = ("transformer_heads", "from_tfmot")
 SHORT = [
     pytest.param(path, marks=pytest.mark.slow if path.stem in ON_REQUEST else ()) for path in NOTEBOOKS if path.stem in SHORTER
 ]
-# Accuracies that only the whole training reaches.
-OF_WHOLE_RUNS = "assert summary"
+# Accuracies and zeros that only the whole training reaches.
+OF_WHOLE_RUNS = ("assert summary", "assert zeros / total > 0.85")
+TWICE = {"fit(15, tfr.callbacks": 2}
 
 
 @pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
@@ -63,9 +65,9 @@ OF_WHOLE_RUNS = "assert summary"
 def test_notebook_runs_and_prints_with_a_short_training(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    source = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!", OF_WHOLE_RUNS)))
+    source = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!", *OF_WHOLE_RUNS)))
     for whole, short in SHORTER[path.stem].items():
-        assert source.count(whole) == 1, whole
+        assert source.count(whole) == TWICE.get(whole, 1), whole
         source = source.replace(whole, short)
     exec(compile(source, path.name, "exec"), {"__name__": "__main__"})
     text = capsys.readouterr().out
@@ -73,8 +75,9 @@ def test_notebook_runs_and_prints_with_a_short_training(path, tmp_path, monkeypa
         assert words in text, f"{path.stem} does not print {words!r}"
 
 
-# Of MobileNetV3, a net of Keras' own, what is called is what `test_tasks` and `quickstart` call. Others run above.
-RUN = [pytest.param(path, marks=() if path.stem == "quickstart" else pytest.mark.slow) for path in NOTEBOOKS]
+# Of MobileNetV3, a net of Keras' own, what is called is what `test_tasks` and `quickstart` call. Others run above. The one that
+# takes least tells whether a kernel runs them.
+RUN = [pytest.param(path, marks=() if path.stem == "from_tfmot" else pytest.mark.slow) for path in NOTEBOOKS]
 
 
 # The kernel's own event loop, and sockets that jupyter closes late.

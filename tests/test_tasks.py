@@ -72,7 +72,15 @@ FORMS = {"integer_labels": as_arrays, "two_outputs": as_dataset, "one_hot": as_d
 FORMS |= {"one_sigmoid": as_dataset, "regression": as_arrays, "segmentation": as_dataset}
 
 
-@pytest.mark.parametrize("make, form", [(make, FORMS[make.__name__]) for make in tasks.KINDS], ids=lambda given: given.__name__)
+# Whose files, metrics and losses are those of others here, in another combination.
+LIKE_OTHERS = ("one_hot", "one_sigmoid")
+RUNS = [
+    pytest.param(make, FORMS[make.__name__], marks=pytest.mark.slow if make.__name__ in LIKE_OTHERS else ())
+    for make in tasks.KINDS
+]
+
+
+@pytest.mark.parametrize("make, form", RUNS, ids=lambda given: given.__name__)
 def test_every_kind_ends_in_an_executed_file_and_a_true_report(make, form, tmp_path):
     keras.utils.set_random_seed(0)
     model, x, y = make()

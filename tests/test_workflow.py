@@ -321,7 +321,7 @@ def test_stages_that_cannot_work_are_refused_before_any_training(tmp_path):
 
 
 def test_the_proximal_solver_and_a_rule_for_epsilon(tmp_path):
-    rules = {"rules": [{"structure": "filter", "strength": 1e-3}], "rounds": 2, "every": 2, "solver": "proximal", "step": 1.0}
+    rules = {"rules": [{"structure": "filter", "strength": 1e-3}], "rounds": 2, "every": 1, "solver": "proximal", "step": 1.0}
     config = {**TINY, **BRIEF, "regularize": {**rules, "epsilon": [0.5, 0.05]}}
     config["prune"] = {"sparsity": 0.5}  # so few steps free nothing
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
@@ -437,7 +437,8 @@ def test_a_precision_that_a_model_cannot_have_costs_that_file_alone(tmp_path):
 @pytest.mark.filterwarnings("ignore:Nothing was removed")
 def test_coupled_channels_are_pruned_by_what_the_penalty_freed(tmp_path):
     """The criterion of the section was handed on as one to rank by, and refused after the training."""
-    config = {**TINY, **BRIEF, "regularize": {"coupled": {"strength": 2e-2}, "rounds": 2, "every": 2}, "prune": {}}
+    config = {**TINY, **BRIEF, "regularize": {"coupled": {"strength": 2e-2}, "rounds": 1, "every": 1}, "prune": {}}
+    config["data"] = {"name": "digits", "limit": 300}
     figures = workflow.compress(config, out=tmp_path / "run", console=QUIET)
     assert [stage["name"] for stage in figures["stages"]][:3] == ["dense", "regularized", "pruned"]
 

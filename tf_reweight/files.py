@@ -280,6 +280,28 @@ def _path(name, value):
         raise ValueError(errors.message(f"The home in `{name}` must be known.", fix, **{name: str(value)})) from None
 
 
+def check_is_file(path, what, **received):
+    """Raises unless a file is there, and may be read.
+
+    Args:
+        path: a `pathlib.Path`.
+        what: the file in words, as the beginning of a sentence.
+        received: what the error says was given.
+
+    Raises:
+        FileNotFoundError: where there is none, or something else.
+        PermissionError: where the system does not let it be read.
+    """
+    if not path.is_file():
+        expected = f"{what} must be a file, and this is none." if os.path.lexists(path) else f"{what} must exist."
+        raise FileNotFoundError(errors.message(expected, "Check the path.", **received))
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        expected = f"{what} must be readable; the system says: {error.strerror}."
+        raise PermissionError(errors.message(expected, "Look at who may read it.", **received)) from error
+
+
 def folder_path(name, value):
     """The whole path of a folder, which need not be there; raises for what file systems do not take."""
     path = _path(name, value)

@@ -88,8 +88,7 @@ def load(name_or_path, input_shape=None, num_classes=None, custom_objects=None):
     if path.suffix != ".keras":
         fix = f"Save it with model.save('model.keras'), or use one of {names()}."
         raise ValueError(errors.message("A model file must end in .keras.", fix, model=text))
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("The model file must exist.", "Check the path.", model=text))
+    files.check_is_file(path, "The model file", model=text)
     if not zipfile.is_zipfile(path):
         fix = "It is another format, or was cut off: save or copy it anew."
         raise ValueError(errors.message("The model file must be a whole .keras archive.", fix, model=text))

@@ -6,7 +6,7 @@ import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.checks import check_classes, check_flags, check_holds, check_integer
-from tf_reweight.files import as_path
+from tf_reweight.files import as_path, check_is_file
 from tf_reweight.tflite import allocated, compiled, constants, flatbuffer, litert, refusals
 from tf_reweight.tflite import shapes as input_shapes
 from tf_reweight.tflite.ends import in_order
@@ -247,8 +247,7 @@ def read_file(path):
         inside = ", ".join(found.name for found in sorted(path.glob("*.tflite"))[:3])
         fix = f"Name a file in it, such as {inside}." if inside else "Name a file; there is none in it that ends in .tflite."
         raise IsADirectoryError(errors.message("The .tflite file must be a file, and this is a folder.", fix, file=str(path)))
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("The .tflite file must exist.", "Check the path.", file=str(path)))
+    check_is_file(path, "The .tflite file", file=str(path))
     flatbuffer.check_size(path.stat().st_size, path)
     content = path.read_bytes()
     check_format(content, path)

@@ -19,6 +19,7 @@ from tf_reweight.workflow.sections import (
 
 # What YAML reads as one text, and its writer meant as a key and a value.
 _UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
+_MEND = "Mend that line: spaces indent, and a space stands behind each colon."
 LONGEST_NAME = 200  # of a run, in characters: its folder and files have that name and more
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
@@ -262,7 +263,7 @@ def _read(path):
         values = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
-            errors.message("`config` must be readable YAML.", f"The parser says: {error}", config=str(path))
+            errors.message(f"`config` must be readable YAML; the parser says: {_said_of(error)}.", _MEND, config=str(path))
         ) from None
     if not isinstance(values, dict):
         raise ValueError(errors.message("A config file must hold a mapping.", "See configs/quickstart.yaml.", config=values))
@@ -273,6 +274,15 @@ def _read(path):
     return values
 
 
+def _said_of(error):
+    """What a parser of YAML says is wrong, and where, in a line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem:
+        return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    mark = error.problem_mark or error.context_mark
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"{error.problem.rstrip('.')}{where}"
+
+
 def _parsed(override):
     """`(path, value)` of a `"section.key=value"` string."""
     key, separator, text = override.partition("=")
@@ -281,7 +291,8 @@ def _parsed(override):
     try:
         value = strict_yaml.load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(errors.message("`--set` takes a YAML value.", f"The parser says: {error}", set=override)) from None
+        expected = f"`--set` takes a YAML value; the parser says: {_said_of(error)}."
+        raise ValueError(errors.message(expected, "Quote it: --set 'key=\"a text\"'.", set=override)) from None
     return key.split("."), number_or_text(value)
 
 

@@ -1,6 +1,7 @@
 """The model, the data and the task of a run, from its configuration or from the user's hands, and whether they fit together."""
 
 import dataclasses
+import pathlib
 
 import keras
 
@@ -26,8 +27,12 @@ def check_data_is_named(config, source, overrides, model):
         source, overrides: what it was made of, as `config.load` takes them.
         model: a Keras model, or None for the one that the configuration names.
     """
-    if model is None and config.model.name in models.names():
-        return
+    if model is None:
+        name = config.model.name
+        if name in models.names():
+            return
+        if name != GIVEN and pathlib.PurePath(name).suffix == "" and "/" not in name:
+            raise ValueError(errors.unknown("model", name, models.names()))
     if "name" in (configs.said(source, overrides).get("data") or {}):
         return
     fix = 'Pass train=(x, y), or anything else that `fit` takes, or config={"data": {"name": ...}}; or say --data.'
