@@ -226,6 +226,7 @@ def test_what_is_no_whole_file_is_refused_and_leaves_nothing(whole, verb, tmp_pa
         assert main.console(arguments(verb, path, folder)) == 2, kind
         text = capsys.readouterr().err
         assert text.startswith("error: ") and "Received: " in text and "Traceback" not in text, kind
+        assert "bad.tflite" in text, (kind, text)
         assert not list(folder.iterdir()), kind
     path.unlink()
     assert main.console(arguments(verb, path, folder)) == 2

@@ -203,10 +203,13 @@ def _arm(values, positional):
         return _fix_for_arm(values, positional)
     from tf_reweight.export import arm_eligibility
     from tf_reweight.packing import equivalence
+    from tf_reweight.tflite import constants
     from tf_reweight.tflite.emulation import Emulator
     from tf_reweight.tflite.execution import read_file
 
-    content = read_file(one(positional, "FILE.tflite"))
+    path = one(positional, "FILE.tflite")
+    content = read_file(path)
+    constants.parse(content, path)  # which names the file
     report = arm_eligibility(content)
     figures = report.to_dict()
     if values.verify_arm:

@@ -385,7 +385,7 @@ def _structure(given, argument):
         return {name: _structure(part, argument) for name, part in given.items()}
     if is_sequence(given) and given and not is_number(given[0]) and not is_number(listed(given[0])[0]):
         return tuple(_structure(part, argument) for part in given)
-    array = _numpy(given)
+    array = _numpy(given, argument)
     if array.dtype.kind not in "biufSUTO" or not array.ndim:
         raise TypeError(errors.message(f"`{argument}` must hold examples.", _WHAT, **{argument: given}))
     return array
@@ -408,15 +408,19 @@ def parted(batch, argument):
                 entries=len(parts),
             )
         )
-    parts = tuple(None if part is None else keras.tree.map_structure(_numpy, part) for part in parts)
+
+    def array_of(value):
+        return _numpy(value, argument)
+
+    parts = tuple(None if part is None else keras.tree.map_structure(array_of, part) for part in parts)
     return (*parts, None, None)[:3]
 
 
-def _numpy(value):
+def _numpy(value, argument):
     """An array, floats in single precision: so `fit` takes arrays, and metrics of a user's own count on it."""
     if value is None:
         return None
-    check_unmasked(value, "examples")
+    check_unmasked(value, argument)
     try:
         # NumPy alone takes a ragged tensor for one object.
         array = np.asarray(value.numpy() if hasattr(value, "ragged_rank") else value)

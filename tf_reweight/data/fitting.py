@@ -30,7 +30,7 @@ def check_fits(model, x, split, **received):
             expected = f"The model must take the data's inputs, examples of the shape {tuple(wanted)} for {tensor.name!r}."
             received = {"split": split, **received, "input_shape": array.shape}
             raise ValueError(errors.message(expected, "Choose data or model to match.", **received))
-        if array.dtype.kind in "US" and tensor.dtype != "string":
+        if array.dtype.kind in "USO" and tensor.dtype != "string":
             expected = f"`{split}` must hold numbers for {tensor.name!r}, and not text."
             fix = 'Convert it, as with .astype("float32").'
             raise TypeError(errors.message(expected, fix, **about, dtype=str(array.dtype)))
