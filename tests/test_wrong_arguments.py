@@ -125,7 +125,7 @@ REPORT = export.PrecisionReport(100, None, 1, (), ())
 BAD = [
     (lambda m, p: tfr.compress(m, (TWO, Y), budget="macs=0.5"), ValueError, "must take the data's inputs.*split='train'"),
     (lambda m, p: tfr.compress(m, (X, Y), (TWO, Y), budget="macs=0.5"), ValueError, "data's inputs.*split='validation'"),
-    (lambda m, p: tfr.compress(m, (X.astype(str), Y), budget="macs=0.5"), TypeError, "`train` must hold numbers for.*and not text"),
+    (lambda m, p: tfr.compress(m, (X.astype(str), Y), budget="macs=0.5"), TypeError, "`train` must hold numbers.*and not text"),
     (lambda m, p: tfr.compress(m, (WIDE, Y), budget="macs=0.5"), ValueError, r"of the shape \(8, 8, 1\) for.*split='train'"),
     (lambda m, p: tfr.compress(m, (X, Y), test=(WIDE, Y)), ValueError, r"of the shape \(8, 8, 1\) for .*split='test'"),
     (lambda m, p: tfr.compress(m, (X[:, :, 0], Y)), ValueError, "must take the data's inputs.*split='train'"),
