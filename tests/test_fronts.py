@@ -229,7 +229,7 @@ def test_a_drop_that_nothing_keeps_is_said(tmp_path, monkeypatch):
         tfr.compress(*data(), budget="accuracy_drop=0.01", epochs=epochs, config=SMALL, out=tmp_path / "run", console=QUIET)
 
 
-def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path, monkeypatch):
+def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path, monkeypatch, eager_steps):
     epochs = {"train": 1, "regularize": 1, "retrain": 1}
     keras.utils.set_random_seed(0)
     front = tfr.sweep(

@@ -89,9 +89,10 @@ def _recurrent():
     return keras.Model(x, L.Dense(3)(L.GRU(4)(L.LSTM(5, return_sequences=True)(x))))
 
 
-@pytest.mark.parametrize(
-    "make", [_convolutions, _residual, _joined, _attention, _time, pytest.param(_recurrent, marks=pytest.mark.slow)],
-)
+ON_REQUEST = [pytest.param(make, marks=pytest.mark.slow) for make in (_joined, _attention, _time, _recurrent)]
+
+
+@pytest.mark.parametrize("make", [_convolutions, _residual, *ON_REQUEST])
 def test_the_second_way_makes_the_same_numbers(make):
     """litert-quantizer with the learned ranges as a recipe over the float file; zeros of pruned kernels stay."""
     keras.utils.set_random_seed(0)
