@@ -11,6 +11,8 @@ from tf_reweight.batch_statistics import refresh_statistics
 from tf_reweight.graph.batchnorm import FOLLOWING, follow_closely, following
 from tf_reweight.penalties.attachment import attachments
 from tf_reweight.reports.progress import QUIET
+from tf_reweight.workflow.config import load
+from tf_reweight.workflow.given import of_anything
 
 L = keras.layers
 
@@ -423,14 +425,25 @@ def test_a_run_is_not_praised_for_statistics_that_the_dense_model_lacks(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline")
-def test_averages_of_weights_get_statistics_of_their_own(tmp_path):
-    """Keras puts them in place of the weights when training ends: a file was shipped that had lost 45 points by that."""
+@pytest.mark.parametrize("stage, how", [("dense", {}), ("retrained", {"use_ema": True, "ema_momentum": 0.98})])
+def test_statistics_belong_to_the_weights_that_a_stage_leaves(stage, how, tmp_path):
+    """A first training follows too slowly; and averages, which Keras puts in place of the weights, have none of their own."""
     x, y = images_by_brightness()
-    how = {"epochs": {"train": 4, "regularize": 1, "retrain": 4}, "config": SHORT, "console": QUIET}
-    model = normalised_net(use_ema=True, ema_momentum=0.9)
-    result = tfr.compress(model, (x, y), (x, y), (x, y), out=tmp_path / "run", **how)
-    for name in ("dense", "retrained"):
-        stage = next(stage for stage in result["stages"] if stage["name"] == name)
-        assert "refreshed_validation" not in stage
-        kept = keras.saving.load_model(tmp_path / "run" / f"{name}.keras")
-        assert not refresh_statistics(kept, x, batch_size=48).refreshed
+    epochs = {"train": 8, "regularize": 1, "retrain": 4}
+    config = {**SHORT, "train": {"batch_size": 64}, "retrain": {"learning_rate": 0.05}}
+    model = normalised_net(**how)
+    tfr.compress(model, (x, y), (x, y), (x, y), out=tmp_path / "run", epochs=epochs, config=config, console=QUIET)
+    kept = keras.saving.load_model(tmp_path / "run" / f"{stage}.keras")
+    assert not refresh_statistics(kept, x, batch_size=48).refreshed
+
+
+def test_statistics_are_of_examples_drawn_from_the_whole_of_a_source():
+    """Many sources are sorted by class; the first thousand examples would be of one."""
+    x = np.repeat(np.arange(40.0, dtype="float32"), 64)[:, None]
+    model = keras.Sequential([keras.Input((1,)), L.BatchNormalization(), L.Dense(1)])
+    model.compile("sgd", "mse")
+    dataset = tf.data.Dataset.from_tensor_slices((x, x)).batch(64)
+    for train in ((x, x), dataset, lambda: ((x[i : i + 64],) * 2 for i in range(0, len(x), 64))):
+        splits = of_anything(model, train, (x, x), None, load({}), 0)
+        (drawn,) = splits.examples(model).arrays
+        assert len(drawn) == 1024 and abs(drawn.mean() - 19.5) < 1.5

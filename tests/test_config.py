@@ -142,7 +142,7 @@ def test_a_value_that_python_cannot_read_is_told_with_the_file_and_the_key(text,
         ("train:\n  <<: 3", "parser says: .* in line 2, column"),
     ],
 )
-def test_what_no_parser_can_read_is_named_with_its_place_in_a_line(text, words, tmp_path, capsys):
+def test_what_no_parser_can_read_is_named_with_its_place_in_a_line(text, words, tmp_path):
     """"While scanning for the next token" was all that came of it."""
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=words) as raised:

@@ -94,7 +94,7 @@ def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
 def test_a_folder_behind_a_link_that_leads_nowhere_is_said(inside, tmp_path):
     """The disk was said to be full."""
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(files.NotWritten, match="must lead to a folder.*'nowhere'"):
+    with pytest.raises(files.NotWritten, match="must lead to one.*'nowhere'"):
         files.make_folder(tmp_path / "link" / inside)
     assert names(tmp_path) == ["link"]
 

@@ -73,7 +73,7 @@ FORMS |= {"one_sigmoid": as_dataset, "regression": as_arrays, "segmentation": as
 
 
 # Whose files, metrics and losses are those of others here, in another combination.
-LIKE_OTHERS = ("one_hot", "one_sigmoid")
+LIKE_OTHERS = ("one_sigmoid",)
 RUNS = [
     pytest.param(make, FORMS[make.__name__], marks=pytest.mark.slow if make.__name__ in LIKE_OTHERS else ())
     for make in tasks.KINDS

@@ -15,6 +15,7 @@ from tf_reweight.graph.batchnorm import following
 from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.records import Report
 
+BATCH = 64  # examples that go through a model together
 # How far outside the spread between batches statistics must lie to be called stale.
 _STALE = 4.0
 # Examples are parted into so many batches at least, since their spread has to be seen.
@@ -76,7 +77,7 @@ class StatisticsReport(Report):
 
 
 def refresh_statistics(
-    model: keras.Model, x: typing.Any, y: typing.Any = None, *, batch_size: int = 64
+    model: keras.Model, x: typing.Any, y: typing.Any = None, *, batch_size: int = BATCH
 ) -> StatisticsReport:
     """Estimates the moving statistics of BatchNormalization anew, in place, where they lag behind the weights.
 
@@ -114,7 +115,7 @@ def refresh_statistics(
     return refresh(model, examples, batch_size)
 
 
-def refresh(model, examples, batch_size=64):
+def refresh(model, examples, batch_size=BATCH):
     """`refresh_statistics` on `data.labelled.Labelled` examples that were read and found enough before; nothing for None."""
     layers = following(model)
     if examples is None or not layers:

@@ -42,7 +42,7 @@ def said_by(error):
     said = [line for line in lines if not line.startswith("Exception encountered when calling")]
     paragraphs = [" ".join(group) for text, group in itertools.groupby(said, bool) if text]
     # Keras breaks its sentences over lines; what comes after the first is of how to mend it, or of where it was.
-    first = re.split(r"(?<=\.) ", (paragraphs or [type(error).__name__])[0])[0]
+    first = re.split(r"(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<!cf\.)(?<=\.) (?=[A-Z])", (paragraphs or [type(error).__name__])[0])[0]
     return first.rstrip(".:")
 
 

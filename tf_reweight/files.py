@@ -134,12 +134,12 @@ def make_folder(path):
     Raises:
         NotWritten: when the system does not allow it, or a link in the path leads nowhere.
     """
-    for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            fix = "Remove the link, or make the folder that it leads to."
-            expected = f"A link in the path of a folder must lead to a folder; {str(part)!r} leads to {os.readlink(part)!r}."
-            raise NotWritten(errors.message(expected, fix, path=str(path)))
     with said(path):
+        for part in (path, *path.parents):
+            if part.is_symlink() and not part.exists():
+                fix = "Remove the link, or make the folder that it leads to."
+                expected = f"A link in the path of a folder must lead to one; {str(part)!r} leads to {os.readlink(part)!r}."
+                raise NotWritten(errors.message(expected, fix, path=str(path)))
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -290,7 +290,7 @@ def check_is_file(path, what, **received):
 
     Raises:
         FileNotFoundError: where there is none, or something else.
-        PermissionError: where the system does not let it be read.
+        OSError: where the system does not let it be read.
     """
     if not path.is_file():
         expected = f"{what} must be a file, and this is none." if os.path.lexists(path) else f"{what} must exist."
@@ -298,8 +298,9 @@ def check_is_file(path, what, **received):
     try:
         open(path, "rb").close()
     except OSError as error:
-        expected = f"{what} must be readable; the system says: {error.strerror}."
-        raise PermissionError(errors.message(expected, "Look at who may read it.", **received)) from error
+        expected, held = f"{what} must be readable; the system says: {error.strerror}.", isinstance(error, PermissionError)
+        fix = "Look at who may read it." if held else "Do the same again when that is mended."
+        raise type(error)(errors.message(expected, fix, **received)) from error
 
 
 def folder_path(name, value):

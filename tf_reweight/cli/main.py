@@ -1,5 +1,6 @@
 """The command line: `tf-reweight COMMAND ...`; what each command does is in `commands`."""
 
+import _thread
 import contextlib
 import os
 import re
@@ -234,7 +235,7 @@ def _ended_by_signals():
             hook(found)
             return
         number = found.exc_value.args[0] if found.exc_value is not None and found.exc_value.args else signal.SIGINT
-        pending.append(threading.Timer(_SOON, os.kill, (os.getpid(), number)))
+        pending.append(threading.Timer(_SOON, _send, (number,)))
         pending[-1].daemon = True
         pending[-1].start()
 
@@ -250,6 +251,14 @@ def _ended_by_signals():
         for timer in pending:
             timer.cancel()
         signal.signal(signal.SIGTERM, before)
+
+
+def _send(number):
+    """Sends a signal to the main thread, which wakes it where it waits; Windows ends a process that is sent one."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _guarded(run, values, positional):

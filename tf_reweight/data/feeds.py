@@ -11,7 +11,7 @@ from tf_reweight import errors
 from tf_reweight.checks import check_unmasked, is_number, is_sequence, listed
 from tf_reweight.data import last_axes, splits
 from tf_reweight.data.augment import Shuffled
-from tf_reweight.data.examples import alike, check_takes_nothing, in_structure
+from tf_reweight.data.examples import alike, arrays_of, check_takes_nothing, in_structure, take
 from tf_reweight.data.fitting import check_finite, check_fits
 from tf_reweight.data.outlying import Outlying
 from tf_reweight.data.raised import Watched, told_of_source
@@ -74,6 +74,27 @@ class Feed(abc.ABC):
         """What `data.examples.take` reads the inputs off, to calibrate and to compare."""
         return lambda: ((x, None) for x, _, _ in self.batches())
 
+    def drawn(self, model, num):
+        """So many inputs, one array for each of the model's, drawn from all: the whole of a source is read for it."""
+        return take(model, _Whole(self), self._argument, num)
+
+
+class _Whole:
+    """The inputs of a feed as batches whose number is known, so that `take` draws from all of them.
+
+    Args:
+        feed: a `Feed`.
+    """
+
+    def __init__(self, feed):
+        self._feed = feed
+
+    def __len__(self):
+        return self._feed.num_batches
+
+    def __iter__(self):
+        return ((x, None) for x, _, _ in self._feed.batches())
+
 
 class Arrays(Feed):
     """Examples in memory: arrays, or structures of arrays.
@@ -114,6 +135,9 @@ class Arrays(Feed):
     def inputs(self):
         """In an order in which the first stand for all: labels that are whole numbers are all among them."""
         return self._part(self._order(seed=0))[0]
+
+    def drawn(self, model, num):
+        return arrays_of(model, self._part(self._order(seed=0)[:num])[0], "train")
 
     def held_out(self, fraction):
         num = max(1, round(fraction * self.num_examples))

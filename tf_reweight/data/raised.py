@@ -13,9 +13,8 @@ def told_of_source(argument):
     try:
         yield
     except Exception as error:
-        expected = f"`{argument}` must yield batches; reading it raised an error."
-        said = {"error": f"{type(error).__name__}: {error}"}
-        raise ValueError(errors.message(expected, "Mend the source, and start again.", **said)) from error
+        expected = f"`{argument}` must yield batches; reading it raised {type(error).__name__}: {error}".rstrip(".") + "."
+        raise ValueError(errors.message(expected, "Mend the source, and start again.", error=type(error).__name__)) from error
 
 
 class Watched(keras.utils.PyDataset):

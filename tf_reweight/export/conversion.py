@@ -69,16 +69,19 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
     # The variables must hang on what is saved, or the converter finds none.
     module.weights = [variable.value for variable in model.variables]
 
+    # Without AutoGraph, which rewrites the source of all that is called: Keras keeps it from the code of layers.
+    @tf.function(input_signature=signature, autograph=False)
     def serve(*inputs):
         with unrolled(model):
             outputs = call(model, inputs)
         return dict(zip(output_names(model, len(outputs)), outputs))
 
+    module.serve = serve
     settings = {"precision": precision, "names": names, "quantized_io": quantized_io, "needs_data": TABLE[precision].needs_data}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         with exporting(model), plain_argmax.plain(), compared() if TABLE[precision].needs_data else contextlib.nullcontext():
-            module.serve, traced = _traced(serve, signature)
+            traced = serve.get_concrete_function()
         tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
@@ -92,22 +95,6 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
             raise ValueError(_obituary(error, precision)) from error
         except Exception as error:  # The converter raises types of its own that cannot be imported.
             raise ValueError(_explain(error, precision, model)) from error
-
-
-def _traced(serve, signature):
-    """A `tf.function`, and its graph, of a function whose inputs are of a signature.
-
-    AutoGraph rewrites the source of all that is called, which takes longer than the rest: it is asked only where code of the
-    user's needs it, as branches that go by a tensor.
-    """
-    import tensorflow as tf
-
-    try:
-        function = tf.function(serve, input_signature=signature, autograph=False)
-        return function, function.get_concrete_function()
-    except Exception:
-        function = tf.function(serve, input_signature=signature)
-        return function, function.get_concrete_function()
 
 
 def _converted(folder, settings, representative, steps, process):

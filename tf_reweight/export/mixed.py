@@ -14,11 +14,11 @@ from tf_reweight.export.conversion import convert
 from tf_reweight.export.litert_quantizer import WEIGHT_PRECISIONS, check_installed, requantize
 from tf_reweight.export.precisions import TABLE
 from tf_reweight.export.recurrent import check_recurrent
-from tf_reweight.graph.tables import check_tables
 from tf_reweight.export.tflite import ExportRecord, facts
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph.checking import check_eager, check_model
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.graph.tables import check_tables
 from tf_reweight.records import Report
 from tf_reweight.tflite import constants, flatbuffer
 from tf_reweight.tflite.comparing import compare

@@ -18,7 +18,6 @@ from tf_reweight.export.litert_quantizer import check_installed
 from tf_reweight.export.precisions import PRECISIONS, TABLE
 from tf_reweight.export.recurrent import check_recurrent
 from tf_reweight.export.scopes import check_scopes
-from tf_reweight.graph.tables import check_tables
 from tf_reweight.files import checked_path, write_whole
 from tf_reweight.graph import random_inputs
 from tf_reweight.graph.access import all_layers, quantization_of
@@ -26,6 +25,7 @@ from tf_reweight.graph.checking import check_eager, check_finite, check_model
 from tf_reweight.graph.counting import count_parameters
 from tf_reweight.graph.emulation import as_stored
 from tf_reweight.graph.recasting import single_precision
+from tf_reweight.graph.tables import check_tables
 from tf_reweight.graph.walking import output_structure
 from tf_reweight.kernels.held import warn_of_revived
 from tf_reweight.quantization.ranges import check_exportable, is_quantized

@@ -90,7 +90,7 @@ def quantize(
         TypeError: for a subclassed model, which has no graph.
         ValueError: for a model that is not built, is already quantized, has LoRA weights, `Masked` wrappers or layers with a
             weight in common (a Dense inside `TimeDistributed` and outside stays one); for a value out of range; or when no
-            kernel is left to quantize.
+            kernel is left to quantize; for layers that look up or hash and inputs of text, which no file can hold.
 
     Example:
         >>> qat = quantize(model)

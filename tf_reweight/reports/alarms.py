@@ -89,7 +89,7 @@ def _measured_otherwise(figures):
     in_keras, executed = value_of(model, "test", metric), value_of(file, "test", metric)
     if None not in (in_keras, executed) and is_measurable(metric, in_keras, executed, _num_test(figures)):
         texts = f"{text_of(metric, in_keras)} in Keras and {text_of(metric, executed)} as a file"
-        cause = "the model's class measures in its own way, files are measured by their outputs"
+        cause = "files are measured by their outputs, and a class with steps of its own may measure otherwise"
         look = "Compare stages with stages and files with files, or leave `test_step` and `compute_metrics` to Keras."
         yield Alarm(AMBER, f"{metric['name']} of the dense model is {texts}: {cause}.", look)
 

@@ -19,7 +19,6 @@ from tf_reweight.workflow.sections import (
 
 # What YAML reads as one text, and its writer meant as a key and a value.
 _UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
-_MEND = "Mend that line: spaces indent, and a space stands behind each colon."
 LONGEST_NAME = 200  # of a run, in characters: its folder and files have that name and more
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
 
@@ -262,9 +261,8 @@ def _read(path):
     try:
         values = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(
-            errors.message(f"`config` must be readable YAML; the parser says: {_said_of(error)}.", _MEND, config=str(path))
-        ) from None
+        expected = f"`config` must be readable YAML; the parser says: {_said_of(error)}."
+        raise ValueError(errors.message(expected, _mend(error), config=str(path))) from None
     if not isinstance(values, dict):
         raise ValueError(errors.message("A config file must hold a mapping.", "See configs/quickstart.yaml.", config=values))
     if {"config", "stages", "files"} <= values.keys():
@@ -283,6 +281,14 @@ def _said_of(error):
     return f"{error.problem.rstrip('.')}{where}"
 
 
+def _mend(error):
+    if isinstance(error, UnicodeDecodeError):
+        return "Save it as UTF-8."
+    if isinstance(error, yaml.MarkedYAMLError):
+        return "Mend that line: spaces indent, and a space stands behind each colon."
+    return "Look at the value it names, or write fewer levels of them."
+
+
 def _parsed(override):
     """`(path, value)` of a `"section.key=value"` string."""
     key, separator, text = override.partition("=")
@@ -292,7 +298,8 @@ def _parsed(override):
         value = strict_yaml.load(text)
     except (yaml.YAMLError, RecursionError) as error:
         expected = f"`--set` takes a YAML value; the parser says: {_said_of(error)}."
-        raise ValueError(errors.message(expected, "Quote it: --set 'key=\"a text\"'.", set=override)) from None
+        fix = "Write a number, a text in quotes, or lists and mappings of these."
+        raise ValueError(errors.message(expected, fix, set=override)) from None
     return key.split("."), number_or_text(value)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pathlib
+import stat
 
 import keras
 import numpy as np
@@ -259,11 +260,14 @@ def _text(path):
 
 def _check_files(path, entries):
     """Raises where a folder, or what a reader would wait for, stands in the place of a file."""
-    for name in sorted(entries):
-        there = any(fnmatch.fnmatch(name, pattern) for pattern in (LOCK, *_FILES)) and (path / name).exists()
-        if there and not (path / name).is_file():
-            fix = "Delete or move this folder; what was in the file is then made again, or said to be missing."
-            kind = "folder" if (path / name).is_dir() else "entry"
+    for name in sorted(name for name in entries if any(fnmatch.fnmatch(name, pattern) for pattern in _FILES)):
+        try:
+            mode = os.stat(path / name).st_mode
+        except OSError:  # a link that leads nowhere, or a lock whose holder has just removed it
+            continue
+        if not stat.S_ISREG(mode):
+            kind = "folder" if stat.S_ISDIR(mode) else "entry"
+            fix = f"Delete or move this {kind}; what was in the file is then made again, or said to be missing."
             expected = "What has the name of a run's file must be a file."
             raise ValueError(errors.message(expected, fix, **{kind: str(path / name)}))
 

@@ -68,7 +68,7 @@ class Splits:
             return None
         size = sum(array[0].size for array in keras.tree.flatten(self.train.first()[0]))
         num = min(_EXAMPLES[1], max(_EXAMPLES[0], _NUMBERS // size))
-        found = Labelled(keras.tree.flatten(self.inputs(model, "train", num)), None)
+        found = Labelled(self.train.drawn(model, num), None)
         return found if are_enough(model, found.num) else None
 
     def facts(self):

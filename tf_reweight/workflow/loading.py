@@ -1,7 +1,7 @@
 """The model, the data and the task of a run, from its configuration or from the user's hands, and whether they fit together."""
 
 import dataclasses
-import pathlib
+import re
 
 import keras
 
@@ -31,7 +31,7 @@ def check_data_is_named(config, source, overrides, model):
         name = config.model.name
         if name in models.names():
             return
-        if name != GIVEN and pathlib.PurePath(name).suffix == "" and "/" not in name:
+        if name != GIVEN and re.fullmatch(r"[\w-]+", name):
             raise ValueError(errors.unknown("model", name, models.names()))
     if "name" in (configs.said(source, overrides).get("data") or {}):
         return

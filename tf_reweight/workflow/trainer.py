@@ -4,7 +4,7 @@ import abc
 import dataclasses
 
 from tf_reweight import registry
-from tf_reweight.batch_statistics import refresh
+from tf_reweight.batch_statistics import BATCH, refresh
 from tf_reweight.data.raised import as_raised
 from tf_reweight.graph.access import begin_at_first_epoch
 from tf_reweight.graph.beforehand import build_training
@@ -94,7 +94,7 @@ class Trainer(abc.ABC):
         if keeps_averages(trainee.optimizer) or context.stage.step == "train":
             # Averages of many steps are in place of the weights now, and statistics belong to those of the last steps; or they
             # follow as slowly as the user's layers say, which the stages after this one do not wait for.
-            refresh(model, context.data.examples(model))
+            refresh(model, context.data.examples(model), min(BATCH, context.config.train.batch_size))
         return curves.history
 
     def serialize(self):
