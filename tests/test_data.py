@@ -155,7 +155,7 @@ def test_bad_arrays(arrays, words, tmp_path):
     "arguments, kind, words",
     [
         ({"name": "digit"}, ValueError, "Did you mean 'digits'"),
-        ({"name": "./none.npz"}, FileNotFoundError, "existing .npz"),
+        ({"name": "./none.npz"}, FileNotFoundError, "The .npz file must exist"),
         ({"name": "./none"}, FileNotFoundError, "Check the path"),
         ({"name": __file__}, ValueError, r"Name the function that loads the data: .*test_data\.py:load\."),
         ({"name": 3}, TypeError, "name or a path"),

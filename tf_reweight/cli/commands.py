@@ -249,11 +249,10 @@ def _bundle(values, positional):
 
 def _lines(path):
     """The lines of a text file, without empty ones at its end."""
-    from tf_reweight import errors
+    from tf_reweight import errors, files
 
     path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("The file of labels must exist.", "Check the path.", labels=str(path)))
+    files.check_is_file(path, "The file of labels", labels=str(path))
     try:
         return path.read_text(encoding="utf-8").rstrip().splitlines()
     except UnicodeDecodeError as error:

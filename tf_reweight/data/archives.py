@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 
 from tf_reweight import errors
+from tf_reweight.files import check_is_file
 
 # Deflate makes nothing smaller than 1,032 to 1; a file that says more is damaged or made to fill the memory.
 _LARGEST_RATIO = 1100
@@ -28,8 +29,7 @@ def read_npz(path):
         FileNotFoundError: where there is no such file.
         ValueError: for another kind of file, a damaged one, missing arrays, and arrays of objects.
     """
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("Expected an existing .npz file.", "Check the path.", name=str(path)))
+    check_is_file(path, "The .npz file", name=str(path))
     if not zipfile.is_zipfile(path) or _start(path) != b"PK\x03\x04":
         raise ValueError(errors.message("Expected an .npz archive.", "Write it with numpy.savez.", name=str(path)))
     try:

@@ -7,7 +7,7 @@ import sys
 
 from tf_reweight import errors
 from tf_reweight.checks import is_sequence, listed
-from tf_reweight.files import as_path
+from tf_reweight.files import as_path, check_is_file
 
 # The bytes of which each module was made, by its name.
 _SOURCES: dict[str, bytes] = {}
@@ -71,8 +71,7 @@ def imported(path):
     path = as_path("file", path).resolve()
     if path.suffix != ".py":
         raise ValueError(errors.message("Code must be in a .py file.", "For example my_layers.py.", file=str(path)))
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("The Python file must exist.", "Check the path.", file=str(path)))
+    check_is_file(path, "The Python file", file=str(path))
     # The same in every process: what is saved may name the module.
     name = f"tf_reweight_code_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
     source, before = path.read_bytes(), sys.modules.get(name)

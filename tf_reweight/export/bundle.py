@@ -8,7 +8,7 @@ import zipfile
 
 from tf_reweight import errors
 from tf_reweight.checks import check_flag, check_text, listed
-from tf_reweight.files import as_path, write_whole
+from tf_reweight.files import as_path, check_is_file, write_whole
 from tf_reweight.packing import equivalence
 from tf_reweight.strict_json import to_json
 from tf_reweight.tflite import constants, metadata, sizes
@@ -111,8 +111,7 @@ def _checked_out(out):
 def _check_extra(extra):
     names = ["model.tflite", "model.json", "model.h", metadata.LABELS]
     for item in extra:
-        if not item.is_file():
-            raise FileNotFoundError(errors.message("Files to bundle must exist.", "Check the path.", extra=str(item)))
+        check_is_file(item, "A file to bundle", extra=str(item))
         if item.name in names:
             raise ValueError(errors.message("Files in a zip must have different names.", "Rename it.", extra=str(item)))
         names.append(item.name)

@@ -8,7 +8,7 @@ import re
 from rich.table import Table
 
 from tf_reweight import errors
-from tf_reweight.files import as_path
+from tf_reweight.files import as_path, check_is_file
 from tf_reweight.records import Report
 
 _SHOWN = 10
@@ -130,12 +130,8 @@ def read_log(path):
         >>> read_log("cpu.log").mean_ms
     """
     path = as_path("log", path)
-    if not path.is_file():
-        raise FileNotFoundError(errors.message("The log must exist.", "Check the path.", log=str(path)))
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").replace("\r", "")
-    except OSError as error:
-        raise OSError(errors.message("The log must be readable.", "Check its permissions.", log=str(path))) from error
+    check_is_file(path, "The log", log=str(path))
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r", "")
     if text.lstrip().startswith("{"):
         return _of_json(path, text)
     lines = [_PREFIX.sub("", line) for line in text.split("\n")]

@@ -172,7 +172,7 @@ def _amounts(model, made, structure, budget):
     multiples = [shrink["multiple_of"]] if "multiple_of" in shrink else multiples
     asked = budgets.Budget(macs=_MACS) if budget is None else budget
     least = {multiple: _least_left(model, multiple) for multiple in multiples}
-    kernels = sum(len(variable.shape) > 1 for variable in model.trainable_variables)
+    kernels = sum(len(weight.shape) > 1 for weight in model.weights)
     fitting = [multiple for multiple, left in least.items() if _within_reach(asked, left, kernels)]
     multiple = fitting[0] if fitting else multiples[-1]
     if budget is None:

@@ -11,7 +11,8 @@ from tf_reweight.data.examples import packed, take
 from tf_reweight.data.labelled import Labelled
 from tf_reweight.graph.batchnorm import following
 
-# Training examples from which statistics of BatchNormalization are estimated, at least and at most, and how many numbers.
+# Training examples from which statistics of BatchNormalization are estimated, at least and at most; above the least no more
+# than this many numbers, 128 MiB.
 _EXAMPLES, _NUMBERS = (256, 1024), 2**25
 
 

@@ -205,7 +205,7 @@ class Run:
         started = time.monotonic()
         self.model, details = stage(self.model, self.context(stage))
         figures = {"name": stage.name, "seconds": round(time.monotonic() - started, 1), **self._measured()}
-        if stage.step == "train":
+        if stage.step == "train" and not self.config.train.epochs:  # else it has just been given those of its weights
             figures |= self._with_other_statistics()
         figures |= {"epochs": max(epochs_of(self.folder / CURVES, stage.name), default=0)}
         self.keep(stage.name, self.model, {**figures, "keeps_zeros": stage.keeps_zeros, "details": details})
