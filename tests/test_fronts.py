@@ -236,11 +236,12 @@ def test_a_sweep_holds_every_budget_and_marks_the_front(tmp_path, monkeypatch, e
         *data(), budgets=["macs=0.7", "macs=0.4"], epochs=epochs, config=SMALL, out=tmp_path / "front", console=QUIET
     )
     assert [point["name"] for point in front.points] == ["dense", "macs_0.7", "macs_0.4"]
+    assert front.folder == tmp_path / "front"
     macs = [point["num_macs"] for point in front.points]
     assert macs[1] <= 0.7 * macs[0] and macs[2] <= 0.4 * macs[0]
     page = (tmp_path / "front" / "sweep.html").read_text()
     for point in front.points:
-        assert (tmp_path / "front" / point["file"]).is_file() and point["file"] in page
+        assert (front.folder / point["file"]).is_file() and point["file"] in page
         report = json.loads((tmp_path / "front" / point["folder"] / "report.json").read_text())
         own = next(file for file in report["files"] if point["file"].endswith(file["name"]))
         assert point["validation"] == own["validation"]["accuracy"] and point["num_bytes"] == own["num_bytes"]

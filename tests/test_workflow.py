@@ -375,6 +375,7 @@ def test_your_own_model_and_data(tmp_path):
     [
         (["comprss"], 2, "Did you mean 'compress'"),
         (["compress"], 2, "needs --config FILE"),
+        (["compress", "--config", "configs/quickstart.yaml", "train.epochs=1"], 2, "--set train.epochs=4"),
         (["compress", "--config", "none.yaml"], 2, "existing YAML file"),
         (["compress", "--config", "configs/quickstart.yaml", "--set", "train.epoch=1"], 2, "Did you mean 'train.epochs'"),
         (["compress", "--config", "configs/quickstart.yaml", "--set", "data.name=none.npz"], 2, "Received: "),

@@ -33,10 +33,12 @@ def _compress(values, positional):
 
     asked = [name for name in _OF_A_MODEL if values[name].value is not None]
     if positional or values.config is None and values.model is None:
+        fix = "For example --config configs/quickstart.yaml, or --model mine.keras --data my_data.py:load."
+        if any("=" in argument for argument in positional):
+            fix = "Write a value of the configuration as --set train.epochs=4."
         raise ValueError(
             errors.message(
-                "`compress` needs --config FILE, or --model and --data, and no other arguments.",
-                "For example --config configs/quickstart.yaml, or --model mine.keras --data my_data.py:load.",
+                "`compress` needs --config FILE, or --model and --data, and no other arguments.", fix,
                 config=values.config, model=values.model, arguments=positional,
             )
         )  # fmt: skip

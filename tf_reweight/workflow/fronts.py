@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 from tf_reweight import budget as budgets
 from tf_reweight import errors, export
@@ -38,11 +39,13 @@ class Front(Report):
             metric, `validation` is that of the Keras model, and `test` is None.
         latency: how times were taken, of all files in turns, as in the result of `benchmark`. Those in the reports of the
             single runs are of other measurements, which cannot be compared.
+        folder: the run folder, a `pathlib.Path`: `folder` and `file` of a point are within it, as are sweep.json and sweep.html.
     """
 
     metric: dict
     points: tuple[dict, ...]
     latency: dict | None = None
+    folder: pathlib.Path | None = None
 
     def to_dict(self):
         return {"metric": self.metric, "points": list(self.points), "latency": self.latency}
@@ -101,7 +104,7 @@ def _traced(run, configs):
         points += [_point("dense", report, 0, point)] if not points else []
         points.append(_point(name, report, -1, point))
     points, how = _timed(points, run)
-    found = Front(run.metric, tuple(marked(points, run.metric["mode"])), how)
+    found = Front(run.metric, tuple(marked(points, run.metric["mode"])), how, run.folder.path)
     run.folder.write_json("sweep.json", found.to_dict())
     run.folder.write_text("sweep.html", pages.render(found.to_dict(), axes_of(points)))
     run.folder.tidy()
