@@ -281,6 +281,7 @@ def test_a_layer_is_never_cut_off():
     "arguments, words",
     [
         ({"sparsity": 80, "structure": "filter"}, "Did you mean 0.8"),
+        ({"sparsity": "macs=0.5", "structure": "filter"}, "Did you mean budget='macs=0.5'"),
         ({"sparsity": 1.0, "structure": "filter"}, "in \\[0, 1\\)"),
         ({"sparsity": 0.5, "threshold": 0.1, "structure": "filter"}, "not both"),
         ({"threshold": -1, "structure": "filter"}, "`threshold` must be"),

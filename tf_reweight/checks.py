@@ -55,6 +55,8 @@ def check_fraction(name, value, of, exclusive=False):
     """Raises ValueError unless `value` is a number in [0, 1), where `exclusive` in (0, 1); `of` says what it is a part of."""
     if not is_number(value) or not 0 <= value < 1 or (exclusive and value == 0):
         hint = f"Did you mean {value / 100:g}? " if is_number(value) and 1 < value < 100 else ""
+        if isinstance(value, str) and "=" in value:
+            hint = f"Did you mean budget={value!r}? "
         interval = "(0, 1)" if exclusive else "[0, 1)"
         fix = f"{hint}It is the fraction of the {of}."
         raise ValueError(errors.message(f"`{name}` must be in {interval}.", fix, **{name: value}))

@@ -3,7 +3,6 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_reweight import errors
 from tf_reweight.checks import check_fraction, check_number
@@ -16,6 +15,7 @@ from tf_reweight.coupling.scores import group_norms
 from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.checking import check_finite, check_trained_finite
+from tf_reweight.graph.compiled import rate_now
 from tf_reweight.graph.optimizers import accumulated, zero_averages
 from tf_reweight.kernels.compiled_step import compiled, drop_compiled_steps
 from tf_reweight.penalties.attachment import attach, attachments, check_trainable
@@ -114,7 +114,7 @@ class CoupledProximal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._apply is None:
             return
-        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        rate = rate_now(self.model.optimizer)
         self._peak = max(self._peak, rate)
         # Several training steps may come in one execution; the last one of an epoch has fewer, which Keras does not say.
         last = (self.params or {}).get("steps") or batch + 1

@@ -13,6 +13,7 @@ from tf_reweight.graph import one_fit
 from tf_reweight.graph.batchnorm import follow_again, follow_closely_for_now
 from tf_reweight.graph.checking import check_trained_finite
 from tf_reweight.graph.gradients import ENOUGH_BATCHES, TAYLOR
+from tf_reweight.graph.optimizers import check_trains_zeros
 from tf_reweight.kernels.budgeted import choose
 from tf_reweight.kernels.compiled_step import drop_compiled_steps
 from tf_reweight.kernels.held import zero_again
@@ -114,6 +115,7 @@ class BudgetProximal(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._steps = (self.params or {}).get("steps") or self.steps
         self._check_countable((self.params or {}).get("epochs", 1))
+        check_trains_zeros(getattr(self.model, "optimizer", None))
         one_fit.end_earlier(self.model, self)
         self.history, self._epoch, self._looked, self._deaf = [], 0, 0, False
         wanted = (self.budget, self.criterion, self.multiple_of)

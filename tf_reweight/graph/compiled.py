@@ -5,6 +5,7 @@ import dataclasses
 import keras
 from keras.src.trainers.compile_utils import get_loss
 
+from tf_reweight import errors
 from tf_reweight.graph import steps
 from tf_reweight.graph.access import rate_at, schedule_of
 from tf_reweight.graph.better import mode_of_metric
@@ -64,7 +65,21 @@ def rate_of(optimizer):
     schedule = schedule_of(optimizer)
     if schedule is not None:
         return max(rate_at(schedule, step) for step in _ASKED_AT)
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    return rate_now(optimizer)
+
+
+def rate_now(optimizer):
+    """The learning rate of an optimizer, of a schedule at the step that it has reached.
+
+    Raises:
+        ValueError: for several optimizers in one, as Keras' `MultiOptimizer`, which has no rate of its own.
+    """
+    try:
+        rate = optimizer.learning_rate
+    except AttributeError:
+        expected = "The optimizer must have one learning rate, which the training of a stage sets or follows."
+        raise ValueError(errors.message(expected, "Compile the model with a single optimizer.", optimizer=optimizer)) from None
+    return float(keras.ops.convert_to_numpy(rate))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,14 @@ import keras
 from keras import ops
 from keras.src.backend.common import global_state
 
+from tf_reweight import errors
 from tf_reweight.graph.distribution import as_numpy
+from tf_reweight.graph.keras_classes import is_keras_own
+
+# Below this two means of squared gradients that are zero have a product of zero in single precision.
+_LEAST_EPSILON = 1e-19
+# What to do about an optimizer that divides by it.
+INSTEAD = "use keras.optimizers.Adafactor(..., epsilon_1=1e-16), or another optimizer"
 
 
 def applying_optimizer():
@@ -70,6 +77,23 @@ def begin_averages(optimizer):
             for variable, average in zip(part._trainable_variables, part._model_variables_moving_average):
                 if average is not None:
                     average.assign(variable.value)
+
+
+def divides_by_zero(optimizer):
+    """Whether an optimizer makes NaN of a kernel with rows and columns of zeros, which get no gradient.
+
+    Keras' Adafactor divides by the root of a mean of each row times a mean of each column; both are `epsilon_1` there, by
+    default 1e-30, and their product underflows: the step is 0 / 0.
+    """
+    adafactors = [part for part in _parts(optimizer) if isinstance(part, keras.optimizers.Adafactor)]
+    return any(is_keras_own(type(part).update_step) and part.epsilon_1 < _LEAST_EPSILON for part in adafactors)
+
+
+def check_trains_zeros(optimizer):
+    """Raises ValueError for an optimizer that makes NaN of what is pruned."""
+    if divides_by_zero(optimizer):
+        expected = "The optimizer must train kernels with rows and columns of zeros, of which this one makes NaN."
+        raise ValueError(errors.message(expected, f"Instead {INSTEAD}.", optimizer=innermost(optimizer)))
 
 
 def _parts(optimizer):

@@ -8,7 +8,7 @@ from tf_reweight import errors
 from tf_reweight.graph.access import attention_constraint, set_attention_constraint, sublayers
 from tf_reweight.graph.distribution import as_numpy
 from tf_reweight.graph.keras_classes import is_keras_own
-from tf_reweight.graph.optimizers import innermost
+from tf_reweight.graph.optimizers import INSTEAD, divides_by_zero, innermost
 from tf_reweight.graph.walking import comes_back
 from tf_reweight.kernels.constraints import KeptZeros, hold, mask_of
 from tf_reweight.kernels.traced import renew_steps
@@ -160,3 +160,6 @@ def _warn_of_optimizer(model):
             f"The optimizer {type(optimizer).__name__} has an `apply` of its own: zeros only stay if that applies the "
             "constraints of the weights as Keras' does.",
         )
+    if optimizer is not None and divides_by_zero(optimizer):
+        name = type(optimizer).__name__
+        errors.warn(f"{name} makes NaN of kernels with rows and columns of zeros: before you train on, {INSTEAD}.")

@@ -13,6 +13,7 @@ from keras import ops
 from tf_reweight import errors
 from tf_reweight.checks import EPOCHS, check_integer
 from tf_reweight.files import append_line
+from tf_reweight.graph.compiled import rate_now
 from tf_reweight.graph.steps import figure_of
 from tf_reweight.penalties.attachment import attachments, unique_names
 from tf_reweight.pruning.prune import sparsity
@@ -60,7 +61,7 @@ class Curves(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch == 0:
             # Callbacks set it before each batch and lower it through the epoch.
-            self._learning_rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self._learning_rate = rate_now(self.model.optimizer)
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model if self._counted is None else self._counted

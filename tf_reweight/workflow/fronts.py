@@ -39,7 +39,7 @@ class Front(Report):
             metric, `validation` is that of the Keras model, and `test` is None.
         latency: how times were taken, of all files in turns, as in the result of `benchmark`. Those in the reports of the
             single runs are of other measurements, which cannot be compared.
-        folder: the run folder, a `pathlib.Path`: `folder` and `file` of a point are within it, as are sweep.json and sweep.html.
+        folder: the run folder, a `pathlib.Path`, in which `folder` and `file` of a point are, sweep.json and sweep.html.
     """
 
     metric: dict

@@ -18,6 +18,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.files import absolute, folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.lora import check_merged
+from tf_reweight.graph.optimizers import check_trains_zeros
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.tensorflow_draws import seed_generator
@@ -104,6 +105,7 @@ class Run:
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
+        check_trains_zeros(self.task.optimizer)
         tasks.say_outputs_without_loss(self.task, self.scorer.names)
         class_weights.check(self.config.train.class_weight, self.task, self.data.train, self.scorer.outputs)
         self.metrics = scoring.in_order(self.scorer.metrics, self.config.task.monitor, self.config.task.mode)
