@@ -73,21 +73,36 @@ def test_a_folder_that_cannot_be_opened_itself_takes_files(tmp_path, monkeypatch
     assert (tmp_path / "report.json").read_text() == "told" and names(tmp_path) == ["report.json"]
 
 
-@pytest.mark.parametrize("size", [0, 1, 4096, 40_000])
-def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
-    """Really: the system lets no file grow beyond the size. Keras, h5py and zipfile say it each in their own way."""
-    model = keras.Sequential([keras.Input((64,)), L.Dense(256)])
-    folder = Folder(tmp_path, "name: a\n")
+@contextlib.contextmanager
+def largest_file(size):
+    """Within it the system lets no file grow beyond so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(files.NotWritten, match="File too large.*dense.keras"):
-            folder.finish("dense", model, {})
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 40_000])
+def test_a_disk_that_takes_so_many_bytes_and_no_more(size, tmp_path):
+    """Really. Keras, h5py and zipfile say it each in their own way."""
+    model = keras.Sequential([keras.Input((64,)), L.Dense(256)])
+    folder = Folder(tmp_path, "name: a\n")
+    with largest_file(size), pytest.raises(files.NotWritten, match="File too large.*dense.keras"):
+        folder.finish("dense", model, {})
     assert names(tmp_path) == ["config.yaml"] and folder.figures("dense") is None
     folder.finish("dense", model, {})
     assert names(tmp_path) == ["config.yaml", "dense.keras", "state.json"]
+
+
+@pytest.mark.parametrize("precision, size", [("float32", 1000), ("int8", 0)])
+def test_a_temporary_folder_without_room_for_a_conversion_is_said(precision, size, tmp_path):
+    """TensorFlow's own error had come, and a command took it for one that nobody foresaw."""
+    model, x = keras.Sequential([keras.Input((64,)), L.Dense(64)]), np.ones((8, 64), "float32")
+    with largest_file(size), pytest.raises(files.NotWritten, match="File too large.*Received: path=.*set TMPDIR to another"):
+        tfr.export_tflite(model, tmp_path / "a.tflite", precision, x, x)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("inside", [".", "run"])

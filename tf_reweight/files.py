@@ -23,6 +23,8 @@ _LONGEST = 237
 # What libraries in C say of the system where they raise errors of other kinds, such as h5py.
 _ERRNO = re.compile(r"errno = (\d+)|No space left on device|File too large|Disk quota exceeded")
 PARTIAL = ".*.partial*"
+# How it is mended where a temporary file cannot be written.
+OF_TEMPORARY = "Make room in the folder for temporary files, or set TMPDIR to another."
 _MAKE_ROOM = "Nothing of this file was left behind: make room, or choose another place, and do the same again."
 
 

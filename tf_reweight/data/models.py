@@ -158,7 +158,7 @@ def copied(model):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         try:
-            with files.said(path, "Make room in the folder for temporary files, or set TMPDIR to another."):
+            with files.said(path, files.OF_TEMPORARY):
                 model.save(path)
             # The user's own model, written a moment ago: functions in it are the user's.
             copy = keras.saving.load_model(path, custom_objects=parts, compile=False, safe_mode=False)

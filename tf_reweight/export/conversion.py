@@ -7,7 +7,7 @@ import tempfile
 
 import keras
 
-from tf_reweight import errors
+from tf_reweight import errors, files
 from tf_reweight.data.examples import packed
 from tf_reweight.export import converter, joins, scales
 from tf_reweight.export.litert_quantizer import requantize
@@ -82,13 +82,16 @@ def convert(model, precision, specs, representative=None, quantized_io=False):
         folder = pathlib.Path(folder)
         with exporting(model), plain_argmax.plain(), compared() if TABLE[precision].needs_data else contextlib.nullcontext():
             traced = serve.get_concrete_function()
-        tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
+        with files.said(folder / "saved", files.OF_TEMPORARY):
+            tf.saved_model.save(module, str(folder / "saved"), signatures={"serving_default": traced})
         # In integers the converter aborts on recurrent layers whose sequences are padded, and takes its process along.
         apart = TABLE[precision].needs_data and recurrent_layers(model)
         try:
             with converter.Apart() as process:
                 steps = process if apart else converter
                 return _named(scales.widened(_converted(folder, settings, representative, steps, process)))
+        except files.NotWritten:
+            raise
         except _Endless as error:
             raise ValueError(str(error)) from error
         except converter.ConverterDied as error:
@@ -111,7 +114,8 @@ def _converted(folder, settings, representative, steps, process):
     if not calibrate_only:
         return joins.unmarked(content)
     calibrated, hidden = joins.hide(content, settings["quantized_io"])
-    (folder / converter.CALIBRATED).write_bytes(calibrated)
+    with files.said(folder / converter.CALIBRATED, files.OF_TEMPORARY):
+        (folder / converter.CALIBRATED).write_bytes(calibrated)
     endless = scales.endless(calibrated)
     try:
         # The converter may die of ranges without an end.
