@@ -47,7 +47,18 @@ class Late(keras.utils.PyDataset):
 
 WEIGHTS = {"config": {"train": {"class_weight": {0: 1.0, 1: 2.0}}}}
 WEIGHT_OF_9 = {"config": {"train": {"class_weight": {9: 1.0}}}}
+WEIGHTED = (X, Y, np.ones((8, 3), "float32"))
+
+
+def second(labels):
+    """A source whose second batch has these labels."""
+    return lambda: iter([(X[:4], Y[:4]), (X[4:], labels)])
+
+
 BAD = [
+    ("regression", second(np.array(["a"] * 4)), {}, "labels of `train` must be alike.*batch=2, labels='text of 1 dimensions'"),
+    ("regression", second(np.zeros((4, 2, 1))), {}, "must be alike.*labels='numbers of 3 dim.*of_the_first='numbers of 2 dim"),
+    ("regression", WEIGHTED, {}, r"sample_weight=\(\d+, 3\).*Sample weights are one number for each example"),
     ("regression", (X[:0], Y[:0]), {}, "at least one example"),
     ("regression", dataset(X, Y).take(0), {}, "`train` must yield at least one batch"),
     ("regression", iter([(X, Y)]), {}, "`train` must be read in every epoch, and a generator ends"),
@@ -248,6 +259,12 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
     own.compile("adam")
     with pytest.raises(ValueError, match="has a `compile` of its own.*get_compile_config"):
         tfr.compress(own, (X, Y), out=tmp_path / "run")
+    rounded = keras.Model(model.inputs, keras.ops.cast(model.outputs[0], "int32"))
+    rounded.compile("adam", "mse")
+    with pytest.raises(ValueError, match="must be of floats.*Received: .*='int32'.*put them on afterwards"):
+        tfr.compress(rounded, (X, Y), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="a YAML file, and .keras files are models.*load_model"):
+        tfr.compress("mine.keras", (X, Y), out=tmp_path / "run")
     linear = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
     linear.compile("adam", "mse")
     with pytest.raises(ValueError, match='channels that can be removed.*Or pass structure="unstructured"'):

@@ -182,6 +182,8 @@ class Source(Feed):
         batch_size, seed: of training on what is held in memory.
     """
 
+    _labels = None  # of what kinds they are in the first batch
+
     def __init__(self, model, begin, argument, to_fit=None, steps=None, batch_size=32, seed=0):
         self.batch_size, self.seed, self._model = batch_size, seed, model
         self._begin, self._to_fit, self._argument, self._steps = begin, to_fit, argument, steps
@@ -200,7 +202,18 @@ class Source(Feed):
         x, y, weight = parted(batch, self._argument)
         check_batch(x, y, weight, self._argument, batch=number + 1)
         check_fits(self._model, x, self._argument, batch=number + 1)
+        self._check_like_first(y, number)
         return x, y, weight
+
+    def _check_like_first(self, y, number):
+        """Raises ValueError for labels of another kind than those of the first batch that was read."""
+        found = [_kind_of(array) for array in keras.tree.flatten(y)]
+        if self._labels is None:
+            self._labels = found
+        if found != self._labels:
+            expected = f"The labels of `{self._argument}` must be alike in all batches: numbers or text, of as many dimensions."
+            received = {"batch": number + 1, "labels": ", ".join(found), "of_the_first": ", ".join(self._labels)}
+            raise ValueError(errors.message(expected, "Look at what makes them.", **received))
 
     def to_fit(self):
         if self._to_fit is not None:
@@ -438,6 +451,13 @@ def parted(batch, argument):
 
     parts = tuple(None if part is None else keras.tree.map_structure(array_of, part) for part in parts)
     return (*parts, None, None)[:3]
+
+
+def _kind_of(labels):
+    """What no two batches may differ in."""
+    if labels is None:
+        return "none"
+    return f"{'numbers' if labels.dtype.kind in 'biuf' else 'text'} of {labels.ndim} dimensions"
 
 
 def _numpy(value, argument):

@@ -18,6 +18,7 @@ from tf_reweight.workflow.sections import (
 )  # fmt: skip
 
 # What YAML reads as one text, and its writer meant as a key and a value.
+_OF_MODELS = (".keras", ".h5", ".tflite")
 _UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
 LONGEST_NAME = 200  # of a run, in characters: its folder and files have that name and more
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")
@@ -251,6 +252,10 @@ def _validated(values, origin):
 
 
 def _read(path):
+    if path.suffix in _OF_MODELS:
+        fix = "Load it with keras.saving.load_model and pass the model, or name it with --model."
+        expected = f"`config` must be a YAML file, and {path.suffix} files are models."
+        raise ValueError(errors.message(expected, fix, config=str(path)))
     if not path.is_file():
         shipped = sorted(str(p) for p in pathlib.Path("configs").glob("*.yaml"))
         raise FileNotFoundError(

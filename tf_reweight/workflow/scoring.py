@@ -71,7 +71,7 @@ class Scorer:
         self.kinds = self._kinds_of(batch[1])
         if batch[1] is not None and self._task.by_class is None and self._task.loss is not None:
             self._probe = _identities(self.outputs, self.names)
-            with self._explained():
+            with self._explained(batch[2]):
                 self._task.compile(self._probe, self._task.learning_rate)
                 self.metrics = () if self.by_class else self._known((self.outputs, *batch[1:]))
         if self.by_class:
@@ -94,8 +94,12 @@ class Scorer:
             raise ValueError(errors.message(expected, fix, **received)) from error
 
     @contextlib.contextmanager
-    def _explained(self):
-        """Within it what Keras, or a loss or metric of the user's, says of the task is said in the form of our own errors."""
+    def _explained(self, weight=None):
+        """Within it what Keras, or a loss or metric of the user's, says of the task is said in the form of our own errors.
+
+        Args:
+            weight: the sample weights that are measured with, which may be what does not fit.
+        """
         try:
             yield
         except Exception as error:  # each backend has types of its own for what does not fit
@@ -103,6 +107,10 @@ class Scorer:
             given = {name: vars(self._task)[name] for name in names if vars(self._task)[name] is not None}
             expected = "Loss and metrics must be able to measure the outputs of a batch by its labels; that ended with"
             fix = "Compile the model with losses and metrics that fit its outputs and labels, in the structure of the outputs."
+            shapes = [np.shape(array) for array in keras.tree.flatten(weight) if np.ndim(array) > 1]
+            if shapes:
+                given["sample_weight"] = shapes[0]
+                fix += " Sample weights are one number for each example, or for each value of the loss."
             said = f"{type(error).__name__}: {errors.said_by(error)}"
             raise ValueError(errors.message(f"{expected} {said}.", fix, **given, outputs=self.names)) from error
 

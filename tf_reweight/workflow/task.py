@@ -4,6 +4,7 @@ import dataclasses
 import typing
 
 import keras
+import numpy as np
 
 from tf_reweight import errors
 from tf_reweight.graph import compiled
@@ -117,6 +118,20 @@ def say_outputs_without_loss(task, names):
             f"No loss is about the outputs {', '.join(without[:5])}: what only they need is pruned first, and what they "
             "learned is lost as the others train. Compile the model with a loss for each, or compress it without them.",
         )
+
+
+def check_has_gradient(model, outputs, names):
+    """Raises ValueError for a model of whose outputs, arrays in any structure, every one is of integers: no loss trains it.
+
+    A class with a step of its own, or a layer that adds a loss, may have another loss than that of the outputs.
+    """
+    if compiled.trains_by_itself(model) or model.losses:
+        return
+    types = [np.asarray(output).dtype for output in keras.tree.flatten(outputs)]
+    if all(type_.kind in "biu" for type_ in types):
+        expected = "An output must be of floats, for a loss to have a gradient."
+        fix = "Compress the model without the layers that choose or round, and put them on afterwards."
+        raise ValueError(errors.message(expected, fix, **dict(zip(names, map(str, types)))))
 
 
 def of_names(settings):
