@@ -18,7 +18,7 @@ from tf_reweight.workflow.sections import (
 )  # fmt: skip
 
 # What YAML reads as one text, and its writer meant as a key and a value.
-_OF_MODELS = (".keras", ".h5", ".tflite")
+_OF_MODELS = (".keras", ".h5")
 _UNSPACED = re.compile(r"[A-Za-z_]\w*:\S.*", re.DOTALL)
 LONGEST_NAME = 200  # of a run, in characters: its folder and files have that name and more
 STEPS = ("train", "regularize", "prune", "retrain", "shrink", "cluster", "quantize")

@@ -105,8 +105,8 @@ class Run:
         # What the user holds stays as it is.
         self.model = models.copied(model) if self._is_own else self.given
         self.scorer = loading.scorer(self.model, self.data, self.task)
-        check_trains_zeros(self.task.optimizer)
         if any(self.config.epochs.values()):
+            check_trains_zeros(self.task.optimizer)
             tasks.check_has_gradient(self.model, self.scorer.outputs, self.scorer.names)
         tasks.say_outputs_without_loss(self.task, self.scorer.names)
         class_weights.check(self.config.train.class_weight, self.task, self.data.train, self.scorer.outputs)
