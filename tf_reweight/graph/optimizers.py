@@ -96,6 +96,23 @@ def check_trains_zeros(optimizer):
         raise ValueError(errors.message(expected, f"Instead {INSTEAD}.", optimizer=innermost(optimizer)))
 
 
+def forgets_weights(optimizer):
+    """Whether an optimizer that begins anew takes no notice of the weights that a model has.
+
+    Keras' Ftrl computes weights from its own sums alone, which begin at zero: after its first step a weight of 1 is 3e-5.
+    """
+    parts = [part for part in _parts(optimizer) if isinstance(part, keras.optimizers.Ftrl)]
+    return any(is_keras_own(type(part).update_step) for part in parts)
+
+
+def check_keeps_weights(optimizer):
+    """Raises ValueError for an optimizer that begins anew in each stage and forgets the model of the one before."""
+    if forgets_weights(optimizer):
+        expected = "The optimizer must go on from the weights that a model has: each stage begins with a new one."
+        fix = "Compile the model with another optimizer for this, such as Adam."
+        raise ValueError(errors.message(expected, fix, optimizer=innermost(optimizer)))
+
+
 def _parts(optimizer):
     """The optimizers that move weights, inside others that only pass them on."""
     optimizer = innermost(optimizer)

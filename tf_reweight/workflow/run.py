@@ -18,7 +18,7 @@ from tf_reweight.export.precisions import TABLE
 from tf_reweight.files import absolute, folder_path
 from tf_reweight.graph.checking import check_model
 from tf_reweight.graph.lora import check_merged
-from tf_reweight.graph.optimizers import check_trains_zeros
+from tf_reweight.graph.optimizers import check_keeps_weights, check_trains_zeros
 from tf_reweight.graph.own_parts import parts_by_name
 from tf_reweight.graph.state import seed_draws
 from tf_reweight.graph.tensorflow_draws import seed_generator
@@ -107,6 +107,7 @@ class Run:
         self.scorer = loading.scorer(self.model, self.data, self.task)
         if any(self.config.epochs.values()):
             check_trains_zeros(self.task.optimizer)
+            check_keeps_weights(self.task.optimizer)
             tasks.check_has_gradient(self.model, self.scorer.outputs, self.scorer.names)
         tasks.say_outputs_without_loss(self.task, self.scorer.names)
         class_weights.check(self.config.train.class_weight, self.task, self.data.train, self.scorer.outputs)

@@ -1,4 +1,4 @@
-"""Optimizers go on where rows and columns of a kernel are zero and get no gradient; what one cannot do is told in time."""
+"""Which optimizers cannot train what is pruned, or forget the model that they are given: it is known of each, and told."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import tf_reweight as tfr
-from tf_reweight.graph.optimizers import check_trains_zeros, divides_by_zero
+from tf_reweight.graph.optimizers import check_trains_zeros, divides_by_zero, forgets_weights
 from tf_reweight.reports.progress import QUIET
 
 WRAPPERS = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
@@ -23,6 +23,22 @@ def test_whether_zeros_without_gradient_are_trained_is_known(name, options):
     for _ in range(3):
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [kernel])
     assert np.isfinite(keras.ops.convert_to_numpy(kernel)).all() != divides_by_zero(optimizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whether_a_new_one_forgets_the_weights_is_known(name):
+    optimizer, kernel = getattr(keras.optimizers, name)(1e-2), keras.Variable(np.ones((4, 4), "float32"))
+    optimizer.apply([keras.ops.full((4, 4), 1e-3)], [kernel])
+    assert (keras.ops.convert_to_numpy(kernel).min() < 0.9) == forgets_weights(optimizer)
+
+
+def test_an_optimizer_that_forgets_the_model_is_refused_before_any_training(tmp_path):
+    """A trained net was at chance after the first stage."""
+    model = net()
+    model.compile(keras.optimizers.Ftrl(0.1), "mse")
+    with pytest.raises(ValueError, match="from the weights that a model has.*Received: optimizer=<.*Ftrl.*such as Adam"):
+        tfr.compress(model, (X, X[:, :1]), out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def net(**options):
