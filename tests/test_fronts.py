@@ -580,3 +580,24 @@ def test_bytes_are_those_of_the_file_that_is_shipped():
     config = load({**sections, "export": {"precisions": ["float32"]}})
     assert config.prune.budget == {"bytes": 0.5, "precision": "float32"}
     assert load(config.model_dump(mode="json")).prune.budget == config.prune.budget
+
+
+@pytest.mark.filterwarnings("ignore:Only .* training steps come before the deadline", "ignore:Too many groups of")
+def test_what_a_broken_training_left_is_reported_without_a_cut_that_is_as_small(tmp_path, eager_steps):
+    """The report of a run whose every stage was done had ended in the refusal of a budget that nobody gave."""
+
+    class Empties(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            for layer in self.model.layers[:-1]:
+                layer.set_weights([np.zeros_like(value) for value in layer.get_weights()])
+
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    callbacks = lambda stage: [Empties()] if stage == "regularized" else []  # noqa: E731
+    found = tfr.compress(
+        model, (x, x[:, :1]), (x, x[:, :1]), budget="macs=0.5", epochs=6, callbacks=callbacks, config=SMALL,
+        out=tmp_path / "run", console=QUIET,
+    )  # fmt: skip
+    assert found["one_shot"] is None and (tmp_path / "run" / "report.html").is_file() and found["alarms"]

@@ -335,7 +335,7 @@ def _freed(model, floors):
         raise ValueError(
             errors.message(
                 "Expected a model with a coupled penalty on it, or a `sparsity`.",
-                "Call `regularize_coupled` and train first, or pass sparsity= for magnitude pruning.",
+                "Call `regularize_coupled` and train first, or pass budget=, as \"macs=0.5\", or sparsity= for a cut at once.",
                 sparsity=None,
             )
         )

@@ -38,7 +38,7 @@ def one_shot(run, stages):
         (by the names of a `Budget`, what of the run it has no more of; empty where the structure says what goes) and
         `criterion`; where channels went also `reconstructed`, and `num_examples` of that. Or None, also for runs of several
         rules, which no single cut can follow, for those that prune at once themselves, where no cut of the kernels that the
-        run's rule selects leaves so few weights, and where the examples are too few to renew the statistics of
+        run's rule selects, or of the channels, leaves so little, and where the examples are too few to renew the statistics of
         BatchNormalization.
     """
     settings = run.config.regularize
@@ -67,7 +67,11 @@ def _cut_channels(dense, run, stages, examples):
     filed = {name: {"points": _AS_ESTIMATED} for name in at_most if name in budgets.OF_FILES}
     beside = {"precision": asked.get("precision"), "calibration": filed} if filed else {}
     limit = budgets.Budget(**at_most, **beside)
-    coupling.prune_groups(dense, budget=limit, minimum=0, data=examples, reconstruct=True)
+    try:
+        coupling.prune_groups(dense, budget=limit, minimum=0, data=examples, reconstruct=True)
+    except ValueError:
+        # A training that broke may have left nothing of a layer, of which a cut leaves a group: the report says what broke.
+        return None
     left = _amounts(dense, asked.get("precision"))
     counts = {f"num_{name}": round(left[name]) for name in _BOTH}
     fitted = {"reconstructed": True, "num_examples": len(keras.tree.flatten(examples)[0])}
